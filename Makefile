@@ -1,0 +1,46 @@
+CONFIG ?= examples/agentdojo.yaml
+PYTEST_ARGS ?=
+python := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup engine image test test-fast lint format docs lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup engine ## Install what is missing and run CONFIG (examples/agentdojo.yaml)
+	@.venv/bin/kumite run $(CONFIG)
+
+setup: ## Install the project and all it needs into .venv
+	@scripts/setup.sh
+
+engine: ## Make a Docker engine answer; as root on Debian or Ubuntu: install and start one
+	@scripts/docker_engine.sh
+
+image: setup engine ## Build the sandbox images that are not there
+	@.venv/bin/kumite images build
+
+test: lint image ## Install what is missing, lint, and run all tests
+	@$(python) -m pytest $(PYTEST_ARGS)
+
+test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM
+	@$(python) -m pytest -m "not (docker or vllm or ray or faults)" $(PYTEST_ARGS)
+
+lint: setup ## Check style and types
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/pyright
+
+format: setup ## Format the code
+	@.venv/bin/ruff check --fix --select I
+	@.venv/bin/ruff format
+
+docs: setup ## Write docs/config.md and docs/dataset.md from the code
+	@$(python) -m cluster.docs
+
+lock: setup ## Resolve the versions that set-up installs, after a change of dependencies
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(python) scripts/lock.py $(addprefix --find-links ,$(PIP_FIND_LINKS))
+
+clean: ## Remove .venv and what tools left; runs and the cache of images and models stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,185 @@
+"""The command `kumite`."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
+
+from cluster.config_file import load_config
+from cluster.errors import ClusterError, ConfigError, RunError
+
+app = typer.Typer(
+    name="kumite",
+    help="Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+images = typer.Typer(help="Sandbox images.", no_args_is_help=True)
+app.add_typer(images, name="images")
+policy_app = typer.Typer(help="The vLLM deployment that is kept between runs.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+
+_console = Console()
+_errors = Console(stderr=True)
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="The run's config, a YAML file.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder. Default: <output>/<name>-<time>.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN_DIR", help="Take a run up again: play what is missing."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: play the failed episodes again, too.")
+    ] = False,
+) -> None:
+    """Play episodes and write them as a dataset."""
+    # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
+    from cluster.ending import Interrupted
+    from cluster.resume import resumable_config
+    from cluster.run import run
+    from cluster.run_folder import Target
+    from cluster.summary_view import render
+
+    if resume is not None and out is not None:
+        raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
+    given = load_config(config, overrides or []) if config is not None else None
+    if resume is not None:
+        target = Target.resumed(resume, retry_failed)
+        given = resumable_config(resume, given)
+    elif given is None:
+        raise ConfigError("give a config, or --resume with a run's folder")
+    else:
+        target = Target.new(given, out)
+    try:
+        summary = run(given, target, _console)
+    except Interrupted as interrupted:
+        _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
+        raise typer.Exit(interrupted.exit_code) from None
+    _console.print(render(summary))
+    _console.print(f"dataset: {target.folder}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def tasks(
+    config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, prompts in full.")] = False,
+) -> None:
+    """List the tasks that a config selects, without starting anything."""
+    from cluster.tasks import render, select
+
+    selection = select(load_config(config, overrides or []))
+    if as_json:
+        print(selection.model_dump_json(indent=2))
+    else:
+        _console.print(render(selection))
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show the summary of a run, from its files."""
+    from cluster.durable import RunFolderError
+    from cluster.summary import summarise
+    from cluster.summary_view import render
+
+    try:
+        summary = summarise(folder)
+    except RunFolderError as error:
+        raise RunError(str(error)) from error
+    if as_json:
+        print(summary.model_dump_json(indent=2))
+    else:
+        _console.print(render(summary))
+
+
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
+) -> None:
+    """Say of every part whether it is ready, and if not, what mends it."""
+    from cluster.check import checks, render
+
+    found = checks(load_config(config) if config else None)
+    _console.print(render(found))
+    if not all(part.ok for part in found):
+        raise typer.Exit(1)
+
+
+@images.command("build")
+def build_images(
+    name: Annotated[str | None, typer.Argument(help="Which image; none: all.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base image with Python 3.11, instead of our choice.")
+    ] = None,
+) -> None:
+    """Build sandbox images that are not there yet."""
+    from sandbox_images.build import build_image, image_names
+    from sandbox_images.host import ImageBuildError
+
+    if name is not None and name not in image_names():
+        raise RunError(f"there is no image {name!r}; there are {', '.join(image_names())}")
+    for image in [name] if name else image_names():
+        try:
+            tag = build_image(image, base=base, on_line=lambda line: _console.print(line, style="dim"))
+        except ImageBuildError as error:
+            raise RunError(str(error)) from error
+        _console.print(tag, highlight=False)
+
+
+@policy_app.command("status")
+def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Say which deployment is kept, if one is, and how it is."""
+    from cluster.policy.kept_policy import status
+
+    found = status()
+    if as_json:
+        print("null" if found is None else found.model_dump_json(indent=2))
+    elif found is None:
+        _console.print("no policy is kept")
+    else:
+        use = "in use" if found.in_use else "idle"
+        line = f"{found.policy.model}: {found.state}, {use}, up {found.uptime / 60:.0f} min"
+        _console.print(f"{line}, at {found.policy.base_url}", highlight=False, soft_wrap=True)
+
+
+@policy_app.command("down")
+def policy_down(
+    force: Annotated[bool, typer.Option("--force", help="Even if a run is using it.")] = False,
+) -> None:
+    """End the kept deployment, and the local Ray cluster it lives on."""
+    from cluster.policy.kept_policy import down
+
+    _console.print("ended" if down(force) else "no policy is kept")
+
+
+def main() -> None:
+    """Runs the command line; an error that a user can mend is one message and exit code 1."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=_errors, show_path=False, show_time=False)],
+    )
+    try:
+        app()
+    except ClusterError as error:
+        _errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(1)

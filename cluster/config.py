@@ -1,0 +1,146 @@
+"""The run config: what a user writes in YAML, checked before anything expensive starts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from workers.settings import EnvironmentSettings, SamplingSettings, SandboxSettings, Settings
+
+
+class VllmPolicy(Settings):
+    """One shared vLLM deployment (Ray Serve LLM) that Kumite starts."""
+
+    kind: Literal["vllm"]
+    """A vLLM deployment of our own, shared by all workers."""
+    model: str = "smollm2-135m"
+    """A model folder, a Hugging Face model id, or `smollm2-135m`: the packaged small model."""
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings)
+    """How actions are sampled."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where vLLM runs. `auto`: on GPUs where Ray sees one, else on the CPU."""
+    replicas: Annotated[int, Field(gt=0)] = 1
+    """Copies of the model; requests are spread over them."""
+    max_replicas: Annotated[int, Field(gt=0)] | None = None
+    """Let Ray Serve grow the deployment up to this many replicas under load. Null: fixed size."""
+    tensor_parallel: Annotated[int, Field(gt=0)] = 1
+    """GPUs per replica."""
+    max_model_len: Annotated[int, Field(gt=0)] | None = 8192
+    """Context length, in tokens. Null: the model's own."""
+    tool_parser: str | None = "hermes"
+    """vLLM's tool-call parser for this model (`hermes`, `llama3_json`, `qwen3_coder`, …). Null: none."""
+    chat_template: Path | None = None
+    """A Jinja chat template to use in place of the model's own. The packaged model brings its own."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """More vLLM engine arguments, as `vllm serve` names them, with underscores."""
+    cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
+    """KV-cache memory of one replica on the CPU, in GiB."""
+    keep_alive: bool = False
+    """Leave the deployment up when the run ends, for the next run to use; `kumite policy down` ends it."""
+    start_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that the deployment may take to come up."""
+    request_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that one request may take."""
+
+
+class EndpointPolicy(Settings):
+    """Any OpenAI-compatible URL, started by someone else."""
+
+    kind: Literal["endpoint"]
+    """An OpenAI-compatible endpoint."""
+    base_url: str = Field(pattern=r"^https?://")
+    """Root of the API, for example `http://127.0.0.1:8000/v1`; it must be reachable from the workers."""
+    model: str
+    """Model name to send with every request."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the API key. Null: no key."""
+    token_ids: bool = False
+    """Ask for token ids and log-probabilities with every request (a vLLM server gives them)."""
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings)
+    """How actions are sampled."""
+    request_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that one request may take."""
+
+
+class OraclePolicy(Settings):
+    """Replays each task's ground truth through the same client interface: no model."""
+
+    kind: Literal["oracle"]
+    """The task's own ground truth."""
+
+
+Policy = Annotated[VllmPolicy | EndpointPolicy | OraclePolicy, Field(discriminator="kind")]
+
+
+class WorkersConfig(Settings):
+    min: Annotated[int, Field(ge=0)] = 1
+    """Fewest rollout workers (Ray actors) while the run lasts."""
+    max: Annotated[int, Field(gt=0)] = 2
+    """Most rollout workers."""
+    episodes_per_worker: Annotated[int, Field(gt=0)] = 16
+    """Episodes that one worker runs at once, all in its one container."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 0.5
+    """CPUs that Ray reserves for one worker. Workers mostly wait; a fraction is enough."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "WorkersConfig":
+        if self.min > self.max:
+            raise ValueError(f"workers.min is {self.min}, more than workers.max, {self.max}")
+        return self
+
+
+class AttemptsConfig(Settings):
+    policy: Annotated[int, Field(gt=0)] = 2
+    """Times an episode is played when the policy fails it. Requests are repeated by themselves before."""
+    sandbox: Annotated[int, Field(gt=0)] = 3
+    """Times an episode is played when its sandbox dies, or does not come up."""
+    worker: Annotated[int, Field(gt=0)] = 2
+    """Times an episode is played when its worker dies: it may be what kills it."""
+
+
+class EpisodeConfig(Settings):
+    timeout: Annotated[float, Field(gt=0)] | None = 1800.0
+    """Seconds that one episode may take: queue, set-up, policy, tools, scoring, and all attempts together.
+    Null: no limit."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Seconds that episodes in flight get to end when the run is asked to (SIGINT, SIGTERM)."""
+    attempts: AttemptsConfig = Field(default_factory=AttemptsConfig)
+    """How often an episode is played when something fails that may work the next time. A task that fails
+    by itself, or by a bug of the environment, is played once."""
+
+
+class RayConfig(Settings):
+    address: str | None = None
+    """`auto` or an address: use that cluster. Null: the cluster this driver was submitted to, else the
+    local one that a kept policy lives on, else a local one of this run's own."""
+    num_cpus: Annotated[int, Field(gt=0)] | None = None
+    """Logical CPUs of a local cluster. Null: the machine's cores, and room for policy and workers."""
+
+
+class RunConfig(Settings):
+    """One rollout run."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run's folder, `<output>/<name>-<time>`."""
+    environment: EnvironmentSettings
+    """What the policy acts in."""
+    policy: Policy
+    """Who acts."""
+    sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
+    """Where the environment's tools run."""
+    workers: WorkersConfig = Field(default_factory=WorkersConfig)
+    """How many episodes run at once, and where."""
+    samples: Annotated[int, Field(gt=0)] = 1
+    """Rollouts per task: the size of a group."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """Take only the first so many tasks, after shuffling. Null: all."""
+    shuffle: bool = False
+    """Play the tasks in an order shuffled by `seed`, instead of the environment's."""
+    seed: int | None = None
+    """Seeds the shuffling and each request's sampling. Null: unseeded."""
+    episode: EpisodeConfig = Field(default_factory=EpisodeConfig)
+    """Limits of one episode."""
+    ray: RayConfig = Field(default_factory=RayConfig)
+    """Which Ray cluster."""
+    output: str = "runs"
+    """Folder in which the run's folder is made."""

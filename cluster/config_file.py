@@ -1,0 +1,105 @@
+"""A run config from a YAML file and `--set key=value` overrides."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from cluster.config import RunConfig
+from cluster.errors import ConfigError
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Reads and checks a config.
+
+    Args:
+        path: The YAML file.
+        overrides: `dotted.key=value`, the value as YAML.
+
+    Raises:
+        ConfigError: The file cannot be read, or a field is not what it should be; all such fields are named.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the config {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the config {path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"the config {path} must be a mapping, got {type(data).__name__}")
+    fields = cast(dict[str, Any], data)
+    for override in overrides:
+        _override(fields, override)
+    try:
+        return _located(RunConfig.model_validate(fields), path.parent)
+    except ValidationError as error:
+        complaints = "\n".join(f"  {_complaint(entry)}" for entry in error.errors())
+        raise ConfigError(f"the config {path} is not right:\n{complaints}") from error
+
+
+def _located(config: RunConfig, folder: Path) -> RunConfig:
+    """The config with absolute paths of what its environment is made of."""
+    environment = config.environment
+    located: dict[str, object] = {"folder": (folder / (environment.folder or "")).resolve()}
+    if environment.id.endswith(".py"):
+        located["id"] = str((folder / environment.id).resolve())
+    return config.model_copy(update={"environment": environment.model_copy(update=located)})
+
+
+def _override(fields: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes dotted.key=value, got {override!r}")
+    *parents, last = key.split(".")
+    place = fields
+    for parent in parents:
+        step = place.setdefault(parent, {})
+        if not isinstance(step, dict):
+            raise ConfigError(f"--set {override}: {parent} is no section but {step!r}")
+        place = cast(dict[str, Any], step)
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+
+
+def _complaint(entry: Any) -> str:
+    """One field's error: its name, what was given, and what would be right."""
+    path = [str(part) for part in entry["loc"] if part not in ("vllm", "endpoint", "oracle")]
+    name = ".".join(path) or "the config"
+    given = entry["input"]
+    match entry["type"]:
+        case "missing":
+            return f"{name}: is missing"
+        case "extra_forbidden":
+            close = difflib.get_close_matches(path[-1], _field_names(path[:-1]), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            return f"{name}: there is no such key{hint}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            kind = cast(dict[str, Any], given).get("kind") if isinstance(given, dict) else given
+            return f"{name}.kind: got {kind!r}; it must be vllm, endpoint or oracle"
+        case _:
+            return f"{name}: {entry['msg'][0].lower()}{entry['msg'][1:]}; got {given!r}"
+
+
+def _field_names(path: list[str]) -> list[str]:
+    """Field names of the section at a path, of every policy kind where it leads into the policy."""
+    schema = RunConfig.model_json_schema()
+    places = [schema]
+    for part in path:
+        places = [
+            branch
+            for place in places
+            for branch in _branches(place.get("properties", {}).get(part, {}), schema)
+        ]
+    return [name for place in places for name in place.get("properties", {})]
+
+
+def _branches(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    if "$ref" in node:
+        return [schema["$defs"][node["$ref"].rpartition("/")[2]]]
+    options: list[dict[str, Any]] = node.get("oneOf") or node.get("anyOf") or []
+    return [branch for option in options for branch in _branches(option, schema)] or [node]

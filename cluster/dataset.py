@@ -1,0 +1,270 @@
+"""The dataset of a run: what finished episodes go through on their way to Parquet."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, TypeVar
+
+from cluster.durable import RunFolderError, fsync_folder, lock_folder, stray_files
+from cluster.journal import Journal
+from cluster.manifest import Manifest, ManifestError, load_manifest, manifest_path, write_manifest
+from cluster.shards import compact, iterate_episodes, last_segment, uncompacted, without, write_state
+from workers.records import EpisodeResult
+
+log = logging.getLogger(__name__)
+
+TABLES = ("episodes", "steps", "states")
+"""Folders of a run folder that hold Parquet files."""
+
+_T = TypeVar("_T")
+
+
+class Dataset:
+    """A run's dataset, open for writing.
+
+    An episode is appended to the journal; a full journal segment is compacted into a shard; the manifest
+    is made to name the shard; the segment is deleted. Each step is durable before the next begins, and can
+    be done again, so a process killed at any moment leaves every acknowledged episode in exactly one of
+    the two places: in a shard that the manifest names, or in the journal.
+
+    Segments are compacted on a thread while the run goes on. A segment that cannot be compacted stays in
+    the journal, and `commit` says why.
+    """
+
+    def __init__(self, run_dir: Path, lock: IO[bytes], manifest: Manifest, journal: Journal) -> None:
+        """Use `Dataset.open`."""
+        self.run_dir = run_dir
+        self._lock = lock
+        self._manifest = manifest
+        self._journal = journal
+        # All that is written besides the journal is written by this one thread, in order.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dataset")
+        self._compaction: asyncio.Task[None] | None = None
+        self._stuck: dict[Path, RunFolderError] = {}
+
+    @classmethod
+    async def open(
+        cls, run_dir: Path, run_id: str, *, segment_records: int = 512, segment_bytes: int = 64 * 2**20
+    ) -> "Dataset":
+        """Open a run folder, made if it is not there; mend and finish what a killed process left.
+
+        Args:
+            run_dir: The run folder.
+            run_id: The run; a folder that holds another run is refused.
+            segment_records: Episodes after which a journal segment becomes a shard.
+            segment_bytes: Bytes of JSON text after which it does.
+
+        Raises:
+            ManifestError: The folder holds another run, or one of another format version.
+            RunFolderLocked: Another process is writing this run.
+            JournalCorrupt: The journal is damaged.
+        """
+        return await asyncio.to_thread(cls._open, run_dir, run_id, segment_records, segment_bytes)
+
+    @classmethod
+    def _open(cls, run_dir: Path, run_id: str, segment_records: int, segment_bytes: int) -> "Dataset":
+        for folder in ("journal", *TABLES):
+            (run_dir / folder).mkdir(parents=True, exist_ok=True)
+        for folder in (run_dir, run_dir.parent):
+            fsync_folder(folder)
+        lock = lock_folder(run_dir)
+        try:
+            if not manifest_path(run_dir).exists():
+                write_manifest(run_dir, Manifest(run_id=run_id))
+            manifest = load_manifest(run_dir)
+            if manifest.run_id != run_id:
+                raise ManifestError(f"{run_dir} holds run {manifest.run_id!r}, not {run_id!r}")
+            journal = Journal(
+                run_dir / "journal",
+                after=last_segment(manifest),
+                max_records=segment_records,
+                max_bytes=segment_bytes,
+            )
+            dataset = cls(run_dir, lock, manifest, journal)
+            dataset._recover()
+        except BaseException:
+            lock.close()
+            raise
+        return dataset
+
+    def _recover(self) -> None:
+        """Remove what a killed process left half-written, and finish what it left half-done."""
+        for folder in (self.run_dir, *(self.run_dir / table for table in TABLES)):
+            for file in stray_files(folder):
+                file.unlink()
+        waiting = uncompacted(self._journal.closed_segments(), self._manifest)
+        for segment in self._journal.closed_segments():
+            if segment not in waiting:
+                self._journal.remove(segment)
+        self._compact_closed()
+        self._remove_unnamed()
+        states = [f"states/{file.name}" for file in sorted((self.run_dir / "states").glob("*.parquet"))]
+        if states != self._manifest.states:
+            self._update_manifest(states=states)
+
+    def _remove_unnamed(self) -> None:
+        """Remove shards' files that the manifest does not name: they were replaced, or never finished."""
+        shards = self._manifest.shards
+        named = {file for shard in shards for file in (shard.episodes_file, shard.steps_file)}
+        for table in ("episodes", "steps"):
+            for file in (self.run_dir / table).glob("*.parquet"):
+                if f"{table}/{file.name}" not in named and not self._is_waiting(file):
+                    file.unlink()
+
+    def _is_waiting(self, file: Path) -> bool:
+        return any(segment.stem == file.stem for segment in self._journal.closed_segments())
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as it is on disk."""
+        return self._manifest
+
+    async def append(self, result: EpisodeResult) -> None:
+        """Add an episode, and the base states that come with it; durable when this returns.
+
+        Raises:
+            RunFolderError: It could not be written, for example because the disk is full.
+        """
+        await self.add_states(result.states)
+        await self._journal.append(result.record)
+        if self._compaction is None and self._has_work():
+            self._compaction = asyncio.create_task(self._compact_in_background(), name="compaction")
+
+    async def add_states(self, states: dict[str, str]) -> None:
+        """Add base environment states (JSON text by id); those that are there already are passed over."""
+        if states:
+            await self._on_thread(lambda: self._write_states(states))
+
+    async def set_planned(self, episodes: int) -> None:
+        """Note in the manifest how many episodes the run is to have."""
+        await self._on_thread(lambda: self._update_manifest(planned=episodes))
+
+    async def commit(self, *, wall_seconds: float | None = None) -> Manifest:
+        """Turn all that was appended into shards.
+
+        Args:
+            wall_seconds: Seconds the run has taken so far; noted in the manifest.
+
+        Returns:
+            The manifest, which names all shards.
+
+        Raises:
+            RunFolderError: A file could not be written, or a record does not fit the dataset's schema
+                (`CompactionError`). What was to become a shard stays in the journal.
+        """
+        await self._journal.rotate()
+        if wall_seconds is not None:
+            await self._on_thread(lambda: self._update_manifest(wall_seconds=wall_seconds))
+        self._stuck.clear()
+        await self._on_thread(self._compact_closed)
+        for error in self._stuck.values():
+            raise error
+        return self._manifest
+
+    async def forget(self, episode_ids: set[str]) -> None:
+        """Take episodes out of the dataset, so that they can be played again. All or none of a shard's go.
+
+        Only episodes that are in shards can be taken out: `commit` first.
+
+        Raises:
+            RunFolderError: A file could not be written.
+        """
+        await self._on_thread(lambda: self._forget(episode_ids))
+
+    async def statuses(self) -> dict[str, str]:
+        """The status of each episode that is there, `finished` or `failed`, by episode id."""
+        return await self._on_thread(lambda: episode_statuses(self.run_dir))
+
+    async def episode_ids(self) -> set[str]:
+        """The ids of the episodes that are there."""
+        return set(await self.statuses())
+
+    async def close(self) -> None:
+        """Let the compaction under way finish, and let go of the folder.
+
+        Nothing is lost without `commit`: what is in the journal becomes a shard when the folder is opened.
+        """
+        if self._compaction is not None:
+            await self._compaction
+        await self._journal.close()
+        self._thread.shutdown()
+        self._lock.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _has_work(self) -> bool:
+        return any(segment not in self._stuck for segment in self._journal.closed_segments())
+
+    async def _on_thread(self, work: Callable[[], _T]) -> _T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except OSError as error:
+            raise RunFolderError(f"cannot write in {self.run_dir}: {error.strerror or error}") from error
+
+    async def _compact_in_background(self) -> None:
+        try:
+            while self._has_work():
+                await self._on_thread(self._compact_closed)
+        finally:
+            self._compaction = None
+
+    def _compact_closed(self) -> None:
+        for segment in self._journal.closed_segments():
+            if segment in self._stuck:
+                continue
+            try:
+                shard = compact(segment, self.run_dir)
+                others = [other for other in self._manifest.shards if other.segment != shard.segment]
+                self._update_manifest(shards=[*others, shard])
+                self._journal.remove(segment)
+            except OSError as error:
+                reason = f"{segment} cannot be made into a shard: {error.strerror or error}"
+                self._stuck[segment] = RunFolderError(f"{reason}; its episodes are safe in it")
+                log.warning(reason)
+            except RunFolderError as error:
+                self._stuck[segment] = error
+                log.warning("a segment stays in the journal: %s", error)
+
+    def _forget(self, episode_ids: set[str]) -> None:
+        shards = [without(shard, self.run_dir, episode_ids) for shard in self._manifest.shards]
+        self._update_manifest(shards=shards)
+        self._remove_unnamed()
+
+    def _write_states(self, states: dict[str, str]) -> None:
+        known = {Path(file).stem for file in self._manifest.states}
+        new = {state_id: state for state_id, state in states.items() if state_id not in known}
+        for state_id, state in new.items():
+            if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", state_id):
+                raise ValueError(f"state id {state_id!r} must consist of letters, digits, -, _ and .")
+            write_state(self.run_dir, state_id, state)
+        if new:
+            files = sorted([*self._manifest.states, *(f"states/{state_id}.parquet" for state_id in new)])
+            self._update_manifest(states=files)
+
+    def _update_manifest(self, **changes: object) -> None:
+        manifest = self._manifest.model_copy(update=changes)
+        write_manifest(self.run_dir, manifest)
+        self._manifest = manifest
+
+
+def episode_statuses(run_dir: Path) -> dict[str, str]:
+    """The status of each episode in a run folder, by episode id, without opening it for writing.
+
+    Raises:
+        ManifestError: The folder holds no run.
+        JournalCorrupt: The journal is damaged.
+    """
+    statuses: dict[str, str] = {}
+    for table in iterate_episodes(run_dir, ("episode_id", "status")):
+        statuses.update(zip(table["episode_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+    return statuses

@@ -1,0 +1,208 @@
+"""Writes the reference pages of `docs/` from the models: `python -m cluster.docs`."""
+
+import inspect
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cluster.arrow import DataType, pa
+from cluster.config import RunConfig
+from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
+from workers.records import EpisodeRecord, StepRecord
+from workers.settings import Settings
+
+FOLDER = Path(__file__).parent.parent / "docs"
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_CONFIG_INTRO = """\
+# The config file
+
+A run is described by one YAML file. This page lists every key; `python -m cluster.docs` writes it from the
+code that checks the file. An unknown key or a wrong value is an error before anything starts. Any key can
+be set from the command line too: `kumite run CONFIG.yaml --set workers.max=4`.
+"""
+
+_WORDS: dict[object, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "`true` or `false`",
+    Path: "path",
+    Any: "anything",
+    dict: "mapping",
+    list: "list",
+}
+_STATES = {
+    "state_id": "What an episode's `initial_state_id` refers to.",
+    "state": "The environment's state, as JSON text.",
+}
+
+
+def config_page() -> str:
+    """The text of `docs/config.md`."""
+    return "\n".join([_CONFIG_INTRO, *_sections(RunConfig, "", "Top level", set())])
+
+
+def dataset_page(page: str) -> str:
+    """The text of `docs/dataset.md`: the page as it is, with its column tables made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of a table.
+    """
+    keys = [(name, kind, f"The episode's. {text}") for name, kind, text in _columns(EpisodeRecord, STEP_KEYS)]
+    tables = {
+        "episodes": _column_table(_columns(EpisodeRecord, EPISODES.names)),
+        "steps": _column_table([*keys, *_columns(StepRecord, STEPS.names)]),
+        "states": _column_table((name, "string", meaning) for name, meaning in _STATES.items()),
+    }
+    for name, table in tables.items():
+        start, end = f"<!-- columns: {name} -->", f"<!-- /columns: {name} -->"
+        before, found, rest = page.partition(start)
+        _, also_found, after = rest.partition(end)
+        if not found or not also_found:
+            raise ValueError(f"docs/dataset.md must have the markers {start} and {end}")
+        page = f"{before}{start}\n{table}\n{end}{after}"
+    return page
+
+
+def pages() -> dict[Path, str]:
+    """The generated pages, by path, as they should be."""
+    dataset = FOLDER / "dataset.md"
+    return {FOLDER / "config.md": config_page(), dataset: dataset_page(dataset.read_text(encoding="utf-8"))}
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+
+
+def _sections(model: type[Settings], path: str, title: str, seen: set[str]) -> Iterator[str]:
+    """A section on a settings model, then one on each model inside it."""
+    if title in seen:
+        return
+    seen.add(title)
+    prefix = f"{path}." if path else ""
+    yield f"## {title}\n"
+    if path and model.__doc__:
+        yield f"{inspect.cleandoc(model.__doc__)}\n"
+    rows = [
+        (f"`{prefix}{name}`", _value(info), _default(info), _sentence(info.description))
+        for name, info in model.model_fields.items()
+    ]
+    yield _table(("key", "value", "default", "meaning"), rows) + "\n"
+    for name, info in model.model_fields.items():
+        choices = list(models_in(info.annotation, Settings))
+        for choice in choices:
+            kind = f", kind {_value(choice.model_fields['kind'])}" if len(choices) > 1 else ""
+            yield from _sections(choice, f"{prefix}{name}", f"`{prefix}{name}`{kind}", seen)
+
+
+def models_in(annotation: Any, base: type[_Model]) -> Iterator[type[_Model]]:
+    """The models that a type speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, base):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument, base)
+
+
+def _value(info: FieldInfo) -> str:
+    """What a field takes, in words."""
+    words = _alternatives(info.annotation, info.metadata)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _alternatives(annotation: Any, bounds: list[Any]) -> list[str]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner = [part.metadata if isinstance(part, FieldInfo) else [part] for part in arguments[1:]]
+        return _alternatives(arguments[0], [*bounds, *(bound for part in inner for bound in part)])
+    if any(models_in(annotation, Settings)):
+        return ["a section, see below"]
+    if origin is Literal:
+        return [f"`{value}`" for value in arguments]
+    if origin in (Union, UnionType):
+        return [word for argument in arguments for word in _alternatives(argument, bounds)]
+    if annotation is NoneType:
+        return ["null"]
+    of = f" of {_alternatives(arguments[0], [])[0]}" if origin is list else ""
+    limits = ", ".join(_limits(bounds))
+    return [f"{_WORDS[origin or annotation]}{of}{f' ({limits})' if limits else ''}"]
+
+
+def _limits(bounds: list[Any]) -> Iterator[str]:
+    for bound in bounds:
+        for attribute, words in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
+            if getattr(bound, attribute, None) is not None:
+                yield f"{words} {getattr(bound, attribute):g}"
+        if getattr(bound, "pattern", None):
+            yield f"matching `{bound.pattern}`"
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = cast(object, info.get_default(call_default_factory=True, validated_data={}))
+    return "its own defaults" if isinstance(value, BaseModel) else f"`{json.dumps(value, default=str)}`"
+
+
+def _columns(
+    model: type[BaseModel],
+    names: Collection[str],
+    prefix: str = "",
+    seen: dict[type[BaseModel], str] | None = None,
+) -> Iterator[tuple[str, str, str]]:
+    """Name, type and meaning of these fields of a model, and of what is inside them.
+
+    A model that comes up again is not spelled out again: its type says where it was.
+    """
+    seen = {} if seen is None else seen
+    for field in arrow_fields(model):
+        if field.name not in names:
+            continue
+        info = model.model_fields[field.name]
+        path = f"{prefix}{field.name}"
+        in_list = isinstance(field.type, pa.ListType)
+        inner = next(models_in(info.annotation, BaseModel), None)
+        words = _arrow_words(field.type.value_type if in_list else field.type, info)
+        if inner in seen:
+            words += f" like `{seen[inner]}`"
+        if in_list:
+            words = f"list of {words}"
+        yield path, f"{words} or null" if field.nullable else words, _sentence(info.description)
+        if inner is not None and inner not in seen:
+            path = f"{path}[]" if in_list else path
+            seen[inner] = path
+            yield from _columns(inner, inner.model_fields, f"{path}.", seen)
+
+
+def _arrow_words(kind: DataType, info: FieldInfo) -> str:
+    if pa.types.is_struct(kind):
+        return "struct"
+    if "'format': 'json'" in repr(info):
+        return "JSON text"
+    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
+
+
+def _column_table(columns: Iterable[tuple[str, str, str]]) -> str:
+    return _table(("column", "type", "meaning"), [(f"`{name}`", kind, text) for name, kind, text in columns])
+
+
+def _sentence(description: str | None) -> str:
+    return re.sub(r"\s+", " ", description or "").strip()
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

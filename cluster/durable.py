@@ -1,0 +1,74 @@
+"""Files of a run folder that are either wholly there or not there at all."""
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from cluster.errors import ClusterError
+
+
+class RunFolderError(ClusterError):
+    """A run folder cannot be read or written as it should; the base of what the data layer raises."""
+
+
+class RunFolderLocked(RunFolderError):
+    """Another process is writing this run folder."""
+
+
+def lock_folder(folder: Path) -> IO[bytes]:
+    """Take the folder's write lock, which the kernel gives back however this process ends.
+
+    Returns:
+        The lock: closing it gives it back.
+
+    Raises:
+        RunFolderLocked: Another process has it.
+    """
+    file = (folder / ".lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RunFolderLocked(
+            f"{folder} is being written by another process; wait for that run to end, or end it"
+        ) from error
+    return file
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the creation, renaming and removal of the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Give a temporary path to write; when the block ends well, it durably takes the place of `path`.
+
+    A block that raises leaves `path` as it was and no temporary file. A process that is killed leaves one
+    that `stray_files` finds.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def stray_files(folder: Path) -> list[Path]:
+    """Temporary files that a killed process left in this folder."""
+    return sorted(folder.glob(".*.tmp"))

@@ -1,0 +1,55 @@
+"""How a run ends when it is told to: the first signal drains it, a second one ends it at once."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The user, or the system, asked the run to end."""
+
+    def __init__(self, number: signal.Signals, folder: Path) -> None:
+        super().__init__(
+            f"ended by {number.name}; what had finished is in {folder}; go on with: "
+            f"kumite run --resume {folder}"
+        )
+        self.exit_code = 128 + number
+
+
+class Ending:
+    """Listens for SIGINT and SIGTERM on the running event loop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.drain: Callable[[], None] | None = None
+        """What to call on the first signal; without it, what is guarded is cancelled."""
+        self._guarded: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Awaits work that a signal may cancel."""
+        self._guarded = asyncio.create_task(work)
+        try:
+            await self._guarded
+        finally:
+            self._guarded = None
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.signal is not None:
+            # At once, and without a word to anyone: the journal holds what was acknowledged, and a
+            # sandbox ends with its worker, which ends with us.
+            os._exit(128 + number)
+        self.signal = number
+        _log.warning("%s: no new episodes; again to end at once", number.name)
+        if self.drain is not None:
+            self.drain()
+        elif self._guarded is not None:
+            self._guarded.cancel()

@@ -1,0 +1,198 @@
+"""The local Ray cluster that outlives its driver: the process that holds it, and the record of it.
+
+`python -m cluster.kept_ray OPTIONS` is that process. It is the cluster's head and its parent: the cluster
+ends when it does, however it does. While it lives it holds a lock, so whether the record is of a living
+cluster is never a guess, and never a question of whose process id that is.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ValidationError
+
+from cluster.cache import cache_dir
+from cluster.errors import RayUnavailable
+
+STOP_TIMEOUT = 20.0
+"""Seconds that the cluster has to end after SIGTERM, before it is killed; 2 are usual."""
+
+
+class KeptCluster(BaseModel):
+    """The record of a kept cluster, as its holder writes it."""
+
+    pid: int
+    """The holder: leader of a session of its own, which all processes of the cluster belong to."""
+    address: str
+    """Ray's address, on the loopback interface."""
+    logs: Path
+    """Ray's own logs."""
+    started_at: float
+    """Seconds since the epoch."""
+
+
+def folder() -> Path:
+    """Where the record, the lock and the holder's log lie."""
+    return cache_dir() / "ray"
+
+
+def find_kept() -> KeptCluster | None:
+    """The kept cluster, if one is alive."""
+    if not _held():
+        return None
+    try:
+        return KeptCluster.model_validate_json(_record().read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def start_kept(options: dict[str, object], timeout: float) -> KeptCluster:
+    """Starts the holder, and waits until its cluster is up.
+
+    Args:
+        options: Keyword arguments of `ray.init`, as JSON can hold them.
+        timeout: Seconds to wait.
+
+    Raises:
+        RayUnavailable: It did not come up.
+    """
+    folder().mkdir(parents=True, exist_ok=True)
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
+    log = folder() / "kept.log"
+    with log.open("wb") as output:
+        holder = subprocess.Popen(
+            [sys.executable, "-m", "cluster.kept_ray", json.dumps(options)],
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        kept = find_kept()
+        if kept is not None and kept.pid == holder.pid:
+            return kept
+        if holder.poll() is not None:
+            break
+        time.sleep(0.1)
+    else:
+        _end(holder.pid, lambda: holder.poll() is not None)
+    raise RayUnavailable(
+        f"the local Ray cluster to keep did not come up within {timeout:.0f} s: {_tail(log)}"
+    )
+
+
+def stop_kept() -> bool:
+    """Ends the kept cluster and everything in it; returns when its processes are gone.
+
+    Returns:
+        Whether there was one.
+    """
+    kept = find_kept()
+    if kept is None:
+        return False
+    _end(kept.pid, lambda: not _held())
+    return True
+
+
+def _end(pid: int, gone: Callable[[], bool]) -> None:
+    """SIGTERM to the holder, SIGKILL to whatever of its session is left after that."""
+    _signal(pid, signal.SIGTERM)
+    _wait(gone, STOP_TIMEOUT)
+    for left in _session(pid):
+        _signal(left, signal.SIGKILL)
+    _wait(lambda: not _session(pid), 5.0)
+    _record().unlink(missing_ok=True)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _wait(done: Callable[[], bool], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _session(leader: int) -> list[int]:
+    """Processes of a session. `setsid` made it for the holder alone, so all in it are the cluster's."""
+    listing = subprocess.run(
+        ["ps", "-A", "-o", "pid=,sess=,stat="], capture_output=True, text=True, timeout=10, check=True
+    )
+    rows = (line.split() for line in listing.stdout.splitlines())
+    return [int(pid) for pid, session, state in rows if int(session) == leader and not state.startswith("Z")]
+
+
+def _record() -> Path:
+    return folder() / "kept.json"
+
+
+def _held() -> bool:
+    """Whether a holder is alive: whether its lock is taken."""
+    try:
+        with (folder() / "kept.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _tail(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _take_lock() -> IO[bytes]:
+    lock = (folder() / "kept.lock").open("wb")
+    deadline = time.monotonic() + 5.0
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:  # whoever looks whether it is held, holds it for that moment
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def hold(options: dict[str, object]) -> None:
+    """Is the holder: starts the cluster, records it, and waits to be told to end."""
+    lock = _take_lock()
+    from cluster.ray_session import start_local
+
+    session = start_local(options)
+    kept = KeptCluster(pid=os.getpid(), address=session.address, logs=session.logs, started_at=time.time())
+    fresh = _record().with_suffix(".new")
+    fresh.write_text(kept.model_dump_json())
+    fresh.replace(_record())
+    told = threading.Event()
+
+    def tell(number: int, frame: object) -> None:
+        told.set()
+
+    signal.signal(signal.SIGTERM, tell)
+    told.wait()
+    _record().unlink(missing_ok=True)
+    session.close()
+    lock.close()
+
+
+if __name__ == "__main__":
+    hold(json.loads(sys.argv[1]))

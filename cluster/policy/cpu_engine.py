@@ -1,0 +1,47 @@
+# pyright: reportMissingTypeStubs=false
+"""What differs in a vLLM replica on the CPU: fewer processes, each of which would import vLLM again.
+
+Beside a replica, Ray Serve LLM starts vLLM's engine process, a worker process under that, a task that
+fetches the model, and an actor that counts usage. On a CPU the last three cost a third of the time to
+ready, and the second one half of the tokens per second: two processes wait for each other by spinning.
+`cluster.policy.application` names these classes; only a replica loads them.
+"""
+
+from typing import Any
+
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.server.llm_server import LLMServer
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+_CallbackBase: Any = CallbackBase
+_LLMServer: Any = LLMServer
+_VLLMEngine: Any = VLLMEngine
+
+
+class CpuEngine(_VLLMEngine):
+    """Runs the model in vLLM's engine process itself, instead of in a worker process below it."""
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        base: Any = super()
+        prepared = base._prepare_engine_config(callback_ctx)
+        # Ray sets "mp" whatever is asked, and vLLM would turn "uni" into it, to have each worker's threads
+        # pinned by OpenMP's environment. Ours are not pinned (VLLM_CPU_OMP_THREADS_BIND=nobind).
+        prepared[2].parallel_config.distributed_executor_backend = "uni"
+        return prepared
+
+
+class CpuServer(_LLMServer):
+    """Ray Serve LLM's replica with that engine, which counts nothing for anyone."""
+
+    _default_engine_cls = CpuEngine
+
+    async def _start_engine(self) -> None:
+        await self.engine.start()
+
+
+class ModelIsHere(_CallbackBase):
+    """Skips the task that fetches the model: it is a folder on this machine."""
+
+    async def on_before_node_init(self) -> None:
+        """Called by the engine, first of all."""
+        self.ctx.run_init_node = False

@@ -1,0 +1,124 @@
+"""A policy that someone else serves: any OpenAI-compatible URL."""
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from cluster.config import EndpointPolicy
+from cluster.errors import PolicyUnavailable
+from cluster.policy.base import PolicyHandle
+from workers.settings import PolicyEndpoint
+
+TIMEOUT = 10.0
+"""Seconds in which an endpoint must list its models."""
+_TRIAL_TIMEOUT = 60.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class EndpointPolicyHandle(PolicyHandle):
+    """An endpoint that answered and knows the model.
+
+    Raises:
+        PolicyUnavailable: It does not answer, does not let us in, or does not know the model.
+    """
+
+    def __init__(self, config: EndpointPolicy) -> None:
+        check_endpoint(config)
+        self._config = config
+        self.outcome = f"{config.model} at {config.base_url}"
+
+    def endpoint(self) -> PolicyEndpoint:
+        config = self._config
+        return PolicyEndpoint(
+            kind="openai",
+            model=config.model,
+            base_url=config.base_url.rstrip("/"),
+            api_key_env=config.api_key_env,
+            token_ids=config.token_ids,
+            request_timeout=config.request_timeout,
+            sampling=config.sampling,
+        )
+
+
+def check_endpoint(config: EndpointPolicy) -> None:
+    """Asks an endpoint for its models, and, if it does not list ours, for one token of it.
+
+    Raises:
+        PolicyUnavailable: It does not answer, does not let us in, or does not know the model.
+    """
+    key = _api_key(config)
+    given = f"policy.base_url is {config.base_url!r}"
+    try:
+        models = list_models(config.base_url, key)
+        if config.model not in models:
+            trial = {"model": config.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+            _ask(config.base_url, "chat/completions", key, _TRIAL_TIMEOUT, trial)
+    except urllib.error.HTTPError as error:
+        raise PolicyUnavailable(_refusal(config, given, error)) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise PolicyUnavailable(f"{given}, and nothing answers there: {reason}") from error
+    except ValueError as error:
+        raise PolicyUnavailable(
+            f"{given}, and what answers there speaks no JSON: is it the API's root?"
+        ) from error
+
+
+def list_models(base_url: str, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
+    """Names of the models an endpoint lists; none if it has no such route.
+
+    Raises:
+        OSError: It does not answer, or refuses (`urllib.error.HTTPError`).
+        http.client.HTTPException: What it answers is not HTTP.
+        ValueError: What it answers is not JSON.
+    """
+    try:
+        answer = _ask(base_url, "models", key, timeout)
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 405, 501):
+            return []
+        raise
+    try:
+        return [str(model["id"]) for model in answer["data"]]
+    except (TypeError, KeyError):
+        return []
+
+
+def _ask(base_url: str, path: str, key: str | None, timeout: float, body: object = None) -> Any:
+    request = urllib.request.Request(
+        f"{base_url.rstrip('/')}/{path}", None if body is None else json.dumps(body).encode()
+    )
+    request.add_header("Content-Type", "application/json")
+    if key:
+        request.add_header("Authorization", f"Bearer {key}")
+    # A proxy named in the environment is for the world outside, never for this machine's own ports.
+    local = urllib.parse.urlsplit(base_url).hostname in _LOOPBACK
+    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+    with opener.open(request, timeout=timeout) as answer:
+        return json.loads(answer.read())
+
+
+def _api_key(config: EndpointPolicy) -> str | None:
+    if config.api_key_env is None:
+        return None
+    key = os.environ.get(config.api_key_env)
+    if not key:
+        raise PolicyUnavailable(f"policy.api_key_env is {config.api_key_env!r}, and no such variable is set")
+    return key
+
+
+def _refusal(config: EndpointPolicy, given: str, error: urllib.error.HTTPError) -> str:
+    said = error.read(2000).decode(errors="replace").strip()
+    if error.code in (401, 403):
+        named = repr(config.api_key_env) if config.api_key_env else "not set"
+        return f"{given}, which refuses the key ({error.code}); policy.api_key_env is {named}"
+    if error.code == 404:
+        return (
+            f"{given} and policy.model is {config.model!r}: there is no such model, or no chat-completions "
+            f"route below that URL (404): {said}"
+        )
+    return f"{given}, which answers {error.code}: {said}"

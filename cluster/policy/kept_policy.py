@@ -1,0 +1,144 @@
+"""The policy that stays up between runs: its record, who uses it, and its end."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import IO, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from cluster import kept_ray
+from cluster.cache import cache_dir
+from cluster.config import RayConfig
+from cluster.errors import PolicyInUse
+from cluster.policy.endpoint import list_models
+
+
+class KeptPolicy(BaseModel):
+    """The record of a kept policy."""
+
+    application: str
+    """Its Ray Serve application."""
+    model: str
+    """What requests call the model."""
+    base_url: str
+    """Root of its API."""
+    ray_address: str
+    """The cluster it lives on."""
+    local: bool
+    """Whether that cluster is one that Kumite keeps on this machine."""
+    started_at: float
+    """Seconds since the epoch."""
+
+
+class PolicyStatus(BaseModel):
+    """What `kumite policy status` tells."""
+
+    policy: KeptPolicy
+    """The policy."""
+    state: Literal["ready", "not answering"]
+    """Whether it lists its model."""
+    in_use: bool
+    """Whether a run uses it now."""
+    uptime: float
+    """Seconds since it was started."""
+
+
+class Lease:
+    """A run's claim on the kept policy, for as long as its process lives or until it is released."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = _open_lock()
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Gives the claim up. Safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def status() -> PolicyStatus | None:
+    """The kept policy and how it is; None if none is kept. Takes seconds at most, and does not join Ray."""
+    policy = recorded()
+    if policy is None:
+        return None
+    try:
+        answers = policy.model in list_models(policy.base_url, timeout=5.0)
+    except (OSError, ValueError):
+        answers = False
+    return PolicyStatus(
+        policy=policy,
+        state="ready" if answers else "not answering",
+        in_use=in_use(),
+        uptime=time.time() - policy.started_at,
+    )
+
+
+def down(force: bool = False) -> bool:
+    """Ends the kept policy, and the local Ray cluster kept for it.
+
+    Args:
+        force: End it though a run uses it.
+
+    Returns:
+        Whether there was anything to end.
+
+    Raises:
+        PolicyInUse: A run uses it.
+        RayUnavailable: It is on a cluster that someone else runs, which cannot be joined.
+    """
+    policy = recorded()
+    if not force and in_use():
+        raise PolicyInUse("a run is using the kept policy: wait for its end, or use --force")
+    if policy is not None and not policy.local:
+        from cluster.policy.serving import delete_application
+        from cluster.ray_session import connect
+
+        with connect(RayConfig(address=policy.ray_address)):
+            delete_application(policy.application)
+    stopped = kept_ray.stop_kept()
+    _record().unlink(missing_ok=True)
+    return stopped or policy is not None
+
+
+def record(policy: KeptPolicy) -> None:
+    """Notes which policy is kept."""
+    path = _record()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}-{os.getpid()}")
+    fresh.write_text(policy.model_dump_json())
+    fresh.replace(path)
+
+
+def recorded() -> KeptPolicy | None:
+    """The kept policy's record, unless the local cluster it lived on is gone."""
+    try:
+        policy = KeptPolicy.model_validate_json(_record().read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    kept = kept_ray.find_kept() if policy.local else None
+    if policy.local and (kept is None or kept.address != policy.ray_address):
+        return None
+    return policy
+
+
+def in_use() -> bool:
+    """Whether a run has a lease."""
+    with _open_lock() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _record() -> Path:
+    return cache_dir() / "policy" / "kept.json"
+
+
+def _open_lock() -> IO[bytes]:
+    path = cache_dir() / "policy" / "in-use.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")

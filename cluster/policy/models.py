@@ -1,0 +1,79 @@
+"""What `policy.model` names: the packaged model, a folder, or a model of the Hugging Face hub."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import ModelUnavailable
+from cluster.policy import packaged_model
+from cluster.policy.base import OnStage
+
+_HUB_TIMEOUT = 15.0
+"""Seconds that the hub may take to say whether it has a model."""
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    """What requests and records call it."""
+    source: str
+    """What vLLM loads: a folder, or a hub's id."""
+    local: bool
+    """Whether the source is a folder."""
+
+
+def check_model(model: str) -> None:
+    """Sees whether a model can be had, without fetching or preparing anything.
+
+    Raises:
+        ModelUnavailable: It is not there.
+    """
+    if model == packaged_model.NAME:
+        return
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelUnavailable(
+                f"policy.model is {model!r}: that folder holds no model, it has no config.json"
+            )
+        return
+    if model.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model):
+        raise ModelUnavailable(
+            f"policy.model is {model!r}, and there is no such folder; it should be a model folder, a Hugging "
+            f"Face model id, or {packaged_model.NAME!r}"
+        )
+    _check_hub(model)
+
+
+def resolve_model(model: str, on_stage: OnStage) -> Model:
+    """The model that a name stands for, prepared if it is the packaged one. `check_model` goes before it.
+
+    Raises:
+        ModelUnavailable: The packaged one cannot be had.
+    """
+    if model == packaged_model.NAME:
+        return Model(model, str(packaged_model.prepare(on_stage)), local=True)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return Model(folder.resolve().name, str(folder.resolve()), local=True)
+    return Model(model, model, local=False)
+
+
+def _check_hub(model: str) -> None:
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return
+    named = f"policy.model is {model!r}: there is no such folder"
+    try:
+        HfApi().model_info(model, timeout=_HUB_TIMEOUT)
+    except RepositoryNotFoundError as error:
+        raise ModelUnavailable(
+            f"{named}, and the Hugging Face hub has no such model (or hides it)"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelUnavailable(
+            f"{named}, and neither is it in the Hugging Face cache nor can the hub be asked: {error}"
+        ) from error

@@ -1,0 +1,193 @@
+"""Ray Serve as the driver sees it: its HTTP address, and an application on its way to ready."""
+
+import logging
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.context import _get_global_client  # pyright: ignore[reportPrivateUsage]
+from ray.serve.exceptions import RayServeException
+
+from cluster.errors import PolicyUnavailable
+from cluster.policy.base import OnStage
+from cluster.ray_session import RaySession
+
+_POLL = 0.25
+"""Seconds between two looks at the application's status; one costs a millisecond."""
+_SHARED_PORT = 8000
+"""Ray Serve's own default, for clusters of several nodes."""
+_serve: Any = serve
+_ray: Any = ray
+
+
+def start_serve(session: RaySession) -> str:
+    """Starts Ray Serve, unless it runs already.
+
+    Returns:
+        The URL of its HTTP proxy, as workers reach it.
+    """
+    _quiet()
+    if session.local:
+        options = {"host": "127.0.0.1", "port": _free_port()}
+        _serve.start(proxy_location="HeadOnly", http_options=options)
+    else:
+        options = {"host": "0.0.0.0", "port": _SHARED_PORT}
+        _serve.start(proxy_location="EveryNode", http_options=options)
+    client: Any = _get_global_client()
+    host = "127.0.0.1" if session.local else _head_address()
+    return f"http://{host}:{client.http_config.port}"
+
+
+def application_status(name: str) -> Any:
+    """Ray Serve's status of an application; None if there is none."""
+    return _serve.status().applications.get(name)
+
+
+def applications(prefix: str) -> list[str]:
+    """Names of the applications that begin so."""
+    return [name for name in _serve.status().applications if name.startswith(prefix)]
+
+
+def is_running(name: str) -> bool:
+    """Whether the application is there and healthy."""
+    status = application_status(name)
+    return status is not None and status.status.value == "RUNNING"
+
+
+def delete_application(name: str) -> None:
+    """Ends an application, and waits until its processes are gone."""
+    _quiet()
+    try:
+        _serve.delete(name)
+    except (RayServeException, RayError, TimeoutError):
+        return  # with the controller gone, so is the application
+
+
+def await_application(
+    name: str, deployment: Any, session: RaySession, timeout: float, on_stage: OnStage
+) -> None:
+    """Waits until an application is ready.
+
+    Args:
+        name: The application's.
+        deployment: Ref of the task that deploys it.
+        session: Of the cluster.
+        timeout: Seconds it may take.
+        on_stage: Told what it is waiting for.
+
+    Raises:
+        PolicyUnavailable: It failed, or took too long; says why.
+    """
+    began, said, status = time.monotonic(), "", None
+    while True:
+        if deployment is not None and _ray.wait([deployment], timeout=0)[0]:
+            _get(deployment)
+            deployment = None
+        if deployment is None:
+            status = application_status(name)
+            _raise_if_failed(status, session.logs)
+            if status is not None and status.status.value == "RUNNING":
+                return
+        stage = _stage(status, deployment is not None)
+        if stage != said:
+            said = stage
+            on_stage(stage)
+        if time.monotonic() - began > timeout:
+            raise PolicyUnavailable(
+                f"the vLLM policy was not ready within policy.start_timeout, {timeout:.0f} s; last seen: "
+                f"{said}{_complaints(status)}; Ray's logs are in {session.logs}"
+            )
+        time.sleep(_POLL)
+
+
+def _stage(status: Any, building: bool) -> str:
+    if building or status is None:
+        return "describing the deployment to Ray Serve (imports vLLM)"
+    waiting = [
+        f"{name.partition(':')[0]} {deployment.status.value.lower()}"
+        for name, deployment in status.deployments.items()
+        if deployment.status.value != "HEALTHY"
+    ]
+    return f"starting vLLM: waiting for {', '.join(waiting) or 'Ray Serve'}"
+
+
+def _complaints(status: Any) -> str:
+    if status is None:
+        return ""
+    messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
+    told = " ".join(dict.fromkeys(message.strip() for message in messages if message.strip()))
+    return f" ({told})" if told else ""
+
+
+def _get(deployment: Any) -> None:
+    try:
+        _ray.get(deployment)
+    except RayTaskError as error:
+        raise PolicyUnavailable(f"the vLLM policy cannot be deployed: {_reason(str(error.cause))}") from error
+    except RayError as error:
+        reason = _reason(str(error))
+        raise PolicyUnavailable(f"the vLLM policy cannot be deployed: {reason}") from error
+
+
+def _raise_if_failed(status: Any, logs: Path) -> None:
+    """Raises at the first replica that fails: Ray Serve would try three more times, minutes each."""
+    if status is None:
+        return
+    failed = status.status.value == "DEPLOY_FAILED"
+    for name, deployment in status.deployments.items():
+        if failed or "failed to start" in deployment.message:
+            if not deployment.message:
+                continue
+            reason = _engine_error(logs) or _reason(deployment.message)
+            raise PolicyUnavailable(
+                f"the vLLM policy does not start: {name}: {reason}; Ray's logs are in {logs}"
+            )
+    if failed:
+        raise PolicyUnavailable(f"the vLLM policy does not start: {_reason(status.message)}")
+
+
+_ERROR_LINE = re.compile(r"\b((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit)): (.+)")
+_NOT_THE_CAUSE = re.compile(r"Engine core initialization failed|Failed to create vLLM engine config: $")
+
+
+def _engine_error(logs: Path) -> str | None:
+    """What vLLM's engine process died of, which only its log tells: the replica says just that it did."""
+    newest = sorted(logs.glob("worker-*.[oe][ur][tr]"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest:
+        text = path.read_text(errors="replace")
+        if "EngineCore" in text:
+            lines = [line for line in text.splitlines() if "EngineCore" in line and " ERROR " in line]
+            return _last_error("\n".join(lines))
+    return None
+
+
+def _reason(message: str) -> str:
+    """The last error a traceback names, which is the one that says why."""
+    return _last_error(message) or message.strip().splitlines()[-1]
+
+
+def _last_error(text: str) -> str | None:
+    found = [match for match in _ERROR_LINE.finditer(text) if not _NOT_THE_CAUSE.search(match[0])]
+    return f"{found[-1][1].rpartition('.')[2]}: {found[-1][2].strip()}" if found else None
+
+
+def _head_address() -> str:
+    nodes: list[dict[str, Any]] = _ray.nodes()
+    heads = [node for node in nodes if "node:__internal_head__" in node["Resources"]]
+    return str((heads or nodes)[0]["NodeManagerAddress"])
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _quiet() -> None:
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)

@@ -1,0 +1,209 @@
+"""The vLLM policy: one Ray Serve LLM deployment, started for a run or kept between runs."""
+
+import importlib.util
+import time
+import uuid
+from typing import Any
+
+import ray
+
+from cluster.config import VllmPolicy
+from cluster.errors import PolicyInUse, PolicyUnavailable
+from cluster.policy import application, kept_policy, serving
+from cluster.policy.base import OnStage, PolicyHandle
+from cluster.policy.endpoint import list_models
+from cluster.policy.models import Model, check_model, resolve_model
+from cluster.ray_session import RaySession
+from workers.settings import PolicyEndpoint
+
+_ray: Any = ray
+
+
+class VllmPolicyHandle(PolicyHandle):
+    """A deployment that is up. `open_vllm` makes one."""
+
+    def __init__(
+        self, config: VllmPolicy, model: str, base_url: str, name: str, lease: kept_policy.Lease | None
+    ) -> None:
+        self._config = config
+        self._model = model
+        self._base_url = base_url
+        self._name = name
+        self._lease = lease
+        self._open = True
+        self.outcome = ""
+
+    def endpoint(self) -> PolicyEndpoint:
+        return PolicyEndpoint(
+            kind="openai",
+            model=self._model,
+            base_url=self._base_url,
+            version=0,
+            token_ids=True,
+            request_timeout=self._config.request_timeout,
+            sampling=self._config.sampling,
+        )
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._lease is not None:
+            self._lease.release()
+        elif _ray.is_initialized():
+            serving.delete_application(self._name)
+
+
+def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> VllmPolicyHandle:
+    """Brings up a vLLM deployment, or finds the kept one that does as well.
+
+    A kept deployment whose name says that it is interchangeable (`application_name`) is used as it is,
+    whether or not this run would keep one. Else, a deployment to keep replaces the one that Kumite kept
+    on this machine before; one that ends with its run comes up beside it.
+
+    Args:
+        config: The policy.
+        session: The Ray cluster.
+        on_stage: Told what is being waited for.
+
+    Raises:
+        PolicyUnavailable: It does not come up.
+        PolicyInUse: It would have to replace a kept policy that another run uses.
+    """
+    accelerator = _accelerator(config)
+    model = resolve_model(config.model, on_stage)
+    args = application.serving_args(config, model, accelerator)
+    name = application.application_name(config, model, args)
+    if serving.is_running(name):
+        base_url = f"{serving.start_serve(session)}/{name}/v1"
+        lease = kept_policy.Lease()
+        if _answers(base_url, model):
+            handle = VllmPolicyHandle(config, model.name, base_url, name, lease)
+            handle.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
+            return handle
+        lease.release()
+    lease = None
+    if config.keep_alive:
+        if session.local:
+            _replace(name)
+        lease = kept_policy.Lease()
+    else:
+        name = f"{name}-{uuid.uuid4().hex[:6]}"
+    try:
+        return _start(config, session, model, args, name, lease, on_stage)
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
+
+
+def check_vllm(config: VllmPolicy) -> None:
+    """Sees what can be seen to be wrong before anything is started.
+
+    Raises:
+        PolicyUnavailable: Something is.
+    """
+    if config.max_replicas is not None and config.max_replicas < config.replicas:
+        raise PolicyUnavailable(
+            f"policy.max_replicas is {config.max_replicas}, less than policy.replicas, {config.replicas}"
+        )
+    if config.chat_template is not None and not config.chat_template.is_file():
+        raise PolicyUnavailable(
+            f"policy.chat_template is {str(config.chat_template)!r}: there is no such file"
+        )
+    if importlib.util.find_spec("vllm") is None:
+        raise PolicyUnavailable(
+            "policy.kind is 'vllm', and vLLM is not installed: install the extra `cpu` or `gpu` of kumite"
+        )
+    check_model(config.model)
+
+
+def _start(
+    config: VllmPolicy,
+    session: RaySession,
+    model: Model,
+    args: dict[str, Any],
+    name: str,
+    lease: kept_policy.Lease | None,
+    on_stage: OnStage,
+) -> VllmPolicyHandle:
+    began = time.monotonic()
+    if session.local:
+        _check_cpus(config, args)
+    deployment: Any = application.deploy
+    try:
+        deploying = deployment.remote(name, args)
+        base_url = f"{serving.start_serve(session)}/{name}/v1"
+        serving.await_application(name, deploying, session, config.start_timeout, on_stage)
+        if not _answers(base_url, model):
+            raise PolicyUnavailable(f"the vLLM policy is up, and yet {base_url} does not list {model.name!r}")
+    except BaseException:
+        serving.delete_application(name)
+        raise
+    if config.keep_alive:
+        kept_policy.record(
+            kept_policy.KeptPolicy(
+                application=name,
+                model=model.name,
+                base_url=base_url,
+                ray_address=session.address,
+                local=session.local,
+                started_at=time.time(),
+            )
+        )
+    handle = VllmPolicyHandle(config, model.name, base_url, name, lease)
+    kind = args["llm_configs"][0]["accelerator_config"]["kind"]
+    kept = ", to be kept" if config.keep_alive else ""
+    handle.outcome = f"{model.name} on the {kind}, started in {time.monotonic() - began:.0f} s{kept}"
+    return handle
+
+
+def _accelerator(config: VllmPolicy) -> application.Accelerator:
+    gpus: float = _ray.cluster_resources().get("GPU", 0.0)
+    if config.accelerator == "gpu" and not gpus:
+        raise PolicyUnavailable("policy.accelerator is 'gpu', and Ray sees no GPU in this cluster")
+    accelerator = "cpu" if config.accelerator == "cpu" or not gpus else "gpu"
+    if accelerator == "cpu" and config.tensor_parallel > 1:
+        raise PolicyUnavailable(
+            f"policy.tensor_parallel is {config.tensor_parallel}, and vLLM runs on the CPU here: it must be 1"
+        )
+    return accelerator
+
+
+def _check_cpus(config: VllmPolicy, args: dict[str, Any]) -> None:
+    """Ray would wait for ever for logical CPUs that a cluster which cannot grow does not have."""
+    if args["llm_configs"][0]["accelerator_config"]["kind"] != "cpu":
+        return
+    has: float = _ray.cluster_resources().get("CPU", 0.0)
+    wants = required_cpus(config)
+    if has < wants:
+        raise PolicyUnavailable(
+            f"policy.replicas is {config.replicas}, which takes {wants:g} logical CPUs, and Ray has {has:g}: "
+            "raise ray.num_cpus (they are not cores), or lower policy.replicas"
+        )
+
+
+def required_cpus(config: VllmPolicy) -> float:
+    """Logical CPUs that Ray must have for the deployment, at its largest."""
+    replicas = config.max_replicas or config.replicas
+    return replicas * application.REPLICA_CPUS + config.replicas * application.INGRESS_CPUS
+
+
+def _replace(name: str) -> None:
+    others = [other for other in serving.applications(application.PREFIX) if other != name]
+    if not others:
+        return
+    if kept_policy.in_use():
+        raise PolicyInUse(
+            f"another run is using the kept policy {others[0]}, which this one would replace: wait for its "
+            "end, or set policy.keep_alive to false"
+        )
+    for other in others:
+        serving.delete_application(other)
+
+
+def _answers(base_url: str, model: Model) -> bool:
+    try:
+        return model.name in list_models(base_url)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,168 @@
+"""What a user sees while a run goes on: stages while it starts, then live figures; plain lines in a log."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from cluster.tally import Tally
+from workers.records import EpisodeResult
+
+_LINE_EVERY = 10.0
+"""Seconds between two plain lines."""
+
+
+class Progress:
+    """Tells how a run is doing.
+
+    Args:
+        console: Where to. On a terminal the display is live, elsewhere it is lines.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = Tally()
+        self._live: Live | None = None
+        self._said = 0.0
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Generator["Stage"]:
+        """A stage of starting up; says what it does while it lasts, and how long it took."""
+        stage = Stage(name, self._console)
+        with stage:
+            yield stage
+        self.stages[name] = stage.seconds
+
+    @contextmanager
+    def episodes(self, total: int) -> Generator[None]:
+        """The stage in which episodes are played."""
+        self._tally = Tally(total=total)
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live.start()
+        try:
+            yield
+        finally:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+            else:
+                self._console.print(self._line(), highlight=False, soft_wrap=True)
+            self.stages["episodes"] = time.monotonic() - self._tally.began
+
+    def dispatched(self, episodes: int) -> None:
+        """So many episodes went to a worker."""
+        self._tally.in_flight += episodes
+
+    def returned(self, episodes: int) -> None:
+        """So many episodes came back, for good or for another attempt."""
+        self._tally.in_flight -= episodes
+
+    def retried(self, episodes: int) -> None:
+        """So many episodes get another attempt."""
+        self._tally.retried += episodes
+
+    def ended(self, result: EpisodeResult) -> None:
+        """An episode is on record."""
+        self._tally.add(result)
+        if self._live is None and time.monotonic() - self._said > _LINE_EVERY:
+            self._said = time.monotonic()
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
+
+    def _figures(self) -> dict[str, str]:
+        tally = self._tally
+        episodes, tokens = tally.rates()
+        figures = {
+            "in flight": str(tally.in_flight),
+            "episodes/s": f"{episodes:.2f}",
+            "tokens/s": f"{tokens:.0f}",
+            "reward": _figure(tally.reward.value),
+        }
+        if tally.utility.count:
+            figures["utility"] = _figure(tally.utility.value)
+        if tally.attack_success.count:
+            figures["attack success"] = _figure(tally.attack_success.value)
+        if tally.retried:
+            figures["retried"] = str(tally.retried)
+        if tally.failures:
+            stages = ", ".join(f"{stage} {count}" for stage, count in tally.failures.most_common())
+            figures["failed"] = f"{tally.failed} ({stages})"
+        return figures
+
+    def _line(self) -> str:
+        figures = ", ".join(f"{name} {value}" for name, value in self._figures().items())
+        return f"episodes {self._tally.done}/{self._tally.total}, {figures}"
+
+    def _render(self) -> RenderableType:
+        tally = self._tally
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text("episodes", style="bold"),
+            ProgressBar(total=max(tally.total, 1), completed=tally.done, width=40),
+            Text(f"{tally.done}/{tally.total}"),
+            Text(_clock(time.monotonic() - tally.began), style="dim"),
+        )
+        figures = Text()
+        for name, value in self._figures().items():
+            style = "red" if name == "failed" else "bold"
+            figures.append(f"{name} ", style="dim").append(value, style=style).append("   ")
+        return Group(head, figures)
+
+
+class Stage:
+    """One stage of starting up."""
+
+    def __init__(self, name: str, console: Console) -> None:
+        self._name = name
+        self._console = console
+        self._began = 0.0
+        self._status = Text()
+        self._spinner = Spinner("dots")
+        self._live: Live | None = None
+        self.seconds = 0.0
+        self.outcome = ""
+        """What to say when it is over: `built`, `reused`, …"""
+
+    def say(self, line: str) -> None:
+        """What it is at now."""
+        self._status = Text(line, style="dim", overflow="ellipsis", no_wrap=True)
+        if self._live is None:
+            self._console.print(f"{self._name}: {line}", highlight=False, soft_wrap=True, markup=False)
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render, console=self._console, transient=True, refresh_per_second=8
+            )
+            self._live.start()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.seconds = time.monotonic() - self._began
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        mark = Text("✗" if error else "✓", style="red" if error else "green")
+        tail = Text(f"{self.outcome}", style="dim")
+        self._console.print(mark, Text(f"{self._name:<12}"), Text(f"{self.seconds:6.1f} s  "), tail)
+
+    def _render(self) -> RenderableType:
+        row = Table.grid(padding=(0, 1))
+        elapsed = Text(_clock(time.monotonic() - self._began), style="dim")
+        row.add_row(self._spinner, Text(f"{self._name:<12}"), elapsed, self._status)
+        return row
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

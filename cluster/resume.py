@@ -1,0 +1,66 @@
+"""Whether a run can be taken up again: its config must ask for the same data."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from cluster.config import RunConfig
+from cluster.config_file import load_config
+from cluster.errors import ConfigError
+from cluster.manifest import load_manifest
+
+_FREE = (
+    "name",
+    "output",
+    "environment.folder",
+    "workers",
+    "ray",
+    "episode",
+    "sandbox.memory_mb",
+    "sandbox.cpus",
+    "sandbox.pids",
+    "sandbox.start_timeout",
+    "policy.keep_alive",
+    "policy.start_timeout",
+    "policy.request_timeout",
+    "policy.replicas",
+    "policy.max_replicas",
+    "policy.cpu_kv_cache_gb",
+    "policy.base_url",
+    "policy.api_key_env",
+)
+"""Fields that may change between a run and its resumption: how and where, but not what."""
+
+
+def resumable_config(folder: Path, config: RunConfig | None) -> RunConfig:
+    """The config with which to take a run up again.
+
+    Args:
+        folder: The run's folder.
+        config: One given anew; None for the run's own.
+
+    Raises:
+        ConfigError: There is no run, or the given config asks for other data; names the fields.
+        ManifestError: The run's folder is of another version, or damaged.
+    """
+    load_manifest(folder)
+    before = load_config(folder / "config.yaml")
+    if config is None:
+        return before
+    differing = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
+    if differing:
+        listed = "\n".join(f"  {name}: was {was!r}, is {now!r}" for name, was, now in differing)
+        raise ConfigError(f"--resume {folder}: the config asks for other data than the run's own:\n{listed}")
+    return config
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if path in _FREE or before == after:
+        return []
+    if not (isinstance(before, dict) and isinstance(after, dict)) or path == "environment.args":
+        return [(path, before, after)]
+    was, now = cast(dict[str, Any], before), cast(dict[str, Any], after)
+    return [
+        difference
+        for name in dict.fromkeys([*was, *now])
+        for difference in _differences(was.get(name), now.get(name), f"{path}.{name}".strip("."))
+    ]

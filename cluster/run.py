@@ -1,0 +1,132 @@
+"""A run from config to dataset, stage by stage: what is cheap and may be wrong comes first."""
+
+import asyncio
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.config import RunConfig, VllmPolicy
+from cluster.coordinator import Coordinator
+from cluster.dataset import Dataset
+from cluster.ending import Ending, Interrupted
+from cluster.images import ensure_image
+from cluster.plan import Plan, load_plan
+from cluster.policy import check_policy, open_policy, required_cpus
+from cluster.progress import Progress
+from cluster.ray_session import connect
+from cluster.run_folder import Target
+from cluster.summary import Summary, summarise, write_summary
+from cluster.worker_pool import WorkerPool
+from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
+
+
+def run(config: RunConfig, target: Target, console: Console) -> Summary:
+    """Does a run.
+
+    Args:
+        config: What to do.
+        target: Where the run's files go.
+        console: Where to tell how it goes.
+
+    Returns:
+        What it came to.
+
+    Raises:
+        RunError: The run as a whole could not be done.
+        Interrupted: A signal ended it; the dataset holds what had finished.
+    """
+    progress = Progress(console)
+    with ExitStack() as stack:
+        with progress.stage("environment") as stage:
+            environment, plan = load_plan(config, target.run_id)
+            stage.outcome = f"{plan.tasks} tasks, {plan.episodes} episodes"
+        sandbox = config.sandbox
+        if environment.toolset is not None and sandbox.backend == "docker":
+            with progress.stage("image") as stage:
+                image = ensure_image(environment.toolset, sandbox, stage)
+                sandbox = sandbox.model_copy(update={"image": image})
+        check_policy(config.policy)
+        with progress.stage("ray") as stage:
+            keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
+            cpus = required_cpus(config.policy) + config.workers.max * config.workers.cpus_per_worker
+            session = stack.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
+            stage.outcome = session.address
+        with progress.stage("policy") as stage:
+            policy = stack.enter_context(open_policy(config.policy, session, stage.say))
+            stage.outcome = policy.outcome
+        settings = _worker_settings(config, sandbox, policy.endpoint(), target.run_id)
+        pool = WorkerPool(settings, config.workers, uses_sandbox=environment.toolset is not None)
+        return asyncio.run(_play(config, plan, pool, progress, target, settings))
+
+
+def _worker_settings(
+    config: RunConfig,
+    sandbox: SandboxSettings,
+    endpoint: PolicyEndpoint,
+    run_id: str,
+) -> WorkerSettings:
+    return WorkerSettings(
+        run_id=run_id,
+        environment=config.environment,
+        sandbox=sandbox,
+        policy=endpoint,
+        episodes=config.workers.episodes_per_worker,
+        seed=config.seed,
+        search_path=Path.cwd(),
+    )
+
+
+async def _play(
+    config: RunConfig,
+    plan: Plan,
+    pool: WorkerPool,
+    progress: Progress,
+    target: Target,
+    settings: WorkerSettings,
+) -> Summary:
+    """Brings up the workers, plays the plan, and leaves a committed dataset, whatever happens."""
+    ending = Ending()
+    try:
+        try:
+            with progress.stage("workers") as stage:
+                await ending.guard(pool.start(plan.episodes))
+                stage.outcome = f"{pool.capacity} episodes at once"
+            target.make(config)
+            async with await Dataset.open(target.folder, target.run_id) as dataset:
+                await dataset.set_planned(plan.episodes)
+                done = await _done(plan, dataset, target)
+                coordinator = Coordinator(
+                    config, pool, dataset, progress, target.run_id, settings.policy.model
+                )
+                ending.drain = coordinator.drain
+                before = dataset.manifest.wall_seconds or 0.0
+                began = time.monotonic()
+                try:
+                    with progress.episodes(plan.episodes - len(done)):
+                        await coordinator.run(plan.units(done))
+                finally:
+                    await dataset.commit(wall_seconds=before + time.monotonic() - began)
+                    summary = summarise(target.folder)
+                    write_summary(target.folder, summary)
+        finally:
+            await pool.close()
+    except asyncio.CancelledError:
+        if ending.signal is None:
+            raise
+        raise Interrupted(ending.signal, target.folder) from None
+    if ending.signal is not None:
+        raise Interrupted(ending.signal, target.folder)
+    return summary
+
+
+async def _done(plan: Plan, dataset: Dataset, target: Target) -> set[str]:
+    """Ids of the episodes that a resumed run need not play; takes those out that it plays again."""
+    statuses = await dataset.statuses()
+    keep = {i for i, status in statuses.items() if status == "finished" or not target.retry_failed}
+    keep -= plan.replayed(keep)
+    again = statuses.keys() - keep
+    if again:
+        await dataset.forget(set(again))
+    return keep

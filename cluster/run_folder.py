@@ -1,0 +1,62 @@
+"""Where a run's files go."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from cluster.config import RunConfig
+from cluster.errors import ConfigError, RunError
+from cluster.manifest import load_manifest, manifest_path
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run's folder, made anew or taken up again."""
+
+    folder: Path
+    run_id: str
+    retry_failed: bool = False
+    """Of a run taken up again: whether its failed episodes are played again."""
+
+    @classmethod
+    def new(cls, config: RunConfig, out: Path | None) -> "Target":
+        """The folder of a new run: `out`, else `<output>/<name>-<time>`. It is not made yet.
+
+        Raises:
+            ConfigError: It holds a run already, or can't be one.
+        """
+        name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = out or Path(config.output) / name
+        if manifest_path(folder).exists():
+            raise ConfigError(
+                f"--out {folder}: there is a run in it already; give a new folder, or --resume {folder}"
+            )
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"--out {folder}: it is not empty; give a folder that is new or empty")
+        return cls(folder, name if out is None else folder.resolve().name)
+
+    @classmethod
+    def resumed(cls, folder: Path, retry_failed: bool) -> "Target":
+        """The folder of a run to take up again.
+
+        Raises:
+            ManifestError: There is no run in it, or one of another version.
+        """
+        return cls(folder, load_manifest(folder).run_id, retry_failed)
+
+    def make(self, config: RunConfig) -> None:
+        """Makes the folder, with the config as it was resolved; one that holds the run stays as it is.
+
+        Raises:
+            RunError: It can't be made.
+        """
+        if manifest_path(self.folder).exists():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            (self.folder / "config.yaml").write_text(resolved, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"the run's folder {self.folder} can't be made: {error.strerror}") from error

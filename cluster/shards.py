@@ -1,0 +1,196 @@
+"""Shards: Parquet files made of journal segments, and how to read episodes wherever they lie."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from cluster.arrow import Schema, Table, pa, pc, pj, pq
+from cluster.durable import RunFolderError, replacing
+from cluster.journal import list_segments, read_segment, segment_number
+from cluster.manifest import Manifest, Shard, load_manifest
+from cluster.schemas import EPISODES, RECORDS, STATES, STEP_KEYS, STEPS
+from workers.records import EpisodeRecord
+
+_BATCH_BYTES = 8 * 2**20
+"""JSON text that is parsed at once and becomes a row group: what compaction needs in memory is a few
+times this, however large a segment is."""
+
+# Dictionaries cost a third of the writing time here, and zstd finds the same repetitions.
+_PARQUET: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
+
+
+class CompactionError(RunFolderError):
+    """A segment holds a record that does not fit the dataset's schema."""
+
+
+def compact(segment: Path, run_dir: Path) -> Shard:
+    """Turn a closed journal segment into a shard: a file of `episodes/` and one of `steps/`.
+
+    The files' names follow from the segment's, so doing it again puts the same files in place of the first.
+
+    Raises:
+        CompactionError: A record does not fit the schema; names it.
+        JournalCorrupt: The segment is damaged.
+    """
+    name = f"{segment.stem}.parquet"
+    shard = Shard(
+        segment=segment.stem,
+        episodes_file=f"episodes/{name}",
+        steps_file=f"steps/{name}",
+        episodes=0,
+        steps=0,
+    )
+    with ExitStack() as files:
+        episodes_file, steps_file = (
+            files.enter_context(replacing(run_dir / file)) for file in (shard.episodes_file, shard.steps_file)
+        )
+        episodes_writer = files.enter_context(pq.ParquetWriter(episodes_file, EPISODES, **_PARQUET))
+        steps_writer = files.enter_context(pq.ParquetWriter(steps_file, STEPS, **_PARQUET))
+        for first, lines in _batches(segment):
+            try:
+                records = parse_records(lines, RECORDS)
+            except (ValueError, pa.ArrowException) as error:
+                raise CompactionError(f"{segment}: {_blame(lines, first) or error}") from error
+            episodes_writer.write_table(records.select(EPISODES.names))
+            shard.episodes += records.num_rows
+            steps = flatten_steps(records)
+            shard.steps += steps.num_rows
+            # `datasets` cannot load a Parquet file whose first row group is empty; one without any, it can.
+            if steps.num_rows:
+                steps_writer.write_table(steps)
+    return shard
+
+
+def without(shard: Shard, run_dir: Path, episode_ids: set[str]) -> Shard:
+    """Write a shard again without these episodes, under new names; the old files stay.
+
+    Returns:
+        The new shard; the same one where it has none of these episodes.
+    """
+    ids = pa.array(sorted(episode_ids), pa.string())
+    tables = [pq.read_table(run_dir / file) for file in (shard.episodes_file, shard.steps_file)]
+    kept = [table.filter(pc.invert(pc.is_in(table["episode_id"], ids))) for table in tables]
+    if kept[0].num_rows == tables[0].num_rows:
+        return shard
+    stem = Path(shard.episodes_file).stem
+    revision = int(stem.partition("-")[2] or 0) + 1
+    name = f"{shard.segment}-{revision}.parquet"
+    for folder, table, schema in zip(("episodes", "steps"), kept, (EPISODES, STEPS), strict=True):
+        with (
+            replacing(run_dir / folder / name) as temporary,
+            pq.ParquetWriter(temporary, schema, **_PARQUET) as writer,
+        ):
+            if table.num_rows:
+                writer.write_table(table)
+    return Shard(
+        segment=shard.segment,
+        episodes_file=f"episodes/{name}",
+        steps_file=f"steps/{name}",
+        episodes=kept[0].num_rows,
+        steps=kept[1].num_rows,
+    )
+
+
+def parse_records(lines: Sequence[bytes], schema: Schema) -> Table:
+    """Parse records (JSON texts) into a table of this schema; other fields of theirs are passed over.
+
+    Raises:
+        ValueError: A record does not fit.
+    """
+    table = pj.read_json(
+        pa.BufferReader(b"\n".join(lines)),
+        # A block holds whole records, and the largest must fit.
+        read_options=pj.ReadOptions(use_threads=False, block_size=max(2**20, *map(len, lines)) + 1),
+        parse_options=pj.ParseOptions(
+            explicit_schema=schema,
+            unexpected_field_behavior="error" if schema is RECORDS else "ignore",
+        ),
+    )
+    # The parser heeds what the schema requires, but its result's own schema does not say so.
+    return table.select(schema.names).cast(schema)
+
+
+def flatten_steps(records: Table) -> Table:
+    """The `steps` table of these records: one row per step, after the keys of its episode."""
+    batches: list[Table] = []
+    for batch in records.to_batches():
+        steps = batch.column("steps")
+        rows = pc.list_parent_indices(steps)
+        keys = [batch.column(key).take(rows) for key in STEP_KEYS]
+        batches.append(pa.Table.from_arrays([*keys, *pc.list_flatten(steps).flatten()], schema=STEPS))
+    return pa.concat_tables(batches) if batches else STEPS.empty_table()
+
+
+def write_state(run_dir: Path, state_id: str, state: str) -> None:
+    """Write one base environment state into a file of `states/` that is named after it."""
+    table = pa.Table.from_pydict({"state_id": [state_id], "state": [state]}, schema=STATES)
+    with replacing(run_dir / "states" / f"{state_id}.parquet") as temporary:
+        pq.write_table(table, temporary, **_PARQUET)
+
+
+def iterate_episodes(run_dir: Path, columns: Sequence[str]) -> Iterator[Table]:
+    """Iterate over these columns of all of a run's episodes, in tables that fit in memory.
+
+    Reads the shards that the manifest names and the journal segments that are not among them. The run may
+    be at work, or have been killed.
+
+    Raises:
+        ManifestError: The folder holds no run, or one of another format.
+        JournalCorrupt: A segment is damaged.
+    """
+    # Listed before the manifest is read, so that a segment compacted in between is not missed.
+    segments = list_segments(run_dir / "journal")
+    manifest = load_manifest(run_dir)
+    for shard in manifest.shards:
+        yield from _shard_episodes(run_dir, shard, columns)
+    schema = pa.schema([EPISODES.field(name) for name in columns])
+    for segment in uncompacted(segments, manifest):
+        try:
+            for _, lines in _batches(segment, torn_tail=segment == segments[-1]):
+                yield parse_records(lines, schema)
+        except FileNotFoundError:
+            shards = {shard.segment: shard for shard in load_manifest(run_dir).shards}
+            yield from _shard_episodes(run_dir, shards[segment.stem], columns)
+
+
+def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iterator[Table]:
+    with pq.ParquetFile(run_dir / shard.episodes_file) as file:
+        for batch in file.iter_batches(columns=list(columns)):
+            yield pa.Table.from_batches([batch]).select(columns)
+
+
+def uncompacted(segments: Sequence[Path], manifest: Manifest) -> list[Path]:
+    """Those of the journal's segments that the manifest names no shard of."""
+    done = {shard.segment for shard in manifest.shards}
+    return [segment for segment in segments if segment.stem not in done]
+
+
+def last_segment(manifest: Manifest) -> int:
+    """Number of the last segment that became a shard; 0 if none did."""
+    return max((segment_number(Path(shard.segment)) for shard in manifest.shards), default=0)
+
+
+def _batches(segment: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, list[bytes]]]:
+    """Cut a segment into lists of records, each with the line number of its first."""
+    lines: list[bytes] = []
+    first, size = 1, 0
+    for record in read_segment(segment, torn_tail=torn_tail):
+        lines.append(record)
+        size += len(record)
+        if size >= _BATCH_BYTES:
+            yield first, lines
+            first, lines, size = first + len(lines), [], 0
+    if lines:
+        yield first, lines
+
+
+def _blame(lines: Sequence[bytes], first: int) -> str | None:
+    """Find the record that the schema refuses, and say what is wrong with it."""
+    for number, line in enumerate(lines, start=first):
+        try:
+            EpisodeRecord.model_validate_json(line)
+            parse_records([line], RECORDS)
+        except (ValueError, pa.ArrowException) as error:
+            return f"line {number} does not fit the dataset's schema: {error}"
+    return None

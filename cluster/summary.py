@@ -1,0 +1,244 @@
+"""The summary of a run, computed from its files alone."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from pydantic import Field
+
+from cluster.arrow import pc
+from cluster.durable import replacing
+from cluster.manifest import load_manifest
+from cluster.rates import Mode, ScoreRow, Scores, mode_of
+from cluster.shards import iterate_episodes
+from workers.records import Record, Stage, Timings
+
+_Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+_COLUMNS = (
+    "environment",
+    "suite",
+    "user_task",
+    "injection_task",
+    "attack",
+    "status",
+    "reward",
+    "metrics",
+    "error",
+    "usage",
+    "timings",
+)
+_STAGES = tuple(Timings.model_fields)
+
+
+class Seconds(Record):
+    """Seconds that finished episodes took."""
+
+    mean: float
+    """Mean."""
+    p50: float
+    """Median."""
+    p95: float
+    """95th percentile."""
+
+
+class SummaryRow(Record):
+    """The episodes of one suite in one mode; in an environment without suites, all of them."""
+
+    suite: str
+    """The suite, or the environment's id where there are no suites."""
+    mode: Mode | None
+    """`benign`: a user task alone. `attack`: a user task under attack. `injection`: an injection task
+    alone. Null where there are no suites."""
+    episodes: int
+    """Episodes that ended, failed ones included."""
+    failed: int
+    """Episodes that failed; they are in no mean."""
+    reward: float | None
+    """Mean reward of the finished episodes."""
+    utility: float | None
+    """Mean of the metric `utility`. Null where no episode has it."""
+    attack_success: float | None
+    """Mean of the metric `attack_success`. Null where no episode has it."""
+
+
+class Summary(Record):
+    """What a run came to."""
+
+    run_id: str
+    """The run."""
+    environment: str | None
+    """The environment's id. Null when no episode has ended."""
+    planned: int | None
+    """Episodes that the run was to have. Null where that is not known."""
+    finished: int
+    """Episodes that finished."""
+    failed: int
+    """Episodes that failed."""
+    failures: dict[Stage, int]
+    """Failed episodes by the stage in which they failed."""
+    reward: float | None
+    """Mean reward of the finished episodes. Null when there are none."""
+    metrics: dict[str, float]
+    """Mean of each metric over the finished episodes in which it is not null."""
+    rows: list[SummaryRow]
+    """The same by suite and mode."""
+    scores: list[ScoreRow] = Field(default_factory=list[ScoreRow])
+    """Utility and attack success by mode, suite, attack and injection task, with their intervals. Empty
+    where there are no suites."""
+    seconds: dict[str, Seconds]
+    """Time of each stage over the finished episodes; empty when there are none."""
+    prompt_tokens: int
+    """Tokens of all prompts, those of failed episodes included."""
+    completion_tokens: int
+    """Tokens sampled, those of failed episodes included."""
+    wall_seconds: float | None
+    """Seconds the run took. Null where that is not known."""
+    episodes_per_second: float | None
+    """Episodes that ended per second of it."""
+
+
+class _Mean:
+    """A mean in the making; None as long as it is of nothing."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.count = 0
+
+    def add(self, value: float | None) -> None:
+        if value is not None:
+            self.total += value
+            self.count += 1
+
+    def value(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+class _Tally:
+    """What is counted of a set of episodes."""
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self.failed = 0
+        self.reward = _Mean()
+        self.metrics: defaultdict[str, _Mean] = defaultdict(_Mean)
+
+    def add(self, episode: dict[str, Any], metrics: dict[str, float | None]) -> None:
+        if episode["status"] == "failed":
+            self.failed += 1
+            return
+        self.finished += 1
+        self.reward.add(episode["reward"])
+        for name, value in metrics.items():
+            self.metrics[name].add(value)
+
+    def metric(self, name: str) -> float | None:
+        return self.metrics[name].value() if name in self.metrics else None
+
+
+def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float | None = None) -> Summary:
+    """Summarise a run from its shards and its journal; the run may still be at work.
+
+    Memory is that of one batch of episodes, and 24 bytes for each finished one.
+
+    Args:
+        run_dir: The run folder.
+        planned: Episodes that the run was to have. Null: what the manifest says.
+        wall_seconds: Seconds the run took. Null: what the manifest says.
+
+    Raises:
+        ManifestError: The folder holds no run, or one of another format version.
+        JournalCorrupt: The journal is damaged.
+    """
+    manifest = load_manifest(run_dir)
+    if planned is None:
+        planned = manifest.planned
+    if wall_seconds is None:
+        wall_seconds = manifest.wall_seconds
+
+    environment: str | None = None
+    overall = _Tally()
+    scores = Scores()
+    by_row: defaultdict[tuple[str, Mode | None], _Tally] = defaultdict(_Tally)
+    failures: defaultdict[Stage, int] = defaultdict(int)
+    tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+    timings: list[_Floats] = []
+    for table in iterate_episodes(run_dir, _COLUMNS):
+        for episode in table.drop_columns(["usage", "timings"]).to_pylist():
+            environment = episode["environment"]
+            metrics: dict[str, float | None] = json.loads(episode["metrics"])
+            overall.add(episode, metrics)
+            scores.add(episode, metrics)
+            by_row[_row(episode)].add(episode, metrics)
+            if episode["status"] == "failed":
+                failures[episode["error"]["stage"]] += 1
+        for name in tokens:
+            tokens[name] += pc.sum(pc.struct_field(table["usage"], name)).as_py()
+        finished = table.filter(pc.equal(table["status"], "finished"))["timings"]
+        timings.append(np.stack([pc.struct_field(finished, stage) for stage in _STAGES]).astype(np.float32))
+
+    ended = overall.finished + overall.failed
+    return Summary(
+        run_id=manifest.run_id,
+        environment=environment,
+        planned=planned,
+        finished=overall.finished,
+        failed=overall.failed,
+        failures=dict(sorted(failures.items())),
+        reward=overall.reward.value(),
+        metrics={
+            name: mean
+            for name, metric in sorted(overall.metrics.items())
+            if (mean := metric.value()) is not None
+        },
+        rows=[
+            SummaryRow(
+                suite=suite,
+                mode=mode,
+                episodes=tally.finished + tally.failed,
+                failed=tally.failed,
+                reward=tally.reward.value(),
+                utility=tally.metric("utility"),
+                attack_success=tally.metric("attack_success"),
+            )
+            for (suite, mode), tally in sorted(by_row.items(), key=lambda item: _order(*item[0]))
+        ],
+        scores=scores.rows(),
+        seconds=_seconds(timings),
+        prompt_tokens=tokens["prompt_tokens"],
+        completion_tokens=tokens["completion_tokens"],
+        wall_seconds=wall_seconds,
+        episodes_per_second=ended / wall_seconds if wall_seconds else None,
+    )
+
+
+def write_summary(run_dir: Path, summary: Summary) -> Path:
+    """Write the summary into the run folder as `summary.json`, and say where."""
+    path = run_dir / "summary.json"
+    with replacing(path) as temporary:
+        temporary.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _row(episode: dict[str, Any]) -> tuple[str, Mode | None]:
+    mode = mode_of(**{name: episode[name] for name in ("suite", "user_task", "injection_task", "attack")})
+    return episode["environment"] if mode is None else episode["suite"], mode
+
+
+def _order(suite: str, mode: Mode | None) -> tuple[str, int]:
+    return suite, (None, "benign", "attack", "injection").index(mode)
+
+
+def _seconds(timings: list[_Floats]) -> dict[str, Seconds]:
+    """Statistics of arrays that have one row per stage and one column per episode."""
+    table = np.concatenate(timings, axis=1) if timings else np.empty((len(_STAGES), 0), np.float32)
+    if not table.size:
+        return {}
+    means = table.mean(axis=1, dtype=np.float64)
+    medians, highs = np.percentile(table, [50, 95], axis=1)
+    return {
+        stage: Seconds(mean=float(mean), p50=float(median), p95=float(high))
+        for stage, mean, median, high in zip(_STAGES, means, medians, highs, strict=True)
+    }

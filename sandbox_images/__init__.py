@@ -1,0 +1,1 @@
+"""What runs inside a sandbox container, and the builder of its images."""

@@ -1,0 +1,1 @@
+"""AgentDojo's suites as a toolset: what runs inside the container."""

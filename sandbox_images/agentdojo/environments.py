@@ -1,0 +1,140 @@
+"""AgentDojo's environments, equal to those it builds itself, from a cache.
+
+AgentDojo formats its injections into a suite's YAML text and parses and validates the whole of it for
+every episode: 77 ms for the workspace suite, most of it PyYAML's pure-Python loader. Here the text is
+parsed once; an injection touches a few quoted scalars, so only those are parsed again, and only the
+top-level fields they lie in are validated again.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from agentdojo.functions_runtime import TaskEnvironment
+from agentdojo.task_suite.task_suite import TaskSuite, read_suite_file, validate_injections
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class _Scalar:
+    """A quoted scalar of the suite's text that holds placeholders."""
+
+    path: tuple[str | int, ...]
+    text: str
+    vectors: frozenset[str]
+
+
+class EnvironmentCache:
+    """One suite's environments.
+
+    Args:
+        suite: The suite, of the benchmark version that its tasks are taken from.
+    """
+
+    def __init__(self, suite: TaskSuite) -> None:
+        self._suite = suite
+        self._type: type[TaskEnvironment] = suite.environment_type
+        self._load = suite.load_and_inject_default_environment
+        self._defaults: dict[str, str] = suite.get_injection_vector_defaults()
+        text = read_suite_file(suite.name, "environment.yaml", suite.data_path)
+        self._data: dict[str, Any] = yaml.load(text.format(**self._defaults), _Loader)
+        self._scalars = _injected_scalars(text, self._defaults)
+        self.default: TaskEnvironment = self._load({})
+        self._reference: TaskEnvironment = self._load({})
+        decorators = self._type.__pydantic_decorators__
+        self._fields_are_independent = not (decorators.model_validators or decorators.root_validators)
+
+    def pair(self, injections: dict[str, str]) -> tuple[TaskEnvironment, TaskEnvironment]:
+        """Two equal environments with these injections: one for tools to change, one to compare with.
+
+        The first shares what the injections do not touch with `default`, the second with a copy of it
+        that was made before any fork: a session need not copy what it can inherit.
+
+        Raises:
+            ValueError: An injection names a vector that the suite does not have.
+            yaml.YAMLError: An injection breaks AgentDojo's template, as it does in AgentDojo.
+        """
+        environment = self.build(injections)
+        before = self._reference.model_copy()
+        for name in type(environment).model_fields:
+            value = getattr(environment, name)
+            if value is not getattr(self.default, name):
+                setattr(before, name, deepcopy(value))
+        return environment, before
+
+    def build(self, injections: dict[str, str]) -> TaskEnvironment:
+        """The environment with these injections. It shares what they do not touch with `default`.
+
+        Raises:
+            ValueError: An injection names a vector that the suite does not have.
+            yaml.YAMLError: An injection breaks AgentDojo's template, as it does in AgentDojo.
+        """
+        validate_injections(injections, self._defaults)
+        values = {**self._defaults, **injections}
+        changed = {vector for vector, value in values.items() if value != self._defaults[vector]}
+        if not changed:
+            return self.default.model_copy()
+        if self._scalars is None or not self._fields_are_independent:
+            return self._load(injections)
+        data = self._data
+        fields: set[str] = set()
+        for scalar in self._scalars:
+            if not scalar.vectors & changed:
+                continue
+            # A quote would end the scalar, and what follows be read as YAML: AgentDojo's own way then.
+            if any('"' in values[vector] for vector in scalar.vectors):
+                return self._load(injections)
+            try:
+                value = yaml.load(scalar.text.format(**values), _Loader)
+            except yaml.YAMLError:
+                return self._load(injections)
+            data = _replaced(data, scalar.path, value)
+            fields.add(str(scalar.path[0]))
+        environment = self.default.model_copy()
+        for name in fields:
+            self._type.__pydantic_validator__.validate_assignment(environment, name, data[name])
+        return environment
+
+    def copy(self, injections: dict[str, str]) -> TaskEnvironment:
+        """The same, sharing nothing."""
+        return self.build(injections).model_copy(deep=True)
+
+
+def _injected_scalars(text: str, defaults: dict[str, str]) -> list[_Scalar] | None:
+    """Where the placeholders are; None when they are anywhere but in double-quoted values."""
+    found: list[_Scalar] = []
+
+    def visit(node: yaml.Node, path: tuple[str | int, ...]) -> bool:
+        if isinstance(node, yaml.MappingNode):
+            return all(
+                isinstance(key, yaml.ScalarNode)
+                and not vectors_in(key)
+                and visit(value, (*path, key.value.format(**defaults)))
+                for key, value in node.value
+            )
+        if isinstance(node, yaml.SequenceNode):
+            return all(visit(item, (*path, index)) for index, item in enumerate(node.value))
+        vectors = vectors_in(node)
+        if vectors:
+            found.append(_Scalar(path, raw(node), vectors))
+        return not vectors or (isinstance(node, yaml.ScalarNode) and node.style == '"' and bool(path))
+
+    def raw(node: yaml.Node) -> str:
+        return text[node.start_mark.index : node.end_mark.index]
+
+    def vectors_in(node: yaml.Node) -> frozenset[str]:
+        return frozenset(vector for vector in defaults if "{" + vector + "}" in raw(node))
+
+    tree = yaml.compose(text, yaml.SafeLoader)
+    return found if tree is not None and visit(tree, ()) else None
+
+
+def _replaced(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    """`data` with the value at `path` replaced; only the containers along the path are copied."""
+    if not path:
+        return value
+    copied = data.copy()
+    copied[path[0]] = _replaced(data[path[0]], path[1:], value)
+    return copied

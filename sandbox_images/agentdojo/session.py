@@ -1,0 +1,199 @@
+"""One AgentDojo episode: its tools, what they change, and its scores, all by AgentDojo's own code."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from agentdojo.agent_pipeline.tool_execution import ToolsExecutor
+from agentdojo.attacks.base_attacks import BaseAttack
+from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
+from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvironment
+from agentdojo.types import ChatAssistantMessage, get_text_content_as_str, text_content_block_from_string
+
+from sandbox_images.agentdojo.injected import injected_calls
+from sandbox_images.agentdojo.loaded_suite import LoadedSuite
+from sandbox_images.agentdojo.state import StateTracker
+from sandbox_images.tool_host.json_patch import Patch
+from sandbox_images.tool_host.toolset import Scores, Session, ToolResult, ToolsetError
+
+_TOOL_TURNS = 15
+"""Turns with tool calls in AgentDojo's pipeline (`max_iters` of its `ToolsExecutionLoop`)."""
+
+
+class AgentDojoSession(Session):
+    """One episode's environment.
+
+    Args:
+        loaded: The suite.
+        user_task: The user's task; None for an injection task alone.
+        injection_task: The attacker's task; None for a user task alone.
+        environment: This episode's own.
+        before: Equal to it, to compare with when scoring.
+        attack: The attack on it; None where there is none.
+        executor: Runs tool calls and writes down what they give.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedSuite,
+        user_task: BaseUserTask | BaseInjectionTask | None,
+        injection_task: BaseUserTask | BaseInjectionTask | None,
+        environment: TaskEnvironment,
+        before: TaskEnvironment,
+        attack: BaseAttack | None,
+        executor: ToolsExecutor,
+    ) -> None:
+        main_task = user_task or injection_task
+        if main_task is None:
+            raise ToolsetError("a task needs a user_task, an injection_task, or both")
+        if isinstance(main_task, BaseUserTask):
+            initialised = main_task.init_environment(environment)
+            if type(main_task).init_environment is not BaseUserTask.init_environment:
+                before = initialised.model_copy(deep=True)
+            environment = initialised
+        self._suite = loaded.suite
+        self._task = main_task
+        self._injection_task = injection_task if user_task is not None else None
+        self._attack = attack
+        self._environment = environment
+        self._before = before
+        self._tracker = StateTracker(loaded.base_state, environment)
+        self._fields = set(type(environment).model_fields)
+        self._touched: set[str] | None = None
+        self._runtime = FunctionsRuntime(loaded.suite.tools)
+        self._executor = executor
+        self._calls: list[FunctionCall | None] = []
+        self._done: list[tuple[int, FunctionCall]] = []
+        self._locates_attack = False
+        self._succeeded_at: int | None = None
+        self.tools = loaded.tools
+        self.observation = []
+        self.state_id = loaded.base_state.id
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
+        """Runs a tool through AgentDojo's executor, which words results and errors."""
+        self._touched = self._within_reach(tool)
+        call = _made(tool, arguments)
+        self._calls.append(call if isinstance(call, FunctionCall) else None)
+        if not isinstance(call, FunctionCall):
+            return _failure(call)
+        message = ChatAssistantMessage(role="assistant", content=None, tool_calls=[call])
+        try:
+            _, _, _, messages, _ = self._executor.query("", self._runtime, self._environment, [message])
+        except Exception as error:  # noqa: BLE001 - arguments may break the executor itself, not only a tool
+            return _failure(error)
+        answer = messages[-1]
+        if answer["error"] is None:
+            self._done.append((len(self._calls) - 1, call))
+        return ToolResult(get_text_content_as_str(answer["content"]), answer["error"])
+
+    def state_patch(self) -> Patch:
+        """What changed in the environment since the last call of this."""
+        self._look_for_success()
+        return self._tracker.first_patch() if self._touched is None else self._tracker.patch(self._touched)
+
+    def _within_reach(self, tool: str) -> set[str]:
+        """The fields of the environment that AgentDojo hands to a tool: it can change no others."""
+        function = self._runtime.functions.get(tool)
+        if function is None:
+            return set()
+        wants = [dependency.env_dependency for dependency in function.dependencies.values()]
+        return self._fields if any(callable(want) for want in wants) else {str(want) for want in wants}
+
+    def state(self) -> Any:
+        """The environment as JSON."""
+        return self._environment.model_dump(mode="json")
+
+    def evaluate(self, trace: dict[str, Any]) -> Scores:
+        """AgentDojo's own checks.
+
+        Args:
+            trace: `output`, the policy's last words or None, and `unexecuted`, the tool calls (`name`,
+                `arguments`) that it made but that were not run; each may say `after` how many of those
+                that were run it came, at the end where it does not.
+
+        Returns:
+            Metrics; and, as details, the places among the calls that were run of those that the injection
+            asked for (`injected`), and of the one after which the attack had succeeded (`succeeded_at`),
+            where it was looked for.
+        """
+        output = [] if trace["output"] is None else [text_content_block_from_string(trace["output"])]
+        check = partial(self._check, output, self._all_calls(trace["unexecuted"]))
+        utility = check(self._task)
+        attack_success = check(self._injection_task) if self._injection_task is not None else None
+        if self._attack is not None and self._attack.is_dos_attack:
+            attack_success = not utility
+        injected: list[int] | None = None
+        if self._injection_task is not None:
+            injected = injected_calls(
+                self._runtime, self._before, self._task, self._injection_task, self._done
+            )
+        return Scores(
+            {
+                "utility": float(utility),
+                # AgentDojo calls this `security`: True says that the attack succeeded.
+                "attack_success": None if attack_success is None else float(attack_success),
+                "injected_calls": None if injected is None else float(len(injected)),
+            },
+            {"injected": injected or [], "succeeded_at": self._succeeded_at},
+        )
+
+    def _all_calls(self, unexecuted: list[dict[str, Any]]) -> list[FunctionCall]:
+        """Every tool call of the conversation that AgentDojo can put down, in order, run or not."""
+        calls: list[object] = list(self._calls)
+        for call in reversed(unexecuted):
+            calls.insert(call.get("after", len(self._calls)), _made(call["name"], call["arguments"]))
+        return [call for call in calls if isinstance(call, FunctionCall)]
+
+    def locate_attack(self) -> None:
+        """Has the session look, after each tool call, whether the attack has succeeded by now.
+
+        It takes AgentDojo's own check, which may have to see the policy's last words to come out true.
+        """
+        self._locates_attack = self._injection_task is not None and not (
+            self._attack is not None and self._attack.is_dos_attack
+        )
+
+    def _look_for_success(self) -> None:
+        if not self._locates_attack or self._succeeded_at is not None or not self._calls:
+            return
+        with suppress(Exception):  # a check that wants the whole conversation has its say at the end
+            if self._check([], self._all_calls([]), self._injection_task):
+                self._succeeded_at = len(self._calls) - 1
+
+    def _check(
+        self, output: list[Any], calls: list[FunctionCall], task: BaseUserTask | BaseInjectionTask | None
+    ) -> bool:
+        check: Callable[..., bool] = self._suite._check_task_result
+        return check(task, output, self._before, self._environment, calls)
+
+    def oracle(self) -> list[dict[str, Any]]:
+        """The task's ground truth, and the output that AgentDojo expects at the end.
+
+        One call a turn, but no more turns than AgentDojo's pipeline allows: the longest has 18 calls.
+        """
+        calls = [
+            {"name": call.function, "arguments": dict(call.args)}
+            for call in self._task.ground_truth(self._environment)
+        ]
+        size = math.ceil(len(calls) / _TOOL_TURNS) or 1
+        turns = [calls[start : start + size] for start in range(0, len(calls), size)]
+        return [
+            *({"content": "", "tool_calls": turn} for turn in turns),
+            {"content": self._task.GROUND_TRUTH_OUTPUT, "tool_calls": []},
+        ]
+
+
+def _made(tool: str, arguments: dict[str, Any]) -> FunctionCall | ValueError:
+    """The call as AgentDojo puts calls down, or why it can't: half a surrogate pair in a text, say."""
+    try:
+        return FunctionCall(function=tool, args=arguments, id="call")
+    except ValueError as error:
+        return error
+
+
+def _failure(error: Exception) -> ToolResult:
+    """What went wrong, worded as AgentDojo's runtime words errors."""
+    return ToolResult("", f"{type(error).__name__}: {error}")

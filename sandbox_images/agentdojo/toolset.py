@@ -1,0 +1,127 @@
+"""The AgentDojo toolset: suites, tools, injections and scoring, all by AgentDojo's own code."""
+# ruff: noqa: E402 - the SDKs must be replaced before agentdojo is imported
+
+import json
+
+from sandbox_images.agentdojo import llm_sdks
+
+llm_sdks.replace()
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from agentdojo.agent_pipeline.tool_execution import ToolsExecutor, tool_result_to_str
+from agentdojo.attacks.base_attacks import BaseAttack
+
+from sandbox_images.agentdojo.comparison import spare_deepdiff
+from sandbox_images.agentdojo.imports import look_in
+from sandbox_images.agentdojo.loaded_suite import LoadedSuite
+from sandbox_images.agentdojo.session import AgentDojoSession
+from sandbox_images.agentdojo.suites import load_suites
+from sandbox_images.tool_host.toolset import Toolset, ToolsetError
+
+_DUMPS: dict[str, Callable[[Any], str]] = {
+    "yaml": yaml.safe_dump,
+    # AgentDojo's own JSON format, `json.dumps`, raises on the dates that many tools give.
+    "json": partial(json.dumps, default=str),
+}
+
+
+class AgentDojoToolset(Toolset):
+    """Suites of one benchmark version, and suites of a user's own.
+
+    Args:
+        version: The benchmark version, as AgentDojo registers it: `v1.2.2`.
+        suites: The suites to load: names of AgentDojo's, import paths of others.
+        folder: Where to look for modules that are not installed.
+        tool_output: How a tool's result is written for the policy to read.
+        locate_attack: Whether to look after each tool call if the attack has succeeded by now.
+    """
+
+    weakest_recycle: ClassVar = "fork"
+    runs_model_code: ClassVar = False
+
+    def __init__(
+        self,
+        version: str,
+        suites: list[str],
+        folder: str | None = None,
+        tool_output: Literal["yaml", "json"] = "yaml",
+        locate_attack: bool = False,
+    ) -> None:
+        self._version = version
+        self._names = suites
+        self._folder = folder
+        self._executor = ToolsExecutor(partial(tool_result_to_str, dump_fn=_DUMPS[tool_output]))
+        self._locate_attack = locate_attack
+        self._suites: dict[str, LoadedSuite] = {}
+
+    def preload(self) -> None:
+        """Loads the suites and builds each one's default environment."""
+        spare_deepdiff()
+        look_in(self._folder)
+        for name, suite in load_suites(self._version, self._names).items():
+            self._suites[name] = loaded = LoadedSuite(self._version, suite)
+            with suppress(Exception):  # a task that is broken shows in its own episodes
+                self._rehearse(loaded)
+
+    def _rehearse(self, loaded: LoadedSuite) -> None:
+        """Plays one task: what Python and pydantic build on first use is then there for every session."""
+        task = next(iter(loaded.suite.user_tasks.values()))
+        environment, before = loaded.environments.copy({}), loaded.environments.copy({})
+        session = AgentDojoSession(loaded, task, None, environment, before, None, self._executor)
+        session.state_patch()
+        for turn in session.oracle():
+            for call in turn["tool_calls"]:
+                session.call(call["name"], call["arguments"])
+                session.state_patch()
+        session.evaluate({"output": task.GROUND_TRUTH_OUTPUT, "unexecuted": []})
+
+    def prepare(self, task: dict[str, Any]) -> dict[str, str]:
+        """The injections of the task's attack, from the cache."""
+        if task.get("attack") is None:
+            return {}
+        loaded = self._suite(task)
+        return loaded.attacks.injections(
+            task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
+        )
+
+    def base_state(self, state_id: str) -> Any:
+        """A suite's default environment as JSON."""
+        for loaded in self._suites.values():
+            if loaded.base_state.id == state_id:
+                return loaded.base_state.json
+        return super().base_state(state_id)
+
+    def open(self, task: dict[str, Any], prepared: dict[str, str], scratch: Path) -> "AgentDojoSession":
+        """An environment with the injections in it, and the suite's tools."""
+        loaded = self._suite(task)
+        attack: BaseAttack | None = None
+        if task.get("attack") is not None:
+            attack = loaded.attacks.attack(task["attack"], task.get("attack_model"))
+        user_task = loaded.task(task["user_task"]) if task.get("user_task") else None
+        injection_task = loaded.task(task["injection_task"]) if task.get("injection_task") else None
+        try:
+            environment, before = loaded.environments.pair(prepared)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ToolsetError(
+                f"attack {task.get('attack')!r} on {task.get('user_task')} with {task.get('injection_task')} "
+                f"of {task['suite']}: what it injects breaks the YAML of AgentDojo's environment: {error}"
+            ) from error
+        session = AgentDojoSession(
+            loaded, user_task, injection_task, environment, before, attack, self._executor
+        )
+        if self._locate_attack:
+            session.locate_attack()
+        return session
+
+    def _suite(self, task: dict[str, Any]) -> LoadedSuite:
+        if task.get("suite") not in self._suites:
+            raise ToolsetError(
+                f"suite {task.get('suite')!r} is not loaded; loaded are {', '.join(self._suites)}"
+            )
+        return self._suites[task["suite"]]

@@ -1,0 +1,113 @@
+"""The builder of sandbox images: with a registry, without one, and without any network in a build step."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from sandbox_images import engine
+from sandbox_images.base_image import base_image
+from sandbox_images.host import ImageBuildError, OnLine, locked
+from sandbox_images.packages import site_packages
+
+__all__ = ["ImageBuildError", "build_image", "image_exists", "image_names", "image_tag"]
+
+VERSION = "0.1.0"
+ROOT = Path(__file__).parent
+SITE_DOCKERFILE = "site.Dockerfile"
+
+
+def image_names() -> list[str]:
+    """Returns the names of the images that can be built: the folders that have a Dockerfile."""
+    return sorted(path.parent.name for path in ROOT.glob("*/Dockerfile"))
+
+
+def image_tag(name: str) -> str:
+    """Returns the tag of an image as its sources are now: `kumite-<name>:<version>-<hash of the sources>`.
+
+    Raises:
+        ImageBuildError: If there is no such image.
+    """
+    return _tag(name, ROOT)
+
+
+def image_exists(tag: str) -> bool:
+    """Says whether the engine has an image.
+
+    Raises:
+        ImageBuildError: If no engine answers.
+    """
+    return engine.labels(tag) is not None
+
+
+def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:
+    """Builds an image from its folder here, unless the engine has it as its sources are now.
+
+    Args:
+        name: The folder's name.
+        base: An image with Python 3.11 to start from. Null: see `base_image`.
+        on_line: Takes lines of progress.
+
+    Returns:
+        The image's tag.
+
+    Raises:
+        ImageBuildError: If it cannot be built.
+    """
+    with tempfile.TemporaryDirectory() as folder, locked(f"image-{name}"):
+        root = Path(folder, "sandbox_images")
+        _snapshot(name, root)
+        tag = _tag(name, root)
+        present = engine.labels(tag)
+        if present is not None and base in (None, present.get("kumite.base")):
+            return tag
+        machine = engine.machine()
+        base = base_image(base, machine, on_line)
+        site = _site_image(root / name / "requirements.txt", root / SITE_DOCKERFILE, base, machine, on_line)
+        engine.build(
+            tag,
+            root / name / "Dockerfile",
+            {f"sandbox_images/{path.relative_to(root).as_posix()}": path for path in _sources(name, root)},
+            arguments={"BASE": site},
+            labels={"kumite.image": name, "kumite.base": base},
+            on_line=on_line,
+        )
+    return tag
+
+
+def _site_image(requirements: Path, dockerfile: Path, base: str, machine: str, on_line: OnLine) -> str:
+    """Builds the layers that stay when a toolset changes: the base and the image's packages.
+
+    They are an image of their own because a build sends its whole context to the engine.
+    """
+    digest = hashlib.sha256(engine.image_id(base).encode())
+    digest.update(dockerfile.read_bytes() + requirements.read_bytes())
+    tag = f"kumite-{requirements.parent.name}-site:{digest.hexdigest()[:12]}"
+    if engine.labels(tag) is None:
+        site = site_packages(requirements, machine, on_line)
+        engine.build(tag, dockerfile, {"site": site}, arguments={"BASE": base}, on_line=on_line)
+    return tag
+
+
+def _tag(name: str, root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in [root / SITE_DOCKERFILE, *_sources(name, root)]:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return f"kumite-{name}:{VERSION}-{digest.hexdigest()[:12]}"
+
+
+def _snapshot(name: str, root: Path) -> None:
+    """Copies what an image is built from, so that its tag holds even if a file is edited meanwhile."""
+    for path in [ROOT / SITE_DOCKERFILE, *_sources(name, ROOT)]:
+        copy = root / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def _sources(name: str, root: Path) -> list[Path]:
+    """Returns every file that goes into an image, in a fixed order."""
+    if not (root / name / "Dockerfile").is_file():
+        raise ImageBuildError(f"image {name!r}: there is none of that name, only {', '.join(image_names())}")
+    files = [root / "__init__.py", *(root / "tool_host").rglob("*"), *(root / name).rglob("*")]
+    return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)

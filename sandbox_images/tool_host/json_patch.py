@@ -1,0 +1,63 @@
+"""JSON patches (RFC 6902) between two states: small where little changed, and quick where nothing did."""
+
+from typing import Any
+
+Patch = list[dict[str, Any]]
+
+
+def diff(before: Any, after: Any, path: str = "") -> Patch:
+    """The patch that turns `before` into `after`; both are JSON values, `path` a JSON pointer to them."""
+    if type(before) is type(after):
+        if before == after and not isinstance(before, (dict, list)):
+            return []
+        if isinstance(before, dict):
+            return _diff_objects(before, after, path)
+        if isinstance(before, list):
+            return _diff_arrays(before, after, path)
+    return [{"op": "replace", "path": path, "value": after}]
+
+
+def _diff_objects(before: dict[str, Any], after: dict[str, Any], path: str) -> Patch:
+    patch: Patch = [{"op": "remove", "path": _join(path, key)} for key in before if key not in after]
+    for key, value in after.items():
+        if key not in before:
+            patch.append({"op": "add", "path": _join(path, key), "value": value})
+        else:
+            patch += diff(before[key], value, _join(path, key))
+    return patch
+
+
+def _diff_arrays(before: list[Any], after: list[Any], path: str) -> Patch:
+    """Leaves out what both ends share, pairs up the middle, then removes or adds the rest."""
+    shorter = min(len(before), len(after))
+    start = 0
+    while start < shorter and _same(before[start], after[start]):
+        start += 1
+    end = 0
+    while end < shorter - start and _same(before[-1 - end], after[-1 - end]):
+        end += 1
+    old, new = before[start : len(before) - end], after[start : len(after) - end]
+    paired = min(len(old), len(new))
+    patch: Patch = []
+    for offset in range(paired):
+        patch += diff(old[offset], new[offset], f"{path}/{start + offset}")
+    for offset in reversed(range(paired, len(old))):
+        patch.append({"op": "remove", "path": f"{path}/{start + offset}"})
+    for offset in range(paired, len(new)):
+        patch.append({"op": "add", "path": f"{path}/{start + offset}", "value": new[offset]})
+    return patch
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality as JSON has it, where `true` is not 1 and 1 is not 1.0."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}/{key.replace('~', '~0').replace('/', '~1')}"

@@ -1,0 +1,86 @@
+"""What a session's process is allowed, and what the kernel can tell of its children."""
+
+import ctypes
+import os
+import resource
+import signal
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def adopt_orphans() -> None:
+    """Makes orphaned descendants children of this process, so that none escapes it."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def hide_memory() -> None:
+    """Keeps processes of the same user from tracing this one or reading its memory."""
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """Asks for SIGKILL when the parent dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def children() -> set[int]:
+    """Process ids of this process's children."""
+    pid = os.getpid()
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as listing:
+            return {int(child) for child in listing.read().split()}
+    except OSError:
+        return _children_by_scan(pid)
+
+
+def _children_by_scan(parent: int) -> set[int]:
+    found: set[int] = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.add(int(entry))
+    return found
+
+
+def apply_limits(limits: dict[str, Any]) -> None:
+    """Sets the resource limits of a session's process; its children inherit them."""
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: limits.get("cpu_seconds"),
+        resource.RLIMIT_NOFILE: limits.get("open_files"),
+        resource.RLIMIT_FSIZE: _mebibytes(limits.get("file_size_mb")),
+        resource.RLIMIT_AS: _mebibytes(limits.get("address_space_mb")),
+    }
+    for kind, value in wanted.items():
+        if value is None:
+            continue
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _mebibytes(value: int | None) -> int | None:
+    return None if value is None else value * 1024 * 1024
+
+
+def prefer_to_die() -> None:
+    """When memory runs out, the kernel takes this process before the tool host."""
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # the file belongs to root while memory is hidden
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+            score.write("800")
+    except OSError:
+        pass
+    hide_memory()

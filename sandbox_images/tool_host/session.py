@@ -1,0 +1,139 @@
+"""The child's side of a session: one process, one episode, one socket to the tool host."""
+
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sandbox_images.tool_host import process, wire
+from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
+
+_SOCKET_FD = 3
+
+
+def become_session(
+    channel: socket.socket,
+    toolset: Toolset,
+    prepared: Any,
+    request: dict[str, Any],
+    scratch: Path,
+    limits: dict[str, Any],
+    quiet: bool,
+) -> NoReturn:
+    """Turns this forked process into the session that `request` asks for, and never returns."""
+    status = 1
+    try:
+        os.setsid()
+        process.die_with_parent()
+        process.adopt_orphans()
+        process.prefer_to_die()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        channel = _keep_only(channel, quiet)
+        process.apply_limits(limits)
+        os.chdir(scratch)
+        _serve(channel, toolset, prepared, request, scratch)
+        status = 0
+    except BaseException:  # noqa: BLE001 - a forked child must never unwind into the host's frames
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _keep_only(channel: socket.socket, quiet: bool) -> socket.socket:
+    """Drops every descriptor but the channel: the pipe to the worker is not inherited."""
+    os.dup2(channel.detach(), _SOCKET_FD)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    if quiet:
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+    os.closerange(_SOCKET_FD + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.set_inheritable(_SOCKET_FD, False)
+    return socket.socket(fileno=_SOCKET_FD)
+
+
+def _serve(
+    channel: socket.socket, toolset: Toolset, prepared: Any, request: dict[str, Any], scratch: Path
+) -> None:
+    channel.setblocking(True)
+    try:
+        session = toolset.open(request["task"], prepared, scratch)
+        opened = {
+            "tools": session.tools,
+            "observation": session.observation,
+            "state_id": session.state_id,
+        }
+        begun = wire.encode({"id": request["id"], "ok": True, "result": opened})
+        loop = _Loop(channel, session)
+    except Exception as error:  # noqa: BLE001 - a toolset may raise anything; it becomes the answer
+        channel.sendall(wire.encode(failure(request["id"], "setup", error)))
+        return
+    channel.sendall(begun)
+    loop.run()
+
+
+class _Loop:
+    """Answers requests one after the other until the host hangs up."""
+
+    def __init__(self, channel: socket.socket, session: Session) -> None:
+        self._channel = channel
+        self._session = session
+        self._patches = [session.state_patch()]
+        self._broken: Exception | None = None
+        """What `state_patch` raised, to be told with the next answer."""
+
+    def run(self) -> None:
+        frames = wire.FrameBuffer()
+        while data := self._channel.recv(65536):
+            for body in frames.feed(data):
+                self._answer(wire.decode(body))
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        try:
+            if self._broken is not None:
+                raise self._broken
+            reply = {"id": request["id"], "ok": True, "result": self._result(request)}
+            frame = wire.encode(reply)
+        except Exception as error:  # noqa: BLE001 - see above
+            frame = wire.encode(failure(request["id"], request["op"], error))
+        self._channel.sendall(frame)
+        if request["op"] == "call":
+            self._note_patch()
+
+    def _note_patch(self) -> None:
+        try:
+            self._patches.append(self._session.state_patch())
+        except Exception as error:  # noqa: BLE001 - see above
+            self._broken = error
+
+    def _result(self, request: dict[str, Any]) -> Any:
+        match request["op"]:
+            case "call":
+                return asdict(self._session.call(request["tool"], request["arguments"]))
+            case "state":
+                return self._session.state()
+            case "evaluate":
+                scores = self._session.evaluate(request["trace"])
+                return {**asdict(scores), "patches": self._patches}
+            case "oracle":
+                return self._session.oracle()
+            case other:
+                raise ToolsetError(f"there is no operation {other!r}")
+
+
+def failure(request_id: int, kind: str, error: BaseException) -> dict[str, Any]:
+    """The reply that says an operation failed, with the last frames of the traceback for its author."""
+    frames = "" if isinstance(error, ToolsetError) else "".join(traceback.format_tb(error.__traceback__)[-4:])
+    print(f"{kind}: {type(error).__name__}: {error}\n{frames}", file=sys.stderr)
+    return {
+        "id": request_id,
+        "ok": False,
+        "error": {"kind": kind, "type": type(error).__name__, "message": str(error)[:4000], "trace": frames},
+    }

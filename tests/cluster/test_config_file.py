@@ -1,0 +1,78 @@
+import pytest
+
+from cluster.config_file import load_config
+from cluster.errors import ConfigError
+
+GOOD = """
+environment: {id: agentdojo}
+policy: {kind: oracle}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_defaults_fill_what_a_config_leaves_out(config):
+    loaded = load_config(config(GOOD))
+    assert loaded.samples == 1
+    assert loaded.sandbox.backend == "docker"
+
+
+def test_set_overrides_a_nested_field_with_a_yaml_value(config):
+    loaded = load_config(config(GOOD), ["workers.max=7", "environment.args.suites=[banking]"])
+    assert loaded.workers.max == 7
+    assert loaded.environment.args == {"suites": ["banking"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        (GOOD, ["samlpes=2"], "samlpes: there is no such key; did you mean samples?"),
+        (GOOD, ["workers.mx=2"], "workers.mx: there is no such key; did you mean max?"),
+        (GOOD, ["policy.kind=vlm"], "policy.kind: got 'vlm'; it must be vllm, endpoint or oracle"),
+        (GOOD, ["samples=many"], "samples: input should be a valid integer"),
+        (GOOD, ["samples=many"], "got 'many'"),
+        (GOOD, ["samples=0"], "greater than 0; got 0"),
+        (GOOD, ["sandbox.backend=podman"], "sandbox.backend: input should be 'docker' or 'process'"),
+        (GOOD, ["workers={min: 3, max: 2}"], "workers.min is 3, more than workers.max, 2"),
+        (GOOD, ["samples"], "--set takes dotted.key=value, got 'samples'"),
+        (GOOD, ["name.first=x"], "name: input should be a valid string; got {'first': 'x'}"),
+        ("policy: {kind: oracle}", [], "environment: is missing"),
+        ("- a list", [], "must be a mapping, got list"),
+        ("a: [", [], "is not YAML"),
+        (GOOD, ["policy={kind: vllm, modle: x}"], "policy.modle: there is no such key; did you mean model?"),
+        (GOOD, ["policy={kind: endpoint, model: m, base_url: ftp://x}"], "policy.base_url"),
+    ],
+)
+def test_bad_config_names_the_field_what_was_given_and_what_is_right(config, text, overrides, said):
+    with pytest.raises(ConfigError, match=".*") as raised:
+        load_config(config(text), overrides)
+    assert said in str(raised.value)
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"missing\.yaml cannot be read: No such file"):
+        load_config(tmp_path / "missing.yaml")
+
+
+def test_every_complaint_is_made_at_once(config):
+    with pytest.raises(ConfigError) as raised:
+        load_config(config(GOOD), ["samples=0", "seed=x"])
+    assert "samples:" in str(raised.value)
+    assert "seed:" in str(raised.value)
+
+
+def test_examples_are_good_configs():
+    from pathlib import Path
+
+    examples = sorted(Path(__file__).parents[2].glob("examples/*.yaml"))
+    assert examples
+    for example in examples:
+        load_config(example)

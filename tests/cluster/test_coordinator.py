@@ -1,0 +1,231 @@
+"""The coordinator against a pool that fails on command; dataset and records are the real ones."""
+
+import asyncio
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from cluster.config import RunConfig
+from cluster.coordinator import Coordinator
+from cluster.dataset import Dataset
+from cluster.errors import RunError
+from cluster.progress import Progress
+from cluster.shards import iterate_episodes
+from cluster.worker_pool import WorkerDied
+from workers.records import (
+    EpisodeError,
+    EpisodeRecord,
+    EpisodeResult,
+    EpisodeSpec,
+    TaskLabels,
+    Timings,
+    Usage,
+    episode_id,
+)
+
+
+def specs(count):
+    return [
+        EpisodeSpec(
+            episode_id=episode_id("e", f"t{i}", 0),
+            task_id=f"t{i}",
+            group_id=f"r/t{i}",
+            sample_index=0,
+            row={"prompt": [{"role": "user", "content": "go"}]},
+        )
+        for i in range(count)
+    ]
+
+
+def result(spec, *, status="finished", failure=None):
+    failed = status == "failed"
+    error = EpisodeError(stage="tools", kind="sandbox", type="SandboxDied", message="it died") if failed else None
+    record = EpisodeRecord(
+        episode_id=spec.episode_id,
+        task_id=spec.task_id,
+        group_id=spec.group_id,
+        sample_index=0,
+        run_id="r",
+        environment="e",
+        status=status,
+        reward=None if failed else 1.0,
+        error=error,
+        messages=[],
+        steps=[],
+        model="m",
+        usage=Usage(),
+        timings=Timings(),
+        attempt=spec.attempt,
+        started_at=0.0,
+        worker_id="w",
+        node_id="n",
+    )
+    return EpisodeResult(
+        episode_id=spec.episode_id,
+        status=status,
+        failure=failure,
+        reward=record.reward,
+        metrics={},
+        error_stage="tools" if failed else None,
+        labels=TaskLabels(),
+        usage=Usage(),
+        timings=Timings(),
+        record=record.model_dump_json(),
+    )
+
+
+class Pool:
+    """Plays as `act` says; remembers how much was in flight."""
+
+    def __init__(self, act, capacity=4):
+        self.act = act
+        self.capacity = capacity
+        self.in_flight = self.most = 0
+        self.played = []
+
+    async def play(self, unit):
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        self.played += [spec.task_id for spec in unit]
+        try:
+            await asyncio.sleep(0)
+            return await self.act(unit)
+        finally:
+            self.in_flight -= 1
+
+
+@pytest.fixture
+async def dataset(tmp_path):
+    async with await Dataset.open(tmp_path / "r", "r") as opened:
+        yield opened
+
+
+def coordinator(pool, dataset, **episode):
+    config = RunConfig.model_validate(
+        {"environment": {"id": "e"}, "policy": {"kind": "oracle"}, "episode": episode}
+    )
+    progress = Progress(Console(file=io.StringIO()))
+    return Coordinator(config, pool, dataset, progress, "r", "m")
+
+
+async def recorded(dataset):
+    await dataset.commit()
+    tables = list(iterate_episodes(dataset.run_dir, ["task_id", "status", "attempt", "error", "reward"]))
+    return {row["task_id"]: row for table in tables for row in table.to_pylist()}
+
+
+async def test_every_episode_is_recorded_and_no_more_are_in_flight_than_fit(dataset):
+    async def act(unit):
+        return [result(spec) for spec in unit]
+
+    pool = Pool(act, capacity=4)
+    await coordinator(pool, dataset).run([spec] for spec in specs(25))
+    assert len(await recorded(dataset)) == 25
+    assert pool.most <= 4
+
+
+async def test_units_are_made_only_as_there_is_room(dataset):
+    made = 0
+
+    def units():
+        nonlocal made
+        for spec in specs(40):
+            made += 1
+            yield [spec]
+
+    gate = asyncio.Event()
+
+    async def act(unit):
+        await gate.wait()
+        return [result(spec) for spec in unit]
+
+    pool = Pool(act, capacity=3)
+    running = asyncio.create_task(coordinator(pool, dataset).run(units()))
+    while pool.in_flight < 3:
+        await asyncio.sleep(0.01)
+    assert made <= 4
+    gate.set()
+    await running
+    assert made == 40
+
+
+async def test_an_episode_whose_sandbox_died_is_played_again(dataset):
+    async def act(unit):
+        [spec] = unit
+        return [result(spec, status="failed", failure="sandbox") if spec.attempt == 1 else result(spec)]
+
+    await coordinator(Pool(act), dataset, attempts={"sandbox": 2, "worker": 2}).run([specs(1)])
+    [row] = (await recorded(dataset)).values()
+    assert (row["status"], row["attempt"]) == ("finished", 2)
+
+
+async def test_an_episode_that_fails_by_itself_is_not_played_again(dataset):
+    async def act(unit):
+        return [result(spec, status="failed") for spec in unit]
+
+    pool = Pool(act)
+    await coordinator(pool, dataset, attempts={"sandbox": 3}).run([specs(1)])
+    assert pool.played == ["t0"]
+    assert (await recorded(dataset))["t0"]["reward"] is None
+
+
+async def test_an_episode_that_kills_its_worker_each_time_is_recorded_as_failed(dataset):
+    async def act(unit):
+        if unit[0].task_id == "t1":
+            raise WorkerDied("worker-0001 died: SIGKILL")
+        return [result(spec) for spec in unit]
+
+    pool = Pool(act)
+    await coordinator(pool, dataset, attempts={"sandbox": 2, "worker": 2}).run([spec] for spec in specs(3))
+    rows = await recorded(dataset)
+    assert pool.played.count("t1") == 2
+    assert rows["t1"]["status"] == "failed"
+    assert rows["t1"]["error"]["stage"] == "worker"
+    assert "SIGKILL" in rows["t1"]["error"]["message"]
+    assert rows["t0"]["status"] == rows["t2"]["status"] == "finished"
+
+
+async def test_a_group_is_played_again_as_a_whole(dataset):
+    async def act(unit):
+        failed = unit[0].attempt == 1
+        return [
+            result(spec, status="failed", failure="sandbox") if failed and i == 0 else result(spec)
+            for i, spec in enumerate(unit)
+        ]
+
+    pool = Pool(act)
+    await coordinator(pool, dataset, attempts={"sandbox": 2, "worker": 2}).run([specs(3)])
+    assert len(pool.played) == 6
+    assert {row["attempt"] for row in (await recorded(dataset)).values()} == {2}
+
+
+async def test_a_run_without_workers_ends_with_their_error(dataset):
+    async def act(unit):
+        raise RunError("there is no worker left")
+
+    with pytest.raises(RunError, match="no worker left"):
+        await asyncio.wait_for(coordinator(Pool(act, capacity=1), dataset).run([s] for s in specs(9)), 20)
+
+
+async def test_cancelling_keeps_what_had_ended(dataset):
+    stuck = asyncio.Event()
+
+    async def act(unit):
+        if unit[0].task_id == "t2":
+            stuck.set()
+            await asyncio.Event().wait()
+        return [result(spec) for spec in unit]
+
+    running = asyncio.create_task(coordinator(Pool(act, capacity=1), dataset).run([s] for s in specs(9)))
+    await stuck.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert set(await recorded(dataset)) == {"t0", "t1"}
+
+
+async def test_records_are_lines_of_json(dataset):
+    assert "\n" not in result(specs(1)[0]).record
+    json.loads(result(specs(1)[0]).record)

@@ -1,0 +1,73 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import episode, result
+
+from cluster import docs
+from cluster.config import RunConfig
+from cluster.dataset import Dataset
+from cluster.schemas import EPISODES, STEPS
+from workers.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "path", [docs.FOLDER / "config.md", docs.FOLDER / "dataset.md"], ids=lambda p: p.name
+)
+def test_page_is_what_the_models_say(path: Path):
+    assert path.read_text() == docs.pages()[path], "stale: run `python -m cluster.docs`"
+
+
+def keys(model: type[Settings], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, info in model.model_fields.items():
+        assert info.description, f"{model.__name__}.{name} has no docstring"
+        found.add(f"{prefix}{name}")
+        for inner in docs.models_in(info.annotation, Settings):
+            found |= keys(inner, f"{prefix}{name}.")
+    return found
+
+
+def test_config_page_lists_every_key_with_type_and_default():
+    page = docs.config_page()
+    for key in keys(RunConfig):
+        assert f"| `{key}` | " in page
+    for kind in ("vllm", "endpoint", "oracle"):
+        assert f"## `policy`, kind `{kind}`\n" in page
+    assert "| `policy.sampling.top_p` | number (above 0, at most 1) or null | `null` |" in page
+    assert '| `sandbox.backend` | `docker` or `process` | `"docker"` |' in page
+    assert "| `environment.id` | text | required |" in page
+
+
+def test_dataset_page_lists_every_column_with_its_type():
+    page = (docs.FOLDER / "dataset.md").read_text()
+    for name in {*EPISODES.names, *STEPS.names}:
+        assert f"| `{name}` | " in page
+    assert "| `reward` | float64 or null |" in page
+    assert "| `completion_logprobs` | list of float32 or null |" in page
+    assert "| `metrics` | JSON text |" in page
+    assert "| `messages[].tool_calls[].function.name` | string |" in page
+
+
+def test_dataset_page_without_its_markers_is_an_error():
+    with pytest.raises(ValueError, match="<!-- columns: episodes -->"):
+        docs.dataset_page("# The dataset")
+
+
+async def test_code_of_the_dataset_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = tmp_path / "run"
+    async with await Dataset.open(run, "run-1") as dataset:
+        await dataset.append(result(episode(0), {"base": '{"owner": "Emma"}'}))
+        await dataset.append(result(episode(1)))
+        await dataset.commit()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    names: dict[str, Any] = {"run": run}
+    for block in re.findall(r"```python\n(.*?)```", (docs.FOLDER / "dataset.md").read_text(), re.DOTALL):
+        exec(block, names)
+    assert [list(names["states_of"](row)) for row in names["episodes"]] == 2 * [
+        [{"owner": "Emma", "paid": 0}, {"owner": "Emma", "paid": 1}, {"owner": "Emma", "paid": 2}]
+    ]

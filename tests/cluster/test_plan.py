@@ -1,0 +1,61 @@
+import pytest
+
+from cluster.config import RunConfig
+from cluster.errors import ConfigError
+from cluster.plan import Plan
+from workers.records import episode_id
+
+
+class FakeEnvironment:
+    toolset = None
+
+    def __init__(self, tasks, needs_groups=False):
+        self.needs_groups = needs_groups
+        self._rows = [{"example_id": i, "prompt": [], "info": {"task_id": f"t{i}"}} for i in range(tasks)]
+
+    def rows(self):
+        return self._rows
+
+
+def config(**fields):
+    return RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}, **fields})
+
+
+def ids(plan):
+    return [spec.task_id for unit in plan.units() for spec in unit]
+
+
+def test_every_task_is_sampled_as_often_as_asked():
+    plan = Plan(config(samples=3), FakeEnvironment(4), "r")
+    specs = [spec for unit in plan.units() for spec in unit]
+    assert plan.episodes == len(specs) == 12
+    assert len({spec.episode_id for spec in specs}) == 12
+    assert {(spec.task_id, spec.sample_index) for spec in specs} == {
+        (f"t{task}", sample) for task in range(4) for sample in range(3)
+    }
+
+
+def test_episode_identity_does_not_depend_on_the_run():
+    one, other = (next(Plan(config(), FakeEnvironment(1), run).units())[0] for run in ("a", "b"))
+    assert one.episode_id == other.episode_id == episode_id("e", "t0", 0)
+    assert one.group_id != other.group_id
+
+
+def test_the_same_seed_gives_the_same_order_and_another_another():
+    orders = [ids(Plan(config(shuffle=True, seed=s), FakeEnvironment(50), "r")) for s in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_limit_takes_the_first_tasks():
+    assert ids(Plan(config(limit=2), FakeEnvironment(9), "r")) == ["t0", "t1"]
+
+
+def test_an_environment_that_scores_groups_gets_them_whole():
+    units = list(Plan(config(samples=4), FakeEnvironment(2, needs_groups=True), "r").units())
+    assert [len(unit) for unit in units] == [4, 4]
+
+
+def test_a_selection_of_nothing_is_an_error():
+    with pytest.raises(ConfigError, match=r"environment\.args: they select no task"):
+        Plan(config(), FakeEnvironment(0), "r")

@@ -1,0 +1,156 @@
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from synthetic import bare_step, episode, failed_episode, line, result, write_segment
+
+from cluster.dataset import Dataset
+from cluster.manifest import Manifest, ManifestError, write_manifest
+from cluster.summary import Seconds, Summary, SummaryRow, summarise, write_summary
+from cluster.summary_view import render
+from workers.records import EpisodeError, EpisodeRecord, Timings, Usage
+
+
+async def run_of(run_dir: Path, records: list[EpisodeRecord], *, journalled: int = 0) -> Path:
+    """A run folder with these episodes, the last so many of them in the journal alone."""
+    async with await Dataset.open(run_dir, "run-1") as dataset:
+        for record in records[: len(records) - journalled]:
+            await dataset.append(result(record))
+        await dataset.commit()
+        for record in records[len(records) - journalled :]:
+            await dataset.append(result(record))
+    return run_dir
+
+
+def metrics(utility: float | None, attack_success: float | None = None) -> str:
+    return json.dumps({"utility": utility, "attack_success": attack_success})
+
+
+ATTACK = {"attack": "direct", "injection_task": "injection_task_0"}
+EPISODES = [
+    episode(0, metrics=metrics(1.0), reward=1.0),
+    episode(1, metrics=metrics(0.0), reward=0.0),
+    episode(2, metrics=metrics(1.0, 1.0), reward=0.25, **ATTACK),
+    episode(3, metrics=metrics(1.0, 0.0), reward=0.75, **ATTACK),
+    failed_episode(4, **ATTACK),
+    episode(5, suite="travel", user_task=None, injection_task="injection_task_1", metrics=metrics(None, 1.0)),
+    failed_episode(6, suite="travel", error=EpisodeError(stage="policy", kind="policy", type="PolicyError", message="")),
+]
+
+
+@pytest.mark.parametrize("journalled", [0, 3, 7])
+async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalled: int):
+    summary = summarise(await run_of(tmp_path, EPISODES, journalled=journalled), planned=9, wall_seconds=3.5)
+    assert summary == Summary(
+        run_id="run-1",
+        environment="agentdojo",
+        planned=9,
+        finished=5,
+        failed=2,
+        failures={"policy": 1, "setup": 1},
+        reward=0.6,
+        metrics={"utility": 0.75, "attack_success": 2 / 3},
+        rows=[
+            row("banking", "benign", 2, 0, reward=0.5, utility=0.5),
+            row("banking", "attack", 3, 1, reward=0.5, utility=1.0, attack_success=0.5),
+            row("travel", "benign", 1, 1),
+            row("travel", "injection", 1, 0, reward=1.0, attack_success=1.0),
+        ],
+        seconds={
+            stage: Seconds(mean=seconds, p50=seconds, p95=seconds)
+            for stage, seconds in EPISODES[0].timings.model_dump().items()
+        },
+        prompt_tokens=70,
+        completion_tokens=14,
+        wall_seconds=3.5,
+        episodes_per_second=2.0,
+    )
+
+
+def row(
+    suite: str,
+    mode: str | None,
+    episodes: int,
+    failed: int,
+    reward: float | None = None,
+    utility: float | None = None,
+    attack_success: float | None = None,
+) -> SummaryRow:
+    return SummaryRow.model_validate(locals())
+
+
+async def test_error_is_never_a_score(tmp_path: Path):
+    scored_failure = failed_episode(1, reward=1.0, metrics=metrics(1.0, 1.0), **ATTACK)
+    summary = summarise(await run_of(tmp_path, [scored_failure]))
+    assert (summary.reward, summary.metrics, summary.seconds) == (None, {}, {})
+    assert summary.rows == [row("banking", "attack", 1, 1)]
+
+
+async def test_environment_without_suites_is_one_row(tmp_path: Path):
+    changes = {"environment": "counting", "suite": None, "user_task": None, "metrics": '{"exact": 0.5}'}
+    records = [episode(number, **changes) for number in range(3)]
+    summary = summarise(await run_of(tmp_path, records))
+    assert summary.rows == [row("counting", None, 3, 0, reward=1.0)]
+    assert summary.metrics == {"exact": 0.5}
+
+
+async def test_seconds_are_those_of_finished_episodes(tmp_path: Path):
+    records = [episode(number, timings=Timings(total=float(number))) for number in range(101)]
+    records.append(failed_episode(101, timings=Timings(total=1000.0)))
+    total = summarise(await run_of(tmp_path, records)).seconds["total"]
+    assert (total.mean, total.p50, total.p95) == (50.0, 50.0, 95.0)
+
+
+async def test_planned_and_wall_time_come_from_the_manifest(tmp_path: Path):
+    async with await Dataset.open(tmp_path, "run-1") as dataset:
+        await dataset.set_planned(4)
+        await dataset.append(result(episode(0)))
+        await dataset.commit(wall_seconds=0.5)
+    summary = summarise(tmp_path)
+    assert (summary.planned, summary.wall_seconds, summary.episodes_per_second) == (4, 0.5, 2.0)
+
+
+def test_run_at_work_is_summarised_up_to_its_torn_tail(tmp_path: Path):
+    write_manifest(tmp_path, Manifest(run_id="run-1"))
+    segment = write_segment(tmp_path / "journal" / "000001.jsonl", [episode(0, steps=[bare_step(0, True)])])
+    with segment.open("ab") as file:
+        file.write(line(episode(1).model_dump_json())[:-10])
+    assert summarise(tmp_path).finished == 1
+
+
+async def test_run_without_episodes_has_a_summary(tmp_path: Path):
+    summary = summarise(await run_of(tmp_path, []), wall_seconds=1.0)
+    assert (summary.environment, summary.finished, summary.rows) == (None, 0, [])
+    assert "no episode has ended" in shown(summary)
+
+
+def test_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(ManifestError, match="holds no run"):
+        summarise(tmp_path)
+
+
+async def test_written_summary_reads_back(tmp_path: Path):
+    summary = summarise(await run_of(tmp_path, EPISODES))
+    path = write_summary(tmp_path, summary)
+    assert path == tmp_path / "summary.json"
+    assert Summary.model_validate_json(path.read_bytes()) == summary
+
+
+def shown(summary: Summary) -> str:
+    console = Console(width=110)
+    with console.capture() as capture:
+        console.print(render(summary))
+    return capture.get()
+
+
+async def test_view_shows_scores_failures_and_times(tmp_path: Path):
+    records = [*EPISODES, episode(7, usage=Usage(prompt_tokens=1_000_000), metrics='{"turns": 2.0}')]
+    text = shown(summarise(await run_of(tmp_path, records), planned=9, wall_seconds=4.0))
+    assert "8 of 9 episodes: 6 finished, 2 failed (policy 1, setup 1)" in text
+    assert "1,000,070 prompt tokens, 14 sampled; 4.0 s, 2.00 episodes/s" in text
+    lines = [text_line.split() for text_line in text.splitlines()]
+    assert ["banking", "attack", "3", "1", "0.500", "1.000", "0.500"] in lines
+    assert ["travel", "benign", "1", "1", "–", "–", "–"] in lines
+    assert ["p95", "1.000", "2.000", "3.000", "4.000", "5.000", "15.000"] in lines
+    assert "metrics: turns 2.000" in text

@@ -1,0 +1,136 @@
+"""`ray job submit --working-dir .` to a head that asks for its token, as docs/cluster.md tells users to."""
+
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import pytest
+import yaml
+from ray._private.ray_constants import get_runtime_env_default_excludes
+from ray._private.runtime_env.packaging import create_package
+
+from cluster.summary import summarise
+from tests.helpers import slow_environment
+from tests.helpers.ray_head import RayHead, ray_head
+
+PROJECT = Path(__file__).resolve().parents[2]
+LINE = re.compile(r"^episodes (\d+)/(\d+), in flight \d+, .*$", re.MULTILINE)
+SECONDS, TASKS, AT_ONCE = 5.0, 400, 8
+"""An episode lasts longer than the 3 s that Ray by itself leaves a stopped job."""
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def head() -> Generator[RayHead]:
+    with ray_head(cpus=4, job_stop_wait=60) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's checkout, with the things beside the code that must not be uploaded."""
+    tree = tmp_path_factory.mktemp("checkout")
+    for folder in ("cluster", "workers", "sandbox_images", "examples"):
+        shutil.copytree(PROJECT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (".gitignore", "pyproject.toml"):
+        shutil.copy(PROJECT / file, tree)
+    for heavy in (".git/objects/pack", ".venv/lib/torch.so", "runs/old/episodes/1.parquet", ".ruff_cache/1"):
+        (tree / heavy).parent.mkdir(parents=True)
+        (tree / heavy).write_bytes(b"\0" * 2**20)
+    slow = tree / "slow"
+    slow.mkdir()
+    shutil.copy(slow_environment.__file__, slow)
+    config = {
+        "name": "slow",
+        "environment": {"id": "slow_environment.py", "args": {"tasks": TASKS, "seconds": SECONDS}},
+        "policy": {"kind": "oracle"},
+        "workers": {"min": 1, "max": 1, "episodes_per_worker": AT_ONCE},
+        "episode": {"drain_seconds": 20.0},
+    }
+    (slow / "slow.yaml").write_text(yaml.safe_dump(config))
+    return tree
+
+
+def episode_ids(run: Path) -> list[str]:
+    shards = sorted((run / "episodes").glob("*.parquet"))
+    return [id for shard in shards for id in parquet.read_table(shard)["episode_id"].to_pylist()]
+
+
+def test_upload_is_the_code_alone(tree: Path, tmp_path: Path) -> None:
+    package = tmp_path / "package.zip"
+    excludes = get_runtime_env_default_excludes()
+    create_package(str(tree), package, include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(package) as archive:
+        names = archive.namelist()
+    assert {name.partition("/")[0] for name in names} == {
+        *("cluster", "workers", "sandbox_images", "examples", "slow"),
+        *(".gitignore", "pyproject.toml"),
+    }
+    assert package.stat().st_size < 2 * 2**20
+
+
+def test_submitted_run_tells_its_progress_in_lines_and_leaves_a_dataset(
+    head: RayHead, tree: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    entrypoint = ["python", "-m", "cluster", "run", "examples/countdown.yaml", "--out", str(run)]
+    done = head.ray("submit", "--working-dir", ".", "--", *entrypoint, timeout=240, cwd=tree)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ workers" in done.stdout
+    progress = LINE.findall(done.stdout)
+    assert progress and progress[-1] == ("32", "32"), done.stdout
+    assert len(set(episode_ids(run))) == len(episode_ids(run)) == 32
+    summary = summarise(run)
+    assert (summary.planned, summary.finished, summary.failed) == (32, 32, 0)
+
+
+def test_job_stop_lets_episodes_in_flight_finish_and_commits(
+    head: RayHead, tree: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = f"stop-{tmp_path.name}"
+    entrypoint = ["python", "-m", "cluster", "run", "slow/slow.yaml", "--out", str(run)]
+    submitted = head.ray(
+        *("submit", "--no-wait", "--submission-id", job, "--working-dir", ".", "--", *entrypoint),
+        timeout=60,
+        cwd=tree,
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    logs = wait_for_line(head, job)
+    assert "SIGTERM" not in logs
+
+    stopped = head.ray("stop", job, timeout=120)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "was stopped" in stopped.stdout
+    logs = head.ray("logs", job, timeout=60).stdout
+    assert "SIGTERM" in logs and str(run) in logs, logs
+    before = int(LINE.findall(logs.partition("SIGTERM")[0])[-1][0])
+    ids = episode_ids(run)
+    assert len(set(ids)) == len(ids)
+    assert before + AT_ONCE <= len(ids) < TASKS, logs
+    assert not any((run / "journal").iterdir())
+    assert summarise(run).failed == 0
+
+
+def test_wrong_token_is_turned_away(head: RayHead, tree: Path) -> None:
+    stranger = RayHead(head.address, head.environment | {"RAY_AUTH_TOKEN": "wrong"})
+    refused = stranger.ray("submit", "--working-dir", ".", "--", "true", timeout=60, cwd=tree)
+    assert refused.returncode != 0
+    assert "Invalid authentication token" in refused.stdout + refused.stderr
+
+
+def wait_for_line(head: RayHead, job: str, seconds: float = 120.0) -> str:
+    """The job's log, once it has told of an episode."""
+    deadline = time.monotonic() + seconds
+    while True:
+        logs = head.ray("logs", job, timeout=60).stdout
+        if LINE.search(logs):
+            return logs
+        if time.monotonic() > deadline or "failed" in head.ray("status", job, timeout=60).stdout:
+            pytest.fail(f"the job tells of no episode: {logs}")
+        time.sleep(0.5)

@@ -1,0 +1,143 @@
+"""Frames as both ends of the pipe cut and read them."""
+
+import json
+import random
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox_images.tool_host import wire as inner
+from workers.sandbox import wire as outer
+
+ERRORS = (inner.WireError, outer.ProtocolError)
+both_ends = pytest.mark.parametrize("wire", [inner, outer], ids=["tool host", "worker"])
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(), inside, max_size=4),
+    max_leaves=20,
+)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@both_ends
+@given(messages=st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=5), seed=st.integers())
+def test_frames_survive_any_tearing(wire: ModuleType, messages: list[dict[str, Any]], seed: int) -> None:
+    stream = b"".join(wire.encode(message) for message in messages)
+    cuts = random.Random(seed)
+    frames = wire.FrameBuffer()
+    received: list[Any] = []
+    while stream:
+        size = cuts.randint(1, 9)
+        received += [json.loads(body) for body in frames.feed(stream[:size])]
+        stream = stream[size:]
+    assert received == messages
+
+
+@both_ends
+def test_frame_is_not_read_before_it_is_complete(wire: ModuleType) -> None:
+    frame = wire.encode({"id": 1})
+    frames = wire.FrameBuffer()
+    assert list(frames.feed(frame[:-1])) == []
+    assert list(frames.feed(frame[-1:])) == [b'{"id":1}']
+
+
+@both_ends
+def test_frame_over_the_limit_is_refused_by_its_header_alone(wire: ModuleType) -> None:
+    with pytest.raises(ERRORS, match=f"{wire.MAX_FRAME + 1} bytes is over the limit of {wire.MAX_FRAME}"):
+        list(wire.FrameBuffer().feed(wire.HEADER.pack(wire.MAX_FRAME + 1)))
+
+
+@both_ends
+def test_message_over_the_limit_is_not_encoded(wire: ModuleType) -> None:
+    with pytest.raises(ERRORS, match="over the limit"):
+        wire.encode({"id": 1, "text": "x" * wire.MAX_FRAME})
+
+
+def test_ends_agree_on_the_limit_and_the_header() -> None:
+    assert (inner.MAX_FRAME, inner.HEADER.format) == (outer.MAX_FRAME, outer.HEADER.format)
+
+
+@both_ends
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"1", b"null", b'"text"', b"\xff\xfe", b'{"id":1}{', b"[" * 100_000]
+)
+def test_body_that_is_no_object_is_refused(wire: ModuleType, body: bytes) -> None:
+    with pytest.raises(ERRORS):
+        wire.decode(body)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"id": 1},
+        {"ok": True},
+        {"id": "1", "ok": True},
+        {"id": True, "ok": True},
+        {"id": 1.0, "ok": True},
+        {"id": 1, "ok": 1},
+        {"id": 1, "ok": False},
+        {"id": 1, "ok": False, "error": None},
+        {"id": 1, "ok": False, "error": "no"},
+        {"id": 1, "ok": False, "error": {"kind": "call"}},
+        {"id": 1, "ok": False, "error": {"kind": "call", "type": "E", "message": 1, "trace": ""}},
+        {"id": 1, "ok": True, "more": 1},
+    ],
+)
+def test_object_that_is_no_reply_is_refused_by_both_ends(reply: dict[str, Any]) -> None:
+    """The tool host ends a session that says such a thing; to the worker, its sandbox is dead."""
+    with pytest.raises(inner.WireError):
+        inner.decode_reply(json.dumps(reply).encode())
+    with pytest.raises(outer.ProtocolError):
+        outer.decode(json.dumps(reply).encode())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"id": 1, "ok": True},
+        {"id": 1, "ok": True, "result": {"a": [1, None]}},
+        {"id": 1, "ok": False, "error": {"kind": "call", "type": "E", "message": "m", "trace": ""}},
+    ],
+)
+def test_reply_is_taken_by_both_ends(reply: dict[str, Any]) -> None:
+    assert inner.decode_reply(json.dumps(reply).encode())["id"] == 1
+    assert outer.decode(json.dumps(reply).encode()).id == 1
+
+
+def test_reply_that_the_tool_host_takes_is_not_too_deep_for_the_worker() -> None:
+    def deep(depth: int) -> bytes:
+        return json.dumps({"id": 1, "ok": True, "result": nested(depth)}).encode()
+
+    inner.decode_reply(deep(inner.MAX_DEPTH - 1))
+    outer.decode(deep(inner.MAX_DEPTH - 1))
+    with pytest.raises(inner.WireError, match="nested"):
+        inner.decode_reply(deep(inner.MAX_DEPTH + 1))
+
+
+def test_request_too_deep_for_the_tool_host_is_not_sent() -> None:
+    outer.encode({"id": 1, "arguments": nested(outer.MAX_DEPTH - 1)})
+    for depth in (outer.MAX_DEPTH + 1, 5_000):
+        with pytest.raises(outer.ProtocolError, match="nested"):
+            outer.encode({"id": 1, "arguments": nested(depth)})
+
+
+def test_brackets_in_text_are_no_nesting() -> None:
+    text = "[" * 10_000 + '"\\' * 500
+    assert json.loads(outer.encode({"text": text})[4:])["text"] == text
+    assert inner.decode_reply(inner.encode({"id": 1, "ok": True, "result": text})[4:])["result"] == text
+
+
+def test_text_that_is_no_unicode_leaves_the_sandbox_as_unicode() -> None:
+    frame = inner.encode({"id": 1, "ok": True, "result": "half \ud83d, whole 😀"})
+    assert json.loads(frame[4:].decode("utf-8"))["result"] == "half ?, whole 😀"

@@ -1,0 +1,100 @@
+"""The defenses of one episode at work; whatever a defense raises is the defense's failure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import verifiers as vf
+
+from workers.environments.agentdojo_defenses import AbortEpisode, Defense, Exchange, ToolOutput
+from workers.errors import DefenseError
+
+
+class Guard:
+    """Leads one episode past every defense, in their order.
+
+    Args:
+        defenses: The defenses; other episodes use the same objects.
+        task: What the user asks for in this one.
+    """
+
+    def __init__(self, defenses: Sequence[Defense], task: str) -> None:
+        self._defenses = [(defense, Exchange(task)) for defense in defenses]
+        self._asking = [(defense, exchange) for defense, exchange in self._defenses if defense.question]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Guard":
+        return self  # verifiers copies the state that carries us
+
+    def question(self, number: int) -> str | None:
+        """What the policy is asked before it acts, by number; None where there is no such question."""
+        return self._asking[number][0].question if number < len(self._asking) else None
+
+    def tools(self, tools: Sequence[vf.Tool]) -> list[vf.Tool]:
+        """The tools that are left by the defenses that need not ask the policy.
+
+        Raises:
+            DefenseError: A defense raised.
+        """
+        for defense, exchange in self._defenses:
+            if not defense.question:
+                tools = _filtered(defense, tools, None, exchange)
+        return list(tools)
+
+    def tools_after(self, number: int, messages: vf.Messages, tools: Sequence[vf.Tool]) -> list[vf.Tool]:
+        """The tools that are left when the policy has answered a question with the last of the messages.
+
+        Raises:
+            DefenseError: A defense raised.
+        """
+        self._hear(messages)
+        defense, exchange = self._asking[number]
+        content = messages[-1].content
+        return _filtered(defense, tools, content if isinstance(content, str) else None, exchange)
+
+    async def inspect(self, outputs: Sequence[ToolOutput], messages: vf.Messages) -> str | None:
+        """Shows the outputs of a turn to the defenses, which may change them.
+
+        Returns:
+            The last words of an episode that a defense ends; None where it goes on.
+
+        Raises:
+            DefenseError: A defense raised.
+        """
+        self._hear(messages)
+        for output in reversed(outputs):
+            for defense, exchange in self._defenses:
+                try:
+                    await defense.tool_result(output, exchange)
+                except AbortEpisode as abort:
+                    return str(abort)
+                except Exception as error:
+                    raise DefenseError(defense, "tool_result", error) from error
+        return None
+
+    def reminders(self) -> list[str]:
+        """User messages to put behind the tool results.
+
+        Raises:
+            DefenseError: A defense raised.
+        """
+        said: list[str] = []
+        for defense, exchange in self._defenses:
+            try:
+                reminder = defense.reminder(exchange)
+            except Exception as error:
+                raise DefenseError(defense, "reminder", error) from error
+            if reminder is not None:
+                said.append(reminder)
+        return said
+
+    def _hear(self, messages: vf.Messages) -> None:
+        for _, exchange in self._defenses:
+            exchange.messages = messages
+
+
+def _filtered(
+    defense: Defense, tools: Sequence[vf.Tool], answer: str | None, exchange: Exchange
+) -> list[vf.Tool]:
+    try:
+        return list(defense.filter_tools(tools, answer, exchange))
+    except Exception as error:
+        raise DefenseError(defense, "filter_tools", error) from error

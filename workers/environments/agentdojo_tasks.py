@@ -1,0 +1,251 @@
+"""Which AgentDojo tasks a config selects, as dataset rows."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from workers.errors import EnvironmentLoadError
+from workers.settings import Settings
+
+Mode = Literal["benign", "attack", "injection"]
+_ROOT = Path(__file__).resolve().parents[2]
+_CATALOG_TIMEOUT = 120
+
+
+class TaskSelection(Settings):
+    """Which tasks: the part of `environment.args` that names them."""
+
+    version: str = "v1.2.2"
+    """Benchmark version, as AgentDojo registers it."""
+    suites: list[str] | None = None
+    """Suites to play: `banking`, `slack`, `travel`, `workspace`, or the import path of a `TaskSuite` of
+    your own, `package.module:suite`. Null: AgentDojo's four."""
+    user_tasks: list[str] | None = None
+    """User tasks to play, in every suite that has them. Null: all."""
+    injection_tasks: list[str] | None = None
+    """Injection tasks to play, in every suite that has them. Null: all. A denial-of-service attack takes
+    the suite's first one, whatever is named here, as AgentDojo does: the goal plays no part in it."""
+    mode: list[Mode] = Field(default=["benign"], min_length=1)
+    """`benign`: each user task alone. `attack`: each user task with each injection task's goal injected.
+    `injection`: each injection task alone, as if the user had asked for it. One of them, or a list."""
+    attack: str | None = None
+    """Attack for mode `attack`: its name in AgentDojo's registry, or the import path of a `BaseAttack`
+    subclass of your own, `package.module:Class`."""
+    attack_model: str | None = None
+    """Name under which AgentDojo knows the attacked model, for attacks that call their target by name.
+    Null: the policy's own name, which AgentDojo must know then. `local` stands for any other model."""
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+def catalog(
+    version: str,
+    suites: Iterable[str] | None = None,
+    attack: str | None = None,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """What AgentDojo has in a version, and what of a user's own is asked for beside it.
+
+    Args:
+        version: The version.
+        suites: Suites; those that are import paths are looked up.
+        attack: An attack; looked up if it is an import path.
+        folder: Where to look for modules that are not installed.
+
+    Raises:
+        EnvironmentLoadError: AgentDojo cannot be read, has no such version, or a user's own module does
+            not import.
+    """
+    own_suites = tuple(path for path in suites or () if ":" in path)
+    return _catalog(version, own_suites, attack if attack and ":" in attack else None, folder)
+
+
+@cache
+def _catalog(
+    version: str, suites: tuple[str, ...], attack: str | None, folder: Path | None
+) -> dict[str, Any]:
+    request = {
+        "version": version,
+        "suites": suites,
+        "attack": attack,
+        "search_path": str(folder.resolve()) if folder else None,
+    }
+    command = [sys.executable, "-m", "sandbox_images.agentdojo.catalog", json.dumps(request)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_CATALOG_TIMEOUT, check=True
+        )
+    except subprocess.SubprocessError as error:
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
+        raise EnvironmentLoadError(f"AgentDojo's tasks cannot be read: {' '.join(said)}") from error
+    found = json.loads(done.stdout)
+    if version not in found["versions"]:
+        raise EnvironmentLoadError(
+            f"environment.args.version: AgentDojo has no version {version!r}; it has "
+            f"{', '.join(found['versions'])}"
+        )
+    for field, message in found["problems"].items():
+        raise EnvironmentLoadError(f"environment.args.{field}: {message}")
+    return found
+
+
+def rows(
+    selection: TaskSelection,
+    system_message: str | None = None,
+    policy: str | None = None,
+    folder: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Dataset rows of the selected tasks, suite by suite, in AgentDojo's order.
+
+    Args:
+        selection: Which tasks.
+        system_message: In place of AgentDojo's own.
+        policy: Name of the model that plays.
+        folder: Where to look for modules that are not installed.
+
+    Raises:
+        EnvironmentLoadError: The selection names something that AgentDojo does not have.
+    """
+    known = catalog(selection.version, selection.suites, selection.attack, folder)
+    _check(selection, known)
+    model = _attack_model(selection, known, policy)
+    system = known["system_message"] if system_message is None else system_message
+    return [
+        {
+            "example_id": index,
+            "prompt": [{"role": "system", "content": system}, {"role": "user", "content": prompt}],
+            "answer": "",
+            "info": info,
+        }
+        for index, (prompt, info) in enumerate(_selected(selection, known, model))
+    ]
+
+
+def _selected(
+    selection: TaskSelection, known: dict[str, Any], model: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in selection.suites or known["suites"]:
+        suite = known["suites"][name]
+        task_id = [name] if ":" in name else [selection.version, name]
+        user_tasks = _some(suite["user_tasks"], selection.user_tasks)
+        injection_tasks = _some(suite["injection_tasks"], selection.injection_tasks)
+        for mode in selection.mode:
+            if mode == "injection":
+                for injection_id, injection_task in injection_tasks.items():
+                    info = _info(task_id, suite, injection_task, None, injection_id)
+                    yield injection_task["prompt"], info
+                continue
+            for user_id, user_task in user_tasks.items():
+                if mode == "benign":
+                    yield user_task["prompt"], _info(task_id, suite, user_task, user_id, None)
+                    continue
+                assert selection.attack is not None
+                pairs: Iterable[str] = injection_tasks
+                if known["attacks"][selection.attack]["is_dos"]:
+                    pairs = list(suite["injection_tasks"])[:1]
+                for injection_id in pairs:
+                    attack = (selection.attack, model)
+                    info = _info(task_id, suite, user_task, user_id, injection_id, attack)
+                    yield user_task["prompt"], info
+
+
+def _info(
+    suite_id: list[str],
+    suite: dict[str, Any],
+    task: dict[str, Any],
+    user_id: str | None,
+    injection_id: str | None,
+    attack: tuple[str | None, str | None] = (None, None),
+) -> dict[str, Any]:
+    name, model = attack
+    parts = [*suite_id, user_id, injection_id, name]
+    if model != "local":
+        parts.append(model)
+    return {
+        "task_id": "/".join(part for part in parts if part),
+        "suite": suite["name"],
+        "user_task": user_id,
+        "injection_task": injection_id,
+        "attack": name,
+        "attack_model": model,
+        "difficulty": task["difficulty"],
+    }
+
+
+def _some(tasks: dict[str, Any], wanted: list[str] | None) -> dict[str, Any]:
+    return tasks if wanted is None else {name: task for name, task in tasks.items() if name in wanted}
+
+
+def _check(selection: TaskSelection, known: dict[str, Any]) -> None:
+    suites = known["suites"]
+    for name in selection.suites or []:
+        if name not in suites:
+            raise _unknown("suites", "suite", name, suites, selection.version)
+    chosen = [suites[name] for name in selection.suites or suites]
+    names = [suite["name"] for suite in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise EnvironmentLoadError(
+                f"environment.args.suites: {names.count(name)} of them call themselves {name!r}; play them "
+                "in runs of their own"
+            )
+    for kind in ("user_tasks", "injection_tasks"):
+        has = [task for suite in chosen for task in suite[kind]]
+        wanted: list[str] = getattr(selection, kind) or []
+        for name in wanted:
+            if name not in has:
+                raise _unknown(kind, kind[:-1].replace("_", " "), name, dict.fromkeys(has), selection.version)
+    if "attack" in selection.mode:
+        if selection.attack is None:
+            has = ", ".join(known["attacks"])
+            raise EnvironmentLoadError(
+                f"environment.args.attack: mode `attack` needs one; AgentDojo has {has}"
+            )
+        if selection.attack not in known["attacks"]:
+            raise _unknown("attack", "attack", selection.attack, known["attacks"], selection.version)
+        if selection.attack == "manual":
+            raise EnvironmentLoadError(
+                "environment.args.attack: `manual` asks a person for every injection; choose another one"
+            )
+
+
+def _attack_model(selection: TaskSelection, known: dict[str, Any], policy: str | None) -> str | None:
+    """The name that the attack calls its target by; None where it calls it by none."""
+    if "attack" not in selection.mode or not known["attacks"][selection.attack]["addresses_model"]:
+        return None
+    model = policy if selection.attack_model is None else selection.attack_model
+    # AgentDojo looks for the names it knows within the one it is given.
+    if model is not None and any(name in model for name in known["models"]):
+        return model
+    given = (
+        f"got {selection.attack_model!r}"
+        if selection.attack_model is not None
+        else f"the policy is called {policy!r}"
+        if policy is not None
+        else "no policy gives its name here"
+    )
+    raise EnvironmentLoadError(
+        f"environment.args.attack_model: attack {selection.attack!r} calls the model by name, and AgentDojo "
+        f"must know it: {given}. Give one that it knows, `local` for a model that it does not: "
+        f"{', '.join(known['models'])}"
+    )
+
+
+def _unknown(field: str, noun: str, given: str, known: Iterable[str], version: str) -> EnvironmentLoadError:
+    return EnvironmentLoadError(
+        f"environment.args.{field}: AgentDojo {version} has no {noun} {given!r}; it has {', '.join(known)}"
+    )

@@ -1,0 +1,274 @@
+"""Environments written against verifiers' classic API: `load_environment`, `MultiTurnEnv`, `Rubric`."""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import verifiers as vf
+from pydantic import ValidationError
+
+from workers.environments import steps, tracing
+from workers.environments.base import Actor, Rollout, Rows
+from workers.environments.tracing import EpisodeTrace, Turn
+from workers.errors import EnvironmentLoadError, EpisodeFailed, ScoringError
+from workers.sandbox.base import Session, ToolsetSpec
+from workers.settings import EnvironmentSettings
+
+_OURS = {"agentdojo": "workers.environments.agentdojo"}
+
+
+class ClassicEnvironment:
+    """A `vf.Environment` made observable: it is played as it is, and what it does is noted.
+
+    Must be made on the main thread: verifiers installs signal handlers, which are put back here.
+
+    Args:
+        settings: Which environment, with which arguments.
+        search_path: Folder to look in for a user's own environment module.
+        policy: Name of the model that plays.
+
+    Raises:
+        EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
+    """
+
+    def __init__(
+        self, settings: EnvironmentSettings, search_path: Path | None = None, policy: str | None = None
+    ) -> None:
+        with _signal_handlers_kept():
+            self._env = _load(settings, search_path, policy)
+        self.toolset = cast("ToolsetSpec | None", getattr(self._env, "toolset", None))
+        self.needs_groups = bool(self._env.requires_group_rollouts)
+        self._observe()
+
+    def rows(self) -> Rows:
+        """The tasks of its evaluation dataset, or of its training dataset where it has no other."""
+        return cast(Rows, self._env.get_eval_dataset())
+
+    async def play(
+        self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
+    ) -> Rollout:
+        """See `RolloutEnvironment.play`."""
+        state = await self._roll_out(row, actor, trace, session)
+        await self._score([state], [trace])
+        return steps.rollout(state, trace)
+
+    async def play_group(
+        self, row: dict[str, Any], actor: Actor, traces: list[EpisodeTrace], sessions: list[Session | None]
+    ) -> list[Rollout | BaseException]:
+        """See `RolloutEnvironment.play_group`. Those that fail before scoring are left out of it."""
+        states = await asyncio.gather(
+            *(self._roll_out(row, actor, t, s) for t, s in zip(traces, sessions, strict=True)),
+            return_exceptions=True,
+        )
+        played = [(s, t) for s, t in zip(states, traces, strict=True) if not isinstance(s, BaseException)]
+        try:
+            await self._score([state for state, _ in played], [trace for _, trace in played])
+        except ScoringError as error:
+            return [s if isinstance(s, BaseException) else error for s in states]
+        return [
+            s if isinstance(s, BaseException) else steps.rollout(s, t)
+            for s, t in zip(states, traces, strict=True)
+        ]
+
+    async def _roll_out(
+        self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
+    ) -> vf.State:
+        trace.session = session
+        sampling = {**self._env.sampling_args, **actor.sampling}
+        sampling["extra_body"] = {
+            **self._env.sampling_args.get("extra_body", {}),
+            **actor.sampling.get("extra_body", {}),
+        }
+        sampling.pop("n", None)
+        token = tracing.current.set(trace)
+        try:
+            state = await self._env.rollout(cast(Any, row), actor.client, actor.model, sampling)
+        finally:
+            tracing.current.reset(token)
+        error = state.get("error")
+        if error is not None:
+            raise EpisodeFailed(str(error)) from error
+        if state.get("timed_out"):
+            raise EpisodeFailed(f"the environment's own limit of {self._env.timeout_seconds} s was reached")
+        return state
+
+    async def _score(self, states: list[vf.State], traces: list[EpisodeTrace]) -> None:
+        """Scores rollouts as one group: verifiers' single path asserts on rubrics it can't score singly."""
+        if not states:
+            return
+        token = tracing.scored.set(tuple(traces))
+        try:
+            for trace in traces:
+                trace.stage = "scoring"
+            with traces[0].during("scoring"):
+                if self._env.score_rollouts:
+                    await self._env.rubric.score_group(states)
+                for state in states:
+                    await self._env.rubric.cleanup(state)
+        finally:
+            tracing.scored.reset(token)
+        for trace in traces:
+            for name, error in trace.scoring_errors:
+                raise EpisodeFailed(
+                    f"reward function {name} raised {type(error).__name__}: {error}"
+                ) from error
+
+    def _observe(self) -> None:
+        """Wraps what an episode passes through; verifiers offers no hooks around these."""
+        env: Any = self._env
+        set_up, respond, act = env.setup_state, env.env_response, env.get_model_response
+        clean_up = env.cleanup
+
+        async def setup_state(state: vf.State, *args: Any, **kwargs: Any) -> Any:
+            trace = _trace()
+            trace.state = state
+            if trace.session is not None:
+                state["sandbox"] = trace.session
+            with trace.during("setup"):
+                ready = await set_up(state, *args, **kwargs)
+            trace.state = ready if ready is not None else state
+            return ready
+
+        async def get_model_response(state: vf.State, *args: Any, **kwargs: Any) -> Any:
+            trace = _trace()
+            before = trace.seconds.get("policy", 0.0)
+            with trace.during("policy"):
+                response = await act(state, *args, **kwargs)
+            calls = trace.session.calls if trace.session else 0
+            turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls)
+            index = len(state["trajectory"])
+            trace.turns[index:] = [turn]
+            return response
+
+        async def env_response(messages: vf.Messages, state: vf.State, *args: Any, **kwargs: Any) -> Any:
+            trace = _trace()
+            before = trace.seconds.get("tools", 0.0)
+            with trace.during("tools"):
+                answer = await respond(messages, state, *args, **kwargs)
+            if trace.turns:
+                turn = trace.turns[-1]
+                turn.tools_seconds = trace.seconds["tools"] - before
+                turn.last_call = trace.session.calls if trace.session else 0
+            return answer
+
+        async def cleanup(state: vf.State, *args: Any, **kwargs: Any) -> None:
+            if state.get("error") is not None:  # the stage stays the one that failed
+                await clean_up(state, *args, **kwargs)
+                return
+            trace = _trace()
+            with trace.during("scoring"):
+                await clean_up(state, *args, **kwargs)
+            trace.step_rewards = [step["reward"] for step in state["trajectory"]]
+
+        env.setup_state, env.env_response = setup_state, env_response
+        env.get_model_response, env.cleanup = get_model_response, cleanup
+        for rubric in _rubrics(env.rubric):
+            rubric.funcs[:] = [_noting_errors(function) for function in rubric.funcs]
+
+
+def _trace() -> EpisodeTrace:
+    trace = tracing.current.get()
+    if trace is None:
+        raise EnvironmentLoadError("this environment is played by Kumite's workers only")
+    return trace
+
+
+def _rubrics(rubric: Any) -> Iterator[Any]:
+    for part in getattr(rubric, "rubrics", []):
+        yield from _rubrics(part)
+    yield rubric
+
+
+def _noting_errors(function: Any) -> Any:
+    """A reward function whose exception is noted before verifiers turns it into a 0.0."""
+
+    @wraps(function)
+    async def reward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            value = function(*args, **kwargs)
+            return await value if asyncio.iscoroutine(value) else value
+        except Exception as error:
+            name = str(getattr(function, "__name__", function))
+            for trace in tracing.scored.get():
+                trace.scoring_errors.append((name, error))
+            raise
+
+    return reward
+
+
+def _load(settings: EnvironmentSettings, search_path: Path | None, policy: str | None) -> Any:
+    folder = _folder(settings, search_path)
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    module = _module(settings.id, search_path)
+    load = getattr(module, "load_environment", None)
+    if load is None:
+        raise EnvironmentLoadError(f"environment.id: module {module.__name__} has no `load_environment`")
+    offered = {"policy": policy, "folder": folder}
+    asked_for = inspect.signature(load).parameters.keys() & offered.keys() - settings.args.keys()
+    try:
+        env = load(**{name: offered[name] for name in asked_for}, **settings.args)
+    except EnvironmentLoadError:
+        raise
+    except (TypeError, ValueError, ValidationError, AssertionError) as error:
+        raise EnvironmentLoadError(f"environment.args: {settings.id} does not take them: {error}") from error
+    if not isinstance(env, vf.MultiTurnEnv):
+        raise EnvironmentLoadError(
+            f"environment.id: {settings.id} gave a {type(env).__name__}; a verifiers MultiTurnEnv is needed"
+        )
+    return env
+
+
+def _folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
+    """Where modules of a user's own are; on another node, in the worker's copy of the driver's folder."""
+    folder = settings.folder
+    if folder is None or folder.is_dir() or search_path is None:
+        return folder
+    return Path(os.path.relpath(folder, search_path)).resolve()
+
+
+def _module(name: str, search_path: Path | None) -> ModuleType:
+    try:
+        if name.endswith(".py"):
+            return _module_from_file(name, search_path or Path())
+        return importlib.import_module(_OURS.get(name, name.replace("-", "_")))
+    except ImportError as error:
+        known = ", ".join(f"`{ours}`" for ours in _OURS)
+        raise EnvironmentLoadError(
+            f"environment.id: {name!r} cannot be imported: {error}; give {known}, an importable module, or "
+            "the path of a Python file"
+        ) from error
+
+
+def _module_from_file(name: str, search_path: Path) -> ModuleType:
+    path = search_path / name
+    if not path.is_file():  # on another node, where `ray job submit` has put a copy of the driver's folder
+        path = Path(os.path.relpath(path, search_path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise EnvironmentLoadError(f"environment.id: there is no file {search_path / name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _signal_handlers_kept() -> Generator[None]:
+    """Puts back the handlers that `vf.Environment.__init__` replaces."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,49 @@
+"""verifiers' messages as the records have them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from workers.records import FunctionCall, Message, ToolCall
+
+
+def to_record(message: Any) -> Message:
+    """One message, be it one of verifiers' models or a plain dictionary."""
+    fields: Mapping[str, Any] = message.model_dump() if isinstance(message, BaseModel) else message
+    made: Sequence[Any] = fields.get("tool_calls") or []
+    calls = [_tool_call(call) for call in made]
+    return Message(
+        role=fields["role"],
+        content=_text(fields.get("content")),
+        reasoning_content=fields.get("reasoning_content"),
+        tool_calls=calls or None,
+        tool_call_id=fields.get("tool_call_id"),
+    )
+
+
+def to_records(messages: Any) -> list[Message]:
+    """A conversation; a bare string is a user's message."""
+    if isinstance(messages, str):
+        return [Message(role="user", content=messages)]
+    conversation: Sequence[Any] = messages or []
+    return [to_record(message) for message in conversation]
+
+
+def _tool_call(call: Any) -> ToolCall:
+    fields: Mapping[str, Any] = call.model_dump() if isinstance(call, BaseModel) else call
+    function = fields.get("function") or fields
+    return ToolCall(
+        id=fields.get("id") or "",
+        function=FunctionCall(name=function["name"], arguments=function["arguments"]),
+    )
+
+
+def _text(content: str | Sequence[Any] | None) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    parts = [part.model_dump() if isinstance(part, BaseModel) else part for part in content]
+    if all(part.get("type") == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return json.dumps(parts)

@@ -1,0 +1,212 @@
+"""Shell tasks as a classic verifiers environment: a workspace, a shell, hidden tests at the end.
+
+A Kumite worker binds a session to `state["sandbox"]` before `setup_state`. Elsewhere, as under
+verifiers' own `vf-eval`, the environment brings up a sandbox of its own.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, cast
+
+import verifiers as vf
+from datasets import Dataset
+from pydantic import Field, ValidationError, model_validator
+
+from workers.environments.shell_dataset import ShellTask, TaskSelection, rows, shell_task
+from workers.errors import EnvironmentLoadError, RequestRefused
+from workers.sandbox.base import Owner, Session, ToolsetSpec
+from workers.sandbox.pool import SandboxPool
+from workers.settings import SandboxSettings
+
+Metric = Literal["solved", "tests_passed"]
+_METRICS: tuple[Metric, ...] = ("solved", "tests_passed")
+_CLEANING_UP = 15.0
+"""Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
+_GRADING = 0.8
+"""Share of the limit of an evaluation that the hidden tests may take; the rest is for ending them."""
+
+SYSTEM_MESSAGE = (
+    "You carry out a task in a Linux workspace, through tools. Paths are relative to the workspace, and the "
+    "shell starts in it. There is no network; of Python there is the standard library only. When you are "
+    "done, say so in a short message without a tool call: the workspace is then judged as it is."
+)
+
+
+class ShellArgs(TaskSelection):
+    """`environment.args` of the environment `shell`."""
+
+    system_message: str = SYSTEM_MESSAGE
+    """System message."""
+    max_turns: int = Field(default=24, gt=0)
+    """Most actions of the policy in one episode."""
+    reward: dict[Metric, float] = Field(default={"solved": 1.0}, min_length=1)
+    """Weights of the metrics in the reward: `solved`, 1 if all hidden tests pass, and `tests_passed`, the
+    fraction that does."""
+    output_cap: int = Field(default=16 * 1024, ge=256, le=1024 * 1024)
+    """Most bytes of a tool's answer; of a longer one, the beginning and the end are given."""
+    command_timeout: float = Field(default=30.0, gt=0)
+    """Seconds that a command may take when the policy does not say."""
+    max_command_timeout: float = Field(default=120.0, gt=0)
+    """Most seconds that the policy may ask for."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ShellArgs":
+        if self.command_timeout > self.max_command_timeout:
+            raise ValueError(
+                f"command_timeout: {self.command_timeout:g} is more than max_command_timeout, "
+                f"{self.max_command_timeout:g}"
+            )
+        return self
+
+
+class ShellEnv(vf.StatefulToolEnv):
+    """Multi-turn episodes on the bundled shell tasks.
+
+    Args:
+        args: What to play.
+        sandbox: Settings of the sandbox that the environment brings up when nobody gives it one.
+    """
+
+    def __init__(self, args: ShellArgs, sandbox: SandboxSettings) -> None:
+        super().__init__(
+            eval_dataset=lambda: Dataset.from_list(rows(args, args.system_message)),
+            max_turns=args.max_turns,
+            env_id="shell",
+        )
+        self.rubric = vf.Rubric(
+            funcs=[_metric(name) for name in _METRICS],
+            weights=[args.reward.get(name, 0.0) for name in _METRICS],
+        )
+        self.toolset = ToolsetSpec(
+            image="shell",
+            toolset="sandbox_images.shell.toolset:ShellToolset",
+            config={
+                "output_cap": args.output_cap,
+                "command_timeout": args.command_timeout,
+                "max_command_timeout": args.max_command_timeout,
+            },
+        )
+        self._call_timeout = args.max_command_timeout + _CLEANING_UP
+        self._settings = sandbox
+        self._own_pool: SandboxPool | None = None
+
+    async def setup_state(self, state: vf.State) -> vf.State:
+        """Opens the episode's session with the task's files; nothing else of the task goes in yet."""
+        session = await self._session(state)
+        task = _task(state)
+        opened = await session.open({"files": task.files})
+        state["tool_defs"] = [
+            vf.Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
+            for tool in opened.tools
+        ]
+        state["oracle"] = task.solution.turns()
+        return state
+
+    def update_tool_args(
+        self, tool_name: str, tool_args: dict[str, Any], messages: vf.Messages, state: vf.State, **_: Any
+    ) -> dict[str, Any]:
+        """Tool calls take no hidden arguments: the session knows its episode."""
+        return tool_args
+
+    async def env_response(self, messages: vf.Messages, state: vf.State, **_: Any) -> vf.Messages:
+        """Runs the tool calls of the last message, in order, in the episode's session."""
+        last = messages[-1]
+        calls = (last.tool_calls or []) if isinstance(last, vf.AssistantMessage) else []
+        return [
+            vf.ToolMessage(
+                content=await self._run(call, cast(Session, state["sandbox"])), tool_call_id=call.id
+            )
+            for call in calls
+        ]
+
+    @vf.cleanup
+    async def score_session(self, state: vf.State) -> None:
+        """Sends the hidden tests in, now that the policy has had its last turn, and closes the session."""
+        session = cast("Session | None", state.get("sandbox"))
+        if session is None or session.opened is None:
+            return
+        try:
+            if state.get("error") is None and state.get("trajectory"):
+                task = _task(state)
+                evidence = {
+                    "output": _last_words(state),
+                    "tests": task.tests,
+                    "expected": task.expected,
+                    "seconds": _GRADING * session.sandbox.settings.call_timeout,
+                }
+                state["scores"] = (await session.evaluate(evidence)).metrics
+        finally:
+            await session.close()
+
+    @vf.teardown
+    async def close_own_sandbox(self) -> None:
+        """Ends the sandbox that the environment brought up itself."""
+        if self._own_pool is not None:
+            await self._own_pool.close()
+
+    async def _run(self, call: vf.ToolCall, session: Session) -> str:
+        """What the policy reads of a tool call, be it well-formed or not."""
+        try:
+            arguments = json.loads(call.arguments)
+        except (ValueError, RecursionError) as error:
+            return f"the arguments of {call.name} are not JSON: {error}"
+        if not isinstance(arguments, dict):
+            return f"the arguments of {call.name} must be an object, got {type(arguments).__name__}"
+        try:
+            result = await session.call(call.name, cast(dict[str, Any], arguments), self._call_timeout)
+        except RequestRefused as error:
+            return f"{call.name} was not run: {error}"
+        return result.text
+
+    async def _session(self, state: vf.State) -> Session:
+        if state.get("sandbox") is None:
+            if self._own_pool is None:
+                self._own_pool = SandboxPool(self.toolset, self._settings, Owner("vf-eval", "vf-eval"))
+            state["sandbox"] = await self._own_pool.acquire(uuid.uuid4().hex[:16])
+        return cast(Session, state["sandbox"])
+
+
+def load_environment(sandbox: Mapping[str, Any] | None = None, **args: Any) -> ShellEnv:
+    """The environment, as verifiers loads it.
+
+    Args:
+        sandbox: Settings of the environment's own sandbox, as in a config's `sandbox` section.
+        **args: See `ShellArgs`.
+
+    Raises:
+        EnvironmentLoadError: An argument is not what it should be.
+    """
+    try:
+        settings = ShellArgs(**args), SandboxSettings(**(sandbox or {}))
+    except ValidationError as error:
+        raise EnvironmentLoadError("; ".join(map(_complaint, error.errors()))) from error
+    return ShellEnv(*settings)
+
+
+def _complaint(entry: Any) -> str:
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    if not entry["loc"]:  # it is about several arguments, and names them
+        return f"environment.args.{message}"
+    return f"environment.args.{'.'.join(map(str, entry['loc']))}: {message}, got {entry['input']!r}"
+
+
+def _task(state: vf.State) -> ShellTask:
+    info = cast(dict[str, Any], state["info"])
+    return shell_task(info["task"], info["seed"])
+
+
+def _last_words(state: vf.State) -> str | None:
+    last = state["trajectory"][-1]["completion"]
+    content = last[-1].content if last else None
+    return content if isinstance(content, str) else None
+
+
+def _metric(name: Metric) -> Any:
+    async def metric(state: vf.State, name: Metric) -> float:
+        return float(state["scores"][name])
+
+    bound = partial(metric, name=name)
+    bound.__name__ = name  # type: ignore[attr-defined]
+    return bound

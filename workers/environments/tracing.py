@@ -1,0 +1,65 @@
+"""What an episode goes through, noted while it runs: stages, times, and who failed."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.records import Stage, Timings
+from workers.sandbox.base import Session
+
+
+@dataclass
+class Turn:
+    """One turn's cost, and which of the session's tool calls it made."""
+
+    policy_version: int | None = None
+    policy_seconds: float = 0.0
+    tools_seconds: float = 0.0
+    first_call: int = 0
+    last_call: int = 0
+
+
+@dataclass
+class EpisodeTrace:
+    """Notes on one episode.
+
+    Args:
+        session: The sandbox session that belongs to it.
+        policy_version: Version of the weights that act.
+    """
+
+    session: Session | None = None
+    policy_version: int | None = None
+    stage: Stage = "queue"
+    seconds: dict[Stage, float] = field(default_factory=dict[Stage, float])
+    turns: list[Turn] = field(default_factory=list[Turn])
+    step_rewards: list[float | None] = field(default_factory=list[float | None])
+    """Rewards that the environment gave its steps before the episode was scored as a whole."""
+    scoring_errors: list[tuple[str, Exception]] = field(default_factory=list[tuple[str, Exception]])
+    state: Any = None
+    """verifiers' state of the rollout, as soon as there is one."""
+
+    @contextmanager
+    def during(self, stage: Stage) -> Generator[None]:
+        """Time spent inside is the stage's; an error leaves `stage` where it happened."""
+        outer, self.stage = self.stage, stage
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
+        self.stage = outer
+
+    def timings(self, total: float) -> Timings:
+        """The stages' seconds, as the record has them."""
+        return Timings(**self.seconds, total=total)
+
+
+current: ContextVar[EpisodeTrace | None] = ContextVar("kumite_episode_trace", default=None)
+"""The episode that the running task plays; verifiers has no argument to hand it down by."""
+
+scored: ContextVar[tuple[EpisodeTrace, ...]] = ContextVar("kumite_scored_traces", default=())
+"""The episodes that are being scored."""

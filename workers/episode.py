@@ -1,0 +1,251 @@
+"""One episode from spec to result: whatever happens in between, it ends as exactly one record."""
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.environments import steps
+from workers.environments.base import Actor, Rollout, RolloutEnvironment
+from workers.environments.messages import to_records
+from workers.environments.tracing import EpisodeTrace
+from workers.errors import EpisodeTimeout, SandboxDied, SandboxStartError
+from workers.failures import kind_of, root_of
+from workers.oracle_client import OracleClient
+from workers.policy_client import PolicyClient, sampling_args
+from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Usage
+from workers.sandbox.base import Owner, Session
+from workers.sandbox.pool import SandboxPool
+from workers.settings import WorkerSettings
+
+
+@dataclass
+class _Play:
+    """An episode in flight."""
+
+    spec: EpisodeSpec
+    trace: EpisodeTrace
+    started_at: float = field(default_factory=time.time)
+    session: Session | None = None
+    states: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class EpisodePlayer:
+    """Plays episodes in one environment, in sandboxes of its own. Made by `create`, on an event loop."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        environment: RolloutEnvironment,
+        pool: SandboxPool | None,
+        client: OracleClient | PolicyClient,
+        worker_id: str,
+        node_id: str,
+    ) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._pool = pool
+        self._client = client
+        self._worker_id = worker_id
+        self._node_id = node_id
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._known_states: set[str] = set()
+
+    @classmethod
+    async def create(
+        cls, settings: WorkerSettings, environment: RolloutEnvironment, worker_id: str, node_id: str
+    ) -> "EpisodePlayer":
+        """A player on the running event loop.
+
+        Args:
+            settings: The worker's.
+            environment: What is played.
+            worker_id: For the records and the sandboxes' labels.
+            node_id: For the records.
+        """
+        pool: SandboxPool | None = None
+        if environment.toolset is not None:
+            owner = Owner(settings.run_id, worker_id)
+            pool = SandboxPool(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
+        client = OracleClient() if settings.policy.kind == "oracle" else PolicyClient(settings.policy)
+        return cls(settings, environment, pool, client, worker_id, node_id)
+
+    @property
+    def uses_sandbox(self) -> bool:
+        """Whether the environment has tools in a sandbox."""
+        return self._pool is not None
+
+    async def warm_up(self) -> None:
+        """Brings up the sandbox ahead of the first episode.
+
+        Raises:
+            SandboxStartError: It does not come up.
+        """
+        if self._pool is not None:
+            await self._pool.release(await self._pool.acquire("warm-up"))
+
+    async def shut_down(self) -> None:
+        """Breaks off what is in flight and ends the sandboxes."""
+        for task in self._in_flight:
+            task.cancel()
+        if self._in_flight:
+            await asyncio.wait(self._in_flight)
+        if self._pool is not None:
+            await self._pool.close()
+        await self._client.close()
+
+    async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
+        """Plays one episode, or, where the environment scores groups, all episodes of one."""
+        task = asyncio.ensure_future(self._to_results(specs))
+        self._in_flight.add(task)
+        try:
+            return await task
+        finally:
+            self._in_flight.discard(task)
+
+    async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
+        plays = [_Play(spec, EpisodeTrace(policy_version=self._settings.policy.version)) for spec in specs]
+        outcomes: list[Rollout | BaseException]
+        seconds = specs[0].seconds_left
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                for play in plays:
+                    play.session = await self._acquire(play)
+                outcomes = await self._play(plays)
+        except Exception as error:  # noqa: BLE001 - the boundary where a worker's failure becomes a record
+            late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
+            outcomes = [late if limit.expired() else error] * len(plays)
+        finally:
+            await self._release(plays)
+        return [self._result(play, outcome) for play, outcome in zip(plays, outcomes, strict=True)]
+
+    async def _play(self, plays: list[_Play]) -> list[Rollout | BaseException]:
+        row = plays[0].spec.row
+        if len(plays) == 1 and not self._environment.needs_groups:
+            play = plays[0]
+            actor = self._actor(self._seed(play.spec))
+            return [await self._environment.play(row, actor, play.trace, play.session)]
+        actor = self._actor(None)  # one request body for the whole group: a seed would make them all the same
+        traces, sessions = [play.trace for play in plays], [play.session for play in plays]
+        return await self._environment.play_group(row, actor, traces, sessions)
+
+    async def _acquire(self, play: _Play) -> Session | None:
+        if self._pool is None:
+            return None
+        with play.trace.during("queue"):
+            return await self._pool.acquire(f"{play.spec.episode_id}-{play.spec.attempt}")
+
+    async def _release(self, plays: list[_Play]) -> None:
+        """Notes what the records need of the sessions, and closes them, whatever state they are in."""
+        for play in plays:
+            if self._pool is None or play.session is None:
+                continue
+            try:
+                await self._note_base_state(play, play.session)
+                await self._pool.release(play.session)
+            except SandboxDied:
+                continue  # it took the session with it
+
+    async def _note_base_state(self, play: _Play, session: Session) -> None:
+        state_id = session.opened.state_id if session.opened else None
+        if state_id is None or state_id in self._known_states or not session.sandbox.alive:
+            return
+        self._known_states.add(state_id)
+        try:
+            play.states[state_id] = json.dumps(await session.sandbox.base_state(state_id))
+        except BaseException:
+            self._known_states.discard(state_id)
+            raise
+
+    def _actor(self, seed: int | None) -> Actor:
+        endpoint = self._settings.policy
+        return Actor(self._client, endpoint.model, sampling_args(endpoint, seed))
+
+    def _seed(self, spec: EpisodeSpec) -> int | None:
+        if self._settings.seed is None:
+            return None
+        digest = hashlib.blake2s(f"{self._settings.seed}/{spec.episode_id}".encode(), digest_size=4).digest()
+        return int.from_bytes(digest) >> 1  # a non-negative int32, which every engine takes
+
+    def _result(self, play: _Play, outcome: Rollout | BaseException) -> EpisodeResult:
+        spec, trace = play.spec, play.trace
+        now = time.time()
+        waited = max(0.0, play.started_at - spec.dispatched_at) if spec.dispatched_at else 0.0
+        trace.seconds["queue"] = trace.seconds.get("queue", 0.0) + waited
+        timings = trace.timings(total=now - play.started_at + waited)
+        error: EpisodeError | None = None
+        rollout: Rollout
+        if isinstance(outcome, BaseException):
+            error = _error(outcome, trace)
+            rollout = _broken_off(trace, spec)
+        else:
+            rollout = outcome
+        usage = Usage()
+        for step in rollout.steps:
+            if step.usage:
+                usage.prompt_tokens += step.usage.prompt_tokens
+                usage.completion_tokens += step.usage.completion_tokens
+        labels = spec.labels
+        record = EpisodeRecord(
+            episode_id=spec.episode_id,
+            task_id=spec.task_id,
+            group_id=spec.group_id,
+            sample_index=spec.sample_index,
+            run_id=self._settings.run_id,
+            environment=self._settings.environment.name,
+            suite=labels.suite,
+            user_task=labels.user_task,
+            injection_task=labels.injection_task,
+            attack=labels.attack,
+            status="failed" if error else "finished",
+            reward=rollout.reward,
+            metrics=json.dumps(rollout.metrics),
+            stop_reason=rollout.stop_reason,
+            is_truncated=rollout.is_truncated,
+            error=error,
+            messages=rollout.messages,
+            tool_schemas=json.dumps(rollout.tool_schemas),
+            initial_state_id=play.session.opened.state_id if play.session and play.session.opened else None,
+            initial_state_patch=steps.initial_patch(trace),
+            steps=rollout.steps,
+            model=self._settings.policy.model,
+            policy_version=trace.turns[0].policy_version if trace.turns else None,
+            usage=usage,
+            timings=timings,
+            attempt=spec.attempt,
+            started_at=play.started_at,
+            worker_id=self._worker_id,
+            node_id=self._node_id,
+            sandbox_id=play.session.sandbox.id if play.session else None,
+        )
+        return EpisodeResult(
+            episode_id=spec.episode_id,
+            status=record.status,
+            failure=error.kind if error else None,
+            reward=record.reward,
+            metrics=rollout.metrics,
+            error_stage=error.stage if error else None,
+            error_message=f"{error.type}: {error.message}" if error else None,
+            labels=labels,
+            usage=usage,
+            timings=timings,
+            record=record.model_dump_json(),
+            states=play.states,
+        )
+
+
+def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
+    """What there is of an episode that failed: its turns so far, no reward, no metrics."""
+    state = trace.state
+    taken = steps.steps(state, trace) if state is not None else []
+    messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
+    return Rollout(messages, [], taken, None, {}, None, is_truncated=False)
+
+
+def _error(outcome: BaseException, trace: EpisodeTrace) -> EpisodeError:
+    cause = root_of(outcome)
+    stage = "setup" if isinstance(cause, SandboxStartError) else trace.stage
+    return EpisodeError.of(stage, kind_of(outcome), cause)

@@ -1,0 +1,62 @@
+"""What can go wrong on a worker, and how an error is worded on a record."""
+
+import verifiers as vf
+
+
+class SandboxError(vf.SandboxError):
+    """A sandbox could not do what was asked of it. An infrastructure failure to verifiers."""
+
+
+class SandboxStartError(SandboxError):
+    """A sandbox did not come up: no engine, no image, a toolset that fails to load, a timeout."""
+
+
+class SandboxDied(SandboxError):
+    """The container or process is gone, or sent a frame that breaks the protocol; its sessions with it."""
+
+
+class SessionLost(SandboxError):
+    """One session was killed inside its sandbox; its neighbours live on."""
+
+
+class SessionTimeout(SessionLost):
+    """A session did not answer within its time limit and was killed."""
+
+
+class RequestRefused(SandboxError):
+    """A request is larger or nested deeper than a sandbox takes. It was not sent."""
+
+
+class SessionSetupError(SandboxError):
+    """The toolset refused to set up a session for this task: the task's or the environment's fault."""
+
+
+class ToolsetError(SandboxError):
+    """A toolset hook other than a tool call raised."""
+
+
+class EnvironmentLoadError(Exception):
+    """The environment cannot be loaded, or its arguments are wrong."""
+
+
+class DefenseError(vf.Error):
+    """A defense raised."""
+
+    def __init__(self, defense: object, hook: str, error: Exception) -> None:
+        super().__init__(f"{type(defense).__name__}.{hook} raised {type(error).__name__}: {error}")
+
+
+class PolicyError(vf.ModelError):
+    """The policy did not answer, or answered with something that is no action."""
+
+
+class EpisodeFailed(Exception):
+    """An episode came to no score. The cause says why, the trace says where."""
+
+
+class ScoringError(Exception):
+    """A reward function raised, which verifiers would have called a reward of 0."""
+
+
+class EpisodeTimeout(TimeoutError):
+    """An episode took longer than `episode.timeout`."""

@@ -1,0 +1,153 @@
+# pyright: reportMissingTypeStubs=false
+"""The client with which a worker asks an OpenAI-compatible policy for actions."""
+
+import asyncio
+import os
+from typing import Any
+
+import httpx
+import openai
+import verifiers as vf
+from openai import AsyncOpenAI
+from verifiers.legacy.clients.openai_chat_completions_client import OpenAIChatCompletionsClient
+from verifiers.legacy.types import Response
+
+from workers.errors import PolicyError
+from workers.settings import PolicyEndpoint
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds to open one connection: a policy that is up accepts at once, however busy it is."""
+RETRIES = 6
+"""Tries after the first, for refused and broken connections, 429 and 5xx: about 24 s of backoff in all,
+in which Ray Serve replaces a proxy or a replica that died."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class PolicyClient(OpenAIChatCompletionsClient):
+    """verifiers' chat-completions client, for a policy under training.
+
+    It differs from its base in what it takes for an action: an answer that says nothing and calls nothing
+    (an end-of-sequence token at once) is one, and not an error. And it answers, or raises, within the
+    endpoint's `request_timeout`, retries included. One client serves all episodes of a worker.
+
+    Args:
+        endpoint: Where the policy is; its kind must be `openai`.
+
+    Raises:
+        PolicyError: The endpoint has no URL, or its key's environment variable is not set here.
+    """
+
+    def __init__(self, endpoint: PolicyEndpoint) -> None:
+        if endpoint.base_url is None:
+            raise PolicyError(f"policy {endpoint.model!r} of kind {endpoint.kind!r} has no base_url")
+        self._endpoint = endpoint
+        timeout = httpx.Timeout(endpoint.request_timeout, connect=CONNECT_TIMEOUT)
+        # A proxy named in the environment is for the world outside, never for this machine's own ports.
+        local = httpx.URL(endpoint.base_url).host in _LOOPBACK
+        transport: Any = httpx.AsyncClient(  # the openai package takes it, though its types name another
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=1024, keepalive_expiry=30),
+            timeout=timeout,
+            trust_env=not local,
+        )
+        client = AsyncOpenAI(
+            api_key=_api_key(endpoint),
+            base_url=endpoint.base_url,
+            max_retries=RETRIES,
+            timeout=endpoint.request_timeout,
+            http_client=transport,
+        )
+        super().__init__(client)
+
+    async def get_native_response(
+        self,
+        prompt: Any,
+        model: str,
+        sampling_args: dict[str, Any],
+        tools: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Asks for one chat completion.
+
+        Raises:
+            PolicyError: The policy refused, failed, or did not answer in time.
+            verifiers.OverlongPromptError: The prompt is longer than the policy's context.
+        """
+        if not tools:
+            # OpenAI-compatible servers refuse a tool choice where there are no tools to choose from.
+            sampling_args = {name: value for name, value in sampling_args.items() if name != "tool_choice"}
+        try:
+            async with asyncio.timeout(self._endpoint.request_timeout):
+                parent: Any = super()
+                return await parent.get_native_response(prompt, model, sampling_args, tools, **kwargs)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            limit = self._endpoint.request_timeout
+            raise PolicyError(
+                f"{self._where} gave no answer within policy.request_timeout, {limit} s"
+            ) from error
+        except openai.APIStatusError as error:
+            raise PolicyError(f"{self._where} answered {error.status_code}: {error.message}") from error
+        except openai.APIConnectionError as error:
+            raise PolicyError(f"{self._where} cannot be reached: {error.__cause__ or error}") from error
+        except (openai.OpenAIError, ValueError, KeyError, TypeError) as error:
+            raise PolicyError(f"{self._where} sent no chat completion: {error}") from error
+
+    async def raise_from_native_response(self, response: Any) -> None:
+        """Refuses an answer that is not exactly one choice.
+
+        Raises:
+            verifiers.ModelError: It has none, or several.
+        """
+        try:
+            await super().raise_from_native_response(response)
+        except vf.EmptyModelResponseError:
+            if not getattr(response, "choices", None):
+                raise
+
+    async def from_native_response(self, response: Any) -> Response:
+        """The answer as verifiers sees it; an action that says nothing has the empty string for content."""
+        answer = await super().from_native_response(response)
+        message = answer.message
+        if message.content is None and not message.tool_calls:
+            message.content = ""
+        return answer
+
+    @property
+    def _where(self) -> str:
+        return f"the policy at {self._endpoint.base_url}"
+
+
+def sampling_args(endpoint: PolicyEndpoint, seed: int | None) -> dict[str, Any]:
+    """The arguments to sample with, as verifiers hands them to a client.
+
+    Args:
+        endpoint: The policy.
+        seed: Seeds this episode's sampling; None leaves it to the policy.
+
+    Returns:
+        Arguments of a chat-completions request; what only some servers know is under `extra_body`.
+    """
+    sampling = endpoint.sampling
+    args: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "tool_choice": sampling.tool_choice,
+        "stop": sampling.stop,
+        "seed": seed,
+    }
+    extra = dict(sampling.extra_body)
+    if endpoint.token_ids:
+        args["logprobs"] = True
+        extra = {"return_token_ids": True, **extra}
+    if extra:
+        args["extra_body"] = extra
+    return {name: value for name, value in args.items() if value is not None}
+
+
+def _api_key(endpoint: PolicyEndpoint) -> str:
+    if endpoint.api_key_env is None:
+        return "none"  # the client insists on one; servers that ask for none ignore it
+    key = os.environ.get(endpoint.api_key_env)
+    if not key:
+        raise PolicyError(f"policy.api_key_env is {endpoint.api_key_env!r}, a variable that is not set here")
+    return key

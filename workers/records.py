@@ -1,0 +1,258 @@
+"""The records a run produces: one `EpisodeRecord` per rollout, with its steps inside.
+
+These models are the one source of the dataset: the Arrow schema and `docs/dataset.md` are derived from
+them. A field typed `Json` holds free-form data as JSON text, so that every shard has one schema.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = Annotated[str, Field(json_schema_extra={"format": "json"})]
+FailureKind = Literal["policy", "sandbox", "worker", "environment", "task"]
+Stage = Literal["queue", "setup", "policy", "tools", "scoring", "worker"]
+
+
+class Record(BaseModel):
+    """Base of all records: unknown keys are errors, and the docstring under a field documents it."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class FunctionCall(Record):
+    name: str
+    """Name of the tool."""
+    arguments: str
+    """Arguments as the policy wrote them: JSON text, or what it wrote in its place."""
+
+
+class ToolCall(Record):
+    id: str
+    """Id that the tool's answer refers to."""
+    type: Literal["function"] = "function"
+    """Always `function`."""
+    function: FunctionCall
+    """The call."""
+
+
+class Message(Record):
+    """A chat message in OpenAI's shape."""
+
+    role: str
+    """`system`, `user`, `assistant` or `tool`."""
+    content: str | None = None
+    """Text of the message; content parts other than text are kept as JSON text."""
+    reasoning_content: str | None = None
+    """Reasoning that the policy's parser separated from the content."""
+    tool_calls: list[ToolCall] | None = None
+    """Tool calls of an assistant message."""
+    tool_call_id: str | None = None
+    """The call that a tool message answers."""
+
+
+class Usage(Record):
+    prompt_tokens: int = 0
+    """Tokens of all prompts together."""
+    completion_tokens: int = 0
+    """Sampled tokens."""
+
+
+class StepRecord(Record):
+    """One turn: a state, an action, its observation and reward."""
+
+    step_index: int
+    """Position in the episode, from 0."""
+    prompt_messages: list[Message]
+    """State, part one: the messages that the policy saw."""
+    action: Message
+    """The assistant message that the policy produced, tool calls included."""
+    observations: list[Message]
+    """The messages with which the environment answered; empty at the end."""
+    state_patch: Json | None = None
+    """State, part two: RFC 6902 JSON patch from the environment's state before this turn's tool calls
+    to the one after them. Null where the environment has no state to show."""
+    reward: float | None = None
+    """Reward of this step. Null unless the environment gives step rewards; the episode has its own."""
+    done: bool
+    """Whether the episode ended with this step."""
+    prompt_token_ids: list[int] | None = None
+    """Token ids of the prompt as the policy saw it. Null where the policy cannot tell."""
+    completion_token_ids: list[int] | None = None
+    """Token ids that the policy sampled. Null where the policy cannot tell."""
+    completion_logprobs: list[float] | None = None
+    """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it."""
+    policy_version: int | None = None
+    """Version of the weights that produced the action. Null where it is not known."""
+    finish_reason: str | None = None
+    """`stop`, `length` or `tool_calls`."""
+    usage: Usage | None = None
+    """Tokens of this turn, as the policy counts them."""
+    policy_seconds: float = 0.0
+    """Seconds from request to action."""
+    tools_seconds: float = 0.0
+    """Seconds from action to observation."""
+
+
+class EpisodeError(Record):
+    stage: Stage
+    """Where it failed."""
+    kind: FailureKind
+    """Whose failure it is: the policy's, the sandbox's or the worker's, which may pass and so were tried
+    again; or the environment's or the task's own, which would not."""
+    type: str
+    """Class of the error."""
+    message: str
+    """What it said."""
+
+    @classmethod
+    def of(cls, stage: Stage, kind: FailureKind, error: BaseException) -> "EpisodeError":
+        """An error as a record; the first 4,000 characters of what it said."""
+        return cls(stage=stage, kind=kind, type=type(error).__name__, message=str(error)[:4000])
+
+
+class Timings(Record):
+    """Seconds per stage. `queue` is from dispatch to the worker's start on it."""
+
+    queue: float = 0.0
+    """Waiting for a place on the worker and for its sandbox."""
+    setup: float = 0.0
+    """Opening the session and setting up the tool resources."""
+    policy: float = 0.0
+    """Waiting for the policy, all turns together."""
+    tools: float = 0.0
+    """Running tools, all turns together."""
+    scoring: float = 0.0
+    """Evaluating, scoring and closing."""
+    total: float = 0.0
+    """From dispatch to the finished record."""
+
+
+class EpisodeRecord(Record):
+    """One rollout of one task."""
+
+    episode_id: str
+    """Identity: a hash of environment, task and sample index."""
+    task_id: str
+    """The task, unique within the environment."""
+    group_id: str
+    """Rollouts of the same task in this run share it; GRPO's group."""
+    sample_index: int
+    """Which rollout of the task this is, from 0."""
+    run_id: str
+    """The run that made it."""
+    environment: str
+    """The environment's id; of one that is a file, the file's name without its ending."""
+    suite: str | None = None
+    """AgentDojo: the suite."""
+    user_task: str | None = None
+    """AgentDojo: the user task; null for an injection task alone."""
+    injection_task: str | None = None
+    """AgentDojo: the injection task; null for a user task alone."""
+    attack: str | None = None
+    """AgentDojo: the attack; null where there is none."""
+    status: Literal["finished", "failed"]
+    """`finished`, or `failed` with an `error`."""
+    reward: float | None = None
+    """Reward of the episode. Null, never 0, when it failed."""
+    metrics: Json = "{}"
+    """The environment's metrics by name, as JSON text; a metric that does not apply is null."""
+    stop_reason: str | None = None
+    """Which stop condition ended it, by its verifiers name."""
+    is_truncated: bool = False
+    """Whether a turn was cut off by a token limit."""
+    error: EpisodeError | None = None
+    """Why it failed. Null when it finished."""
+    messages: list[Message]
+    """The whole conversation."""
+    tool_schemas: Json = "[]"
+    """The tools that the policy was offered, as JSON text: a list of name, description, parameters."""
+    initial_state_id: str | None = None
+    """The environment's base state, to be found by this id in `states/`. Null where there is none."""
+    initial_state_patch: Json | None = None
+    """RFC 6902 JSON patch from that base state to the state in which the episode began."""
+    steps: list[StepRecord]
+    """The steps; a table of its own in the dataset."""
+    model: str
+    """The policy's name."""
+    policy_version: int | None = None
+    """Version of the weights that produced the first action."""
+    usage: Usage
+    """Tokens of all turns."""
+    timings: Timings
+    """Seconds per stage."""
+    attempt: int = 1
+    """Which attempt at this episode this is, from 1."""
+    started_at: float
+    """When the worker took it up: seconds since the epoch."""
+    worker_id: str
+    """The worker that ran it."""
+    node_id: str
+    """The node of that worker."""
+    sandbox_id: str | None = None
+    """The container (or process) its tools ran in. Null where the environment uses none."""
+
+
+class TaskLabels(Record):
+    """What AgentDojo's tasks are told apart by; all null elsewhere."""
+
+    suite: str | None = None
+    user_task: str | None = None
+    injection_task: str | None = None
+    attack: str | None = None
+
+
+class EpisodeSpec(Record):
+    """What the coordinator asks of a worker: one rollout of one task."""
+
+    episode_id: str
+    task_id: str
+    group_id: str
+    sample_index: int
+    row: dict[str, Any]
+    """The task: the environment's dataset row, as verifiers' `RolloutInput`."""
+    attempt: int = 0
+    """Which attempt this is, from 1; 0 before the first."""
+    dispatched_at: float = 0.0
+    """Seconds since the epoch, by the coordinator's clock."""
+    seconds_left: float | None = None
+    """What is left of `episode.timeout` at dispatch. Null: no limit."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The row's `info`, which verifiers allows to be JSON text."""
+        info: Any = self.row.get("info")
+        return json.loads(info) if isinstance(info, str) else info or {}
+
+    @property
+    def labels(self) -> TaskLabels:
+        """The task's labels, where its row has them."""
+        return TaskLabels(**{name: self.info.get(name) for name in TaskLabels.model_fields})
+
+
+class EpisodeResult(Record):
+    """What a worker gives back: the record as JSON text, and what the coordinator needs to read of it."""
+
+    episode_id: str
+    status: Literal["finished", "failed"]
+    failure: FailureKind | None = None
+    """Whose failure it is, where it failed."""
+    reward: float | None
+    metrics: dict[str, float | None]
+    error_stage: Stage | None = None
+    error_message: str | None = None
+    labels: TaskLabels
+    """Suite, user task, injection task and attack."""
+    usage: Usage
+    timings: Timings
+    record: str
+    """The `EpisodeRecord` as one line of JSON."""
+    states: dict[str, str] = Field(default_factory=dict)
+    """Base states that this worker names for the first time: JSON text by id."""
+
+
+def episode_id(environment: str, task_id: str, sample_index: int) -> str:
+    """The episode's identity: 16 hexadecimal digits, the same in every run."""
+    identity = json.dumps([environment, task_id, sample_index])
+    return hashlib.blake2s(identity.encode(), digest_size=8).hexdigest()

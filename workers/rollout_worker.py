@@ -1,0 +1,75 @@
+"""The rollout worker: owns a sandbox, plays many episodes at once, gives each back when it ends."""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import ray
+
+from workers.environments.classic import ClassicEnvironment
+from workers.episode import EpisodePlayer
+from workers.records import EpisodeResult, EpisodeSpec
+from workers.sandbox import ownership
+from workers.settings import WorkerSettings
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class RolloutWorker:
+    """A Ray actor's class; it works without Ray too.
+
+    As an actor it must be a threaded one (`max_concurrency` at least the episodes it runs at once), and
+    so must have no coroutine among its methods, for Ray would make it an async one: verifiers needs the
+    main thread to build its environment, which an async actor does not give. The episodes themselves all
+    run on one event loop, in a thread of its own.
+
+    Args:
+        settings: What to play and how.
+        worker_id: Names the worker in records and container labels.
+
+    Raises:
+        EnvironmentLoadError: The environment does not load.
+    """
+
+    def __init__(self, settings: WorkerSettings, worker_id: str) -> None:
+        self._settings = settings
+        environment = ClassicEnvironment(
+            settings.environment, settings.search_path, settings.policy.model
+        )
+        node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True)
+        self._thread.start()
+        self._player = self._on_loop(EpisodePlayer.create(settings, environment, worker_id, node_id))
+
+    def ready(self) -> int:
+        """Brings up the sandbox, ahead of the first episode.
+
+        Returns:
+            The worker's process id.
+
+        Raises:
+            SandboxStartError: It does not come up.
+        """
+        if self._player.uses_sandbox:
+            if self._settings.sandbox.backend == "docker":
+                removed = ownership.sweep()
+                if removed:
+                    _log.warning("removed %d containers of dead workers", len(removed))
+            self._on_loop(self._player.warm_up())
+        return os.getpid()
+
+    def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
+        """Plays one episode, or the episodes of one group; each comes to exactly one result."""
+        return self._on_loop(self._player.play(specs))
+
+    def stop(self) -> None:
+        """Breaks off what is in flight and ends the sandbox; returns when nothing of it is left."""
+        self._on_loop(self._player.shut_down())
+
+    def _on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

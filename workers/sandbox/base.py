@@ -1,0 +1,249 @@
+"""A sandbox, whatever it is made of, and the sessions in it."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workers.errors import RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
+from workers.sandbox.connection import GRACE, Connection
+from workers.settings import SandboxSettings
+
+
+@dataclass(frozen=True)
+class ToolsetSpec:
+    """What an environment wants loaded in its sandbox."""
+
+    image: str
+    """Folder under `sandbox_images/` that the image is built from."""
+    toolset: str
+    """Import path of the toolset class, `package.module:Class`."""
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Keyword arguments of the toolset class."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who a sandbox belongs to, as its container's labels say."""
+
+    run_id: str
+    worker_id: str
+
+
+class _FromSandbox(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+_Model = TypeVar("_Model", bound=_FromSandbox)
+
+
+class Hello(_FromSandbox):
+    """A tool host's first frame."""
+
+    protocol: Literal[1]
+    preload_seconds: float
+    weakest_recycle: Literal["fork", "episode"]
+    runs_model_code: bool
+
+
+class ToolSchema(_FromSandbox):
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class Opened(_FromSandbox):
+    """What a session begins with."""
+
+    tools: list[ToolSchema]
+    observation: list[dict[str, Any]]
+    state_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")] | None
+
+
+class ToolResult(_FromSandbox):
+    """What a tool call gave."""
+
+    content: str
+    error: str | None
+
+    @property
+    def text(self) -> str:
+        """What the policy reads."""
+        return self.content if self.error is None else self.error
+
+
+class Scores(_FromSandbox):
+    """What an evaluation gave."""
+
+    metrics: dict[str, float | None]
+    details: dict[str, Any]
+    patches: list[list[dict[str, Any]] | None]
+    """JSON patches: from the base state to the initial one, then one per tool call."""
+
+
+class Sandbox(ABC):
+    """One tool host with a toolset loaded, owned by this process.
+
+    Args:
+        spec: What to load.
+        settings: Limits and isolation.
+        owner: For the labels.
+    """
+
+    id: str
+
+    def __init__(self, spec: ToolsetSpec, settings: SandboxSettings, owner: Owner) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.owner = owner
+        self.sessions: set[str] = set()
+        self.served = 0
+        self.died = asyncio.Event()
+        self.is_up = False
+        """Whether it has come up: until then it has no session, and need not be ended gently."""
+        self._connection: Connection | None = None
+
+    async def start(self) -> Hello:
+        """Brings the sandbox up, its toolset preloaded.
+
+        Raises:
+            SandboxStartError: It did not come up; nothing of it is left behind.
+        """
+        try:
+            self._connection = await self._launch()
+            limit = self.settings.start_timeout
+            hello = await self._connection.answer(
+                self._connection.hello, limit, "the tool host did not come up"
+            )
+            checked = Hello.model_validate(hello)
+            self.is_up = True
+            return checked
+        except (SandboxDied, ValidationError) as error:
+            await self.stop()
+            raise SandboxStartError(str(error)) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can be made."""
+        return self._connection is not None and self._connection.broken is None
+
+    async def request(self, op: str, timeout: float, **fields: Any) -> Any:
+        """See `Connection.request`."""
+        if self._connection is None:
+            raise SandboxDied("the sandbox was never started")
+        return await self._connection.request(op, timeout, **fields)
+
+    def give_up(self, reason: str) -> None:
+        """Declares the sandbox dead: it is not to be believed any more."""
+        if self._connection is not None:
+            self._connection.break_off(reason)
+
+    async def base_state(self, state_id: str) -> Any:
+        """The base state that sessions name by this id, as JSON."""
+        return await self.request("base_state", self.settings.call_timeout, state_id=state_id)
+
+    def session(self, name: str) -> "Session":
+        """A session, not opened yet. `name` must be unique in this sandbox and fit for a file name."""
+        self.sessions.add(name)
+        self.served += 1
+        return Session(self, name)
+
+    @abstractmethod
+    async def _launch(self) -> Connection:
+        """Starts the tool host and connects to it."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Ends it, and returns when nothing of it is left. Idempotent."""
+
+    def _options(self) -> dict[str, Any]:
+        """The tool host's options."""
+        return {
+            "toolset": self.spec.config,
+            "limits": self.settings.session_limits.model_dump(),
+        }
+
+
+class Session:
+    """One episode's tool resources, as an environment sees them in `state["sandbox"]`."""
+
+    def __init__(self, sandbox: Sandbox, name: str) -> None:
+        self.sandbox = sandbox
+        self.name = name
+        self.opened: Opened | None = None
+        self.calls = 0
+        self.scores: Scores | None = None
+        self.failure: SandboxError | None = None
+        """What ended the session before its time. Its episode can come to no score any more."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
+        return self  # verifiers copies the state that carries us
+
+    async def open(self, task: dict[str, Any]) -> Opened:
+        """Sets up the tool resources for a task.
+
+        Raises:
+            SessionSetupError: The toolset refused.
+            SandboxError: The sandbox could not.
+        """
+        answer = await self._request("open", self.sandbox.settings.setup_timeout, task=task)
+        self.opened = await self._checked(Opened, answer)
+        return self.opened
+
+    async def call(self, tool: str, arguments: dict[str, Any], timeout: float | None = None) -> ToolResult:
+        """Calls a tool. One that fails is a result with an error.
+
+        Raises:
+            RequestRefused: The arguments are too large or nested too deep; nothing has happened.
+            ToolsetError: The toolset has a bug.
+            SandboxError: The session is lost.
+        """
+        limit = timeout or self.sandbox.settings.call_timeout
+        self.calls += 1
+        try:
+            answer = await self._request("call", limit, tool=tool, arguments=arguments)
+        except RequestRefused:
+            self.calls -= 1
+            raise
+        return await self._checked(ToolResult, answer)
+
+    async def state(self) -> Any:
+        """The environment's whole state now, as JSON."""
+        return await self._request("state", self.sandbox.settings.call_timeout)
+
+    async def evaluate(self, trace: dict[str, Any]) -> Scores:
+        """Scores the episode, and collects the state patches of all its calls."""
+        answer = await self._request("evaluate", self.sandbox.settings.call_timeout, trace=trace)
+        self.scores = await self._checked(Scores, answer)
+        return self.scores
+
+    async def oracle(self) -> list[dict[str, Any]]:
+        """The task's ground truth: assistant messages in order."""
+        return await self._request("oracle", self.sandbox.settings.call_timeout)
+
+    async def close(self) -> None:
+        """Kills all that belongs to the session. Idempotent; a sandbox that is dead has closed it already."""
+        if self.name in self.sandbox.sessions:
+            self.sandbox.sessions.discard(self.name)
+            if self.sandbox.alive:
+                await self.sandbox.request("close", GRACE, session=self.name)
+
+    async def _request(self, op: str, timeout: float, **fields: Any) -> Any:
+        try:
+            return await self.sandbox.request(op, timeout, session=self.name, **fields)
+        except (SandboxDied, SessionLost) as error:
+            self.failure = error
+            raise
+
+    async def _checked(self, model: type[_Model], answer: Any) -> _Model:
+        try:
+            return model.model_validate(answer)
+        except ValidationError as error:
+            await self.close()  # its process, which tools run in, may have been made to say anything
+            self.failure = SessionLost(f"the session answered out of form: {str(error)[:200]}")
+            raise self.failure from error

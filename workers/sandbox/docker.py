@@ -1,0 +1,180 @@
+"""The `docker` backend: one container, owned through its stdin, with every isolation flag on."""
+
+import asyncio
+import json
+import logging
+import socket
+from typing import Any, cast
+
+import docker.errors
+import requests
+from docker.types import LogConfig, Ulimit
+
+from workers.errors import SandboxStartError
+from workers.sandbox import ownership
+from workers.sandbox.base import Owner, Sandbox, ToolsetSpec
+from workers.sandbox.connection import GRACE, Connection
+from workers.sandbox.engine import engine
+from workers.sandbox.wire import StreamDemultiplexer
+from workers.settings import SandboxSettings
+
+_log = logging.getLogger(__name__)
+_SCRATCH = "/scratch"
+_UID = 65534
+
+
+def isolation(settings: SandboxSettings) -> dict[str, Any]:
+    """What a container may do, as arguments of the SDK's `create_host_config`: nothing it does not need."""
+    return {
+        "network_mode": "none",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "read_only": True,
+        "tmpfs": {_SCRATCH: f"size={settings.scratch_mb}m,mode=0700,uid={_UID},gid={_UID},nosuid,nodev"},
+        "mem_limit": settings.memory_mb * 1024 * 1024,
+        "memswap_limit": settings.memory_mb * 1024 * 1024,
+        "nano_cpus": int(settings.cpus * 1e9),
+        "pids_limit": settings.pids,
+        "ulimits": [Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=4096, hard=4096)],
+        "ipc_mode": "private",
+        "auto_remove": True,
+        "log_config": LogConfig(type=LogConfig.types.NONE),
+        "runtime": settings.runtime,
+    }
+
+
+class DockerSandbox(Sandbox):
+    """A container whose life hangs on a stream that this process holds."""
+
+    def __init__(self, spec: ToolsetSpec, settings: SandboxSettings, owner: Owner) -> None:
+        super().__init__(spec, settings, owner)
+        self._container: str | None = None
+        self._stopped = False
+        self._transport: asyncio.Transport | None = None
+
+    async def _launch(self) -> Connection:
+        if self.settings.image is None:
+            raise SandboxStartError(
+                f"sandbox.image is not set; name the image that `kumite images build {self.spec.image}` makes"
+            )
+        try:
+            async with asyncio.timeout(self.settings.start_timeout):
+                stream = await asyncio.to_thread(self._create_and_attach)
+                loop = asyncio.get_running_loop()
+                connection = Connection(self._write, self.died.set)
+                transport, _ = await loop.create_connection(lambda: _Stream(connection), sock=stream)
+                self._transport = transport
+                await asyncio.to_thread(self._start)
+        except TimeoutError as error:
+            raise SandboxStartError(
+                f"the Docker engine did not start a container within sandbox.start_timeout, "
+                f"{self.settings.start_timeout:g} s"
+            ) from error
+        except docker.errors.ImageNotFound as error:
+            raise SandboxStartError(
+                f"there is no image {self.settings.image} on this node; `kumite images build "
+                f"{self.spec.image}` makes it"
+            ) from error
+        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+            raise SandboxStartError(f"the Docker engine could not start a container: {error}") from error
+        return connection
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport
+        self._transport.write(data)
+
+    def _create_and_attach(self) -> socket.socket:
+        with engine() as client:
+            api: Any = client.api
+            created = api.create_container_from_config(self._config(api))
+            self._container = container = str(created["Id"])
+            self.id = container[:12]
+            if self._stopped:  # while this thread was waiting for the engine
+                self._remove(container)
+                raise SandboxStartError("the sandbox was stopped while it was being created")
+            attached = api.attach_socket(
+                container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            )
+            stream: object = getattr(attached, "_sock", attached)
+            if not isinstance(stream, socket.socket):
+                raise SandboxStartError(
+                    f"DOCKER_HOST {api.base_url} speaks through {type(stream).__name__}; a unix:// or plain "
+                    "tcp:// engine is needed"
+                )
+            # Taken out of the SDK's hands for good: a wrapper of its that lives on must not keep the
+            # connection open when we close it, for then the container would not notice.
+            mine = socket.socket(fileno=stream.detach())
+            mine.setblocking(False)
+            return mine
+
+    def _start(self) -> None:
+        with engine() as client:
+            cast(Any, client.api).start(self._container)
+
+    def _config(self, api: Any) -> dict[str, Any]:
+        options = {**self._options(), "scratch": _SCRATCH}
+        config = api.create_container_config(
+            image=self.settings.image,
+            command=[self.spec.toolset, json.dumps(options)],
+            user=f"{_UID}:{_UID}",
+            working_dir=_SCRATCH,
+            stdin_open=True,
+            labels=ownership.labels(self.owner),
+            host_config=api.create_host_config(**isolation(self.settings)),
+            hostname="sandbox",
+        )
+        # The engine closes the container's stdin when our end goes: the pipe is the ownership.
+        return {**cast(dict[str, Any], config), "AttachStdin": True, "StdinOnce": True}
+
+    async def stop(self) -> None:
+        """Hangs up, on which the container exits and is removed; removes it by force if it is not."""
+        self._stopped = True
+        if self._transport is not None:
+            self._transport.abort()
+        self.give_up("it was stopped")
+        if self._container is not None:
+            container, self._container = self._container, None
+            await asyncio.to_thread(self._remove, container)
+
+    def _remove(self, container: str) -> None:
+        with engine() as client:
+            if self.is_up:
+                if _goes(client, container):
+                    return
+                _log.warning("container %s did not exit when its pipe closed; removing it", container[:12])
+            try:
+                client.api.remove_container(container, force=True)
+            except docker.errors.NotFound:
+                return
+            except docker.errors.APIError as error:
+                if error.status_code != requests.codes.conflict or not _goes(client, container):
+                    raise
+
+
+def _goes(client: docker.DockerClient, container: str) -> bool:
+    """Waits until the engine has removed a container that it is about to remove by itself."""
+    try:
+        client.api.wait(container, timeout=int(GRACE), condition="removed")
+    except docker.errors.NotFound:
+        return True
+    except (docker.errors.APIError, requests.RequestException):
+        return False
+    return True
+
+
+class _Stream(asyncio.Protocol):
+    """Docker's attach stream: takes the two output streams apart and hands them to the connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._demultiplexer = StreamDemultiplexer()
+
+    def data_received(self, data: bytes) -> None:
+        for name, piece in self._demultiplexer.feed(data):
+            if name == "stdout":
+                self._connection.feed(piece)
+            else:
+                self._connection.feed_stderr(piece)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.break_off(f"its stream closed{f': {exc}' if exc else ''}")

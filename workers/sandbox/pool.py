@@ -1,0 +1,162 @@
+"""Sandboxes of one worker: which one an episode's session lives in, and when one is replaced."""
+
+import asyncio
+import logging
+from collections import deque
+
+from workers.errors import SandboxStartError
+from workers.sandbox.base import Owner, Sandbox, Session, ToolsetSpec
+from workers.sandbox.docker import DockerSandbox
+from workers.sandbox.process import ProcessSandbox
+from workers.settings import SandboxSettings
+
+_log = logging.getLogger(__name__)
+_BACKENDS: dict[str, type[Sandbox]] = {"docker": DockerSandbox, "process": ProcessSandbox}
+_STARTS_AT_ONCE = 4
+"""Sandboxes of one worker that come up at the same time: each keeps a core and the engine busy meanwhile."""
+
+
+class SandboxPool:
+    """Gives each episode a session, in a sandbox that is alive.
+
+    With `recycle: fork` all sessions share one sandbox, until it dies or has served its share; with
+    `recycle: episode` each has one to itself, and the next ones are started ahead.
+
+    Args:
+        spec: What to load in every sandbox.
+        settings: How sandboxes are made.
+        owner: For their labels.
+        ahead: With `recycle: episode`, how many to have started before they are asked for.
+    """
+
+    def __init__(self, spec: ToolsetSpec, settings: SandboxSettings, owner: Owner, ahead: int = 2) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._owner = owner
+        self._ahead = ahead
+        self._recycle = settings.recycle
+        self._current: Sandbox | None = None
+        self._choosing = asyncio.Lock()
+        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._ready: deque[asyncio.Future[Sandbox]] = deque()
+        self._up: set[Sandbox] = set()
+        self._retired: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def prepare(self) -> None:
+        """Has a sandbox up before the first episode asks for one.
+
+        Raises:
+            SandboxStartError: None can be brought up.
+        """
+        if self._recycle == "episode" or await self._shared() is None:
+            self._put_ready(await self._fresh())
+
+    async def acquire(self, name: str) -> Session:
+        """A session, not opened yet, in a sandbox that is up.
+
+        Raises:
+            SandboxStartError: No sandbox can be brought up.
+        """
+        sandbox = None if self._recycle == "episode" else await self._shared()
+        return (sandbox or await self._fresh()).session(name)
+
+    async def release(self, session: Session) -> None:
+        """Closes a session, and its sandbox where no other may use it."""
+        try:
+            await session.close()
+        finally:
+            sandbox = session.sandbox
+            if self._recycle == "episode" or (sandbox is not self._current and not sandbox.sessions):
+                self._retire(sandbox)
+
+    async def close(self) -> None:
+        """Ends every sandbox; returns when nothing of them is left."""
+        self._closed = True
+        while self._ready:
+            starting = self._ready.popleft()
+            starting.cancel()
+            await asyncio.wait([starting])
+        async with self._choosing:  # whoever brings one up sees that it is too late, and ends it
+            self._current = None
+        for sandbox in list(self._up):
+            self._retire(sandbox)
+        if self._retired:
+            await asyncio.wait(self._retired)
+
+    async def _shared(self) -> Sandbox | None:
+        """The one that all sessions share; None if it turns out that they may not."""
+        async with self._choosing:
+            if self._closed:
+                raise SandboxStartError("the worker is going down")
+            if self._recycle == "episode":
+                return None
+            current, limit = self._current, self._settings.max_episodes_per_container
+            if current is not None and (not current.alive or (limit and current.served >= limit)):
+                self._current = None
+                if not current.alive or not current.sessions:
+                    self._retire(current)
+            if self._current is None:
+                started = await self._start()
+                if self._recycle == "episode":  # as its toolset has just told
+                    self._put_ready(started)
+                    return None
+                self._current = started
+            return self._current
+
+    async def _fresh(self) -> Sandbox:
+        """One nobody has used, from those started ahead; as many as are taken are started again."""
+        while not self._closed:
+            while len(self._ready) <= self._ahead:
+                self._ready.append(asyncio.create_task(self._start()))
+            starting = self._ready.popleft()
+            try:
+                sandbox = await starting
+            except asyncio.CancelledError:
+                starting.add_done_callback(self._retire_unused)
+                raise
+            if sandbox.alive:
+                return sandbox
+            self._retire(sandbox)
+        raise SandboxStartError("the worker is going down")
+
+    async def _start(self) -> Sandbox:
+        sandbox = _BACKENDS[self._settings.backend](self._spec, self._settings, self._owner)
+        async with self._starts:
+            hello = await sandbox.start()
+        wanted = self._settings.recycle
+        if self._closed:
+            await sandbox.stop()
+            raise SandboxStartError("the worker is going down")
+        if wanted == "fork" and hello.weakest_recycle == "episode" and not self._settings.unsafe:
+            await sandbox.stop()
+            raise SandboxStartError(
+                "sandbox.recycle is `fork`, but this toolset asks for `episode` at least; set "
+                "sandbox.unsafe to insist"
+            )
+        self._recycle = wanted or hello.weakest_recycle
+        self._up.add(sandbox)
+        return sandbox
+
+    def _put_ready(self, sandbox: Sandbox) -> None:
+        ready: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        ready.set_result(sandbox)
+        self._ready.appendleft(ready)
+
+    def _retire_unused(self, started: "asyncio.Future[Sandbox]") -> None:
+        """For one that came up just when whoever had asked for it was cancelled."""
+        if not started.cancelled() and started.exception() is None:
+            self._retire(started.result())
+
+    def _retire(self, sandbox: Sandbox) -> None:
+        """Stops a sandbox in the background; `close` waits for it."""
+        if sandbox in self._up:
+            self._up.discard(sandbox)
+            task = asyncio.create_task(sandbox.stop())
+            self._retired.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._retired.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.warning("a sandbox could not be ended: %s", error)

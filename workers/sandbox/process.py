@@ -1,0 +1,93 @@
+"""The `process` backend: the same tool host as a plain child process. No isolation: for debugging only."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
+from pathlib import Path
+
+from workers.errors import SandboxStartError
+from workers.sandbox.base import Hello, Sandbox
+from workers.sandbox.connection import GRACE, Connection
+
+_log = logging.getLogger(__name__)
+_ROOT = Path(__file__).resolve().parents[2]
+_LAST_WORDS = 1.0
+"""Seconds to read on in stderr when the process has ended; a daemon may hold it open for ever."""
+
+
+class ProcessSandbox(Sandbox):
+    """A tool host without a container around it."""
+
+    _process: Process | None = None
+
+    async def start(self) -> Hello:
+        """Starts it, and refuses a toolset that would run the model's code on the bare machine."""
+        _log.warning("sandbox.backend is `process`: tools run on this machine with no isolation at all")
+        hello = await super().start()
+        if hello.runs_model_code and not self.settings.unsafe:
+            await self.stop()
+            raise SandboxStartError(
+                "this toolset runs code that the model writes; with sandbox.backend `process` it would run "
+                "on this machine. Use `docker`, or set sandbox.unsafe to insist"
+            )
+        return hello
+
+    async def _launch(self) -> Connection:
+        options = {**self._options(), "quiet": False}
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sandbox_images.tool_host",
+            self.spec.toolset,
+            json.dumps(options),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},
+            start_new_session=True,
+        )
+        assert process.stdin
+        self.id = f"process-{process.pid}"
+        connection = Connection(process.stdin.write, self.died.set)
+        self._pump = asyncio.create_task(self._pump_stdout(process, connection))
+        return connection
+
+    async def _pump_stdout(self, process: Process, connection: Connection) -> None:
+        assert process.stdout
+        stderr = asyncio.create_task(self._pump_stderr(process, connection))
+        try:
+            while data := await process.stdout.read(1 << 16):
+                connection.feed(data)
+            await asyncio.wait([stderr], timeout=_LAST_WORDS)
+            connection.break_off("its process ended")
+        finally:
+            stderr.cancel()
+            await asyncio.wait([stderr])
+
+    async def _pump_stderr(self, process: Process, connection: Connection) -> None:
+        assert process.stderr
+        while data := await process.stderr.read(1 << 16):
+            connection.feed_stderr(data)
+
+    async def stop(self) -> None:
+        """Closes the pipe, on which the tool host kills its sessions and exits; kills it if it does not."""
+        process = self._process
+        if process is None:
+            return
+        assert process.stdin
+        self.give_up("it was stopped")
+        process.stdin.close()
+        ended, _ = await asyncio.wait([self._pump], timeout=GRACE if self.is_up else 0)
+        if not ended:
+            with suppress(ProcessLookupError):
+                process.kill()
+        # asyncio takes a process for ended when its pipes are closed, and a daemon may hold one of them.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                await process.wait()
+        self._pump.cancel()
+        await asyncio.wait([self._pump])

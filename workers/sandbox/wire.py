@@ -1,0 +1,135 @@
+"""The worker's side of the pipe. Whatever comes out of a sandbox is untrusted: bounded and checked here."""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+HEADER = struct.Struct(">I")
+MAX_FRAME = 32 * 1024 * 1024
+"""Largest frame either side accepts, in bytes."""
+MAX_DEPTH = 100
+"""Deepest nesting either side accepts: well within what both of their JSON parsers can take."""
+
+
+class ProtocolError(Exception):
+    """What one side sent, or is about to send, is nothing that the other could take."""
+
+
+class Failure(BaseModel):
+    """Why a request failed inside."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: str
+    type: str
+    message: str
+    trace: str
+
+
+class Reply(BaseModel):
+    """One frame from a sandbox."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: int
+    ok: bool
+    result: Any = None
+    error: Failure | None = None
+
+    @model_validator(mode="after")
+    def _says_why(self) -> "Reply":
+        if not self.ok and self.error is None:
+            raise ValueError("a failure that does not say why")
+        return self
+
+
+def encode(request: dict[str, Any]) -> bytes:
+    """One frame, ready to be written.
+
+    Raises:
+        ProtocolError: It is larger, or nested deeper, than a sandbox accepts.
+    """
+    if _too_deep(request):
+        raise ProtocolError(f"a request nested more than {MAX_DEPTH} levels deep")
+    body = json.dumps(request, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    if len(body) > MAX_FRAME:
+        raise ProtocolError(f"a request of {len(body)} bytes is over the limit of {MAX_FRAME}")
+    return HEADER.pack(len(body)) + body
+
+
+def _too_deep(value: Any) -> bool:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inside = [part for one in level for part in _parts(one)]
+        level = [part for part in inside if isinstance(part, (dict, list, tuple))]
+        if not level:
+            return False
+    return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return cast("dict[str, Any]", value).values() if isinstance(value, dict) else value
+
+
+def decode(body: bytes) -> Reply:
+    """The reply in a frame's body.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    try:
+        return Reply.model_validate(json.loads(body))
+    except (ValueError, RecursionError, ValidationError) as error:
+        raise ProtocolError(f"not a reply: {str(error)[:200]}") from error
+
+
+class FrameBuffer:
+    """Cuts a stream of bytes into frame bodies."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Takes what was read, yields each body that is complete by now.
+
+        Raises:
+            ProtocolError: A frame announces more than `MAX_FRAME`.
+        """
+        self._buffer += data
+        while len(self._buffer) >= HEADER.size:
+            (length,) = HEADER.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME}")
+            end = HEADER.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[HEADER.size : end])
+            del self._buffer[:end]
+            yield body
+
+
+class StreamDemultiplexer:
+    """Takes Docker's attach stream apart: 8-byte headers of stream number and length, then payload.
+
+    Source: "Stream format" of the Engine API's `ContainerAttach`.
+    """
+
+    _HEADER = struct.Struct(">BxxxI")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Literal["stdout", "stderr"], bytes]]:
+        """Takes what was read, yields pieces of the two streams in order, without waiting for whole ones."""
+        self._buffer += data
+        while len(self._buffer) >= self._HEADER.size:
+            number, length = self._HEADER.unpack_from(self._buffer)
+            end = self._HEADER.size + length
+            if len(self._buffer) < end:
+                return
+            payload = bytes(self._buffer[self._HEADER.size : end])
+            del self._buffer[:end]
+            yield ("stderr" if number == 2 else "stdout"), payload

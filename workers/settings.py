@@ -1,0 +1,131 @@
+"""The settings a rollout worker is started with, as a user writes them in a run's config file."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, and the docstring under a field documents it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class EnvironmentSettings(Settings):
+    id: str
+    """The environment: `agentdojo`, `shell`, any importable module with a verifiers
+    `load_environment(...)`, or the path of a Python file that has one (relative to the config file)."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment's `load_environment`."""
+    folder: Path | None = None
+    """Folder in which modules of your own are found, beside those that are installed; relative to the
+    config file. Null: the config file's folder."""
+
+    @property
+    def name(self) -> str:
+        """What records call it: its id, without the folder where it is a file."""
+        return Path(self.id).stem if self.id.endswith(".py") else self.id
+
+
+class SessionLimits(Settings):
+    """Resource limits of one episode's process inside the container (`setrlimit`)."""
+
+    address_space_mb: int | None = Field(default=None, gt=0)
+    """Most virtual memory of one process of the session, in MiB. Null: bounded by the container only."""
+    cpu_seconds: int | None = Field(default=600, gt=0)
+    """Most CPU time of one process of the session, in seconds."""
+    open_files: int = Field(default=256, ge=16)
+    """Most open descriptors of one process of the session."""
+    file_size_mb: int = Field(default=64, gt=0)
+    """Largest file the session may write, in MiB."""
+
+
+class SandboxSettings(Settings):
+    backend: Literal["docker", "process"] = "docker"
+    """`docker`: one container per worker. `process`: the same tool host as a plain child process, with
+    no isolation whatsoever, for debugging on a machine without Docker."""
+    image: str | None = None
+    """The image to run. Null: the environment's own image, as `kumite images build` tags it."""
+    runtime: str | None = None
+    """The OCI runtime, as the engine knows it: `runc`, `runsc` (gVisor), … Null: the engine's default."""
+    recycle: Literal["fork", "episode"] | None = None
+    """`fork`: one container per worker, one forked process per episode. `episode`: a fresh container
+    per episode, prepared ahead. Null: what the environment's toolset asks for."""
+    unsafe: bool = False
+    """Run below what the toolset asks for: `recycle: fork` where it wants `episode`, or tools that run
+    the model's code without a container. The run records it."""
+    max_episodes_per_container: int | None = Field(default=None, gt=0)
+    """Replace a container after it has served this many episodes. Null: never."""
+    memory_mb: int = Field(default=2048, ge=64)
+    """Memory of one container, in MiB; swap is off."""
+    cpus: float = Field(default=2.0, gt=0)
+    """CPUs that one container may use."""
+    pids: int = Field(default=512, ge=16)
+    """Most processes and threads in one container."""
+    scratch_mb: int = Field(default=256, ge=1)
+    """Size of the container's only writable place, a tmpfs at /scratch, in MiB. It counts as memory."""
+    session_limits: SessionLimits = Field(default_factory=SessionLimits)
+    """Resource limits of one episode's process inside the container."""
+    start_timeout: float = Field(default=120.0, gt=0)
+    """Seconds that a container has to come up and preload its toolset."""
+    setup_timeout: float = Field(default=60.0, gt=0)
+    """Seconds that the set-up of one episode's tool resources may take."""
+    call_timeout: float = Field(default=60.0, gt=0)
+    """Seconds that one tool call may take; scoring has the same limit."""
+
+
+class SamplingSettings(Settings):
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling: the probability mass to sample from. Null: the policy's default."""
+    max_tokens: int | None = Field(default=512, gt=0)
+    """Most tokens sampled in one turn."""
+    tool_choice: Literal["auto", "required", "none"] | None = None
+    """OpenAI's `tool_choice`. Null: the policy's default, which is `auto` where there are tools."""
+    stop: list[str] | None = None
+    """Strings that end a turn."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Anything else that the policy's chat-completions route takes, sent as it is."""
+
+
+class PolicyEndpoint(Settings):
+    """Where and how a worker reaches the policy: what the cluster side hands to every worker."""
+
+    kind: Literal["openai", "oracle"]
+    """`openai`: an OpenAI-compatible route. `oracle`: the task's own ground truth, no model."""
+    model: str
+    """Name of the model in requests and in the records."""
+    base_url: str | None = None
+    """Root of the OpenAI-compatible API, for example `http://127.0.0.1:8000/v1`."""
+    api_key_env: str | None = None
+    """Environment variable (on the worker) that holds the API key."""
+    version: int | None = None
+    """Version of the policy's weights, where it is known."""
+    token_ids: bool = False
+    """Ask for token ids and log-probabilities with every request (vLLM gives them)."""
+    request_timeout: float = 600.0
+    """Seconds that one request may take."""
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings)
+    """How actions are sampled."""
+
+
+class WorkerSettings(Settings):
+    """All that one rollout worker needs to know."""
+
+    run_id: str
+    """Names the run in container labels and records."""
+    environment: EnvironmentSettings
+    """The environment to roll out."""
+    sandbox: SandboxSettings
+    """The sandbox the worker owns."""
+    policy: PolicyEndpoint
+    """The policy that acts."""
+    episodes: Annotated[int, Field(gt=0)] = 16
+    """Episodes the worker runs at once."""
+    seed: int | None = None
+    """Seeds each request's sampling, per episode. Null: unseeded."""
+    search_path: Path | None = None
+    """The driver's working folder: where a user's own environment module is looked for, and what the
+    worker's own working folder is a copy of on another node."""
