@@ -39,6 +39,42 @@ class KeptCluster(BaseModel):
     """Seconds since the epoch."""
 
 
+class Lease:
+    """A driver's claim on the kept cluster, for as long as its process lives or until it is released."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = _open_lease()
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def is_only_one(self) -> bool:
+        """Whether no other driver has one."""
+        if self._file is None:
+            return not in_use()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+        return True
+
+    def release(self) -> None:
+        """Gives the claim up. Safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def in_use() -> bool:
+    """Whether a driver has a lease."""
+    with _open_lease() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def folder() -> Path:
     """Where the record, the lock and the holder's log lie."""
     return cache_dir() / "ray"
@@ -140,6 +176,11 @@ def _session(leader: int) -> list[int]:
 
 def _record() -> Path:
     return folder() / "kept.json"
+
+
+def _open_lease() -> IO[bytes]:
+    folder().mkdir(parents=True, exist_ok=True)
+    return (folder() / "in-use.lock").open("ab")
 
 
 def _held() -> bool:

@@ -46,13 +46,34 @@ class RaySession:
         local: Whether Kumite started the cluster, on this machine.
         kept: Whether it stays up when the session closes, for the next run.
         logs: Folder of Ray's logs, where this machine has it.
+        lease: Its claim on a cluster that Kumite keeps on this machine.
+        new: Whether that cluster was started for it.
     """
 
-    def __init__(self, address: str, *, local: bool, kept: bool, logs: Path) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        local: bool,
+        kept: bool,
+        logs: Path,
+        lease: kept_ray.Lease | None = None,
+        new: bool = False,
+    ) -> None:
         self.address = address
         self.local = local
         self.kept = kept
         self.logs = logs
+        self._lease = lease
+        self._unsettled = new
+
+    def settle(self) -> None:
+        """Says that there is now something to keep the cluster for; until then, it ends with the session."""
+        self._unsettled = False
+
+    def is_only_one(self) -> bool:
+        """Whether no other run is connected to the same kept cluster of this machine."""
+        return self._lease is None or self._lease.is_only_one()
 
     def close(self) -> None:
         """Leaves the cluster, and ends it if it is this run's own. Safe to call twice."""
@@ -60,6 +81,11 @@ class RaySession:
             _ray.shutdown()
         if self.local:
             _stay_on_loopback(False)
+        if self._unsettled and self.is_only_one():
+            kept_ray.stop_kept()
+        self._unsettled = False
+        if self._lease is not None:
+            self._lease.release()
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +116,7 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
         )
     cores = os.cpu_count() or 1
     options: dict[str, object] = {"num_cpus": config.num_cpus or cores + math.ceil(extra_cpus)}
+    started = False
     with _one_at_a_time():
         kept = kept_ray.find_kept()
         if kept is not None and not _answers(kept):
@@ -99,9 +126,10 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
             if config.num_cpus is None:
                 options["num_cpus"] = cores + math.ceil(extra_cpus) + _ROOM
             kept = kept_ray.start_kept(options, START_TIMEOUT)
+            started = True
     if kept is None:
         return start_local(options)
-    return _join_kept(kept, extra_cpus)
+    return _join_kept(kept, extra_cpus, started)
 
 
 def start_local(options: dict[str, object]) -> RaySession:
@@ -150,28 +178,33 @@ def _join(address: str, named_by: str, runtime_env: dict[str, Any] | None) -> Ra
     return _session(local=False, kept=True)
 
 
-def _join_kept(kept: kept_ray.KeptCluster, extra_cpus: float) -> RaySession:
-    _stay_on_loopback()
-    _use_token()
+def _join_kept(kept: kept_ray.KeptCluster, extra_cpus: float, new: bool) -> RaySession:
+    session = RaySession(kept.address, local=True, kept=True, logs=kept.logs, lease=kept_ray.Lease(), new=new)
     try:
+        _stay_on_loopback()
+        _use_token()
         _init(address=kept.address, runtime_env=_importable())
+        cpus: float = _ray.cluster_resources().get("CPU", 0.0)
+        if cpus < extra_cpus:
+            raise RayUnavailable(
+                f"the local Ray cluster kept at {kept.address} has {cpus:g} logical CPUs, and this run asks "
+                f"for {extra_cpus:g}: lower workers.max, or end the kept one with `kumite policy down`"
+            )
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+        session.close()
         raise RayUnavailable(
             f"the local Ray cluster kept at {kept.address} cannot be joined: {_last_line(str(error))}; "
             "`kumite policy down` ends it"
         ) from error
-    session = _session(local=True, kept=True)
-    cpus: float = _ray.cluster_resources().get("CPU", 0.0)
-    if cpus < extra_cpus:
+    except BaseException:
         session.close()
-        raise RayUnavailable(
-            f"the local Ray cluster kept at {kept.address} has {cpus:g} logical CPUs, and this run asks for "
-            f"{extra_cpus:g}: lower workers.max, or end the kept one with `kumite policy down`"
-        )
+        raise
     return session
 
 
 def _init(**options: Any) -> None:
+    # What is on by default, and as it should be, is no warning for our users' terminals.
+    logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
     _ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
 
 

@@ -3,15 +3,17 @@
 import asyncio
 import hashlib
 import json
+import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
 from workers.environments.messages import to_records
 from workers.environments.tracing import EpisodeTrace
-from workers.errors import EpisodeTimeout, SandboxDied, SandboxStartError
+from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError
 from workers.failures import kind_of, root_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import PolicyClient, sampling_args
@@ -19,6 +21,9 @@ from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeS
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.pool import SandboxPool
 from workers.settings import WorkerSettings
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -84,7 +89,7 @@ class EpisodePlayer:
             SandboxStartError: It does not come up.
         """
         if self._pool is not None:
-            await self._pool.release(await self._pool.acquire("warm-up"))
+            await self._tracked(self._pool.prepare())
 
     async def shut_down(self) -> None:
         """Breaks off what is in flight and ends the sandboxes."""
@@ -98,7 +103,11 @@ class EpisodePlayer:
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         """Plays one episode, or, where the environment scores groups, all episodes of one."""
-        task = asyncio.ensure_future(self._to_results(specs))
+        return await self._tracked(self._to_results(specs))
+
+    async def _tracked(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Does work that `shut_down` breaks off."""
+        task = asyncio.ensure_future(work)
         self._in_flight.add(task)
         try:
             return await task
@@ -145,9 +154,12 @@ class EpisodePlayer:
                 continue
             try:
                 await self._note_base_state(play, play.session)
+            except SandboxError as error:
+                _log.warning("the base state of task %s is not to be had: %s", play.spec.task_id, error)
+            try:
                 await self._pool.release(play.session)
-            except SandboxDied:
-                continue  # it took the session with it
+            except SandboxError:
+                continue  # the sandbox is gone, and took the session with it
 
     async def _note_base_state(self, play: _Play, session: Session) -> None:
         state_id = session.opened.state_id if session.opened else None
@@ -181,6 +193,7 @@ class EpisodePlayer:
         if isinstance(outcome, BaseException):
             error = _error(outcome, trace)
             rollout = _broken_off(trace, spec)
+            self._known_states -= play.states.keys()  # another attempt may take this result's place
         else:
             rollout = outcome
         usage = Usage()
@@ -240,7 +253,11 @@ class EpisodePlayer:
 def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     """What there is of an episode that failed: its turns so far, no reward, no metrics."""
     state = trace.state
-    taken = steps.steps(state, trace) if state is not None else []
+    try:
+        taken = steps.steps(state, trace) if state is not None else []
+    except Exception as error:  # noqa: BLE001 - what the environment left behind may be what has failed
+        _log.warning("the steps of task %s cannot be put on record: %s", spec.task_id, error)
+        taken = []
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
     return Rollout(messages, [], taken, None, {}, None, is_truncated=False)
 

@@ -1,10 +1,9 @@
-"""The policy that stays up between runs: its record, who uses it, and its end."""
+"""The policy that stays up between runs: its record, how it is, and its end."""
 
-import fcntl
 import os
 import time
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -40,23 +39,9 @@ class PolicyStatus(BaseModel):
     state: Literal["ready", "not answering"]
     """Whether it lists its model."""
     in_use: bool
-    """Whether a run uses it now."""
+    """Whether a run is connected to its cluster now."""
     uptime: float
     """Seconds since it was started."""
-
-
-class Lease:
-    """A run's claim on the kept policy, for as long as its process lives or until it is released."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] | None = _open_lock()
-        fcntl.flock(self._file, fcntl.LOCK_SH)
-
-    def release(self) -> None:
-        """Gives the claim up. Safe to call twice."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def status() -> PolicyStatus | None:
@@ -71,7 +56,7 @@ def status() -> PolicyStatus | None:
     return PolicyStatus(
         policy=policy,
         state="ready" if answers else "not answering",
-        in_use=in_use(),
+        in_use=kept_ray.in_use(),
         uptime=time.time() - policy.started_at,
     )
 
@@ -80,17 +65,17 @@ def down(force: bool = False) -> bool:
     """Ends the kept policy, and the local Ray cluster kept for it.
 
     Args:
-        force: End it though a run uses it.
+        force: End it even so.
 
     Returns:
         Whether there was anything to end.
 
     Raises:
-        PolicyInUse: A run uses it.
+        PolicyInUse: A run is connected to its cluster.
         RayUnavailable: It is on a cluster that someone else runs, which cannot be joined.
     """
     policy = recorded()
-    if not force and in_use():
+    if not force and kept_ray.in_use():
         raise PolicyInUse("a run is using the kept policy: wait for its end, or use --force")
     if policy is not None and not policy.local:
         from cluster.policy.serving import delete_application
@@ -124,21 +109,5 @@ def recorded() -> KeptPolicy | None:
     return policy
 
 
-def in_use() -> bool:
-    """Whether a run has a lease."""
-    with _open_lock() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def _record() -> Path:
     return cache_dir() / "policy" / "kept.json"
-
-
-def _open_lock() -> IO[bytes]:
-    path = cache_dir() / "policy" / "in-use.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("ab")

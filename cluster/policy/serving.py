@@ -1,7 +1,6 @@
 """Ray Serve as the driver sees it: its HTTP address, and an application on its way to ready."""
 
 import logging
-import re
 import socket
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from ray.serve.exceptions import RayServeException
 
 from cluster.errors import PolicyUnavailable
 from cluster.policy.base import OnStage
+from cluster.policy.failure import engine_error, last_error
 from cluster.ray_session import RaySession
 
 _POLL = 0.25
@@ -59,11 +59,16 @@ def is_running(name: str) -> bool:
     return status is not None and status.status.value == "RUNNING"
 
 
-def delete_application(name: str) -> None:
-    """Ends an application, and waits until its processes are gone."""
+def delete_application(name: str, wait: bool = True) -> None:
+    """Ends an application.
+
+    Args:
+        name: The application's.
+        wait: Return when its processes are gone; one that is still starting up takes its time.
+    """
     _quiet()
     try:
-        _serve.delete(name)
+        _serve.delete(name, _blocking=wait)
     except (RayServeException, RayError, TimeoutError):
         return  # with the controller gone, so is the application
 
@@ -128,9 +133,10 @@ def _get(deployment: Any) -> None:
     try:
         _ray.get(deployment)
     except RayTaskError as error:
-        raise PolicyUnavailable(f"the vLLM policy cannot be deployed: {_reason(str(error.cause))}") from error
+        cause: Any = error.cause
+        raise PolicyUnavailable(f"the vLLM policy cannot be deployed: {last_error(str(cause))}") from error
     except RayError as error:
-        reason = _reason(str(error))
+        reason = last_error(str(error))
         raise PolicyUnavailable(f"the vLLM policy cannot be deployed: {reason}") from error
 
 
@@ -143,37 +149,12 @@ def _raise_if_failed(status: Any, logs: Path) -> None:
         if failed or "failed to start" in deployment.message:
             if not deployment.message:
                 continue
-            reason = _engine_error(logs) or _reason(deployment.message)
+            reason = engine_error(logs) or last_error(deployment.message)
             raise PolicyUnavailable(
                 f"the vLLM policy does not start: {name}: {reason}; Ray's logs are in {logs}"
             )
     if failed:
-        raise PolicyUnavailable(f"the vLLM policy does not start: {_reason(status.message)}")
-
-
-_ERROR_LINE = re.compile(r"\b((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit)): (.+)")
-_NOT_THE_CAUSE = re.compile(r"Engine core initialization failed|Failed to create vLLM engine config: $")
-
-
-def _engine_error(logs: Path) -> str | None:
-    """What vLLM's engine process died of, which only its log tells: the replica says just that it did."""
-    newest = sorted(logs.glob("worker-*.[oe][ur][tr]"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in newest:
-        text = path.read_text(errors="replace")
-        if "EngineCore" in text:
-            lines = [line for line in text.splitlines() if "EngineCore" in line and " ERROR " in line]
-            return _last_error("\n".join(lines))
-    return None
-
-
-def _reason(message: str) -> str:
-    """The last error a traceback names, which is the one that says why."""
-    return _last_error(message) or message.strip().splitlines()[-1]
-
-
-def _last_error(text: str) -> str | None:
-    found = [match for match in _ERROR_LINE.finditer(text) if not _NOT_THE_CAUSE.search(match[0])]
-    return f"{found[-1][1].rpartition('.')[2]}: {found[-1][2].strip()}" if found else None
+        raise PolicyUnavailable(f"the vLLM policy does not start: {last_error(status.message)}")
 
 
 def _head_address() -> str:

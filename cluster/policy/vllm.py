@@ -20,17 +20,20 @@ _ray: Any = ray
 
 
 class VllmPolicyHandle(PolicyHandle):
-    """A deployment that is up. `open_vllm` makes one."""
+    """A deployment that is up. `open_vllm` makes one.
 
-    def __init__(
-        self, config: VllmPolicy, model: str, base_url: str, name: str, lease: kept_policy.Lease | None
-    ) -> None:
+    Args:
+        config: The policy.
+        model: What requests call it.
+        base_url: Root of its API.
+        ends: The application to end on closing; None if it is to stay.
+    """
+
+    def __init__(self, config: VllmPolicy, model: str, base_url: str, ends: str | None) -> None:
         self._config = config
         self._model = model
         self._base_url = base_url
-        self._name = name
-        self._lease = lease
-        self._open = True
+        self._ends = ends
         self.outcome = ""
 
     def endpoint(self) -> PolicyEndpoint:
@@ -45,13 +48,9 @@ class VllmPolicyHandle(PolicyHandle):
         )
 
     def close(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        if self._lease is not None:
-            self._lease.release()
-        elif _ray.is_initialized():
-            serving.delete_application(self._name)
+        if self._ends is not None and _ray.is_initialized():
+            serving.delete_application(self._ends)
+        self._ends = None
 
 
 def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> VllmPolicyHandle:
@@ -76,25 +75,15 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
     name = application.application_name(config, model, args)
     if serving.is_running(name):
         base_url = f"{serving.start_serve(session)}/{name}/v1"
-        lease = kept_policy.Lease()
         if _answers(base_url, model):
-            handle = VllmPolicyHandle(config, model.name, base_url, name, lease)
+            handle = VllmPolicyHandle(config, model.name, base_url, ends=None)
             handle.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
             return handle
-        lease.release()
-    lease = None
-    if config.keep_alive:
-        if session.local:
-            _replace(name)
-        lease = kept_policy.Lease()
-    else:
+    if not config.keep_alive:
         name = f"{name}-{uuid.uuid4().hex[:6]}"
-    try:
-        return _start(config, session, model, args, name, lease, on_stage)
-    except BaseException:
-        if lease is not None:
-            lease.release()
-        raise
+    elif session.local:
+        _replace(name, session)
+    return _start(config, session, model, args, name, on_stage)
 
 
 def check_vllm(config: VllmPolicy) -> None:
@@ -124,7 +113,6 @@ def _start(
     model: Model,
     args: dict[str, Any],
     name: str,
-    lease: kept_policy.Lease | None,
     on_stage: OnStage,
 ) -> VllmPolicyHandle:
     began = time.monotonic()
@@ -138,9 +126,10 @@ def _start(
         if not _answers(base_url, model):
             raise PolicyUnavailable(f"the vLLM policy is up, and yet {base_url} does not list {model.name!r}")
     except BaseException:
-        serving.delete_application(name)
+        serving.delete_application(name, wait=False)
         raise
     if config.keep_alive:
+        session.settle()
         kept_policy.record(
             kept_policy.KeptPolicy(
                 application=name,
@@ -151,7 +140,7 @@ def _start(
                 started_at=time.time(),
             )
         )
-    handle = VllmPolicyHandle(config, model.name, base_url, name, lease)
+    handle = VllmPolicyHandle(config, model.name, base_url, ends=None if config.keep_alive else name)
     kind = args["llm_configs"][0]["accelerator_config"]["kind"]
     kept = ", to be kept" if config.keep_alive else ""
     handle.outcome = f"{model.name} on the {kind}, started in {time.monotonic() - began:.0f} s{kept}"
@@ -189,14 +178,14 @@ def required_cpus(config: VllmPolicy) -> float:
     return replicas * application.REPLICA_CPUS + config.replicas * application.INGRESS_CPUS
 
 
-def _replace(name: str) -> None:
+def _replace(name: str, session: RaySession) -> None:
     others = [other for other in serving.applications(application.PREFIX) if other != name]
     if not others:
         return
-    if kept_policy.in_use():
+    if not session.is_only_one():
         raise PolicyInUse(
-            f"another run is using the kept policy {others[0]}, which this one would replace: wait for its "
-            "end, or set policy.keep_alive to false"
+            f"policy.keep_alive is true, but another run is connected to the cluster where {others[0]} is "
+            "kept, which this one would replace: wait for its end, or set policy.keep_alive to false"
         )
     for other in others:
         serving.delete_application(other)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from cluster.config_file import load_config
@@ -52,9 +54,8 @@ def test_set_overrides_a_nested_field_with_a_yaml_value(config):
     ],
 )
 def test_bad_config_names_the_field_what_was_given_and_what_is_right(config, text, overrides, said):
-    with pytest.raises(ConfigError, match=".*") as raised:
+    with pytest.raises(ConfigError, match=re.escape(said)):
         load_config(config(text), overrides)
-    assert said in str(raised.value)
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path):

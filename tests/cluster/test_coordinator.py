@@ -41,7 +41,9 @@ def specs(count):
 
 def result(spec, *, status="finished", failure=None):
     failed = status == "failed"
-    error = EpisodeError(stage="tools", kind="sandbox", type="SandboxDied", message="it died") if failed else None
+    error = (
+        EpisodeError(stage="tools", kind="sandbox", type="SandboxDied", message="it died") if failed else None
+    )
     record = EpisodeRecord(
         episode_id=spec.episode_id,
         task_id=spec.task_id,

@@ -4,6 +4,7 @@ A Kumite worker binds a session to `state["sandbox"]` before `setup_state`. Else
 verifiers' own `vf-eval`, the environment brings up a sandbox of its own.
 """
 
+import asyncio
 import json
 import uuid
 from collections.abc import Mapping
@@ -89,6 +90,7 @@ class AgentDojoEnv(vf.StatefulToolEnv):
         )
         self._settings = sandbox
         self._own_pool: SandboxPool | None = None
+        self._own_loop: asyncio.AbstractEventLoop | None = None
 
     async def setup_state(self, state: vf.State) -> vf.State:
         """Opens the episode's session: its tools become the episode's tools, as far as defenses let them."""
@@ -166,19 +168,24 @@ class AgentDojoEnv(vf.StatefulToolEnv):
     async def score_session(self, state: vf.State) -> None:
         """Has AgentDojo's checks run in the session, before it is closed and before the rubric looks."""
         session = cast("Session | None", state.get("sandbox"))
-        if session is None or session.opened is None:
+        if session is None:
             return
         try:
-            if state.get("error") is None and state.get("trajectory"):
+            if session.opened is not None and state.get("error") is None and state.get("trajectory"):
                 await self._score(session, state)
         finally:
-            await session.close()
+            await (session.close() if self._own_pool is None else self._own_pool.release(session))
 
     @vf.teardown
     async def close_own_sandbox(self) -> None:
-        """Ends the sandbox that the environment brought up itself."""
-        if self._own_pool is not None:
-            await self._own_pool.close()
+        """Ends the sandbox that the environment brought up itself.
+
+        verifiers calls this at the exit of the process, on an event loop made for it. What lives on the
+        one that was run before can't be ended from there; its pipe closes with the process.
+        """
+        pool, self._own_pool = self._own_pool, None
+        if pool is not None and self._own_loop is asyncio.get_running_loop():
+            await pool.close()
 
     def _rows(self, args: AgentDojoArgs, policy: str | None, folder: Path | None) -> list[dict[str, Any]]:
         selected = rows(args, args.system_message, policy, folder)
@@ -233,8 +240,10 @@ class AgentDojoEnv(vf.StatefulToolEnv):
 
     async def _session(self, state: vf.State) -> Session:
         if state.get("sandbox") is None:
-            if self._own_pool is None:
+            loop = asyncio.get_running_loop()
+            if self._own_pool is None or self._own_loop is not loop:  # each evaluation may run its own
                 self._own_pool = SandboxPool(self.toolset, self._settings, Owner("vf-eval", "vf-eval"))
+                self._own_loop = loop
             state["sandbox"] = await self._own_pool.acquire(uuid.uuid4().hex[:16])
         return cast(Session, state["sandbox"])
 

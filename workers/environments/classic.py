@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from workers.environments import steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.errors import EnvironmentLoadError, EpisodeFailed, ScoringError
+from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings
 
@@ -73,7 +74,7 @@ class ClassicEnvironment:
         played = [(s, t) for s, t in zip(states, traces, strict=True) if not isinstance(s, BaseException)]
         try:
             await self._score([state for state, _ in played], [trace for _, trace in played])
-        except ScoringError as error:
+        except (ScoringError, SandboxError) as error:
             return [s if isinstance(s, BaseException) else error for s in states]
         return [
             s if isinstance(s, BaseException) else steps.rollout(s, t)
@@ -84,6 +85,7 @@ class ClassicEnvironment:
         self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
     ) -> vf.State:
         trace.session = session
+        trace.stage = "setup"
         sampling = {**self._env.sampling_args, **actor.sampling}
         sampling["extra_body"] = {
             **self._env.sampling_args.get("extra_body", {}),
@@ -118,8 +120,9 @@ class ClassicEnvironment:
         finally:
             tracing.scored.reset(token)
         for trace in traces:
+            _check_session(trace)
             for name, error in trace.scoring_errors:
-                raise EpisodeFailed(
+                raise ScoringError(
                     f"reward function {name} raised {type(error).__name__}: {error}"
                 ) from error
 
@@ -136,6 +139,8 @@ class ClassicEnvironment:
                 state["sandbox"] = trace.session
             with trace.during("setup"):
                 ready = await set_up(state, *args, **kwargs)
+                _check_session(trace)
+            trace.stage = "tools"  # from here on, what is not the policy's is the environment's
             trace.state = ready if ready is not None else state
             return ready
 
@@ -155,6 +160,7 @@ class ClassicEnvironment:
             before = trace.seconds.get("tools", 0.0)
             with trace.during("tools"):
                 answer = await respond(messages, state, *args, **kwargs)
+                _check_session(trace)
             if trace.turns:
                 turn = trace.turns[-1]
                 turn.tools_seconds = trace.seconds["tools"] - before
@@ -168,12 +174,15 @@ class ClassicEnvironment:
             trace = _trace()
             with trace.during("scoring"):
                 await clean_up(state, *args, **kwargs)
+                _check_session(trace)
             trace.step_rewards = [step["reward"] for step in state["trajectory"]]
 
         env.setup_state, env.env_response = setup_state, env_response
         env.get_model_response, env.cleanup = get_model_response, cleanup
         for rubric in _rubrics(env.rubric):
-            rubric.funcs[:] = [_noting_errors(function) for function in rubric.funcs]
+            rubric.funcs[:] = [
+                _noting_errors(function, rubric._is_group_func(function)) for function in rubric.funcs
+            ]
 
 
 def _trace() -> EpisodeTrace:
@@ -183,20 +192,30 @@ def _trace() -> EpisodeTrace:
     return trace
 
 
+def _check_session(trace: EpisodeTrace) -> None:
+    """Raises what the session was lost to: verifiers' own loops make text of what a tool raises."""
+    if trace.session is not None and trace.session.failure is not None:
+        raise trace.session.failure
+
+
 def _rubrics(rubric: Any) -> Iterator[Any]:
     for part in getattr(rubric, "rubrics", []):
         yield from _rubrics(part)
     yield rubric
 
 
-def _noting_errors(function: Any) -> Any:
-    """A reward function whose exception is noted before verifiers turns it into a 0.0."""
+def _noting_errors(function: Any, scores_groups: bool) -> Any:
+    """A reward function whose failure is noted before verifiers turns it into a 0.0."""
 
     @wraps(function)
     async def reward(*args: Any, **kwargs: Any) -> Any:
         try:
             value = function(*args, **kwargs)
-            return await value if asyncio.iscoroutine(value) else value
+            value = await value if inspect.isawaitable(value) else value
+            for one in value if scores_groups else [value]:
+                if not math.isfinite(float(one)):
+                    raise ValueError(f"it gave {one}, which is no reward")
+            return value
         except Exception as error:
             name = str(getattr(function, "__name__", function))
             for trace in tracing.scored.get():
@@ -254,11 +273,12 @@ def _module_from_file(name: str, search_path: Path) -> ModuleType:
     path = search_path / name
     if not path.is_file():  # on another node, where `ray job submit` has put a copy of the driver's folder
         path = Path(os.path.relpath(path, search_path))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Under a name of its own: the file may be called like a package that others import.
+    spec = importlib.util.spec_from_file_location(f"kumite_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise EnvironmentLoadError(f"environment.id: there is no file {search_path / name}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 

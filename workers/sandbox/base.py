@@ -33,7 +33,7 @@ class Owner:
 
 
 class _FromSandbox(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 _Model = TypeVar("_Model", bound=_FromSandbox)

@@ -14,6 +14,7 @@ from workers.errors import SandboxStartError
 from workers.sandbox import ownership
 from workers.sandbox.base import Owner, Sandbox, ToolsetSpec
 from workers.sandbox.connection import GRACE, Connection
+from workers.sandbox.creation import creation_slot
 from workers.sandbox.engine import engine
 from workers.sandbox.wire import StreamDemultiplexer
 from workers.settings import SandboxSettings
@@ -58,7 +59,7 @@ class DockerSandbox(Sandbox):
                 f"sandbox.image is not set; name the image that `kumite images build {self.spec.image}` makes"
             )
         try:
-            async with asyncio.timeout(self.settings.start_timeout):
+            async with asyncio.timeout(self.settings.start_timeout), creation_slot():
                 stream = await asyncio.to_thread(self._create_and_attach)
                 loop = asyncio.get_running_loop()
                 connection = Connection(self._write, self.died.set)

@@ -4,7 +4,9 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +39,8 @@ class ProcessSandbox(Sandbox):
         return hello
 
     async def _launch(self) -> Connection:
-        options = {**self._options(), "quiet": False}
+        self._scratch = await asyncio.to_thread(tempfile.mkdtemp, prefix="kumite-")
+        options = {**self._options(), "quiet": False, "scratch": self._scratch, "temporary": True}
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -91,3 +94,4 @@ class ProcessSandbox(Sandbox):
                 await process.wait()
         self._pump.cancel()
         await asyncio.wait([self._pump])
+        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)  # if it was killed

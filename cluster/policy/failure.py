@@ -1,0 +1,47 @@
+"""Why a vLLM replica did not start: the one error, out of tracebacks and logs, that says so."""
+
+import re
+from pathlib import Path
+
+_ERROR = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt)\w*): ?(.*)$")
+_ENGINE = re.compile(r"^\((?:EngineCore|Worker)\w* pid=\d+\) ERROR \S+ \S+ \[[^\]]*\] ?")
+_NOT_THE_CAUSE = ("Engine core initialization failed", "Worker proc initialization failed")
+_NOISE = ("For further information visit", "^^^")
+_LONGEST = 800
+"""Characters of a reason; vLLM can print whole configs."""
+
+
+def last_error(text: str) -> str:
+    """The last error that a traceback names, with the lines that belong to it; else its last line."""
+    lines = text.strip().splitlines()
+    for start in range(len(lines) - 1, -1, -1):
+        match = _ERROR.match(lines[start].strip())
+        if match and not any(said in match[2] for said in _NOT_THE_CAUSE):
+            told = [f"{match[1]}: {match[2]}", *_following(lines[start + 1 :])]
+            return " ".join(told)[:_LONGEST]
+    return lines[-1].strip()[:_LONGEST] if lines else "no reason given"
+
+
+def engine_error(logs: Path) -> str | None:
+    """What vLLM's engine process died of, by the newest log that tells; the replica knows only that it did.
+
+    Args:
+        logs: Ray's log folder, where this machine has it.
+    """
+    for path in sorted(logs.glob("worker-*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        text = path.read_text(errors="replace")
+        said = [_ENGINE.sub("", line) for line in text.splitlines() if _ENGINE.match(line)]
+        if said:
+            return last_error("\n".join(said))
+    return None
+
+
+def _following(lines: list[str]) -> list[str]:
+    told: list[str] = []
+    for line in lines:
+        text = line.strip()
+        if not text or text.startswith(("Traceback", "The above exception", "During handling", "INFO ")):
+            break
+        if not any(noise in text for noise in _NOISE):
+            told.append(text)
+    return told

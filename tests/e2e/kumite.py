@@ -1,0 +1,93 @@
+"""The command `kumite` as a process of its own, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240
+"""Seconds after which a run that should have ended is a failure."""
+
+
+class Run:
+    """A `kumite` process under way.
+
+    Args:
+        arguments: What follows `kumite` on the command line.
+        cache: Its cache folder.
+    """
+
+    def __init__(self, *arguments: str, cache: Path) -> None:
+        self._log = (cache / f"log-{time.monotonic_ns()}").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cluster", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "KUMITE_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> int:
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL to the driver, and to Ray's processes, which are all in its session."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
+
+    @property
+    def output(self) -> str:
+        return Path(self._log.name).read_text()
+
+
+def containers(run_id: str) -> list[str]:
+    client = docker.from_env(timeout=30)
+    try:
+        found = client.api.containers(all=True, filters={"label": [f"kumite.run={run_id}"]})
+        return [container["Id"] for container in found]
+    finally:
+        client.close()
+
+
+def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come about within {patience:g} s"
+        time.sleep(0.05)
+
+
+def journalled(folder: Path) -> int:
+    """Episodes that a run has on record by now."""
+    lines = sum(len(path.read_bytes().splitlines()) for path in (folder / "journal").glob("*.jsonl"))
+    manifest = folder / "manifest.json"
+    shards = json.loads(manifest.read_text())["shards"] if manifest.exists() else []
+    return lines + sum(shard["episodes"] for shard in shards)
+
+
+def write_config(path: Path, **fields: object) -> Path:
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def banking(base_url: str, **fields: object) -> dict[str, object]:
+    """AgentDojo's banking tasks against a policy at an URL."""
+    return {
+        "environment": {"id": "agentdojo", "args": {"suites": ["banking"], "max_turns": 3}},
+        "policy": {"kind": "endpoint", "base_url": base_url, "model": "mock", "token_ids": True},
+        "workers": {"min": 2, "max": 2, "episodes_per_worker": 4},
+        **fields,
+    }

@@ -1,0 +1,72 @@
+"""What is wrong is said before anything expensive starts, and nothing is left behind."""
+
+import pytest
+
+from tests.e2e.kumite import write_config
+
+GOOD = {"environment": {"id": "agentdojo", "args": {"suites": ["banking"]}}, "policy": {"kind": "oracle"}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["environment.args.suites=[bankin]"], "environment.args.suites"),
+        (["environment.args.user_tasks=[user_task_99]"], "environment.args.user_tasks"),
+        (["environment.args.version=v9"], "environment.args.version"),
+        (["environment.args.mode=attack", "environment.args.attack=nope"], "environment.args.attack"),
+        (["environment.args.wrong=1"], "environment.args.wrong"),
+        (["environment.id=no_such_module"], "environment.id"),
+        (["environment.id=missing.py"], "environment.id: there is no file"),
+        (["sandbox.image=no-such-image:x"], "sandbox.image"),
+        (["sandbox.runtime=no-such-runtime"], "sandbox.runtime"),
+        (["policy={kind: vllm, model: /no/such/folder}"], "policy.model"),
+        (["policy={kind: endpoint, base_url: 'http://127.0.0.1:9/v1', model: m}"], "policy.base_url"),
+        (["ray.address=127.0.0.1:9"], "ray.address"),
+        (["samples=0"], "samples"),
+    ],
+)
+@pytest.mark.docker
+def test_bad_input_is_one_error_that_names_the_field(kumite, tmp_path, overrides, said):
+    out = tmp_path / "run"
+    config = write_config(tmp_path / "config.yaml", **GOOD)
+    sets = [argument for override in overrides for argument in ("--set", override)]
+    run = kumite("run", config, "--out", out, *sets)
+    assert run.wait() == 1, run.output
+    assert "error: " in run.output
+    assert said in run.output
+    assert "Traceback" not in run.output
+    assert not out.exists()
+
+
+def test_an_engine_that_does_not_answer_is_named(kumite, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    run = kumite("run", write_config(tmp_path / "config.yaml", **GOOD), "--out", tmp_path / "run")
+    assert run.wait() == 1
+    assert "no Docker engine answers" in run.output
+    assert "make engine" in run.output
+
+
+def test_a_folder_with_a_run_in_it_is_refused(kumite, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    run = kumite("run", write_config(tmp_path / "config.yaml", **GOOD), "--out", tmp_path)
+    assert run.wait() == 1
+    assert "there is a run in it already" in run.output
+
+
+def test_a_folder_without_a_run_cannot_be_resumed_or_shown(kumite, tmp_path):
+    for arguments in (("run", "--resume", tmp_path), ("show", tmp_path)):
+        run = kumite(*arguments)
+        assert run.wait() == 1
+        assert "holds no run" in run.output
+
+
+def test_a_resumed_run_must_ask_for_the_same_data(kumite, tmp_path):
+    out = tmp_path / "run"
+    config = write_config(tmp_path / "config.yaml", **GOOD)
+    out.mkdir()
+    (out / "config.yaml").write_text(config.read_text())
+    (out / "manifest.json").write_text('{"run_id": "run"}')
+    run = kumite("run", config, "--resume", out, "--set", "samples=3", "--set", "workers.max=9")
+    assert run.wait() == 1
+    assert "samples: was 1, is 3" in run.output
+    assert "workers" not in run.output

@@ -1,0 +1,77 @@
+"""Whole runs under which something is killed."""
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from cluster.shards import iterate_episodes
+from tests.e2e.kumite import banking, containers, journalled, until, write_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.faults]
+
+
+def rows(folder):
+    return [row for table in iterate_episodes(folder, ["episode_id", "status"]) for row in table.to_pylist()]
+
+
+def workers(run):
+    return [
+        p for p in psutil.Process(run.process.pid).children(recursive=True) if "RolloutWorker" in p.name()
+    ]
+
+
+@pytest.fixture
+def started(kumite, tmp_path, slow_policy):
+    """A run of 32 episodes of about 3 s each that has some of them behind it."""
+    out = tmp_path / "run"
+    config = write_config(tmp_path / "config.yaml", **banking(slow_policy.base_url, samples=2))
+    run = kumite("run", config, "--out", out)
+    until(lambda: journalled(out) > 0 or run.process.poll() is not None, "the first episode")
+    assert run.process.poll() is None, run.output
+    return run, out, config
+
+
+def test_sigkill_of_a_worker_removes_its_container_and_the_run_completes(started):
+    run, out, _ = started
+    before = set(containers("run"))
+    assert len(before) == 2
+    [victim, _] = workers(run)
+    victim.send_signal(signal.SIGKILL)
+    until(lambda: len(before & set(containers("run"))) == 1, "the end of its container", patience=10)
+    assert run.wait() == 0, run.output
+    found = rows(out)
+    assert len(found) == 32
+    assert {row["status"] for row in found} == {"finished"}
+    assert len({row["episode_id"] for row in found}) == 32
+    assert containers("run") == []
+
+
+def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started, kumite):
+    run, out, _ = started
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.wait() == 130, run.output
+    assert "kumite run --resume" in run.output
+    assert containers("run") == []
+    ended = {row["episode_id"] for row in rows(out)}
+    assert 0 < len(ended) < 32
+    assert not list((out / "journal").glob("*.jsonl"))
+    resumed = kumite("run", "--resume", out)
+    assert resumed.wait() == 0, resumed.output
+    found = rows(out)
+    assert len(found) == len({row["episode_id"] for row in found}) == 32
+    assert ended < {row["episode_id"] for row in found}
+
+
+def test_sigkill_of_the_driver_loses_nothing_that_was_journalled(started, kumite):
+    run, out, config = started
+    run.kill()
+    until(lambda: containers("run") == [], "the end of its containers", patience=10)
+    ended = {row["episode_id"] for row in rows(out)}
+    assert ended
+    resumed = kumite("run", config, "--resume", out)
+    assert resumed.wait() == 0, resumed.output
+    found = rows(out)
+    assert len(found) == len({row["episode_id"] for row in found}) == 32
+    assert ended < {row["episode_id"] for row in found}
