@@ -107,9 +107,10 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
     Raises:
         RayUnavailable: There is no such cluster, it does not let us in, or a local one did not come up.
     """
-    if config.address is not None:
+    kept = kept_ray.find_kept()
+    if config.address is not None and (kept is None or config.address != kept.address):
         return _join(config.address, "ray.address", {"py_modules": _packages()})
-    if os.environ.get("RAY_ADDRESS"):
+    if config.address is None and os.environ.get("RAY_ADDRESS"):
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         return _join(
             os.environ["RAY_ADDRESS"], "RAY_ADDRESS", None if submitted else {"py_modules": _packages()}
@@ -203,8 +204,6 @@ def _join_kept(kept: kept_ray.KeptCluster, extra_cpus: float, new: bool) -> RayS
 
 
 def _init(**options: Any) -> None:
-    # What is on by default, and as it should be, is no warning for our users' terminals.
-    logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
     _ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
@@ -248,19 +247,19 @@ def _check(address: str, named_by: str) -> None:
 
 
 def _answers(kept: kept_ray.KeptCluster) -> bool:
-    _stay_on_loopback()
-    _use_token()
+    """Whether something listens at a kept cluster's address: its holder may have outlived it."""
+    host, _, port = kept.address.rpartition(":")
     try:
-        _check(kept.address, "the kept cluster")
-    except RayUnavailable as error:
-        if "token" in str(error):
-            raise
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError:
         return False
     return True
 
 
 def _use_token() -> None:
     """Lets Ray present the user's token, as it does by itself for a cluster it has found by itself."""
+    # That authentication is on is as it should be, and no warning for our users' terminals.
+    logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
     authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -133,7 +133,7 @@ class WorkerPool:
             worker.pid = await actor.ready.remote()
             self._workers.append(worker)
         except RayError as error:
-            cause: BaseException = error.cause if isinstance(error, RayTaskError) else error
+            cause = cast(BaseException, error.cause) if isinstance(error, RayTaskError) else error
             self._life.last_failure = cause
             _log.warning("worker %s did not come up: %s", name, cause)
             ray.kill(actor)

@@ -18,6 +18,7 @@ PREFIX = "kumite-"
 REPLICA_CPUS, INGRESS_CPUS = 2.0, 1.0
 """Logical CPUs that Ray Serve LLM asks for: one for a replica, one for its engine; and for an ingress."""
 _CPU_ENGINE = "cluster.policy.cpu_engine"
+_PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
 _HEALTH_TIMEOUT = 60.0
 """Seconds. A busy CPU replica can miss Ray Serve LLM's 10 s, and would be killed for it."""
 _REQUESTS_PER_REPLICA = 64
@@ -105,6 +106,9 @@ def _deployment(config: VllmPolicy) -> dict[str, Any]:
             "max_replicas": config.max_replicas,
             "target_ongoing_requests": _REQUESTS_PER_REPLICA,
         }
+    if (config.max_replicas or config.replicas) > 1:
+        # An episode's next prompt begins with its last one: send it where that is cached.
+        deployment["request_router_config"] = {"request_router_class": _PREFIX_ROUTER}
     return deployment
 
 

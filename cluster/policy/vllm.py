@@ -69,7 +69,7 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
         PolicyUnavailable: It does not come up.
         PolicyInUse: It would have to replace a kept policy that another run uses.
     """
-    accelerator = _accelerator(config)
+    accelerator = _accelerator(config, session.local)
     model = resolve_model(config.model, on_stage)
     args = application.serving_args(config, model, accelerator)
     name = application.application_name(config, model, args)
@@ -147,8 +147,10 @@ def _start(
     return handle
 
 
-def _accelerator(config: VllmPolicy) -> application.Accelerator:
+def _accelerator(config: VllmPolicy, local: bool) -> application.Accelerator:
     gpus: float = _ray.cluster_resources().get("GPU", 0.0)
+    if config.accelerator == "gpu" and not local:
+        return "gpu"  # nodes that have them may come up only when they are asked for
     if config.accelerator == "gpu" and not gpus:
         raise PolicyUnavailable("policy.accelerator is 'gpu', and Ray sees no GPU in this cluster")
     accelerator = "cpu" if config.accelerator == "cpu" or not gpus else "gpu"

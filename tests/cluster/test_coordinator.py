@@ -41,9 +41,7 @@ def specs(count):
 
 def result(spec, *, status="finished", failure=None):
     failed = status == "failed"
-    error = (
-        EpisodeError(stage="tools", kind="sandbox", type="SandboxDied", message="it died") if failed else None
-    )
+    died = EpisodeError(stage="tools", kind="sandbox", type="SandboxDied", message="it died")
     record = EpisodeRecord(
         episode_id=spec.episode_id,
         task_id=spec.task_id,
@@ -53,7 +51,7 @@ def result(spec, *, status="finished", failure=None):
         environment="e",
         status=status,
         reward=None if failed else 1.0,
-        error=error,
+        error=died if failed else None,
         messages=[],
         steps=[],
         model="m",

@@ -9,7 +9,7 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
-from tests.helpers.autoscaling import REPLICA, WORKER, nodes_for
+from tests.helpers.autoscaling import INGRESS, REPLICA, WORKER, nodes_for
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SPEC = {
@@ -89,7 +89,7 @@ def test_workers_go_to_sandbox_pods_and_replicas_to_gpus(autoscaling: Autoscalin
     assert nodes_for(autoscaling, []) == {}
     assert nodes_for(autoscaling, [WORKER] * 9) == {"sandbox": 2}
     assert nodes_for(autoscaling, [REPLICA] * 2) == {"gpu": 2}
-    assert nodes_for(autoscaling, [{"CPU": 1.0}]) == {"sandbox": 1}
+    assert nodes_for(autoscaling, [INGRESS]) == {"sandbox": 1}
     assert autoscaling.get_node_type_configs()["headgroup"].resources["CPU"] == 0
 
 

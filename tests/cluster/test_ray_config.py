@@ -13,7 +13,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
 from cluster.config_file import load_config
-from tests.helpers.autoscaling import REPLICA, WORKER, nodes_for
+from tests.helpers.autoscaling import INGRESS, REPLICA, WORKER, nodes_for
 
 PROJECT = Path(__file__).resolve().parents[2]
 MACHINES = {
@@ -111,7 +111,7 @@ def test_workers_go_to_sandbox_nodes_and_replicas_to_gpus(autoscaling: Autoscali
     assert nodes_for(autoscaling, [WORKER] * int(slots)) == {"sandbox": 1}
     assert nodes_for(autoscaling, [WORKER] * (int(slots) + 1)) == {"sandbox": 2}
     assert nodes_for(autoscaling, [REPLICA] * 3) == {"gpu": 3}
-    assert nodes_for(autoscaling, [{"CPU": 1.0}]) == {"sandbox": 1}
+    assert nodes_for(autoscaling, [INGRESS]) == {"sandbox": 1}
 
 
 def test_head_takes_no_work(autoscaling: AutoscalingConfig) -> None:
@@ -132,7 +132,7 @@ def test_example_run_fits_the_cluster(autoscaling: AutoscalingConfig) -> None:
     run = load_config(PROJECT / "examples" / "cluster.yaml")
     assert run.policy.kind == "vllm" and run.policy.accelerator == "gpu"
     demands = [{"CPU": run.workers.cpus_per_worker, "sandbox": 1.0}] * run.workers.max
-    demands += [REPLICA] * (run.policy.max_replicas or run.policy.replicas)
+    demands += [REPLICA] * (run.policy.max_replicas or run.policy.replicas) + [INGRESS] * run.policy.replicas
     assert set(nodes_for(autoscaling, demands)) == {"sandbox", "gpu"}
     assert Path(run.output).is_absolute()
 

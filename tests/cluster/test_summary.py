@@ -35,7 +35,7 @@ EPISODES = [
     episode(3, metrics=metrics(1.0, 0.0), reward=0.75, **ATTACK),
     failed_episode(4, **ATTACK),
     episode(5, suite="travel", user_task=None, injection_task="injection_task_1", metrics=metrics(None, 1.0)),
-    failed_episode(6, suite="travel", error=EpisodeError(stage="policy", kind="policy", type="PolicyError", message="")),
+    failed_episode(6, suite="travel", error=EpisodeError.of("policy", "policy", ValueError())),
 ]
 
 

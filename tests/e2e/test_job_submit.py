@@ -22,7 +22,7 @@ LINE = re.compile(r"^episodes (\d+)/(\d+), in flight \d+, .*$", re.MULTILINE)
 SECONDS, TASKS, AT_ONCE = 5.0, 400, 8
 """An episode lasts longer than the 3 s that Ray by itself leaves a stopped job."""
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_submitted_run_tells_its_progress_in_lines_and_leaves_a_dataset(
 ) -> None:
     run = tmp_path / "run"
     entrypoint = ["python", "-m", "cluster", "run", "examples/countdown.yaml", "--out", str(run)]
-    done = head.ray("submit", "--working-dir", ".", "--", *entrypoint, timeout=240, cwd=tree)
+    done = head.ray("submit", "--working-dir", ".", "--", *entrypoint, timeout=400, cwd=tree)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "✓ workers" in done.stdout
     progress = LINE.findall(done.stdout)
@@ -124,7 +124,7 @@ def test_wrong_token_is_turned_away(head: RayHead, tree: Path) -> None:
     assert "Invalid authentication token" in refused.stdout + refused.stderr
 
 
-def wait_for_line(head: RayHead, job: str, seconds: float = 120.0) -> str:
+def wait_for_line(head: RayHead, job: str, seconds: float = 240.0) -> str:
     """The job's log, once it has told of an episode."""
     deadline = time.monotonic() + seconds
     while True:
