@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -14,6 +14,9 @@ from pydantic.fields import FieldInfo
 from cluster.arrow import DataType, pa
 from cluster.config import RunConfig
 from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
+from workers.environments.agentdojo_pipeline import PipelineSettings
+from workers.environments.agentdojo_rewards import RewardSettings
+from workers.environments.agentdojo_tasks import TaskSelection
 from workers.records import EpisodeRecord, StepRecord
 from workers.settings import Settings
 
@@ -62,20 +65,31 @@ def dataset_page(page: str) -> str:
         "steps": _column_table([*keys, *_columns(StepRecord, STEPS.names)]),
         "states": _column_table((name, "string", meaning) for name, meaning in _STATES.items()),
     }
-    for name, table in tables.items():
-        start, end = f"<!-- columns: {name} -->", f"<!-- /columns: {name} -->"
-        before, found, rest = page.partition(start)
-        _, also_found, after = rest.partition(end)
-        if not found or not also_found:
-            raise ValueError(f"docs/dataset.md must have the markers {start} and {end}")
-        page = f"{before}{start}\n{table}\n{end}{after}"
-    return page
+    return _with_tables("docs/dataset.md", page, "columns", tables)
+
+
+def agentdojo_page(page: str) -> str:
+    """The text of `docs/agentdojo.md`: the page as it is, with the tables of its arguments made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of a table.
+    """
+    tables = {
+        "tasks": _key_table(TaskSelection, "environment.args."),
+        "pipeline": _key_table(PipelineSettings, "environment.args."),
+        "rewards": _key_table(RewardSettings, "environment.args."),
+    }
+    return _with_tables("docs/agentdojo.md", page, "args", tables)
 
 
 def pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
-    dataset = FOLDER / "dataset.md"
-    return {FOLDER / "config.md": config_page(), dataset: dataset_page(dataset.read_text(encoding="utf-8"))}
+    dataset, agentdojo = FOLDER / "dataset.md", FOLDER / "agentdojo.md"
+    return {
+        FOLDER / "config.md": config_page(),
+        dataset: dataset_page(dataset.read_text(encoding="utf-8")),
+        agentdojo: agentdojo_page(agentdojo.read_text(encoding="utf-8")),
+    }
 
 
 def main() -> None:
@@ -93,16 +107,32 @@ def _sections(model: type[Settings], path: str, title: str, seen: set[str]) -> I
     yield f"## {title}\n"
     if path and model.__doc__:
         yield f"{inspect.cleandoc(model.__doc__)}\n"
-    rows = [
-        (f"`{prefix}{name}`", _value(info), _default(info), _sentence(info.description))
-        for name, info in model.model_fields.items()
-    ]
-    yield _table(("key", "value", "default", "meaning"), rows) + "\n"
+    yield _key_table(model, prefix) + "\n"
     for name, info in model.model_fields.items():
         choices = list(models_in(info.annotation, Settings))
         for choice in choices:
             kind = f", kind {_value(choice.model_fields['kind'])}" if len(choices) > 1 else ""
             yield from _sections(choice, f"{prefix}{name}", f"`{prefix}{name}`{kind}", seen)
+
+
+def _key_table(model: type[Settings], prefix: str) -> str:
+    rows = [
+        (f"`{prefix}{name}`", _value(info), _default(info), _sentence(info.description))
+        for name, info in model.model_fields.items()
+    ]
+    return _table(("key", "value", "default", "meaning"), rows)
+
+
+def _with_tables(name: str, page: str, kind: str, tables: Mapping[str, str]) -> str:
+    """A page with what stands between its markers replaced."""
+    for title, table in tables.items():
+        start, end = f"<!-- {kind}: {title} -->", f"<!-- /{kind}: {title} -->"
+        before, found, rest = page.partition(start)
+        _, also_found, after = rest.partition(end)
+        if not found or not also_found:
+            raise ValueError(f"{name} must have the markers {start} and {end}")
+        page = f"{before}{start}\n{table}\n{end}{after}"
+    return page
 
 
 def models_in(annotation: Any, base: type[_Model]) -> Iterator[type[_Model]]:
@@ -132,7 +162,7 @@ def _alternatives(annotation: Any, bounds: list[Any]) -> list[str]:
         return [word for argument in arguments for word in _alternatives(argument, bounds)]
     if annotation is NoneType:
         return ["null"]
-    of = f" of {_alternatives(arguments[0], [])[0]}" if origin is list else ""
+    of = f" of {' or '.join(_alternatives(arguments[0], []))}" if origin is list else ""
     limits = ", ".join(_limits(bounds))
     return [f"{_WORDS[origin or annotation]}{of}{f' ({limits})' if limits else ''}"]
 

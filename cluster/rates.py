@@ -58,7 +58,9 @@ def wilson(successes: int, episodes: int) -> Rate:
     share, z2 = successes / episodes, _Z * _Z
     centre = (share + z2 / (2 * episodes)) / (1 + z2 / episodes)
     half = _Z * math.sqrt(share * (1 - share) / episodes + z2 / (4 * episodes**2)) / (1 + z2 / episodes)
-    return Rate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), episodes=episodes)
+    low = centre - half if successes else 0.0  # which it is, but for rounding
+    high = centre + half if successes < episodes else 1.0
+    return Rate(value=share, low=low, high=high, episodes=episodes)
 
 
 def mode_of(

@@ -115,6 +115,11 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
         return _join(
             os.environ["RAY_ADDRESS"], "RAY_ADDRESS", None if submitted else {"py_modules": _packages()}
         )
+    if config.num_cpus is not None and config.num_cpus < extra_cpus:
+        raise RayUnavailable(
+            f"ray.num_cpus is {config.num_cpus}, and this run's policy and workers ask for {extra_cpus:g}: raise "
+            "it (they are not cores), or leave it out"
+        )
     cores = os.cpu_count() or 1
     options: dict[str, object] = {"num_cpus": config.num_cpus or cores + math.ceil(extra_cpus)}
     started = False

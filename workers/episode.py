@@ -56,6 +56,7 @@ class EpisodePlayer:
         self._worker_id = worker_id
         self._node_id = node_id
         self._in_flight: set[asyncio.Task[Any]] = set()
+        self._seating = asyncio.Lock()
         self._known_states: set[str] = set()
 
     @classmethod
@@ -121,8 +122,7 @@ class EpisodePlayer:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                for play in plays:
-                    play.session = await self._acquire(play)
+                await self._seat(plays)
                 outcomes = await self._play(plays)
         except Exception as error:  # noqa: BLE001 - the boundary where a worker's failure becomes a record
             late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
@@ -140,6 +140,21 @@ class EpisodePlayer:
         actor = self._actor(None)  # one request body for the whole group: a seed would make them all the same
         traces, sessions = [play.trace for play in plays], [play.session for play in plays]
         return await self._environment.play_group(row, actor, traces, sessions)
+
+    async def _seat(self, plays: list[_Play]) -> None:
+        """Gives each play its session. Groups take theirs one after the other, lest each waits for a rest."""
+        if len(plays) == 1:
+            plays[0].session = await self._acquire(plays[0])
+            return
+        places = self._pool.places if self._pool is not None else None
+        if places is not None and len(plays) > places:
+            raise SandboxStartError(
+                f"{len(plays)} episodes are scored together, and a sandbox takes {places} at a time; raise "
+                "sandbox.max_sessions, or memory_mb and pids, which it is computed from"
+            )
+        async with self._seating:
+            for play in plays:
+                play.session = await self._acquire(play)
 
     async def _acquire(self, play: _Play) -> Session | None:
         if self._pool is None:
@@ -258,6 +273,8 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     except Exception as error:  # noqa: BLE001 - what the environment left behind may be what has failed
         _log.warning("the steps of task %s cannot be put on record: %s", spec.task_id, error)
         taken = []
+    for step in taken:
+        step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
     return Rollout(messages, [], taken, None, {}, None, is_truncated=False)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
@@ -57,6 +57,14 @@ class SandboxSettings(Settings):
     the model's code without a container. The run records it."""
     max_episodes_per_container: int | None = Field(default=None, gt=0)
     """Replace a container after it has served this many episodes. Null: never."""
+    max_sessions: int | None = Field(default=None, gt=0)
+    """Most live episodes in one container with `recycle: fork`; one more waits for a place. Null: as many
+    as `memory_mb`, less `scratch_mb`, and `pids` have room for (64 MiB aside, then 16 MiB and two processes
+    each)."""
+    session_users: bool = False
+    """Give each episode in a container a user id of its own, so that none can kill another or read its
+    files. The tool host then runs as root of the container, with the capabilities that takes (CHOWN, KILL,
+    SETGID, SETUID) and no other; episodes have none."""
     memory_mb: int = Field(default=2048, ge=64)
     """Memory of one container, in MiB; swap is off."""
     cpus: float = Field(default=2.0, gt=0)
@@ -73,6 +81,12 @@ class SandboxSettings(Settings):
     """Seconds that the set-up of one episode's tool resources may take."""
     call_timeout: float = Field(default=60.0, gt=0)
     """Seconds that one tool call may take; scoring has the same limit."""
+
+    @model_validator(mode="after")
+    def _users_need_a_container(self) -> "SandboxSettings":
+        if self.session_users and self.backend == "process":
+            raise ValueError("sandbox.session_users needs sandbox.backend `docker`, got `process`")
+        return self
 
 
 class SamplingSettings(Settings):

@@ -22,14 +22,17 @@ def last_error(text: str) -> str:
     return lines[-1].strip()[:_LONGEST] if lines else "no reason given"
 
 
-def engine_error(logs: Path) -> str | None:
-    """What vLLM's engine process died of, by the newest log that tells; the replica knows only that it did.
+def engine_error(logs: Path, application: str) -> str | None:
+    """What a replica's engine process died of, which only its log tells: the replica knows that it did.
 
     Args:
         logs: Ray's log folder, where this machine has it.
+        application: Whose replica.
     """
     for path in sorted(logs.glob("worker-*"), key=lambda path: path.stat().st_mtime, reverse=True):
         text = path.read_text(errors="replace")
+        if f":ServeReplica:{application}:" not in text:
+            continue
         said = [_ENGINE.sub("", line) for line in text.splitlines() if _ENGINE.match(line)]
         if said:
             return last_error("\n".join(said))

@@ -38,25 +38,22 @@ def start_serve(session: RaySession) -> str:
     else:
         options = {"host": "0.0.0.0", "port": _SHARED_PORT}
         _serve.start(proxy_location="EveryNode", http_options=options)
-    client: Any = _get_global_client()
+    client = _client()
     host = "127.0.0.1" if session.local else _head_address()
     return f"http://{host}:{client.http_config.port}"
 
 
-def application_status(name: str) -> Any:
-    """Ray Serve's status of an application; None if there is none."""
-    return _serve.status().applications.get(name)
-
-
 def applications(prefix: str) -> list[str]:
     """Names of the applications that begin so."""
-    return [name for name in _serve.status().applications if name.startswith(prefix)]
+    client = _client()
+    names = [] if client is None else [overview.name for overview in client.list_serve_statuses()]
+    return [name for name in names if name.startswith(prefix)]
 
 
 def is_running(name: str) -> bool:
     """Whether the application is there and healthy."""
-    status = application_status(name)
-    return status is not None and status.status.value == "RUNNING"
+    status = _status(name)
+    return status is not None and status.app_status.status.value == "RUNNING"
 
 
 def delete_application(name: str, wait: bool = True) -> None:
@@ -94,9 +91,9 @@ def await_application(
             _get(deployment)
             deployment = None
         if deployment is None:
-            status = application_status(name)
-            _raise_if_failed(status, session.logs)
-            if status is not None and status.status.value == "RUNNING":
+            status = _status(name)
+            _raise_if_failed(name, status, session.logs)
+            if status is not None and status.app_status.status.value == "RUNNING":
                 return
         stage = _stage(status, deployment is not None)
         if stage != said:
@@ -114,8 +111,8 @@ def _stage(status: Any, building: bool) -> str:
     if building or status is None:
         return "describing the deployment to Ray Serve (imports vLLM)"
     waiting = [
-        f"{name.partition(':')[0]} {deployment.status.value.lower()}"
-        for name, deployment in status.deployments.items()
+        f"{deployment.name.partition(':')[0]} {deployment.status.value.lower()}"
+        for deployment in status.deployment_statuses
         if deployment.status.value != "HEALTHY"
     ]
     return f"starting vLLM: waiting for {', '.join(waiting) or 'Ray Serve'}"
@@ -124,7 +121,8 @@ def _stage(status: Any, building: bool) -> str:
 def _complaints(status: Any) -> str:
     if status is None:
         return ""
-    messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
+    parts = [status.app_status, *status.deployment_statuses]
+    messages = [part.message for part in parts]
     told = " ".join(dict.fromkeys(message.strip() for message in messages if message.strip()))
     return f" ({told})" if told else ""
 
@@ -140,21 +138,31 @@ def _get(deployment: Any) -> None:
         raise PolicyUnavailable(f"the vLLM policy cannot be deployed: {reason}") from error
 
 
-def _raise_if_failed(status: Any, logs: Path) -> None:
+def _raise_if_failed(name: str, status: Any, logs: Path) -> None:
     """Raises at the first replica that fails: Ray Serve would try three more times, minutes each."""
     if status is None:
         return
-    failed = status.status.value == "DEPLOY_FAILED"
-    for name, deployment in status.deployments.items():
-        if failed or "failed to start" in deployment.message:
-            if not deployment.message:
-                continue
-            reason = engine_error(logs) or last_error(deployment.message)
-            raise PolicyUnavailable(
-                f"the vLLM policy does not start: {name}: {reason}; Ray's logs are in {logs}"
-            )
+    failed = status.app_status.status.value == "DEPLOY_FAILED"
+    for part in status.deployment_statuses:
+        if "failed to start" in part.message or (failed and part.message):
+            reason = engine_error(logs, name) or last_error(part.message)
+            raise PolicyUnavailable(f"the vLLM policy does not start: {reason}; Ray's logs are in {logs}")
     if failed:
-        raise PolicyUnavailable(f"the vLLM policy does not start: {last_error(status.message)}")
+        raise PolicyUnavailable(f"the vLLM policy does not start: {last_error(status.app_status.message)}")
+
+
+def _client() -> Any:
+    """The driver's way to Ray Serve's controller; None if there is no controller.
+
+    `serve.status()` would do, but to name a deployment's router it imports vLLM: 10 s and 500 MB.
+    """
+    return _get_global_client(raise_if_no_controller_running=False)
+
+
+def _status(name: str) -> Any:
+    client = _client()
+    overview = None if client is None else client.get_serve_status(name)
+    return None if overview is None or overview.app_status.status.value == "NOT_STARTED" else overview
 
 
 def _head_address() -> str:

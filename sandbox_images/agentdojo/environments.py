@@ -88,7 +88,7 @@ class EnvironmentCache:
                 return self._load(injections)
             try:
                 value = yaml.load(scalar.text.format(**values), _Loader)
-            except yaml.YAMLError:
+            except (yaml.YAMLError, UnicodeError):
                 return self._load(injections)
             data = _replaced(data, scalar.path, value)
             fields.add(str(scalar.path[0]))

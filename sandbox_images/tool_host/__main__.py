@@ -40,12 +40,22 @@ def main() -> int:
         os.write(writer, wire.encode(hello))
         return 1
     scratch = Path(options.get("scratch") or tempfile.mkdtemp(prefix="kumite-"))
-    server = Server(toolset, reader, writer, scratch, options.get("limits", {}), options.get("quiet", True))
+    if options.get("first_user") is not None:
+        scratch.chmod(0o711)  # runc 1.1 gives a tmpfs the mode of the folder it is mounted on, not its own
+    server = Server(
+        toolset,
+        reader,
+        writer,
+        scratch,
+        options.get("limits", {}),
+        options.get("quiet", True),
+        options.get("first_user"),
+    )
     server.reply(hello)
     try:
         server.run()
     finally:
-        if not options.get("scratch"):
+        if options.get("temporary", not options.get("scratch")):
             remove(str(scratch))
     return 0
 

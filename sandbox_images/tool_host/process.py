@@ -28,6 +28,13 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def become_user(user: int) -> None:
+    """Gives up root and every capability for good. Must come before `die_with_parent`, which it undoes."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
 def children() -> set[int]:
     """Process ids of this process's children."""
     pid = os.getpid()
@@ -61,6 +68,7 @@ def apply_limits(limits: dict[str, Any]) -> None:
         resource.RLIMIT_NOFILE: limits.get("open_files"),
         resource.RLIMIT_FSIZE: _mebibytes(limits.get("file_size_mb")),
         resource.RLIMIT_AS: _mebibytes(limits.get("address_space_mb")),
+        resource.RLIMIT_NPROC: limits.get("processes"),
     }
     for kind, value in wanted.items():
         if value is None:

@@ -51,6 +51,7 @@ class Server:
         scratch: Folder in which each session gets one of its own.
         limits: Resource limits of a session, as `process.apply_limits` takes them.
         quiet: Whether what sessions print is thrown away.
+        first_user: User id of the first session, the next has the next; None: all have the tool host's.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Server:
         scratch: Path,
         limits: dict[str, Any],
         quiet: bool,
+        first_user: int | None = None,
     ) -> None:
         self._toolset = toolset
         self._reader = reader
@@ -68,6 +70,7 @@ class Server:
         self._scratch = scratch
         self._limits = limits
         self._quiet = quiet
+        self._first_user = first_user
         self._frames = wire.FrameBuffer()
         self._outgoing = bytearray()
         self._selector = selectors.DefaultSelector()
@@ -170,12 +173,17 @@ class Server:
                 undo.callback(theirs.close)
                 scratch.mkdir(mode=0o700)
                 undo.callback(scratch.rmdir)
+                user = None if self._first_user is None else self._first_user + self._opened
+                if user is not None:
+                    os.chown(scratch, user, user)
                 pid = os.fork()
             except OSError as error:
                 self.reply(failure(request["id"], "capacity", error))
                 return
             if pid == 0:
-                become_session(theirs, self._toolset, prepared, request, scratch, self._limits, self._quiet)
+                become_session(
+                    theirs, self._toolset, prepared, request, scratch, self._limits, self._quiet, user
+                )
             undo.pop_all()
         theirs.close()
         ours.setblocking(False)

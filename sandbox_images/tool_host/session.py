@@ -24,11 +24,14 @@ def become_session(
     scratch: Path,
     limits: dict[str, Any],
     quiet: bool,
+    user: int | None,
 ) -> NoReturn:
     """Turns this forked process into the session that `request` asks for, and never returns."""
     status = 1
     try:
         os.setsid()
+        if user is not None:
+            process.become_user(user)
         process.die_with_parent()
         process.adopt_orphans()
         process.prefer_to_die()

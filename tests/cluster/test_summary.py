@@ -7,6 +7,7 @@ from synthetic import bare_step, episode, failed_episode, line, result, write_se
 
 from cluster.dataset import Dataset
 from cluster.manifest import Manifest, ManifestError, write_manifest
+from cluster.rates import ScoreRow, wilson
 from cluster.summary import Seconds, Summary, SummaryRow, summarise, write_summary
 from cluster.summary_view import render
 from workers.records import EpisodeError, EpisodeRecord, Timings, Usage
@@ -57,6 +58,19 @@ async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalle
             row("travel", "benign", 1, 1),
             row("travel", "injection", 1, 0, reward=1.0, attack_success=1.0),
         ],
+        scores=[
+            scored(None, "benign", 2, 1, utility=(1, 2)),
+            scored("banking", "benign", 2, 0, utility=(1, 2)),
+            scored("travel", "benign", 0, 1),
+            scored(None, "attack", 2, 1, "direct", utility=(2, 2), attack_success=(1, 2)),
+            scored("banking", "attack", 2, 1, "direct", utility=(2, 2), attack_success=(1, 2)),
+            scored(None, "injection", 1, 0, attack_success=(1, 1)),
+            scored("travel", "injection", 1, 0, attack_success=(1, 1)),
+            scored(
+                "banking", "attack", 2, 1, "direct", "injection_task_0", utility=(2, 2), attack_success=(1, 2)
+            ),
+            scored("travel", "injection", 1, 0, None, "injection_task_1", attack_success=(1, 1)),
+        ],
         seconds={
             stage: Seconds(mean=seconds, p50=seconds, p95=seconds)
             for stage, seconds in EPISODES[0].timings.model_dump().items()
@@ -66,6 +80,21 @@ async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalle
         wall_seconds=3.5,
         episodes_per_second=2.0,
     )
+
+
+def scored(
+    suite: str | None,
+    mode: str,
+    finished: int,
+    failed: int,
+    attack: str | None = None,
+    injection_task: str | None = None,
+    **rates: tuple[int, int],
+) -> ScoreRow:
+    """A row of scores; each rate is given as successes of episodes."""
+    found = {name: wilson(*rates[name]) if name in rates else None for name in ("utility", "attack_success")}
+    labels = {"suite": suite, "mode": mode, "attack": attack, "injection_task": injection_task}
+    return ScoreRow.model_validate({**labels, "finished": finished, "failed": failed, **found})
 
 
 def row(
@@ -85,6 +114,9 @@ async def test_error_is_never_a_score(tmp_path: Path):
     summary = summarise(await run_of(tmp_path, [scored_failure]))
     assert (summary.reward, summary.metrics, summary.seconds) == (None, {}, {})
     assert summary.rows == [row("banking", "attack", 1, 1)]
+    assert [(one.finished, one.failed, one.utility, one.attack_success) for one in summary.scores] == 3 * [
+        (0, 1, None, None)
+    ]
 
 
 async def test_environment_without_suites_is_one_row(tmp_path: Path):
@@ -93,6 +125,7 @@ async def test_environment_without_suites_is_one_row(tmp_path: Path):
     summary = summarise(await run_of(tmp_path, records))
     assert summary.rows == [row("counting", None, 3, 0, reward=1.0)]
     assert summary.metrics == {"exact": 0.5}
+    assert summary.scores == []
 
 
 async def test_seconds_are_those_of_finished_episodes(tmp_path: Path):
@@ -154,3 +187,12 @@ async def test_view_shows_scores_failures_and_times(tmp_path: Path):
     assert ["travel", "benign", "1", "1", "–", "–", "–"] in lines
     assert ["p95", "1.000", "2.000", "3.000", "4.000", "5.000", "15.000"] in lines
     assert "metrics: turns 2.000" in text
+
+
+async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_task(tmp_path: Path):
+    text = shown(summarise(await run_of(tmp_path, EPISODES)))
+    lines = [" ".join(text_line.split()) for text_line in text.splitlines()]
+    assert "attack direct banking 2 1 1.000 [0.342, 1.000] 0.500 [0.095, 0.905]" in lines
+    assert "benign – all suites 2 1 0.500 [0.095, 0.905] –" in lines
+    assert "attack direct banking injection_task_0 2 1 1.000 [0.342, 1.000] 0.500 [0.095, 0.905]" in lines
+    assert "Wilson 95 % intervals. Failed episodes are in no rate." in text

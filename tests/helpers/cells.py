@@ -91,7 +91,9 @@ class Cell:
         for name, value in (("memory", MEMORY_MB << 20), ("pids", PIDS)):
             limit = _cgroup_limit(int(found["State"]["Pid"]), name)
             if limit != value:
-                pytest.skip(f"{self.level}: the kernel bounds {name} by {limit}, not {value}: no bomb is set off")
+                pytest.skip(
+                    f"{self.level}: the kernel bounds {name} by {limit}, not {value}: no bomb is set off"
+                )
 
 
 def _cgroup_limit(pid: int, controller: str) -> int | None:
@@ -112,7 +114,9 @@ def _cgroup_limit(pid: int, controller: str) -> int | None:
 
 
 @asynccontextmanager
-async def cell_of(level: Level, image: str, engine: docker.DockerClient, **limits: Any) -> AsyncIterator[Cell]:
+async def cell_of(
+    level: Level, image: str, engine: docker.DockerClient, **limits: Any
+) -> AsyncIterator[Cell]:
     """A cell; when it is given up, nothing of it is left."""
     known: dict[str, Any] = engine.api.info()["Runtimes"]
     if level.runtime not in known:

@@ -1,6 +1,6 @@
 """A verifiers environment on the dummy toolset: a task's row says what happens in its episode.
 
-`info.task` is what the session is opened with, its `script` what the oracle policy does; `info.setup`,
+`info.opening` is what the session is opened with, its `script` what the oracle policy does; `info.setup`,
 `info.respond`, `info.clean` and `info.score` say what goes wrong where.
 """
 
@@ -23,7 +23,7 @@ class DummyEnv(vf.MultiTurnEnv):
     async def setup_state(self, state: vf.State) -> vf.State:
         if state["info"].get("setup") == "raise":
             raise KeyError("a bug in setup_state")
-        opened = await state["sandbox"].open(state["info"].get("task", {}))
+        opened = await state["sandbox"].open(state["info"].get("opening", {}))
         state["tool_defs"] = [vf.Tool(**tool.model_dump()) for tool in opened.tools if tool.name == "put"]
         return state
 

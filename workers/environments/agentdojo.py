@@ -74,7 +74,6 @@ class AgentDojoEnv(vf.StatefulToolEnv):
         super().__init__(
             eval_dataset=lambda: Dataset.from_list(self._rows(args, policy, folder)),
             max_turns=args.max_turns + self._questions,
-            env_id="agentdojo",
         )
         self.rubric = _rubric(self._reward)  # verifiers' own monitors count the same under other names
         self.toolset = ToolsetSpec(

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import logging
 import math
 import os
 import signal
@@ -20,12 +21,14 @@ from pydantic import ValidationError
 
 from workers.environments import steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
+from workers.environments.signatures import with_signature
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings
 
-_OURS = {"agentdojo": "workers.environments.agentdojo"}
+_log = logging.getLogger(__name__)
+_OURS = {"agentdojo": "workers.environments.agentdojo", "shell": "workers.environments.shell"}
 
 
 class ClassicEnvironment:
@@ -168,10 +171,15 @@ class ClassicEnvironment:
             return answer
 
         async def cleanup(state: vf.State, *args: Any, **kwargs: Any) -> None:
-            if state.get("error") is not None:  # the stage stays the one that failed
-                await clean_up(state, *args, **kwargs)
-                return
             trace = _trace()
+            if state.get("error") is not None or trace.error is not None:
+                # The stage stays the one that failed, and so does the error, whatever comes of this.
+                state["error"] = state.get("error") or trace.error
+                try:
+                    await clean_up(state, *args, **kwargs)
+                except Exception as error:  # noqa: BLE001 - see above
+                    _log.warning("a failed episode could not be cleaned up after: %r", error)
+                return
             with trace.during("scoring"):
                 await clean_up(state, *args, **kwargs)
                 _check_session(trace)
@@ -179,6 +187,8 @@ class ClassicEnvironment:
 
         env.setup_state, env.env_response = setup_state, env_response
         env.get_model_response, env.cleanup = get_model_response, cleanup
+        for functions in (env._stop_conditions, env._cleanup_handlers):
+            functions[:] = [with_signature(function) for function in functions]
         for rubric in _rubrics(env.rubric):
             rubric.funcs[:] = [
                 _noting_errors(function, rubric._is_group_func(function)) for function in rubric.funcs
@@ -222,6 +232,7 @@ def _noting_errors(function: Any, scores_groups: bool) -> Any:
                 trace.scoring_errors.append((name, error))
             raise
 
+    reward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return reward
 
 

@@ -31,6 +31,31 @@ def to_records(messages: Any) -> list[Message]:
     return [to_record(message) for message in conversation]
 
 
+class Conversation:
+    """The messages of one episode as records, each converted once.
+
+    verifiers hands on the same messages from turn to turn, so that the prompts of an episode of n turns
+    hold each of them up to n times.
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[int, tuple[Any, Message]] = {}
+
+    def records(self, messages: Any) -> list[Message]:
+        """Like `to_records`; what was converted before comes back as the same record."""
+        if isinstance(messages, str):
+            return to_records(messages)
+        conversation: Sequence[Any] = messages or []
+        return [self._record(message) for message in conversation]
+
+    def _record(self, message: Any) -> Message:
+        _, record = self._records.get(id(message), (None, None))
+        if record is None:
+            record = to_record(message)
+            self._records[id(message)] = message, record  # the message too, for its id to stay its own
+        return record
+
+
 def _tool_call(call: Any) -> ToolCall:
     fields: Mapping[str, Any] = call.model_dump() if isinstance(call, BaseModel) else call
     function = fields.get("function") or fields

@@ -194,7 +194,7 @@ def _complaint(entry: Any) -> str:
 
 def _task(state: vf.State) -> ShellTask:
     info = cast(dict[str, Any], state["info"])
-    return shell_task(info["task"], info["seed"])
+    return shell_task(info["name"], info["seed"])
 
 
 def _last_words(state: vf.State) -> str | None:

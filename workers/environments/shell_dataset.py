@@ -160,7 +160,7 @@ def rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
             "answer": "",
             "info": {
                 "task_id": name if selection.seed == 0 else f"{name}/{selection.seed}",
-                "task": name,
+                "name": name,
                 "seed": selection.seed,
                 "kind": card.kind,
                 "difficulty": card.difficulty,

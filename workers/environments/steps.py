@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from workers.environments.base import Rollout
-from workers.environments.messages import to_records
+from workers.environments.messages import Conversation
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.records import Message, StepRecord, Usage
 
@@ -15,10 +15,11 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
     if trace.session is not None and trace.session.scores is not None:
         metrics |= trace.session.scores.metrics  # which know what does not apply
     tools: list[Any] = state.get("tool_defs") or []
+    conversation = Conversation()
     return Rollout(
-        messages=[*to_records(state["prompt"]), *to_records(state.get("completion"))],
+        messages=[*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))],
         tool_schemas=[tool.model_dump(exclude_none=True) for tool in tools],
-        steps=steps(state, trace),
+        steps=_steps(state, trace, conversation),
         reward=state.get("reward"),
         metrics=metrics,
         stop_reason=state.get("stop_condition"),
@@ -28,21 +29,22 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
 
 def steps(state: Any, trace: EpisodeTrace) -> list[StepRecord]:
     """The turns so far. Also for an episode that failed in the middle."""
+    return _steps(state, trace, Conversation())
+
+
+def _steps(state: Any, trace: EpisodeTrace, conversation: Conversation) -> list[StepRecord]:
     trajectory: list[Any] = state.get("trajectory") or []
-    ended = state.get("completion") is not None
-    return [
-        _step(state, trajectory, index, _turn(trace, index), trace, ended) for index in range(len(trajectory))
-    ]
+    return [_step(state, trajectory, index, trace, conversation) for index in range(len(trajectory))]
 
 
 def _step(
-    state: Any, trajectory: list[Any], index: int, turn: Turn, trace: EpisodeTrace, ended: bool
+    state: Any, trajectory: list[Any], index: int, trace: EpisodeTrace, conversation: Conversation
 ) -> StepRecord:
-    step = trajectory[index]
+    step, turn = trajectory[index], _turn(trace, index)
     is_last = index == len(trajectory) - 1
-    prompt = to_records(step["prompt"])
-    completion = to_records(step["completion"])
-    following = to_records(trajectory[index + 1]["prompt"]) if not is_last else None
+    prompt = conversation.records(step["prompt"])
+    completion = conversation.records(step["completion"])
+    following = conversation.records(trajectory[index + 1]["prompt"]) if not is_last else None
     tokens = step.get("tokens")
     response = step.get("response")
     usage = getattr(response, "usage", None)
@@ -50,10 +52,10 @@ def _step(
         step_index=index,
         prompt_messages=prompt,
         action=completion[-1] if completion else Message(role="assistant"),
-        observations=_observations(state, [*prompt, *completion], following),
+        observations=_observations(state, conversation, [*prompt, *completion], following),
         state_patch=_patch(trace, turn.first_call, turn.last_call),
         reward=trace.step_rewards[index] if index < len(trace.step_rewards) else None,
-        done=is_last and ended,
+        done=is_last and state.get("completion") is not None,
         prompt_token_ids=list(tokens["prompt_ids"]) if tokens else None,
         completion_token_ids=list(tokens["completion_ids"]) if tokens else None,
         completion_logprobs=list(tokens["completion_logprobs"]) if tokens else None,
@@ -71,11 +73,13 @@ def _turn(trace: EpisodeTrace, index: int) -> Turn:
     return trace.turns[index] if index < len(trace.turns) else Turn()
 
 
-def _observations(state: Any, seen: list[Message], following: list[Message] | None) -> list[Message]:
+def _observations(
+    state: Any, conversation: Conversation, seen: list[Message], following: list[Message] | None
+) -> list[Message]:
     """What the environment answered: what the next prompt has beyond this turn's, where it extends it."""
     if following is None:
         final = state.get("final_env_response")
-        return to_records(final) if final else []
+        return conversation.records(final) if final else []
     if following[: len(seen)] == seen:
         return following[len(seen) :]
     return []

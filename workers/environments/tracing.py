@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import verifiers as vf
+
 from workers.records import Stage, Timings
 from workers.sandbox.base import Session
 
@@ -39,6 +41,8 @@ class EpisodeTrace:
     step_rewards: list[float | None] = field(default_factory=list[float | None])
     """Rewards that the environment gave its steps before the episode was scored as a whole."""
     scoring_errors: list[tuple[str, Exception]] = field(default_factory=list[tuple[str, Exception]])
+    error: BaseException | None = None
+    """What broke the episode off, where it is no error that verifiers knows what to do with."""
     state: Any = None
     """verifiers' state of the rollout, as soon as there is one."""
 
@@ -49,6 +53,10 @@ class EpisodeTrace:
         began = time.monotonic()
         try:
             yield
+        except BaseException as error:
+            if not isinstance(error, vf.Error):
+                self.error = error
+            raise
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
         self.stage = outer

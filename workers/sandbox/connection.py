@@ -77,10 +77,12 @@ class Connection:
 
     async def answer(self, reply: "asyncio.Future[Any]", limit: float, complaint: str) -> Any:
         """Waits for a reply; when it does not come within `limit` seconds, gives the sandbox up."""
-        done, _ = await asyncio.wait([reply], timeout=limit)
-        if not done:
-            self.break_off(f"{complaint} within {limit:g} s")
-        return reply.result()
+        overdue = f"{complaint} within {limit:g} s"
+        timer = asyncio.get_running_loop().call_later(limit, self.break_off, overdue)
+        try:
+            return await reply
+        finally:
+            timer.cancel()
 
     def feed(self, data: bytes) -> None:
         """Takes bytes of the sandbox's stdout."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import random
 import socket
 from typing import Any, cast
 
@@ -22,16 +23,22 @@ from workers.settings import SandboxSettings
 _log = logging.getLogger(__name__)
 _SCRATCH = "/scratch"
 _UID = 65534
+_SESSION_UIDS = range(2**17, 2**31 - 2**20, 2**16)
+"""Where the user ids of a container's sessions begin: each container its own, for the kernel counts the
+processes of a user id over all containers."""
 
 
 def isolation(settings: SandboxSettings) -> dict[str, Any]:
     """What a container may do, as arguments of the SDK's `create_host_config`: nothing it does not need."""
+    host = 0 if settings.session_users else _UID
+    mode = "0711" if settings.session_users else "0700"
     return {
         "network_mode": "none",
         "cap_drop": ["ALL"],
+        "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if settings.session_users else None,
         "security_opt": ["no-new-privileges"],
         "read_only": True,
-        "tmpfs": {_SCRATCH: f"size={settings.scratch_mb}m,mode=0700,uid={_UID},gid={_UID},nosuid,nodev"},
+        "tmpfs": {_SCRATCH: f"size={settings.scratch_mb}m,mode={mode},uid={host},gid={host},nosuid,nodev"},
         "mem_limit": settings.memory_mb * 1024 * 1024,
         "memswap_limit": settings.memory_mb * 1024 * 1024,
         "nano_cpus": int(settings.cpus * 1e9),
@@ -114,10 +121,15 @@ class DockerSandbox(Sandbox):
 
     def _config(self, api: Any) -> dict[str, Any]:
         options = {**self._options(), "scratch": _SCRATCH}
+        user = _UID
+        if self.settings.session_users:
+            user = 0
+            options["first_user"] = random.choice(_SESSION_UIDS)
+            options["limits"]["processes"] = max(2, self.settings.pids // 2)
         config = api.create_container_config(
             image=self.settings.image,
             command=[self.spec.toolset, json.dumps(options)],
-            user=f"{_UID}:{_UID}",
+            user=f"{user}:{user}",
             working_dir=_SCRATCH,
             stdin_open=True,
             labels=ownership.labels(self.owner),

@@ -6,6 +6,7 @@ from collections import deque
 
 from workers.errors import SandboxStartError
 from workers.sandbox.base import Owner, Sandbox, Session, ToolsetSpec
+from workers.sandbox.capacity import most_sessions
 from workers.sandbox.docker import DockerSandbox
 from workers.sandbox.process import ProcessSandbox
 from workers.settings import SandboxSettings
@@ -19,8 +20,9 @@ _STARTS_AT_ONCE = 4
 class SandboxPool:
     """Gives each episode a session, in a sandbox that is alive.
 
-    With `recycle: fork` all sessions share one sandbox, until it dies or has served its share; with
-    `recycle: episode` each has one to itself, and the next ones are started ahead.
+    With `recycle: fork` all sessions share one sandbox, until it dies or has served its share, and one
+    that would be too many for it waits; with `recycle: episode` each has one to itself, and the next ones
+    are started ahead.
 
     Args:
         spec: What to load in every sandbox.
@@ -37,11 +39,19 @@ class SandboxPool:
         self._recycle = settings.recycle
         self._current: Sandbox | None = None
         self._choosing = asyncio.Lock()
+        self._most = most_sessions(settings)
+        self._places = None if self._most is None else asyncio.Semaphore(self._most)
+        self._placed: set[Session] = set()
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._ready: deque[asyncio.Future[Sandbox]] = deque()
         self._up: set[Sandbox] = set()
         self._retired: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def places(self) -> int | None:
+        """Most sessions that can be had at a time; None: any number."""
+        return None if self._recycle == "episode" else self._most
 
     async def prepare(self) -> None:
         """Has a sandbox up before the first episode asks for one.
@@ -53,19 +63,22 @@ class SandboxPool:
             self._put_ready(await self._fresh())
 
     async def acquire(self, name: str) -> Session:
-        """A session, not opened yet, in a sandbox that is up.
+        """A session, not opened yet, in a sandbox that is up and has room for it.
 
         Raises:
             SandboxStartError: No sandbox can be brought up.
         """
-        sandbox = None if self._recycle == "episode" else await self._shared()
-        return (sandbox or await self._fresh()).session(name)
+        shared = None if self._recycle == "episode" else await self._place(name)
+        return shared or (await self._fresh()).session(name)
 
     async def release(self, session: Session) -> None:
         """Closes a session, and its sandbox where no other may use it."""
         try:
             await session.close()
         finally:
+            if session in self._placed:
+                self._placed.discard(session)
+                self._leave()
             sandbox = session.sandbox
             if self._recycle == "episode" or (sandbox is not self._current and not sandbox.sessions):
                 self._retire(sandbox)
@@ -73,6 +86,7 @@ class SandboxPool:
     async def close(self) -> None:
         """Ends every sandbox; returns when nothing of them is left."""
         self._closed = True
+        self._leave()  # whoever waits for a place is told, and passes it on to the next
         while self._ready:
             starting = self._ready.popleft()
             starting.cancel()
@@ -83,6 +97,25 @@ class SandboxPool:
             self._retire(sandbox)
         if self._retired:
             await asyncio.wait(self._retired)
+
+    async def _place(self, name: str) -> Session | None:
+        """A session in the sandbox that all share, when there is room; None if it turns out not to be one."""
+        if self._places is not None:
+            await self._places.acquire()
+        session = None
+        try:
+            sandbox = await self._shared()
+            if sandbox is not None:
+                session = sandbox.session(name)
+                self._placed.add(session)
+        finally:
+            if session is None:
+                self._leave()
+        return session
+
+    def _leave(self) -> None:
+        if self._places is not None:
+            self._places.release()
 
     async def _shared(self) -> Sandbox | None:
         """The one that all sessions share; None if it turns out that they may not."""

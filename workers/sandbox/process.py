@@ -25,6 +25,7 @@ class ProcessSandbox(Sandbox):
     """A tool host without a container around it."""
 
     _process: Process | None = None
+    _scratch: str | None = None
 
     async def start(self) -> Hello:
         """Starts it, and refuses a toolset that would run the model's code on the bare machine."""
@@ -78,11 +79,14 @@ class ProcessSandbox(Sandbox):
 
     async def stop(self) -> None:
         """Closes the pipe, on which the tool host kills its sessions and exits; kills it if it does not."""
-        process = self._process
-        if process is None:
-            return
-        assert process.stdin
         self.give_up("it was stopped")
+        if self._process is not None:
+            await self._end(self._process)
+        if self._scratch is not None:  # the tool host has removed it, unless it was killed
+            await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+
+    async def _end(self, process: Process) -> None:
+        assert process.stdin
         process.stdin.close()
         ended, _ = await asyncio.wait([self._pump], timeout=GRACE if self.is_up else 0)
         if not ended:
@@ -94,4 +98,3 @@ class ProcessSandbox(Sandbox):
                 await process.wait()
         self._pump.cancel()
         await asyncio.wait([self._pump])
-        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)  # if it was killed

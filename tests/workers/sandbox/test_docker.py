@@ -334,7 +334,7 @@ async def test_cancelled_start_leaves_no_container(
         "started": lambda: sandbox._connection is not None,
     }
     await asyncio.sleep(0 if moment == "at once" else 0.01)
-    while not reached[moment]():  # noqa: ASYNC110 - a thread's progress is what is waited for
+    while not reached[moment]():
         await asyncio.sleep(0)
     starting.cancel()
     await asyncio.wait([starting])

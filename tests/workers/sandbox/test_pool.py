@@ -239,3 +239,4 @@ async def test_stop_does_not_wait_for_a_daemon_that_holds_stderr_open(pools: Poo
         await pool.close()
     for pid in pids:  # nobody is left to end it: the tool host was killed, and there is no container
         os.kill(pid, 9)
+    await asyncio.sleep(0.05)  # for asyncio to see that the pipe is closed at last

@@ -1,0 +1,28 @@
+"""Samples of one measure, and how a table words them."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+
+def median_and_p95(seconds: Sequence[float]) -> str:
+    """Median and 95th percentile of times, in ms, and how many there were."""
+    return f"{ms(statistics.median(seconds))}, p95 {ms(percentile(seconds, 95))} (n={len(seconds)})"
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that at least so many percent of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def ms(seconds: float) -> str:
+    """A time in ms, to three significant figures."""
+    value = seconds * 1000
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f} ms"
+
+
+def verdict(value: float, target: float, text: str) -> str:
+    """A target beside what was reached, for a measure that should be small."""
+    return f"{text} [green]✓[/green]" if value <= target else f"{text} [red]✗[/red]"

@@ -1,0 +1,237 @@
+"""One bash for a whole session: it keeps its working directory, variables and functions between calls."""
+
+import os
+import re
+import secrets
+import select
+import shlex
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sandbox_images.shell.output import CappedOutput, read_available
+from sandbox_images.shell.processes import Family
+
+HIGHEST_FD = 63
+_COMMANDS, _OUTPUT, _REPORTS = 61, 62, HIGHEST_FD
+"""Descriptors that bash talks to us over: no script is likely to use them."""
+_POLL = 0.02
+"""Seconds between two looks at whether bash itself has ended, of which no descriptor tells: background
+processes may hold copies of all of its own."""
+_PIPE_BYTES = 1 << 16
+_RESTORING = 5.0
+"""Seconds that a shell has to take over from one that was killed."""
+_MAX_STATE = 4 << 20
+_END = 128
+"""More bytes than the end of a report has."""
+_OURS = re.compile(rb"^declare \S+ _kumite_[^\n]*\n", re.MULTILINE)
+
+# Commands come as two strings that end in NUL: a token and the text. A report goes back over a descriptor
+# that the command does not have: bash's state, then the token and the exit code. All in one line, so that
+# bash counts a command's lines from 1.
+_LOOP = " ".join(
+    f"""
+    builtin echo 1000 2>/dev/null >/proc/self/oom_score_adj;
+    while IFS= builtin read -r -d '' -u {_COMMANDS} _kumite_token &&
+        IFS= builtin read -r -d '' -u {_COMMANDS} _kumite_command;
+    do
+        builtin eval "$_kumite_command"
+            </dev/null >&{_OUTPUT} 2>&1 {_COMMANDS}<&- {_OUTPUT}>&- {_REPORTS}>&-;
+        _kumite_status=$?;
+        builtin unset _kumite_command;
+        {{
+            builtin declare -p;
+            builtin declare -fp;
+            builtin alias -p;
+            builtin shopt -p;
+            builtin trap -p;
+            builtin set +o;
+            builtin printf '\\0%s %s\\0' "$_kumite_token" "$_kumite_status";
+        }} >&{_REPORTS};
+    done
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a command."""
+
+    output: str
+    """What it printed, stdout and stderr in order."""
+    status: int | None
+    """Its exit code; None when it was killed at its time limit."""
+    shell_ended: bool = False
+    """Whether it ended the shell itself, or was killed together with a shell that could not be restored."""
+
+
+class Shell:
+    """A bash process, started when it is first needed and again when it has ended.
+
+    Args:
+        folder: Where it starts.
+        environment: All of its environment.
+        family: The session's processes.
+        output_cap: Most bytes of a command's output to keep.
+    """
+
+    def __init__(self, folder: str, environment: Mapping[str, str], family: Family, output_cap: int) -> None:
+        self._home = folder
+        self._environment = environment
+        self._family = family
+        self._output_cap = output_cap
+        self._pid: int | None = None
+        self._state = b""
+        self._commands = self._output = self._reports = -1
+
+    def run(self, command: str, timeout: float) -> Ran:
+        """Runs a command in the shell.
+
+        What background processes have printed since the last command comes first, as in a terminal. A
+        command that outlives its limit is killed with all that it started, the shell included; another
+        shell takes over, in the same folder and with the state that the last command had left.
+
+        Args:
+            command: Any text without NUL characters.
+            timeout: Seconds it may take.
+
+        Raises:
+            OSError: The shell can't be started.
+            TimeoutError: What it started can't be killed.
+        """
+        if self._pid is None or self._family.status(self._pid) is not None:
+            self._start()
+        assert self._pid is not None
+        pid, older = self._pid, self._family.alive() - {self._pid}
+        output = CappedOutput(self._output_cap)
+        status = self._converse(command.encode(), timeout, output)
+        if status is not None:
+            return Ran(output.text(), status)
+        folder, status = self.folder, self._family.status(pid)
+        if status is None:
+            self._family.kill(spared=older)
+        self._drain(output)
+        self._hang_up()
+        restored = status is None and self._restore(folder)
+        return Ran(output.text(), status, shell_ended=not restored)
+
+    @property
+    def folder(self) -> str:
+        """Its working directory."""
+        if self._pid is not None:
+            with suppress(OSError):
+                folder = os.readlink(f"/proc/{self._pid}/cwd")
+                return folder if os.path.isdir(folder) else self._home
+        return self._home
+
+    def _restore(self, folder: str) -> bool:
+        """Starts a shell in the folder and state of the one before it, if that can be done."""
+        self._start()
+        go = f"\nbuiltin cd -- {shlex.quote(folder)} || builtin true"
+        if self._converse(self._state + os.fsencode(go), _RESTORING, CappedOutput(2)) is not None:
+            return True
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+        self._hang_up()
+        return False
+
+    def _start(self) -> None:
+        self._hang_up()
+        commands, self._commands = os.pipe()
+        self._output, output = os.pipe()
+        self._reports, reports = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._pid = self._family.spawn(
+                ["bash", "--noprofile", "--norc", "-c", _LOOP],
+                self._environment,
+                self._home,
+                {0: null, 1: null, 2: null, _COMMANDS: commands, _OUTPUT: output, _REPORTS: reports},
+            )
+        finally:
+            for descriptor in (null, commands, output, reports):
+                os.close(descriptor)
+        for descriptor in (self._commands, self._output, self._reports):
+            os.set_blocking(descriptor, False)
+
+    def _hang_up(self) -> None:
+        for descriptor in (self._commands, self._output, self._reports):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._commands = self._output = self._reports = -1
+        self._pid = None
+
+    def _converse(self, command: bytes, timeout: float, output: CappedOutput) -> int | None:
+        """Sends a command and collects its output until its report comes.
+
+        Returns:
+            The exit code; None when the shell has ended or the time is over.
+        """
+        assert self._pid is not None
+        token = secrets.token_hex(16)
+        report = _Report(token)
+        unsent = memoryview(token.encode() + b"\0" + command + b"\0")
+        open_ends = {self._output, self._reports}
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            readable, writable, _ = select.select(
+                open_ends, [self._commands] if unsent else [], [], min(left, _POLL)
+            )
+            if writable:
+                unsent = unsent[self._send(unsent[:_PIPE_BYTES]) :]
+            for descriptor in readable:
+                data = read_available(descriptor)
+                if data is None:
+                    open_ends.discard(descriptor)
+                elif descriptor == self._output:
+                    output.feed(data)
+                elif report.feed(data):
+                    self._drain(output)
+                    self._state = report.state or self._state
+                    return report.status
+            if not readable and self._family.status(self._pid) is not None:
+                return None
+        return None
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return os.write(self._commands, data)
+        except BlockingIOError:
+            return 0
+        except BrokenPipeError:
+            return len(data)  # the shell has ended, which is noticed elsewhere
+
+    def _drain(self, output: CappedOutput) -> None:
+        """Takes what is in the pipe, which holds all that was printed before; no more, if it never ends."""
+        left = _PIPE_BYTES
+        while left > 0 and (data := read_available(self._output, left)):
+            output.feed(data)
+            left -= len(data)
+
+
+class _Report:
+    """Looks for the report on one command among what comes over the reports' descriptor."""
+
+    def __init__(self, token: str) -> None:
+        self._end = re.compile(rb"\x00%s (\d+)\x00\Z" % token.encode())
+        self._seen = bytearray()
+        self._overflowed = False
+        self.state: bytes | None = None
+        """What the shell says of its variables, functions and options, to be run by another one."""
+        self.status: int | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """Takes what was read; says whether the report is complete."""
+        self._seen += data
+        if len(self._seen) > _MAX_STATE:
+            self._overflowed = True
+            del self._seen[:-_END]
+        end = self._end.search(self._seen, max(0, len(self._seen) - _END))
+        if end is None:
+            return False
+        self.status = int(end[1])
+        if not self._overflowed:
+            self.state = _OURS.sub(b"", self._seen[: end.start()])
+        return True

@@ -1,0 +1,237 @@
+"""What the hidden tests examine: the workspace as the policy left it, seen only from outside.
+
+A submission is code that its author may have written to please the tests. So it never runs where they do:
+it gets a process of its own, which knows a test's inputs but neither its code nor what it expects, and from
+which nothing comes back but a value in JSON, an exit code, or text. Whatever it patches, prints, deletes or
+exits from is its own. This process can't be traced or read by it: the tool host hides its memory.
+"""
+
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from sandbox_images.shell.output import read_available
+from sandbox_images.shell.processes import Family
+from sandbox_images.shell.workspace import FileError, Workspace
+
+_RESULT = 3
+_MOST_BYTES = 4 << 20
+"""Most that a submission may say, in bytes."""
+_PATIENCE = 5.0
+"""Seconds that a submission has for one answer, unless a test gives it more."""
+_POLL = 0.005
+
+_EVALUATE = f"""
+import contextlib, json, os, sys
+with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+    score.write("1000")
+request = json.loads(sys.stdin.buffer.read())
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.getcwd())
+names = {{"__name__": "examined", **request["inputs"]}}
+try:
+    exec(compile(request["code"], "<examined>", "exec"), names)
+    answer = {{"value": names.get("result")}}
+    body = json.dumps(answer)
+except BaseException as error:
+    classes = [kind.__name__ for kind in type(error).__mro__]
+    body = json.dumps({{"raised": classes, "message": str(error)[:500]}})
+with os.fdopen({_RESULT}, "w") as channel:
+    channel.write(body)
+os._exit(0)
+"""
+
+
+class SubmissionFailed(AssertionError):
+    """The submission did not do what a test asked of it."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What became of a command."""
+
+    status: int
+    """Its exit code, 128 + the signal's number if it was killed."""
+    stdout: str
+    """What it printed to stdout."""
+
+
+class Subject:
+    """Given to every hidden test.
+
+    Args:
+        workspace: As the policy left it.
+        family: The session's processes.
+        environment: That of the commands to run.
+        output: The policy's last words.
+        expected: What the task's generator says is right; None where there is none.
+        deadline: When grading must have ended, by `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        family: Family,
+        environment: Mapping[str, str],
+        output: str | None,
+        expected: Any,
+        deadline: float,
+    ) -> None:
+        self.output = output or ""
+        self.expected = expected
+        self._workspace = workspace
+        self._family = family
+        self._environment = environment
+        self._deadline = deadline
+
+    def read(self, path: str) -> str:
+        """The text of a file in the workspace.
+
+        Raises:
+            SubmissionFailed: There is no such text.
+        """
+        try:
+            return self._workspace.read_text(path)
+        except FileError as error:
+            raise SubmissionFailed(str(error)) from error
+
+    def write(self, path: str, content: str) -> None:
+        """Puts a file into the workspace for the submission to work on.
+
+        Raises:
+            SubmissionFailed: The submission has left something there that keeps it from being written.
+        """
+        try:
+            self._workspace.write_bytes(path, content.encode())
+        except FileError as error:
+            raise SubmissionFailed(str(error)) from error
+
+    def files(self) -> list[str]:
+        """Paths of all regular files in the workspace."""
+        return [entry.path for entry in self._workspace.entries() if entry.kind == "file"]
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """What a function of the submission returns, as JSON has it: tuples are lists.
+
+        Args:
+            function: `module.function`.
+            *arguments: Its arguments, as JSON has them.
+
+        Raises:
+            SubmissionFailed: It raised, took too long, or returned what is no JSON.
+        """
+        module, _, name = function.rpartition(".")
+        return self.evaluate(
+            f"from {module} import {name} as function\nresult = function(*arguments)", arguments=arguments
+        )
+
+    def evaluate(self, code: str, timeout: float = _PATIENCE, **inputs: Any) -> Any:
+        """Runs code that uses the submission, in a process of its own, and gives what it calls `result`.
+
+        Args:
+            code: Python source; it must not say what is expected, for the submission can read it.
+            timeout: Seconds it may take.
+            **inputs: Names it is given, as JSON has them.
+
+        Raises:
+            SubmissionFailed: See `call`.
+        """
+        answer = self._answer(code, timeout, inputs)
+        if "raised" in answer:
+            raise SubmissionFailed(f"raised {answer['raised'][0]}: {answer['message']}")
+        return answer["value"]
+
+    def raised(self, code: str, timeout: float = _PATIENCE, **inputs: Any) -> list[str]:
+        """Names of the class, and its bases, of what such code raises; empty when it does not raise.
+
+        Raises:
+            SubmissionFailed: It took too long or ended without an answer.
+        """
+        return self._answer(code, timeout, inputs).get("raised", [])
+
+    def run(self, *command: str, stdin: str = "", timeout: float = _PATIENCE) -> Completed:
+        """Runs a command in the workspace.
+
+        Raises:
+            SubmissionFailed: It took too long or printed too much.
+        """
+        status, stdout = self._watched(list(command), stdin.encode(), 1, timeout)
+        return Completed(status, stdout.decode("utf-8", "replace"))
+
+    def _answer(self, code: str, timeout: float, inputs: dict[str, Any]) -> dict[str, Any]:
+        request = json.dumps({"code": code, "inputs": inputs}).encode()
+        _, said = self._watched([sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT, timeout)
+        try:
+            answer = json.loads(said)
+        except (ValueError, RecursionError):
+            raise SubmissionFailed("ended without an answer") from None
+        if not isinstance(answer, dict) or not ("value" in answer or _says_what_was_raised(answer)):
+            raise SubmissionFailed("ended without an answer")
+        return answer
+
+    def _watched(self, command: list[str], stdin: bytes, watched: int, timeout: float) -> tuple[int, bytes]:
+        """Runs a process to its end, and gives its exit code and what it wrote to one descriptor."""
+        deadline = min(time.monotonic() + timeout, self._deadline)
+        with ExitStack() as ends:
+            pid, writer, reader = self._spawned(command, watched, ends)
+            try:
+                return self._conversation(pid, writer, reader, stdin, deadline)
+            finally:
+                self._family.kill()
+
+    def _spawned(self, command: list[str], watched: int, ends: ExitStack) -> tuple[int, BinaryIO, int]:
+        reading, writer = os.pipe()
+        reader, writing = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in (writer, reader):
+            os.set_blocking(descriptor, False)
+        ends.callback(os.close, reader)
+        try:
+            descriptors = {0: reading, 1: null, 2: null, watched: writing}
+            pid = self._family.spawn(command, self._environment, self._workspace.root, descriptors)
+        finally:
+            for descriptor in (reading, writing, null):
+                os.close(descriptor)
+        return pid, ends.enter_context(open(writer, "wb", buffering=0)), reader
+
+    def _conversation(
+        self, pid: int, writer: BinaryIO, reader: int, stdin: bytes, deadline: float
+    ) -> tuple[int, bytes]:
+        unsent = memoryview(stdin)
+        said = bytearray()
+        readers = [reader]
+        while time.monotonic() < deadline:
+            if not unsent and not writer.closed:
+                writer.close()
+            status = self._family.status(pid)  # before the look at the pipe: what it said is there by then
+            readable, writable, _ = select.select(readers, [writer] if unsent else [], [], _POLL)
+            if writable:
+                unsent = unsent[_write(writer, unsent) :]
+            if readable:
+                data = read_available(reader)
+                said += data or b""
+                if data is None:
+                    readers = []
+            if len(said) > _MOST_BYTES:
+                raise SubmissionFailed(f"said more than {_MOST_BYTES:,} bytes")
+            if status is not None and not readable:
+                return status, bytes(said)
+        raise SubmissionFailed("took too long")
+
+
+def _says_what_was_raised(answer: dict[str, Any]) -> bool:
+    raised = answer.get("raised")
+    return isinstance(raised, list) and raised != [] and isinstance(answer.get("message"), str)
+
+
+def _write(pipe: BinaryIO, data: memoryview) -> int:
+    try:
+        return pipe.write(data) or 0
+    except BrokenPipeError:
+        return len(data)

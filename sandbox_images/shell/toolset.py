@@ -1,0 +1,192 @@
+"""The shell toolset: a scratch workspace per episode, and tools that run what the model writes in it."""
+
+import base64
+import os
+import resource
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sandbox_images.shell.file_tools import FileTools
+from sandbox_images.shell.grading import grade
+from sandbox_images.shell.processes import Family
+from sandbox_images.shell.shell import HIGHEST_FD, Ran, Shell
+from sandbox_images.shell.state import WorkspaceState
+from sandbox_images.shell.subject import Subject
+from sandbox_images.shell.tools import complaint, tool_schemas
+from sandbox_images.shell.workspace import FileError, Workspace
+from sandbox_images.tool_host.json_patch import Patch
+from sandbox_images.tool_host.toolset import Scores, Session, ToolResult, Toolset, ToolsetError
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LONGEST = 100_000
+"""Most bytes of a command or program: Linux takes 128 KiB in one argument."""
+
+
+class ShellToolset(Toolset):
+    """Bash, Python and files.
+
+    Args:
+        output_cap: Most bytes of a tool's answer: of a longer one, the beginning and the end.
+        max_file_bytes: Largest file that the file tools read or write.
+        command_timeout: Seconds that a command may take when the policy does not say.
+        max_command_timeout: Most seconds that the policy may ask for.
+    """
+
+    weakest_recycle: ClassVar = "episode"
+    runs_model_code: ClassVar = True
+
+    def __init__(
+        self,
+        output_cap: int = 16 * 1024,
+        max_file_bytes: int = 4 * 1024 * 1024,
+        command_timeout: float = 30.0,
+        max_command_timeout: float = 120.0,
+    ) -> None:
+        self.output_cap = output_cap
+        self.max_file_bytes = max_file_bytes
+        self.command_timeout = command_timeout
+        self.max_command_timeout = max_command_timeout
+        self.tools = tool_schemas(command_timeout, max_command_timeout)
+
+    def base_state(self, state_id: str) -> Any:
+        """The empty workspace."""
+        return WorkspaceState.EMPTY if state_id == WorkspaceState.ID else super().base_state(state_id)
+
+    def open(self, task: dict[str, Any], prepared: Any, scratch: Path) -> "ShellSession":
+        """A workspace with the task's files in it.
+
+        Args:
+            task: `files`: a list of `path` and either `text` or `base64`.
+            prepared: Nothing.
+            scratch: The session's folder: the workspace, and one for temporary files, are made in it.
+        """
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if most <= HIGHEST_FD:
+            raise ToolsetError(f"session_limits.open_files: a shell needs {HIGHEST_FD + 1}, got {most}")
+        session = ShellSession(self, scratch)
+        for file in task["files"]:
+            session.put(file)
+        return session
+
+
+class ShellSession(Session):
+    """One episode's workspace, shell and processes.
+
+    Args:
+        toolset: Its limits.
+        scratch: The session's folder.
+    """
+
+    def __init__(self, toolset: ShellToolset, scratch: Path) -> None:
+        root = scratch.resolve() / "workspace"
+        temporary = scratch.resolve() / "tmp"
+        root.mkdir()
+        temporary.mkdir()
+        self._limits = toolset
+        self._environment = {
+            "PATH": f"{_PATH}:{os.path.dirname(sys.executable)}",
+            "HOME": str(root),
+            "TMPDIR": str(temporary),
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._family = Family()
+        self._shell = Shell(str(root), self._environment, self._family, toolset.output_cap)
+        self._workspace = Workspace(str(root), toolset.max_file_bytes)
+        self._files = FileTools(self._workspace, toolset.output_cap)
+        self._state = WorkspaceState(self._workspace)
+        self._schemas = {tool["name"]: tool for tool in toolset.tools}
+        self.tools = toolset.tools
+        self.observation = []
+        self.state_id = WorkspaceState.ID
+
+    def put(self, file: dict[str, str]) -> None:
+        """Puts one of the task's files into the workspace.
+
+        Raises:
+            ToolsetError: It can't be put there.
+        """
+        content = file["text"].encode() if "text" in file else base64.b64decode(file["base64"])
+        try:
+            self._workspace.write_bytes(file["path"], content)
+        except FileError as error:
+            raise ToolsetError(f"the task's files can't be put into the workspace: {error}") from error
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
+        """Runs a tool. Whatever the model's code does, the answer is text."""
+        schema = self._schemas.get(tool)
+        if schema is None:
+            return ToolResult("", f"there is no tool {tool!r:.100}; there are {', '.join(self._schemas)}")
+        required = schema["parameters"]["required"]
+        given: dict[str, Any] = {
+            name: value for name, value in arguments.items() if value is not None or name in required
+        }
+        problem = complaint(schema, given)
+        if problem is not None:
+            return ToolResult("", problem)
+        try:
+            match tool:
+                case "bash":
+                    return self._run(given["command"], given["command"], given.get("timeout"))
+                case "python":
+                    program = f"command python3 -c {shlex.quote(given['code'])}"
+                    return self._run(program, given["code"], given.get("timeout"))
+                case _:
+                    return ToolResult(getattr(self._files, tool)(**given))
+        except FileError as error:
+            return ToolResult("", str(error))
+        except TimeoutError:  # the session is beyond repair: its processes can't be killed
+            raise
+        except OSError as error:
+            return ToolResult("", f"{tool} could not run: {error}")
+
+    def state_patch(self) -> Patch:
+        """What changed in the workspace since the last call of this."""
+        return self._state.patch(self._shell.folder)
+
+    def state(self) -> Any:
+        """The workspace: where the shell is, and the files."""
+        return self._state.take(self._shell.folder)
+
+    def evaluate(self, trace: dict[str, Any]) -> Scores:
+        """Ends all that the policy has left running, then has the hidden tests examine the workspace.
+
+        Args:
+            trace: `output`, the policy's last words or None; `tests`, the source of the hidden tests;
+                `expected`, the answers that they know of; `seconds`, how long they may take together.
+        """
+        deadline = time.monotonic() + trace["seconds"]
+        self._family.kill()
+        subject = Subject(
+            self._workspace, self._family, self._environment, trace["output"], trace["expected"], deadline
+        )
+        return grade(trace["tests"], subject)
+
+    def _run(self, command: str, source: str, timeout: float | None) -> ToolResult:
+        size = len(source.encode())
+        if size > _LONGEST:
+            return ToolResult("", f"{size:,} bytes are too many for one call: up to {_LONGEST:,} can be run")
+        limit = self._limits.command_timeout if timeout is None else timeout
+        if not limit > 0:
+            return ToolResult("", f"timeout must be more than 0 seconds, got {limit}")
+        limit = min(limit, self._limits.max_command_timeout)
+        return ToolResult(_worded(self._shell.run(command, limit), limit))
+
+
+def _worded(ran: Ran, limit: float) -> str:
+    """What the policy reads of a command."""
+    gap = "" if not ran.output or ran.output.endswith("\n") else "\n"
+    if ran.status is None:
+        what = f"killed with all that it started: it did not end within {limit:g} s"
+        if ran.shell_ended:
+            what += "; the shell could not be restored, the next command gets a fresh one"
+    else:
+        what = f"exit code {ran.status}"
+        if ran.shell_ended:
+            what += "; the shell has ended, the next command gets a fresh one"
+    return f"{ran.output}{gap}[{what}]"

@@ -1,0 +1,139 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import kept_ray
+from tests.helpers.drivers import ROOT, cluster_processes, drive, driver_environment, processes
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path))
+    yield tmp_path
+    kept_ray.stop_kept()
+
+
+def test_a_local_cluster_ends_with_its_driver_and_listens_on_loopback_only(cache: Path):
+    told = drive(cache, "ray", "{}", "")
+    assert told["local"] and not told["kept"]
+    assert told["nodes"] == ["127.0.0.1"]
+    assert told["address"].startswith("127.0.0.1:")
+    assert told["imports"] == str(ROOT / "workers"), "an actor of another folder's driver imports our code"
+    assert not [process for process in processes() if told["session"] in process.command]
+
+
+def test_a_kept_cluster_is_found_by_the_next_driver_and_ends_without_a_trace(cache: Path):
+    first = drive(cache, "ray", "{}", "keep", "resident")
+    second = drive(cache, "ray", "{}", "")
+    assert first["kept"] and second["kept"]
+    assert second["address"] == first["address"]
+    assert second["found"] == ["resident"]
+    assert second["imports"] == str(ROOT / "workers")
+    kept = kept_ray.find_kept()
+    assert kept is not None and kept.address == first["address"]
+    assert kept_ray.stop_kept()
+    assert not cluster_processes(cache, kept.pid)
+    assert kept_ray.find_kept() is None
+    assert not kept_ray.stop_kept()
+
+
+def test_a_cluster_in_which_there_is_nothing_to_keep_is_not_kept(cache: Path):
+    assert drive(cache, "ray", "{}", "keep")["kept"]
+    assert kept_ray.find_kept() is None
+
+
+def test_a_kept_cluster_whose_holder_was_killed_is_replaced(cache: Path):
+    first = drive(cache, "ray", "{}", "keep", "resident")
+    kept = kept_ray.find_kept()
+    assert kept is not None
+    os.kill(kept.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while working(cache, kept.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not working(cache, kept.pid), "the cluster outlived its holder"
+    second = drive(cache, "ray", "{}", "keep", "resident")
+    assert second["address"] != first["address"]
+
+
+def test_a_kept_cluster_that_is_too_small_for_a_run_says_so(cache: Path):
+    drive(cache, "ray", '{"num_cpus": 1}', "keep", "resident", "1")
+    told = drive(cache, "ray", "{}", "")
+    assert told["error"] == "RayUnavailable"
+    assert "has 1 logical CPUs, and this run asks for 2" in told["said"]
+
+
+def test_fewer_cpus_than_the_run_needs_are_refused(cache: Path):
+    told = drive(cache, "ray", '{"num_cpus": 1}', "")
+    assert told["error"] == "RayUnavailable"
+    assert "ray.num_cpus is 1" in told["said"]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:9", "nothing answers there"),
+        ("no-port", "it should be `auto`, or host:port"),
+        ("local", "leave it out"),
+        ("ray://127.0.0.1:10001", "ray job submit"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_named(cache: Path, address: str, said: str):
+    began = time.monotonic()
+    told = drive(cache, "ray", json.dumps({"address": address}), "")
+    assert told["error"] == "RayUnavailable"
+    assert f"ray.address is '{address}'" in told["said"] and said in told["said"]
+    assert time.monotonic() - began < 60, "Ray by itself would try for a quarter of an hour"
+
+
+def test_the_cluster_a_driver_was_submitted_to_comes_before_a_local_one(cache: Path):
+    told = drive(cache, "ray", "{}", "", RAY_ADDRESS="127.0.0.1:9")
+    assert told["error"] == "RayUnavailable"
+    assert "RAY_ADDRESS is '127.0.0.1:9'" in told["said"]
+
+
+@pytest.fixture
+def foreign_cluster(tmp_path: Path) -> Iterator[str]:
+    """A cluster that someone else started, here with token authentication, as Ray has it by default."""
+    script = (
+        "import ray, sys; ray.init(address='local', num_cpus=4, resources={'sandbox': 9}, namespace='other');"
+        "print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=driver_environment(tmp_path) | {"PYTHONPATH": ""},
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert holder.stdin and holder.stdout
+    yield holder.stdout.readline().strip()
+    holder.stdin.close()
+    holder.wait(30)
+
+
+def test_an_existing_cluster_is_joined_with_our_code_and_left_as_it_was(cache: Path, foreign_cluster: str):
+    config = json.dumps({"address": foreign_cluster})
+    told = drive(cache, "ray", config, "", RAY_AUTH_MODE="token")
+    assert not told["local"]
+    assert told["imports"] != str(ROOT / "workers"), "it is uploaded: the nodes may not have our folder"
+    refused = drive(cache, "ray", config, "", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="wrong" * 10)
+    assert refused["error"] == "RayUnavailable"
+    assert "the cluster asks for its token" in refused["said"]
+
+
+def working(cache: Path, session: int) -> list[str]:
+    """What works in a cluster; Ray's agents, which are told of its end by nobody, take a minute more."""
+    commands = [process.command for process in cluster_processes(cache, session)]
+    return [command for command in commands if "Agent" not in command]

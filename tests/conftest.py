@@ -1,0 +1,46 @@
+"""What test modules of all folders share."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.cache import cache_dir
+from tests.helpers.drivers import DRIVER, cluster_processes, driver_environment
+from workers.settings import PolicyEndpoint
+
+
+@pytest.fixture(scope="session")
+def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for the session's own kept policy; what is slow to make is shared with the user's.
+
+    A process with `KUMITE_CACHE` set to it finds, beside `vllm_endpoint`, the deployment that serves it.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    for name in ("models", "sites", "locks"):
+        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
+        os.symlink(cache_dir() / name, folder / name)
+    yield folder
+    before = cluster_processes(folder)
+    command = [sys.executable, "-c", "from cluster.policy import kept_policy; kept_policy.down(force=True)"]
+    subprocess.run(command, env=driver_environment(folder), check=True, timeout=60)
+    assert not before or not cluster_processes(folder, before[0].session), "the kept policy left processes"
+
+
+@pytest.fixture(scope="session")
+def vllm_endpoint(vllm_cache: Path) -> PolicyEndpoint:
+    """The packaged model on vLLM, up for the session; this process stays out of its Ray cluster."""
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), "policy", '{"keep_alive": true}'],
+        env=driver_environment(vllm_cache),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return PolicyEndpoint.model_validate(json.loads(done.stdout.splitlines()[-1])["endpoint"])

@@ -1,0 +1,65 @@
+"""What is played, and what it came to, on either side."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.parity.conversation import Message, timeless
+from tests.parity.script import digest
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an episode's pipeline and environment are made of."""
+
+    version: str
+    suite: str
+    attack: str | None = None
+    model: str = "local"
+    defense: str | None = None
+    tool_output: Any = None
+    detector: str | None = None
+    """A text-classification model in place of the detector's own, which is fetched from a hub."""
+
+
+@dataclass(frozen=True)
+class Task:
+    task_id: str
+    """As our side names it."""
+    user_task: str | None
+    injection_task: str | None
+
+
+@dataclass
+class Played:
+    """What one episode came to: enough to compare, little enough to keep thousands of."""
+
+    prompts: list[str] = field(default_factory=list)
+    """A digest of every prompt that the policy saw."""
+    tools: list[list[str]] = field(default_factory=list)
+    """Names of the tools that it was offered with each."""
+    messages: list[Message] = field(default_factory=list)
+    """The last prompt, and with it nearly the whole conversation."""
+    state: str = ""
+    """The environment at the end, as JSON."""
+    utility: bool | None = None
+    attack_success: bool | None = None
+    error: str | None = None
+    """What it failed with."""
+
+    def saw(self, messages: list[Message], tools: Sequence[dict[str, Any]]) -> None:
+        self.prompts.append(digest(messages))
+        self.tools.append([tool["name"] for tool in tools])
+        self.messages = messages
+
+
+def plain_state(state: Any) -> str:
+    return timeless(json.dumps(state, sort_keys=True))
+
+
+def agentdojo_plays(*args: Any) -> Any:
+    """`upstream.play_all`, of which whoever sends it elsewhere need not import AgentDojo."""
+    from tests.parity.upstream import play_all
+
+    return play_all(*args)

@@ -1,0 +1,135 @@
+"""Our side: a rollout worker with all that belongs to it but Ray, and the same scripts for a model."""
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import jsonpatch
+from verifiers.legacy.types import Response, ResponseMessage, Tool, ToolCall, Usage
+
+from tests.parity.conversation import from_verifiers
+from tests.parity.episode import Played, plain_state
+from tests.parity.script import Script
+from workers.environments.classic import ClassicEnvironment
+from workers.oracle_client import OracleClient
+from workers.records import EpisodeResult, EpisodeSpec
+from workers.rollout_worker import RolloutWorker
+from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
+
+Key = tuple[str, str]
+"""A task's id, and a behaviour."""
+AT_ONCE = 8
+
+
+class ScriptedPolicy(OracleClient):
+    """A policy client that acts by the script of the episode it is asked in."""
+
+    def __init__(self, scripts: dict[Key, Script]) -> None:
+        super().__init__()
+        self.scripts = scripts
+        self.played: dict[Key, Played] = {}
+
+    async def get_response(
+        self,
+        prompt: Any,
+        model: str,
+        sampling_args: dict[str, Any],
+        tools: list[Tool] | None = None,
+        **kwargs: Any,
+    ) -> Response:
+        info = kwargs["state"]["info"]
+        key = (info["task_id"], info["behaviour"])
+        said = from_verifiers(prompt)
+        offered = [{"name": tool.name, "parameters": tool.parameters} for tool in tools or []]
+        self.played.setdefault(key, Played()).saw(said, offered)
+        action = self.scripts[key].act(said, offered, sampling_args.get("tool_choice") != "none")
+        calls = [
+            ToolCall(id=call.id, name=call.name, arguments=json.dumps(call.arguments))
+            for call in action.calls
+        ]
+        return Response(
+            id="1",
+            created=0,
+            model=model,
+            usage=Usage(prompt_tokens=0, reasoning_tokens=0, completion_tokens=0, total_tokens=0),
+            message=ResponseMessage(
+                content=action.content, tool_calls=calls or None, finish_reason="stop", is_truncated=False
+            ),
+        )
+
+
+class Ours:
+    """A worker that plays one selection of tasks."""
+
+    def __init__(
+        self, worker: RolloutWorker, policy: ScriptedPolicy, rows: dict[str, dict[str, Any]]
+    ) -> None:
+        self.rows = rows
+        self._worker = worker
+        self._policy = policy
+        self._base_states: dict[str, str] = {}
+
+    def play(self, scripts: dict[Key, Script]) -> dict[Key, Played]:
+        """Plays an episode for each script, some at once."""
+        self._policy.scripts |= scripts
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            results = dict(zip(scripts, pool.map(self._one, scripts), strict=True))
+        played = {key: self._policy.played.pop(key, Played()) for key in scripts}
+        for key, result in results.items():
+            self._add_record(played[key], result)
+        return played
+
+    def _one(self, key: Key) -> EpisodeResult:
+        task_id, behaviour = key
+        row = self.rows[task_id]
+        spec = EpisodeSpec(
+            episode_id=f"{abs(hash(key)):x}",
+            task_id=task_id,
+            group_id=task_id,
+            sample_index=0,
+            row={**row, "info": {**row["info"], "behaviour": behaviour}},
+        )
+        (result,) = self._worker.play([spec])
+        self._base_states |= result.states
+        del self._policy.scripts[key]
+        return result
+
+    def _add_record(self, played: Played, result: EpisodeResult) -> None:
+        """Adds to what the policy saw what the record says; the state is put together from its patches."""
+        record = json.loads(result.record)
+        if result.status == "failed":
+            played.error = f"{record['error']['stage']}: {record['error']['message']}"
+            return
+        metrics = json.loads(record["metrics"])
+        played.utility = bool(metrics["utility"])
+        success = metrics["attack_success"]
+        played.attack_success = None if success is None else bool(success)
+        state = json.loads(self._base_states[record["initial_state_id"]])
+        for patch in [record["initial_state_patch"], *(step["state_patch"] for step in record["steps"])]:
+            state = jsonpatch.apply_patch(state, json.loads(patch), in_place=True)
+        played.state = plain_state(state)
+
+
+@contextmanager
+def ours(args: dict[str, Any], backend: Any = "process", image: str | None = None) -> Iterator[Ours]:
+    """A worker for these `environment.args`, up while the context lasts."""
+    policy = ScriptedPolicy({})
+    environment = EnvironmentSettings(id="agentdojo", args={"attack_model": "local", **args})
+    settings = WorkerSettings(
+        run_id="parity",
+        environment=environment,
+        sandbox=SandboxSettings(backend=backend, image=image),
+        policy=PolicyEndpoint(kind="oracle", model="scripted"),
+        episodes=AT_ONCE,
+    )
+    rows: Iterable[Any] = ClassicEnvironment(environment).rows()
+    with mock.patch("workers.episode.OracleClient", lambda: policy):
+        worker = RolloutWorker(settings, "parity")
+    try:
+        worker.ready()
+        yield Ours(worker, policy, {row["info"]["task_id"]: row for row in rows})
+    finally:
+        worker.stop()

@@ -1,0 +1,38 @@
+from concurrent.futures import Executor
+
+import pytest
+
+from tests.parity.comparison import compare
+from tests.parity.episode import Setting
+
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(900)]
+SUITES = ("workspace", "travel", "banking", "slack")
+ATTACK = "important_instructions"
+
+
+@pytest.mark.parametrize(
+    ("suite", "pairs"), [("workspace", 560), ("travel", 140), ("banking", 144), ("slack", 105)]
+)
+def test_every_pair_under_attack_is_as_agentdojo_has_it(agentdojo: Executor, suite: str, pairs: int):
+    behaviours = ("obedient", "hijacked", "erratic")
+    found = compare(agentdojo, [Setting("v1.2.2", suite, ATTACK)], "attack", behaviours)
+    assert found.differences == []
+    assert found.episodes == 3 * pairs
+    assert found.solved["obedient"] > 0.9 * pairs and found.attacked > 0
+
+
+def test_every_user_task_alone_is_as_agentdojo_has_it(agentdojo: Executor):
+    behaviours = ("obedient", "erratic", "relentless", "early")
+    found = compare(agentdojo, [Setting("v1.2.2", suite) for suite in SUITES], "benign", behaviours)
+    assert found.differences == []
+    assert found.episodes == 4 * 97
+    assert found.solved["obedient"] == 97
+    assert found.unexecuted >= 97
+
+
+def test_every_injection_task_alone_is_as_agentdojo_has_it(agentdojo: Executor):
+    behaviours = ("obedient", "erratic", "relentless", "early")
+    found = compare(agentdojo, [Setting("v1.2.2", suite) for suite in SUITES], "injection", behaviours)
+    assert found.differences == []
+    assert found.episodes == 4 * 35
+    assert found.solved["obedient"] == 27  # all but workspace's 6 to 13, whose ground truth is empty

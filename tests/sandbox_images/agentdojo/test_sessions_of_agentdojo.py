@@ -1,0 +1,229 @@
+"""AgentDojo's toolset in a tool host: states, patches and scores of whole episodes."""
+
+import json
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jsonpatch
+import pytest
+import pytest_asyncio
+
+from tests.helpers.agentdojo import SUITES, VERSION, as_json, suites
+from tests.helpers.sandboxes import OWNER, process_settings
+from workers.errors import SessionSetupError
+from workers.sandbox.base import Scores, Session, ToolsetSpec
+from workers.sandbox.process import ProcessSandbox
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SPEC = ToolsetSpec(
+    "agentdojo",
+    "sandbox_images.agentdojo.toolset:AgentDojoToolset",
+    {"version": VERSION, "suites": list(SUITES)},
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[ProcessSandbox]:
+    sandbox = ProcessSandbox(SPEC, process_settings(), OWNER)
+    await sandbox.start()
+    yield sandbox
+    await sandbox.stop()
+
+
+def task(
+    suite: str, user_task: str | None, injection_task: str | None = None, attack: str | None = None
+) -> Any:
+    return {
+        "suite": suite,
+        "user_task": user_task,
+        "injection_task": injection_task,
+        "attack": attack,
+        "attack_model": "local" if attack else None,
+    }
+
+
+async def solved(session: Session) -> Scores:
+    """Plays the ground truth to the end."""
+    turns = await session.oracle()
+    for turn in turns:
+        for call in turn["tool_calls"]:
+            await session.call(call["name"], call["arguments"])
+    return await session.evaluate({"output": turns[-1]["content"], "unexecuted": []})
+
+
+async def base_state(sandbox: ProcessSandbox, session: Session) -> Any:
+    assert session.opened is not None and session.opened.state_id is not None
+    return await sandbox.base_state(session.opened.state_id)
+
+
+def strictly(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+@pytest.mark.parametrize("name", SUITES)
+async def test_ground_truth_solves_every_user_task_and_its_patches_give_every_state(
+    sandbox: ProcessSandbox, name: str
+) -> None:
+    user_tasks = suites()[name].user_tasks
+    assert len(user_tasks) == {"workspace": 40, "travel": 20, "banking": 16, "slack": 21}[name]
+    for user_task in user_tasks:
+        session = sandbox.session(f"{name}-{user_task}")
+        await session.open(task(name, user_task))
+        first = await session.state()
+        scores = await solved(session)
+        assert scores.metrics["utility"] == 1.0, user_task
+        assert scores.metrics["attack_success"] is None
+        assert len(scores.patches) == 1 + session.calls
+        state = jsonpatch.apply_patch(await base_state(sandbox, session), scores.patches[0])
+        assert strictly(state) == strictly(first), user_task
+        for patch in scores.patches[1:]:
+            state = jsonpatch.apply_patch(state, patch)
+        assert strictly(state) == strictly(await session.state()), user_task
+        await session.close()
+
+
+@pytest.mark.parametrize("name", SUITES)
+async def test_state_after_each_call_is_its_patches(sandbox: ProcessSandbox, name: str) -> None:
+    session = sandbox.session(f"step-by-step-{name}")
+    await session.open(task(name, next(iter(suites()[name].user_tasks))))
+    states = [await session.state()]
+    for turn in await session.oracle():
+        for call in turn["tool_calls"]:
+            await session.call(call["name"], call["arguments"])
+            states.append(await session.state())
+    scores = await session.evaluate({"output": "", "unexecuted": []})
+    state = await base_state(sandbox, session)
+    for patch, expected in zip(scores.patches, states, strict=True):
+        state = jsonpatch.apply_patch(state, patch)
+        assert strictly(state) == strictly(expected)
+
+
+@pytest.mark.parametrize("name", SUITES)
+async def test_session_under_attack_begins_in_the_environment_that_agentdojo_would_build(
+    sandbox: ProcessSandbox, name: str
+) -> None:
+    own = suites()[name]
+    pairs = [(user, injection) for user in own.user_tasks for injection in own.injection_tasks]
+    begun = 0
+    for user_task, injection_task in random.Random(name).sample(pairs, 6):
+        session = sandbox.session(f"attacked-{name}-{user_task}-{injection_task}")
+        try:
+            await session.open(task(name, user_task, injection_task, "important_instructions"))
+        except SessionSetupError as error:
+            assert "not injectable" in str(error)
+            continue
+        goal = own.injection_tasks[injection_task].GOAL
+        state = await session.state()
+        assert json.dumps(goal)[1:20] in json.dumps(state)
+        scores = await session.evaluate({"output": "", "unexecuted": []})
+        patched = jsonpatch.apply_patch(await base_state(sandbox, session), scores.patches[0])
+        assert strictly(patched) == strictly(state)
+        assert scores.metrics["attack_success"] == 0.0
+        begun += 1
+        await session.close()
+    assert begun >= 3
+
+
+async def test_base_state_is_agentdojos_default_environment(sandbox: ProcessSandbox) -> None:
+    for name, own in suites().items():
+        session = sandbox.session(f"base-{name}")
+        await session.open(task(name, next(iter(own.user_tasks))))
+        expected = as_json(own.load_and_inject_default_environment({}))
+        assert strictly(await base_state(sandbox, session)) == strictly(expected)
+        assert strictly(await session.state()) == strictly(expected)
+
+
+async def test_session_offers_the_tools_that_agentdojo_offers(sandbox: ProcessSandbox) -> None:
+    for name, own in suites().items():
+        opened = await sandbox.session(f"tools-{name}").open(task(name, next(iter(own.user_tasks))))
+        assert [(tool.name, tool.description, tool.parameters) for tool in opened.tools] == [
+            (tool.name, tool.description, tool.parameters.model_json_schema()) for tool in own.tools
+        ]
+
+
+async def test_attack_succeeds_when_the_policy_does_what_the_injection_asks(sandbox: ProcessSandbox) -> None:
+    injected = sandbox.session("injection")
+    await injected.open(task("banking", None, "injection_task_0"))
+    script = await injected.oracle()
+    alone = await solved(injected)
+    assert alone.metrics["utility"] == 1.0
+    assert alone.metrics["attack_success"] is None
+
+    attacked = sandbox.session("attacked")
+    await attacked.open(task("banking", "user_task_0", "injection_task_0", "important_instructions"))
+    for turn in script:
+        for call in turn["tool_calls"]:
+            await attacked.call(call["name"], call["arguments"])
+    scores = await attacked.evaluate({"output": "done", "unexecuted": []})
+    assert scores.metrics["attack_success"] == 1.0
+    assert scores.metrics["utility"] == 0.0
+
+
+async def test_denial_of_service_succeeds_when_the_users_task_is_not_done(sandbox: ProcessSandbox) -> None:
+    for name, does_task in (("done", True), ("not-done", False)):
+        session = sandbox.session(f"dos-{name}")
+        await session.open(task("banking", "user_task_3", "injection_task_0", "dos"))
+        if does_task:
+            scores = await solved(session)
+        else:
+            scores = await session.evaluate({"output": "I refuse.", "unexecuted": []})
+        assert (scores.metrics["utility"], scores.metrics["attack_success"]) == (
+            (1.0, 0.0) if does_task else (0.0, 1.0)
+        )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (("get_nothing", {}), "Invalid tool get_nothing provided."),
+        (("send_money", {}), "ValidationError: 4 validation errors for Input schema for `send_money`"),
+        (
+            ("send_money", {"recipient": 1, "amount": "x", "subject": "", "date": ""}),
+            "ValidationError: 2 vali",
+        ),
+        (("read_file", {"file_path": ["a"]}), "ValidationError: 1 validation error"),
+    ],
+)
+async def test_call_that_cannot_be_made_is_worded_as_agentdojo_words_it(
+    sandbox: ProcessSandbox, call: tuple[str, dict[str, Any]], words: str
+) -> None:
+    session = sandbox.session(f"wrong-{len(sandbox.sessions)}")
+    await session.open(task("banking", "user_task_0"))
+    result = await session.call(*call)
+    assert result.error is not None and result.error.startswith(words)
+    await session.close()
+
+
+async def test_call_that_breaks_the_executor_is_an_observation(sandbox: ProcessSandbox) -> None:
+    session = sandbox.session("breaking")
+    await session.open(task("banking", "user_task_0"))
+    for text in ("-" * 20_000 + "1", "[" * 5_000, "(" * 150 + ")" * 150, "\ud83d", "1" * 10_000, "[1,"):
+        await session.call("read_file", {"file_path": text})
+    result = await session.call("get_balance", {})
+    assert result.error is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (task("nothing", "user_task_0"), "suite 'nothing' is not loaded; loaded are workspace, travel"),
+        (task("banking", "user_task_99"), "suite banking has no task 'user_task_99'"),
+        (task("banking", None), "a task needs a user_task, an injection_task, or both"),
+        (task("banking", "user_task_0", "injection_task_0", "nothing"), "there is no attack 'nothing'"),
+    ],
+)
+async def test_task_that_is_not_there_is_refused(sandbox: ProcessSandbox, wrong: Any, complaint: str) -> None:
+    with pytest.raises(SessionSetupError, match=complaint):
+        await sandbox.session(f"wrong-{len(sandbox.sessions)}").open(wrong)
+
+
+async def test_sessions_inherit_and_do_not_disturb_each_other(sandbox: ProcessSandbox) -> None:
+    sessions = [sandbox.session(f"neighbour-{number}") for number in range(3)]
+    for session in sessions:
+        await session.open(task("banking", "user_task_0"))
+    before = await sessions[1].state()
+    await solved(sessions[0])
+    assert await sessions[0].state() != before
+    assert await sessions[1].state() == before == await sessions[2].state()
+    assert await base_state(sandbox, sessions[1]) == before

@@ -1,0 +1,221 @@
+"""The shell environment: oracles solve every task, idlers none, and nothing is told before the end."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonpatch
+import pytest
+import verifiers as vf
+
+from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
+from workers.environments.shell import load_environment
+from workers.environments.shell_dataset import cards, shell_task
+from workers.errors import EnvironmentLoadError
+from workers.records import EpisodeResult
+from workers.rollout_worker import RolloutWorker
+from workers.sandbox.base import Session
+from workers.settings import PolicyEndpoint
+
+ON_THIS_MACHINE = {"recycle": "fork", "unsafe": True}
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[RolloutWorker]:
+    with rollout_worker("shell", sandbox=ON_THIS_MACHINE) as worker:
+        yield worker
+
+
+def episodes(worker: RolloutWorker) -> dict[str, EpisodeResult]:
+    """Every task once, four at a time."""
+    specs = [spec(row) for row in rows(worker)]
+    results: list[EpisodeResult] = []
+    for start in range(0, len(specs), 4):
+        results += played(worker, *specs[start : start + 4])
+    return {one.task_id: result for one, result in zip(specs, results, strict=True)}
+
+
+def test_every_oracle_solves_its_task(worker: RolloutWorker) -> None:
+    results = episodes(worker)
+    assert list(results) == list(cards())
+    unsolved = {task: (r.metrics, r.error_message) for task, r in results.items() if r.reward != 1.0}
+    assert unsolved == {}
+    assert all(result.metrics == {"solved": 1.0, "tests_passed": 1.0} for result in results.values())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_oracles_solve_other_data_too(seed: int) -> None:
+    with rollout_worker("shell", args={"kinds": ["find"], "seed": seed}, sandbox=ON_THIS_MACHINE) as worker:
+        results = episodes(worker)
+    assert {task: result.reward for task, result in results.items()} == dict.fromkeys(results, 1.0)
+    assert all(task.endswith(f"/{seed}") for task in results)
+
+
+def test_idler_solves_nothing() -> None:
+    with MockPolicy(default=Reply("I have done it.")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
+        with rollout_worker("shell", policy=endpoint, sandbox=ON_THIS_MACHINE) as worker:
+            results = episodes(worker)
+    assert {task: result.reward for task, result in results.items()} == dict.fromkeys(cards(), 0.0)
+    assert all(result.metrics["solved"] == 0.0 for result in results.values())
+    assert all((result.metrics["tests_passed"] or 0) < 0.5 for result in results.values())
+
+
+def with_policy(*script: Reply, task: str, **args: Any) -> EpisodeResult:
+    """One episode of a task, by a policy that says these things and then goodbye."""
+    with MockPolicy(*script, default=Reply("bye")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
+        with rollout_worker(
+            "shell", args={"tasks": [task], **args}, policy=endpoint, sandbox=ON_THIS_MACHINE
+        ) as worker:
+            (result,) = played(worker, spec(rows(worker)[0]))
+    return result
+
+
+def answers(result: EpisodeResult) -> list[str]:
+    return [message.content or "" for message in record(result).messages if message.role == "tool"]
+
+
+def test_malformed_calls_are_told_and_the_episode_goes_on() -> None:
+    calls: list[tuple[str, Any]] = [
+        ("bash", "{not json"),
+        ("bash", '["list"]'),
+        ("bash", {"cmd": "ls"}),
+        ("fly", {}),
+        ("bash", '{"command": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        ("bash", {"command": "echo ok"}),
+    ]
+    result = with_policy(Reply(None, calls), task="write-justify")
+    assert result.status == "finished"
+    said = answers(result)
+    assert said[0].startswith("the arguments of bash are not JSON: ")
+    assert said[1] == "the arguments of bash must be an object, got list"
+    assert said[2] == "bash needs the argument command"
+    assert said[3].startswith("there is no tool 'fly'")
+    assert said[4].startswith(("the arguments of bash are not JSON: ", "bash was not run: "))
+    assert said[5] == "ok\n[exit code 0]"
+
+
+def test_last_words_are_an_answer() -> None:
+    right = with_policy(Reply("10065"), task="find-effective-port")
+    wrong = with_policy(Reply("8025"), task="find-effective-port")
+    assert (right.reward, wrong.reward) == (1.0, 0.0)
+
+
+def test_reward_is_what_the_config_weighs() -> None:
+    half = {"path": "pages.py", "content": "def page_count(total, size):\n    return -(-total // size)\n"}
+    result = with_policy(
+        Reply(None, [("write_file", half)]),
+        task="fix-pagination",
+        reward={"solved": 1.0, "tests_passed": 0.5},
+    )
+    assert result.metrics == {"solved": 0.0, "tests_passed": pytest.approx(1 / 7)}
+    assert result.reward == pytest.approx(0.5 / 7)
+
+
+def test_turns_are_limited() -> None:
+    result = with_policy(
+        *[Reply(None, [("bash", {"command": "true"})])] * 5, task="write-justify", max_turns=2
+    )
+    assert result.status == "finished"
+    assert (record(result).stop_reason, len(record(result).steps)) == ("max_turns_reached", 2)
+
+
+def test_records_have_the_workspace_step_by_step(worker: RolloutWorker) -> None:
+    (row,) = [row for row in rows(worker) if row["info"]["name"] == "fix-game-of-life"]
+    (result,) = played(worker, spec(row))
+    episode = record(result)
+    assert episode.initial_state_id == "shell-empty-workspace"
+    assert json.loads(result.states.get(episode.initial_state_id, '{"folder": ".", "files": {}}')) == {
+        "folder": ".",
+        "files": {},
+    }
+    state: Any = jsonpatch.apply_patch({"folder": ".", "files": {}}, episode.initial_state_patch or "")
+    assert state["files"]["life.py"]["text"] == shell_task("fix-game-of-life", 0).files[0]["text"]
+    texts: list[str] = []
+    for step in episode.steps:
+        state = jsonpatch.apply_patch(state, step.state_patch or "")
+        texts.append(state["files"]["life.py"]["text"])
+    assert texts[0] == texts[0] != texts[-1]
+    assert "for _ in range(height)" in texts[-1]
+    tools = [tool["name"] for tool in json.loads(episode.tool_schemas)]
+    assert tools == ["bash", "python", "read_file", "write_file", "edit_file", "list_files"]
+
+
+def test_tests_and_answers_are_sent_after_the_last_turn_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to the sandbox, in order."""
+    sent: list[tuple[str, str]] = []
+    request = Session._request
+
+    async def noted(self: Session, op: str, timeout: float, **fields: Any) -> Any:
+        sent.append((op, json.dumps(fields)))
+        return await request(self, op, timeout, **fields)
+
+    monkeypatch.setattr(Session, "_request", noted)
+    task = "find-brute-force"
+    secrets = [shell_task(task, 0).expected, "def test_address_and_account"]
+    with_policy(Reply(None, [("bash", {"command": "ls"})]), Reply(None, [("list_files", {})]), task=task)
+    assert [op for op, _ in sent] == ["open", "call", "call", "evaluate"]
+    for secret in secrets:
+        assert [secret in fields for _, fields in sent] == [False, False, False, True]
+
+
+def test_overdue_command_costs_the_episode_nothing() -> None:
+    result = with_policy(
+        Reply(None, [("bash", {"command": "sleep 3600", "timeout": 0.3})]),
+        Reply(None, [("bash", {"command": "echo alive"})]),
+        task="write-justify",
+    )
+    assert result.status == "finished"
+    assert "did not end within 0.3 s" in answers(result)[0]
+    assert answers(result)[1] == "alive\n[exit code 0]"
+
+
+def test_commands_may_take_longer_than_other_calls() -> None:
+    """`sandbox.call_timeout` is for calls in general; a command has the environment's own limit."""
+    with MockPolicy(
+        Reply(None, [("bash", {"command": "sleep 1.2; echo slept"})]), default=Reply("bye")
+    ) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
+        sandbox = {**ON_THIS_MACHINE, "call_timeout": 1.0}
+        args = {"tasks": ["find-effective-port"]}
+        with rollout_worker("shell", args=args, policy=endpoint, sandbox=sandbox) as worker:
+            (result,) = played(worker, spec(rows(worker)[0]))
+    assert answers(result) == ["slept\n[exit code 0]"]
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        ({"tasks": "fix-retry"}, r"environment\.args\.tasks: .* got 'fix-retry'"),
+        ({"kinds": ["read"]}, r"environment\.args\.kinds\.0: .*'write', 'fix' or 'find'"),
+        ({"difficulty": []}, r"environment\.args\.difficulty"),
+        ({"turns": 3}, r"environment\.args\.turns: Extra inputs"),
+        ({"max_turns": 0}, r"environment\.args\.max_turns"),
+        ({"reward": {"utility": 1}}, r"environment\.args\.reward\.utility"),
+        ({"reward": {}}, r"environment\.args\.reward"),
+        ({"output_cap": 10}, r"environment\.args\.output_cap"),
+        ({"command_timeout": 500}, r"command_timeout: 500 is more than max_command_timeout, 120"),
+    ],
+)
+def test_wrong_arguments_are_told(args: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(EnvironmentLoadError, match=complaint):
+        load_environment(**args)
+
+
+def test_it_plays_under_verifiers_alone() -> None:
+    """Without Kumite's worker, the environment brings up a sandbox of its own."""
+    env = load_environment(tasks=["find-effective-port"], sandbox={"backend": "process", **ON_THIS_MACHINE})
+
+    async def play(policy: MockPolicy) -> Any:
+        client = vf.ClientConfig(api_base_url=policy.base_url, api_key_var="NO_KEY")
+        try:
+            return await env.evaluate(client, "mock", num_examples=1, rollouts_per_example=1)
+        finally:
+            await env.close_own_sandbox()
+
+    with MockPolicy(default=Reply("10065")) as policy:
+        results = asyncio.run(play(policy))
+    assert results["outputs"][0]["reward"] == 1.0

@@ -1,0 +1,77 @@
+import json
+
+
+def groups(subject, folder):
+    ran = subject.run("python3", "duplicates.py", folder)
+    assert ran.status == 0
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def test_groups_are_found(subject):
+    for path, text in {"a.txt": "same", "b/c.txt": "same", "b/d.txt": "else", "e.txt": "diff"}.items():
+        subject.write(f"t1/{path}", text)
+    assert groups(subject, "t1") == [{"bytes": 4, "files": ["a.txt", "b/c.txt"]}]
+
+
+def test_most_savings_come_first(subject):
+    for path, text in {"a": "x" * 10, "b": "x" * 10, "c": "yyyy", "d": "yyyy", "e": "yyyy", "f": "yyyy"}.items():
+        subject.write(f"t2/{path}", text)
+    assert [group["files"] for group in groups(subject, "t2")] == [["c", "d", "e", "f"], ["a", "b"]]
+
+
+def test_equal_savings_by_first_file(subject):
+    for path, text in {"z1": "aaaa", "b2": "aaaa", "a9": "bbbb", "x": "bbbb"}.items():
+        subject.write(f"t3/{path}", text)
+    assert [group["files"] for group in groups(subject, "t3")] == [["a9", "x"], ["b2", "z1"]]
+
+
+def test_empty_files_are_left_out(subject):
+    subject.write("t4/a", "")
+    subject.write("t4/b", "")
+    assert groups(subject, "t4") == []
+
+
+def test_links_are_left_out(subject):
+    subject.write("t5/real", "content")
+    subject.write("t5/sub/other", "unlike")
+    subject.run("ln", "-s", "real", "t5/link")
+    subject.run("ln", "-s", "sub", "t5/again")
+    subject.run("ln", "-s", ".", "t5/loop")
+    assert groups(subject, "t5") == []
+
+
+def test_same_size_is_not_same_content(subject):
+    subject.write("t6/a", "abc")
+    subject.write("t6/b", "abd")
+    assert groups(subject, "t6") == []
+
+
+def test_files_of_unique_size_are_not_read(subject):
+    subject.write("t7/a", "one")
+    subject.write("t7/b", "one")
+    subject.write("t7/locked", "longer than any")
+    code = """
+import builtins, io, os, runpy, sys
+opened = []
+real_open, real_os_open = builtins.open, os.open
+def spy(file, *args, **kwargs):
+    opened.append(os.path.basename(str(file)))
+    return real_open(file, *args, **kwargs)
+def os_spy(path, *args, **kwargs):
+    opened.append(os.path.basename(str(path)))
+    return real_os_open(path, *args, **kwargs)
+builtins.open = io.open = spy
+os.open = os_spy
+sys.argv = ["duplicates.py", "t7"]
+try:
+    runpy.run_path("duplicates.py", run_name="__main__")
+except SystemExit:
+    pass
+result = sorted(set(opened) & {"a", "b", "locked"})
+"""
+    assert subject.evaluate(code) == ["a", "b"]
+
+
+def test_no_folder_is_exit_code_2(subject):
+    ran = subject.run("python3", "duplicates.py", "nowhere")
+    assert (ran.status, ran.stdout) == (2, "")
