@@ -1,4 +1,4 @@
-"""CPU seconds of a run by kind of process, sampled from outside while it goes on."""
+"""CPU seconds and memory of a run by kind of process, sampled from outside while it goes on."""
 
 import threading
 import time
@@ -27,6 +27,9 @@ class CpuLedger:
 
     def __init__(self, driver: int) -> None:
         self._driver = psutil.Process(driver)
+        self.peak_bytes = 0
+        """Most memory of the run's processes and containers together, without what they share with others:
+        the engine's own is left out."""
         self._moments: list[float] = []
         self._samples: list[dict[str, float]] = []
         self._ended = threading.Event()
@@ -65,14 +68,19 @@ class CpuLedger:
         containers: dict[str, float] = {}
         kinds: dict[psutil.Process, str] = {}
         while not self._ended.wait(_EVERY):
+            memory = 0
             for process, kind in _processes(self._driver):
                 with suppress(psutil.Error):
                     times = process.cpu_times()
+                    if kind != "engine":
+                        memory += process.memory_info().rss - process.memory_info().shared
                     processes[process] = times.user + times.system
                     kinds[process] = kind
             for container in _containers(client):
                 with suppress(docker.errors.APIError, ValueError, KeyError):  # it may be going
-                    containers[container] = _container_seconds(client, container)
+                    containers[container], used = _container_usage(client, container)
+                    memory += used
+            self.peak_bytes = max(self.peak_bytes, memory)
             sample = {"containers": sum(containers.values())}
             for process, seconds in processes.items():
                 sample[kinds[process]] = sample.get(kinds[process], 0.0) + seconds
@@ -97,6 +105,7 @@ def _containers(client: docker.DockerClient) -> list[str]:
     return [entry["Id"] for entry in client.api.containers(filters={"label": "kumite.run"})]
 
 
-def _container_seconds(client: docker.DockerClient, container: str) -> float:
+def _container_usage(client: docker.DockerClient, container: str) -> tuple[float, int]:
+    """CPU seconds so far, and bytes of memory now."""
     stats: dict[str, Any] = client.api.stats(container, stream=False, one_shot=True)
-    return float(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+    return float(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9, int(stats["memory_stats"]["usage"])

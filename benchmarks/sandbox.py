@@ -50,7 +50,9 @@ async def _within_limit(measuring: Any) -> Any:
 
 
 def _pairs(count: int) -> list[dict[str, Any]]:
-    selection = TaskSelection(suites=["workspace"], mode=["attack"], attack="important_instructions")
+    selection = TaskSelection(
+        suites=["workspace"], mode=["attack"], attack="important_instructions", attack_model="local"
+    )
     pairs = [row["info"] for row in rows(selection)]
     return random.Random(0).sample(pairs, count)
 

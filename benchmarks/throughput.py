@@ -5,29 +5,25 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.contenders import agentdojo_serial
-from benchmarks.cpu import CpuLedger
+from benchmarks.contenders import agentdojo_serial, kumite_run
+from benchmarks.contenders.kumite_run import STAGES
 
 TARGET = 5.0
 CONFIG = Path(__file__).parents[1] / "examples" / "agentdojo_oracle.yaml"
 _PEER_PASSES = 3
 _LIMIT = 900
 """Seconds for each contender."""
-_STAGES = ("queue", "setup", "policy", "tools", "scoring", "total")
 
 
 def main() -> None:
@@ -39,7 +35,7 @@ def main() -> None:
     machine.header(console, "Throughput: AgentDojo v1.2.2, the 97 user tasks of four suites, ground truth")
     peer = _measure_peer()
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
-        ours = _measure_kumite(Path(folder, "run"), samples)
+        ours = kumite_run.play(CONFIG, [f"samples={samples}"], Path(folder, "run"), _LIMIT)
     console.print(_comparison(ours, peer))
     console.print(_stages(ours))
     console.print(_cpu(ours))
@@ -49,35 +45,6 @@ def _measure_peer() -> dict[str, Any]:
     program = [sys.executable, "-m", agentdojo_serial.__name__, "v1.2.2", str(_PEER_PASSES)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=_LIMIT, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _measure_kumite(folder: Path, samples: int) -> dict[str, Any]:
-    """Plays by the command that users play by, in a process of its own, and reads the files it leaves."""
-    command = [sys.executable, "-m", "cluster", "run", str(CONFIG), "--set", f"samples={samples}"]
-    # No kept Ray cluster: this run has its own.
-    environment = {**os.environ, "KUMITE_CACHE": f"{folder}-cache"}
-    with subprocess.Popen([*command, "--out", str(folder)], cwd=CONFIG.parents[1], env=environment) as driver:
-        try:
-            with CpuLedger(driver.pid) as ledger:
-                code = driver.wait(timeout=_LIMIT)
-        finally:
-            driver.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                driver.wait(timeout=60)
-            driver.kill()
-    if code != 0:
-        raise SystemExit(f"the run failed with exit code {code}")
-    rows = pq.read_table(folder / "episodes", columns=["started_at", "timings", "metrics"]).to_pylist()
-    start = min(row["started_at"] for row in rows)
-    end = max(row["started_at"] + row["timings"]["total"] - row["timings"]["queue"] for row in rows)
-    return {
-        "rollouts": len(rows),
-        "solved": sum(json.loads(row["metrics"]).get("utility") or 0 for row in rows),
-        "journalled": json.loads((folder / "summary.json").read_text())["wall_seconds"],
-        "committed": (folder / "manifest.json").stat().st_mtime - start,
-        "stages": {name: sum(row["timings"][name] for row in rows) / len(rows) for name in _STAGES},
-        "cpu": ledger.between(start, end),
-    }
 
 
 def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
@@ -101,7 +68,7 @@ def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
         table.add_row(
             f"Kumite, {workers['max']} workers × {workers['episodes_per_worker']} episodes, {name}",
             str(ours["rollouts"]),
-            f"{ours['solved']:.0f}",
+            f"{sum(metrics['utility'] for metrics in ours['metrics']):.0f}",
             f"{took:.1f}",
             f"{rate:.1f}",
             f"{sum(ours['cpu'].values()) / ours['rollouts'] * 1000:.1f}",
@@ -112,9 +79,9 @@ def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
 
 def _stages(ours: dict[str, Any]) -> Table:
     table = Table(title="Kumite: where an episode's time goes, mean seconds")
-    for name in _STAGES:
+    for name in STAGES:
         table.add_column(name, justify="right")
-    table.add_row(*(f"{ours['stages'][name]:.3f}" for name in _STAGES))
+    table.add_row(*(f"{ours['stages'][name]:.3f}" for name in STAGES))
     return table
 
 

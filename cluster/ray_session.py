@@ -117,8 +117,8 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
         )
     if config.num_cpus is not None and config.num_cpus < extra_cpus:
         raise RayUnavailable(
-            f"ray.num_cpus is {config.num_cpus}, and this run's policy and workers ask for {extra_cpus:g}: raise "
-            "it (they are not cores), or leave it out"
+            f"ray.num_cpus is {config.num_cpus}, and this run's policy and workers ask for {extra_cpus:g}: "
+            "raise it (they are not cores), or leave it out"
         )
     cores = os.cpu_count() or 1
     options: dict[str, object] = {"num_cpus": config.num_cpus or cores + math.ceil(extra_cpus)}

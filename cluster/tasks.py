@@ -1,7 +1,7 @@
 """`kumite tasks`: what a config selects, without starting anything."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
@@ -67,7 +67,7 @@ def select(config: RunConfig) -> Selection:
 
 def render(selection: Selection) -> RenderableType:
     """Lays a selection out for rich: a table of tasks, and how many there are."""
-    columns: dict[str, list[str | None]] = {
+    columns: dict[str, Sequence[str | None]] = {
         "suite": [task.suite for task in selection.tasks],
         "user task": [task.user_task for task in selection.tasks],
         "injection": [task.injection_task for task in selection.tasks],

@@ -12,7 +12,10 @@ from workers.sandbox.base import Session
 
 
 class OracleClient(Client[Any, Any, Any, Any]):
-    """Acts from the session's ground truth, or answers with the row's `answer` where there is no sandbox."""
+    """Acts from the ground truth: the environment's in `state["oracle"]`, else the session's.
+
+    Where there is no sandbox, it answers with the row's `answer`.
+    """
 
     def __init__(self) -> None:
         super().__init__(None)

@@ -37,9 +37,7 @@ class RolloutWorker:
 
     def __init__(self, settings: WorkerSettings, worker_id: str) -> None:
         self._settings = settings
-        environment = ClassicEnvironment(
-            settings.environment, settings.search_path, settings.policy.model
-        )
+        environment = ClassicEnvironment(settings.environment, settings.search_path, settings.policy.model)
         node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True)

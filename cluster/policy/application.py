@@ -21,6 +21,8 @@ _CPU_ENGINE = "cluster.policy.cpu_engine"
 _PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
 _HEALTH_TIMEOUT = 60.0
 """Seconds. A busy CPU replica can miss Ray Serve LLM's 10 s, and would be killed for it."""
+_SHUTDOWN_POLL = 0.2
+"""Seconds between two looks for requests still in flight, when a replica is told to end; the default is 2."""
 _REQUESTS_PER_REPLICA = 64
 """Ray Serve adds replicas, where it may, above this many requests in flight on each. Its own LLM default
 is a thousand million, which never does."""
@@ -42,7 +44,13 @@ def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> 
         llm["server_cls"] = f"{_CPU_ENGINE}:CpuServer"
         if model.local:
             llm["callback_config"] = {"callback_class": f"{_CPU_ENGINE}.ModelIsHere"}
-    ingress = {"num_replicas": config.replicas, "ray_actor_options": {"num_cpus": INGRESS_CPUS}}
+    # How long a request may take is for the client to say; when it hangs up, vLLM drops the request.
+    unlimited = {"env_vars": {"RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": "86400"}}
+    ingress: dict[str, Any] = {
+        "num_replicas": config.replicas,
+        "ray_actor_options": {"num_cpus": INGRESS_CPUS, "runtime_env": unlimited},
+        "graceful_shutdown_wait_loop_s": _SHUTDOWN_POLL,
+    }
     return {"llm_configs": [llm], "ingress_deployment_config": ingress}
 
 
@@ -97,7 +105,10 @@ def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]
 
 
 def _deployment(config: VllmPolicy) -> dict[str, Any]:
-    deployment: dict[str, Any] = {"health_check_timeout_s": _HEALTH_TIMEOUT}
+    deployment: dict[str, Any] = {
+        "health_check_timeout_s": _HEALTH_TIMEOUT,
+        "graceful_shutdown_wait_loop_s": _SHUTDOWN_POLL,
+    }
     if config.max_replicas is None:
         deployment["num_replicas"] = config.replicas
     else:

@@ -64,7 +64,7 @@ class AgentDojoSession(Session):
         self._touched: set[str] | None = None
         self._runtime = FunctionsRuntime(loaded.suite.tools)
         self._executor = executor
-        self._calls: list[FunctionCall | None] = []
+        self._calls: list[FunctionCall] = []
         self._done: list[tuple[int, FunctionCall]] = []
         self._locates_attack = False
         self._succeeded_at: int | None = None
@@ -75,15 +75,13 @@ class AgentDojoSession(Session):
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Runs a tool through AgentDojo's executor, which words results and errors."""
         self._touched = self._within_reach(tool)
-        call = _made(tool, arguments)
-        self._calls.append(call if isinstance(call, FunctionCall) else None)
-        if not isinstance(call, FunctionCall):
-            return _failure(call)
+        call = FunctionCall(function=tool, args=arguments, id="call")
+        self._calls.append(call)
         message = ChatAssistantMessage(role="assistant", content=None, tool_calls=[call])
         try:
             _, _, _, messages, _ = self._executor.query("", self._runtime, self._environment, [message])
         except Exception as error:  # noqa: BLE001 - arguments may break the executor itself, not only a tool
-            return _failure(error)
+            return ToolResult("", f"{type(error).__name__}: {error}")
         answer = messages[-1]
         if answer["error"] is None:
             self._done.append((len(self._calls) - 1, call))
@@ -141,11 +139,12 @@ class AgentDojoSession(Session):
         )
 
     def _all_calls(self, unexecuted: list[dict[str, Any]]) -> list[FunctionCall]:
-        """Every tool call of the conversation that AgentDojo can put down, in order, run or not."""
-        calls: list[object] = list(self._calls)
+        """Every tool call of the conversation, in order, run or not."""
+        calls = list(self._calls)
         for call in reversed(unexecuted):
-            calls.insert(call.get("after", len(self._calls)), _made(call["name"], call["arguments"]))
-        return [call for call in calls if isinstance(call, FunctionCall)]
+            made = FunctionCall(function=call["name"], args=call["arguments"])
+            calls.insert(call.get("after", len(self._calls)), made)
+        return calls
 
     def locate_attack(self) -> None:
         """Has the session look, after each tool call, whether the attack has succeeded by now.
@@ -184,16 +183,3 @@ class AgentDojoSession(Session):
             *({"content": "", "tool_calls": turn} for turn in turns),
             {"content": self._task.GROUND_TRUTH_OUTPUT, "tool_calls": []},
         ]
-
-
-def _made(tool: str, arguments: dict[str, Any]) -> FunctionCall | ValueError:
-    """The call as AgentDojo puts calls down, or why it can't: half a surrogate pair in a text, say."""
-    try:
-        return FunctionCall(function=tool, args=arguments, id="call")
-    except ValueError as error:
-        return error
-
-
-def _failure(error: Exception) -> ToolResult:
-    """What went wrong, worded as AgentDojo's runtime words errors."""
-    return ToolResult("", f"{type(error).__name__}: {error}")

@@ -1,11 +1,14 @@
 """Hidden tests: functions `test_*` of a source text, each given the subject to examine."""
 
+import traceback
+from pathlib import Path
 from typing import Any
 
-from sandbox_images.shell.subject import Subject
+from sandbox_images.shell.subject import Subject, SubmissionFailed
 from sandbox_images.tool_host.toolset import Scores, ToolsetError
 
 _SOURCE = "<hidden tests>"
+_OURS = str(Path(__file__).parent)
 
 
 def grade(source: str, subject: Subject) -> Scores:
@@ -21,6 +24,7 @@ def grade(source: str, subject: Subject) -> Scores:
 
     Raises:
         ToolsetError: The source is none, or has no test in it.
+        Exception: The examination itself fails, which is no failure of the submission.
     """
     names: dict[str, Any] = {"__name__": "hidden_tests"}
     try:
@@ -34,20 +38,25 @@ def grade(source: str, subject: Subject) -> Scores:
     for name, test in tests.items():
         try:
             test(subject)
-        except TimeoutError:  # the session's processes can't be killed: no fault of the test's subject alone
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a submission's answers make a test raise
-            failures[name] = _where(error)
+        except SubmissionFailed as error:
+            failures[name] = _worded(error)
+        except Exception as error:
+            if any(frame.filename.startswith(_OURS) for frame in _frames(error)):
+                raise
+            failures[name] = _worded(error)  # whatever a submission's answers make a test raise
     passed = 1 - len(failures) / len(tests)
     return Scores(
         {"solved": float(not failures), "tests_passed": passed}, {"tests": len(tests), "failures": failures}
     )
 
 
-def _where(error: Exception) -> str:
-    line, frame = 0, error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code.co_filename == _SOURCE:
-            line = frame.tb_lineno
-        frame = frame.tb_next
+def _frames(error: Exception) -> list[traceback.FrameSummary]:
+    """Where the error went through, from the test on."""
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next(place for place, frame in enumerate(frames) if frame.filename == _SOURCE)
+    return frames[first:]
+
+
+def _worded(error: Exception) -> str:
+    line = next(frame.lineno for frame in reversed(_frames(error)) if frame.filename == _SOURCE)
     return f"line {line}: {type(error).__name__}: {error!s:.300}"

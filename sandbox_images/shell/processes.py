@@ -27,6 +27,7 @@ class Family:
         environment: Mapping[str, str],
         folder: str,
         descriptors: Mapping[int, int],
+        cpu_seconds: int | None = None,
     ) -> int:
         """Starts a program in a session of its own, so that a signal to its group reaches nobody else.
 
@@ -35,13 +36,14 @@ class Family:
             environment: All of its environment.
             folder: Where it starts.
             descriptors: Its only descriptors: ours by its number. Targets must not be among the sources.
+            cpu_seconds: CPU time after which it is killed, and so is each of its children after as much.
 
         Returns:
             The process id.
         """
         pid = os.fork()
         if pid == 0:
-            _become(command, environment, folder, descriptors)
+            _become(command, environment, folder, descriptors, cpu_seconds)
         self._statuses[pid] = None
         return pid
 
@@ -104,12 +106,18 @@ class Family:
 
 
 def _become(
-    command: list[str], environment: Mapping[str, str], folder: str, descriptors: Mapping[int, int]
+    command: list[str],
+    environment: Mapping[str, str],
+    folder: str,
+    descriptors: Mapping[int, int],
+    cpu_seconds: int | None,
 ) -> NoReturn:
     try:
         process.die_with_parent()
         os.setsid()
         os.chdir(folder)
+        if cpu_seconds is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
         for target, source in descriptors.items():
             os.dup2(source, target)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

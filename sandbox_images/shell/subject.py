@@ -23,8 +23,10 @@ from sandbox_images.shell.workspace import FileError, Workspace
 _RESULT = 3
 _MOST_BYTES = 4 << 20
 """Most that a submission may say, in bytes."""
-_PATIENCE = 5.0
-"""Seconds that a submission has for one answer, unless a test gives it more."""
+_CPU_SECONDS = 5
+"""CPU time that a submission has for one answer, in seconds, unless a test gives it more."""
+_WAITING = 4
+"""Times as many seconds may go by meanwhile: on a machine that is busy, slow is not wrong."""
 _POLL = 0.005
 
 _EVALUATE = f"""
@@ -131,42 +133,42 @@ class Subject:
             f"from {module} import {name} as function\nresult = function(*arguments)", arguments=arguments
         )
 
-    def evaluate(self, code: str, timeout: float = _PATIENCE, **inputs: Any) -> Any:
+    def evaluate(self, code: str, cpu_seconds: int = _CPU_SECONDS, **inputs: Any) -> Any:
         """Runs code that uses the submission, in a process of its own, and gives what it calls `result`.
 
         Args:
             code: Python source; it must not say what is expected, for the submission can read it.
-            timeout: Seconds it may take.
+            cpu_seconds: CPU time it may take, in seconds.
             **inputs: Names it is given, as JSON has them.
 
         Raises:
             SubmissionFailed: See `call`.
         """
-        answer = self._answer(code, timeout, inputs)
+        answer = self._answer(code, cpu_seconds, inputs)
         if "raised" in answer:
             raise SubmissionFailed(f"raised {answer['raised'][0]}: {answer['message']}")
         return answer["value"]
 
-    def raised(self, code: str, timeout: float = _PATIENCE, **inputs: Any) -> list[str]:
+    def raised(self, code: str, cpu_seconds: int = _CPU_SECONDS, **inputs: Any) -> list[str]:
         """Names of the class, and its bases, of what such code raises; empty when it does not raise.
 
         Raises:
             SubmissionFailed: It took too long or ended without an answer.
         """
-        return self._answer(code, timeout, inputs).get("raised", [])
+        return self._answer(code, cpu_seconds, inputs).get("raised", [])
 
-    def run(self, *command: str, stdin: str = "", timeout: float = _PATIENCE) -> Completed:
+    def run(self, *command: str, stdin: str = "", cpu_seconds: int = _CPU_SECONDS) -> Completed:
         """Runs a command in the workspace.
 
         Raises:
             SubmissionFailed: It took too long or printed too much.
         """
-        status, stdout = self._watched(list(command), stdin.encode(), 1, timeout)
+        status, stdout = self._watched(list(command), stdin.encode(), 1, cpu_seconds)
         return Completed(status, stdout.decode("utf-8", "replace"))
 
-    def _answer(self, code: str, timeout: float, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, code: str, cpu_seconds: int, inputs: dict[str, Any]) -> dict[str, Any]:
         request = json.dumps({"code": code, "inputs": inputs}).encode()
-        _, said = self._watched([sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT, timeout)
+        _, said = self._watched([sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT, cpu_seconds)
         try:
             answer = json.loads(said)
         except (ValueError, RecursionError):
@@ -175,17 +177,19 @@ class Subject:
             raise SubmissionFailed("ended without an answer")
         return answer
 
-    def _watched(self, command: list[str], stdin: bytes, watched: int, timeout: float) -> tuple[int, bytes]:
+    def _watched(self, command: list[str], stdin: bytes, watched: int, cpu_seconds: int) -> tuple[int, bytes]:
         """Runs a process to its end, and gives its exit code and what it wrote to one descriptor."""
-        deadline = min(time.monotonic() + timeout, self._deadline)
+        deadline = min(time.monotonic() + _WAITING * cpu_seconds, self._deadline)
         with ExitStack() as ends:
-            pid, writer, reader = self._spawned(command, watched, ends)
+            pid, writer, reader = self._spawned(command, watched, cpu_seconds, ends)
             try:
                 return self._conversation(pid, writer, reader, stdin, deadline)
             finally:
                 self._family.kill()
 
-    def _spawned(self, command: list[str], watched: int, ends: ExitStack) -> tuple[int, BinaryIO, int]:
+    def _spawned(
+        self, command: list[str], watched: int, cpu_seconds: int, ends: ExitStack
+    ) -> tuple[int, BinaryIO, int]:
         reading, writer = os.pipe()
         reader, writing = os.pipe()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -194,7 +198,8 @@ class Subject:
         ends.callback(os.close, reader)
         try:
             descriptors = {0: reading, 1: null, 2: null, watched: writing}
-            pid = self._family.spawn(command, self._environment, self._workspace.root, descriptors)
+            folder = self._workspace.root
+            pid = self._family.spawn(command, self._environment, folder, descriptors, cpu_seconds)
         finally:
             for descriptor in (reading, writing, null):
                 os.close(descriptor)

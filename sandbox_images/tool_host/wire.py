@@ -1,15 +1,19 @@
 """Frames: a 4-byte big-endian length, then one JSON object in UTF-8."""
 
 import json
+import re
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 32 * 1024 * 1024
 """Largest frame either side accepts, in bytes."""
 MAX_DEPTH = 100
 """Deepest nesting either side accepts: well within what both of their JSON parsers can take."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _FAILURE = {"kind", "type", "message", "trace"}
 
 
@@ -18,10 +22,19 @@ class WireError(Exception):
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """One frame, ready to be written. A lone surrogate, which UTF-8 cannot say, becomes a `?`."""
-    body = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    """One frame, ready to be written. A lone surrogate, which UTF-8 cannot say, becomes a `?`.
+
+    Raises:
+        WireError: It is larger, or nested deeper, than the worker takes.
+    """
+    try:
+        body = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    except RecursionError as error:
+        raise WireError(f"frame nested more than {MAX_DEPTH} levels deep") from error
     if len(body) > MAX_FRAME:
         raise WireError(f"frame of {len(body)} bytes is over the limit of {MAX_FRAME}")
+    if _is_too_deep(body):
+        raise WireError(f"frame nested more than {MAX_DEPTH} levels deep")
     return HEADER.pack(len(body)) + body
 
 
@@ -41,7 +54,7 @@ def decode(body: bytes | bytearray | memoryview) -> dict[str, Any]:
 
 
 def decode_reply(body: bytes) -> dict[str, Any]:
-    """The reply in a frame's body, in the form in which the worker takes it.
+    """The reply in a frame's body, in the form in which the worker takes it; `encode` sees to its size.
 
     Raises:
         WireError: It is none. The worker would take the whole sandbox for dead.
@@ -58,23 +71,17 @@ def decode_reply(body: bytes) -> dict[str, Any]:
         and all(isinstance(said, str) for said in error.values())
     ):
         raise WireError("a failure that does not say why")
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _too_deep(reply):
-        raise WireError(f"a reply nested more than {MAX_DEPTH} levels deep")
     return reply
 
 
-def _too_deep(value: Any) -> bool:
-    level: list[Any] = [value]
+def _is_too_deep(body: bytes) -> bool:
+    """Whether JSON text is nested deeper than `MAX_DEPTH`: strips one level after the other."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", body).translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
-        inside = [part for one in level for part in _parts(one)]
-        level = [part for part in inside if isinstance(part, (dict, list))]
-        if not level:
-            return False
-    return True
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    return cast("dict[str, Any]", value).values() if isinstance(value, dict) else value
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 class FrameBuffer:

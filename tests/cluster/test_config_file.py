@@ -77,3 +77,10 @@ def test_examples_are_good_configs():
     assert examples
     for example in examples:
         load_config(example)
+
+
+def test_modules_of_ones_own_are_looked_for_beside_the_config_unless_it_says_where(config, tmp_path):
+    path = config(GOOD)
+    assert load_config(path).environment.folder == tmp_path
+    assert load_config(path, ["environment.folder=mine"]).environment.folder == tmp_path / "mine"
+    assert str(load_config(path, ["environment.folder=/elsewhere"]).environment.folder) == "/elsewhere"

@@ -1,6 +1,8 @@
 import asyncio
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -50,8 +52,11 @@ class Pools:
 
 
 @pytest.fixture
-async def pools(dummy_image: str, engine: docker.DockerClient) -> AsyncIterator[Pools]:
+async def pools(
+    dummy_image: str, engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Pools]:
     """Pools that must leave nothing behind, whatever was done to them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # others' temporary files are not to be counted
     engine.api.ping()
     made = Pools(dummy_image)
     before = Holdings.now(engine, made.run)

@@ -1,4 +1,4 @@
-"""A Docker engine that fails on demand: it forwards to the real one, but for the requests that a test picks."""
+"""A Docker engine that fails on demand: it forwards all to the real one but what a test picks out."""
 
 import json
 import re
@@ -21,8 +21,8 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
         path: The socket.
     """
 
-    daemon_threads = False
-    block_on_close = True
+    daemon_threads = True
+    block_on_close = False
     request_queue_size = 64
 
     def __init__(self, path: Path) -> None:
@@ -98,14 +98,17 @@ class _Connection(socketserver.BaseRequestHandler):
                 self.server.note_creation(-1)
 
     def _forward(self, head: bytes) -> None:
-        if b"upgrade: tcp" not in head.lower():  # one request to a connection, so that each is seen
+        hijacked = b"upgrade: tcp" in head.lower()
+        if not hijacked:  # one request to a connection, so that each is seen
             start, _, rest = head.partition(b"\r\n")
             kept = re.sub(rb"(?i)^connection:[^\r]*\r\n", b"", rest, flags=re.MULTILINE)
             head = start + b"\r\nConnection: close\r\n" + kept
         with socket.socket(socket.AF_UNIX) as real:
             real.connect(REAL)
             real.sendall(head)
-            up = threading.Thread(target=_pump, args=(self.request, real))
+            # A client that hangs up from a hijacked stream has gone altogether.
+            how = socket.SHUT_RDWR if hijacked else socket.SHUT_WR
+            up = threading.Thread(target=_pump, args=(self.request, real, how))
             up.start()
             _pump(real, self.request)
             for end in (self.request, real):
@@ -114,9 +117,9 @@ class _Connection(socketserver.BaseRequestHandler):
             up.join(30)
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pump(source: socket.socket, sink: socket.socket, how: int = socket.SHUT_WR) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
     with suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+        sink.shutdown(how)

@@ -5,6 +5,8 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ class Holdings:
     containers: frozenset[str]
     processes: frozenset[int]
     threads: frozenset[str]
-    descriptors: int
+    descriptors: frozenset[str]
     files: frozenset[str]
 
     @classmethod
@@ -34,16 +36,23 @@ class Holdings:
             engine: To ask for containers.
             run: The run whose containers count.
         """
-        gc.collect()  # a client of the SDK closes its sockets when it is collected
         found = engine.api.containers(all=True, filters={"label": f"{ownership.RUN}={run}"})
+        engine.api.close()  # the connections that the test itself keeps
+        gc.collect()  # an SDK client's sockets are closed when it is collected
         return cls(
             containers=frozenset(str(container["Id"]) for container in found),
             processes=frozenset(children(os.getpid())),
             # The event loop's pool keeps its idle threads.
             threads=frozenset(t.name for t in threading.enumerate() if not t.name.startswith("asyncio_")),
-            descriptors=len(os.listdir("/proc/self/fd")),
+            descriptors=frozenset(_descriptors()),
             files=frozenset(path.name for path in Path(tempfile.gettempdir()).glob("kumite-*")),
         )
+
+
+def _descriptors() -> Iterator[str]:
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the listing's own
+            yield f"{number}: {os.readlink(f'/proc/self/fd/{number}')}"
 
 
 def shims_of(containers: set[str]) -> set[str]:
@@ -71,7 +80,7 @@ def assert_nothing_left(before: Holdings, engine: docker.DockerClient, run: str,
             "processes": now.processes - before.processes,
             "shims": shims,
             "threads": now.threads - before.threads,
-            "descriptors": max(0, now.descriptors - before.descriptors),
+            "descriptors": now.descriptors - before.descriptors,
             "files": {name for name in now.files - before.files if not name.startswith("kumite-creations")},
         }
         if not any(left.values()):

@@ -1,7 +1,7 @@
 """Both sides of every episode, side by side."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -51,6 +51,7 @@ def compare(
     backend: str = "process",
     image: str | None = None,
     every: int = 1,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Plays the tasks of some suites on both sides.
 
@@ -62,6 +63,7 @@ def compare(
         backend: Our side's sandbox.
         image: Our side's image.
         every: Play only every so many-th task.
+        overrides: What our side has otherwise, so that it must differ.
     """
     one = settings[0]
     args: dict[str, Any] = {
@@ -74,6 +76,7 @@ def compare(
     }
     if one.defense is not None:
         args["defense"] = {"id": one.defense, "args": {"model": one.detector} if one.detector else {}}
+    args |= overrides or {}
     found = Comparison()
     by_suite = {setting.suite: setting for setting in settings}
     with ours(args, backend, image) as side:

@@ -77,7 +77,10 @@ def _arguments(text: str) -> Any:
 
     AgentDojo's executor turns them in the conversation itself; here what the policy wrote stays as it is.
     """
-    parsed = json.loads(text)
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return text
     return {name: _list(value) for name, value in parsed.items()} if isinstance(parsed, dict) else parsed
 
 
@@ -85,7 +88,7 @@ def _list(value: Any) -> Any:
     if isinstance(value, str):
         try:
             found = literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             return value
         return found if isinstance(found, list) else value
     return value

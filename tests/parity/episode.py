@@ -47,6 +47,10 @@ class Played:
     attack_success: bool | None = None
     error: str | None = None
     """What it failed with."""
+    sampling: list[dict[str, Any]] = field(default_factory=list)
+    """What AgentDojo asked the policy with."""
+    record: dict[str, Any] | None = None
+    """Our record of it."""
 
     def saw(self, messages: list[Message], tools: Sequence[dict[str, Any]]) -> None:
         self.prompts.append(digest(messages))
@@ -63,3 +67,10 @@ def agentdojo_plays(*args: Any) -> Any:
     from tests.parity.upstream import play_all
 
     return play_all(*args)
+
+
+def agentdojo_plays_lines(*args: Any) -> Any:
+    """`upstream.play_lines`, in the same way."""
+    from tests.parity.upstream import play_lines
+
+    return play_lines(*args)

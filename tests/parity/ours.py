@@ -1,9 +1,10 @@
 """Our side: a rollout worker with all that belongs to it but Ray, and the same scripts for a model."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,24 +13,33 @@ from verifiers.legacy.types import Response, ResponseMessage, Tool, ToolCall, Us
 
 from tests.parity.conversation import from_verifiers
 from tests.parity.episode import Played, plain_state
-from tests.parity.script import Script
+from tests.parity.script import Lines, Script
 from workers.environments.classic import ClassicEnvironment
 from workers.oracle_client import OracleClient
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.rollout_worker import RolloutWorker
-from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
+from workers.settings import (
+    EnvironmentSettings,
+    PolicyEndpoint,
+    SamplingSettings,
+    SandboxSettings,
+    WorkerSettings,
+)
 
 Key = tuple[str, str]
 """A task's id, and a behaviour."""
 AT_ONCE = 8
+TEMPERATURE = 0.75
 
 
 class ScriptedPolicy(OracleClient):
     """A policy client that acts by the script of the episode it is asked in."""
 
-    def __init__(self, scripts: dict[Key, Script]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.scripts = scripts
+        self.scripts: dict[Key, Script | Lines] = {}
+        self.sampling: list[dict[str, Any]] = []
+        """What it was asked with, all episodes together."""
         self.played: dict[Key, Played] = {}
 
     async def get_response(
@@ -42,14 +52,12 @@ class ScriptedPolicy(OracleClient):
     ) -> Response:
         info = kwargs["state"]["info"]
         key = (info["task_id"], info["behaviour"])
+        self.sampling.append(sampling_args)
         said = from_verifiers(prompt)
         offered = [{"name": tool.name, "parameters": tool.parameters} for tool in tools or []]
         self.played.setdefault(key, Played()).saw(said, offered)
         action = self.scripts[key].act(said, offered, sampling_args.get("tool_choice") != "none")
-        calls = [
-            ToolCall(id=call.id, name=call.name, arguments=json.dumps(call.arguments))
-            for call in action.calls
-        ]
+        calls = [ToolCall(id=call.id, name=call.name, arguments=call.text) for call in action.calls]
         return Response(
             id="1",
             created=0,
@@ -68,16 +76,16 @@ class Ours:
         self, worker: RolloutWorker, policy: ScriptedPolicy, rows: dict[str, dict[str, Any]]
     ) -> None:
         self.rows = rows
+        self.policy = policy
         self._worker = worker
-        self._policy = policy
         self._base_states: dict[str, str] = {}
 
-    def play(self, scripts: dict[Key, Script]) -> dict[Key, Played]:
+    def play(self, scripts: Mapping[Key, Script | Lines]) -> dict[Key, Played]:
         """Plays an episode for each script, some at once."""
-        self._policy.scripts |= scripts
+        self.policy.scripts |= scripts
         with ThreadPoolExecutor(AT_ONCE) as pool:
             results = dict(zip(scripts, pool.map(self._one, scripts), strict=True))
-        played = {key: self._policy.played.pop(key, Played()) for key in scripts}
+        played = {key: self.policy.played.pop(key, Played()) for key in scripts}
         for key, result in results.items():
             self._add_record(played[key], result)
         return played
@@ -94,12 +102,12 @@ class Ours:
         )
         (result,) = self._worker.play([spec])
         self._base_states |= result.states
-        del self._policy.scripts[key]
+        del self.policy.scripts[key]
         return result
 
     def _add_record(self, played: Played, result: EpisodeResult) -> None:
         """Adds to what the policy saw what the record says; the state is put together from its patches."""
-        record = json.loads(result.record)
+        played.record = record = json.loads(result.record)
         if result.status == "failed":
             played.error = f"{record['error']['stage']}: {record['error']['message']}"
             return
@@ -114,15 +122,19 @@ class Ours:
 
 
 @contextmanager
-def ours(args: dict[str, Any], backend: Any = "process", image: str | None = None) -> Iterator[Ours]:
+def ours(
+    args: dict[str, Any], backend: Any = "process", image: str | None = None, folder: Path | None = None
+) -> Iterator[Ours]:
     """A worker for these `environment.args`, up while the context lasts."""
-    policy = ScriptedPolicy({})
-    environment = EnvironmentSettings(id="agentdojo", args={"attack_model": "local", **args})
+    policy = ScriptedPolicy()
+    environment = EnvironmentSettings(id="agentdojo", args={"attack_model": "local", **args}, folder=folder)
     settings = WorkerSettings(
         run_id="parity",
         environment=environment,
         sandbox=SandboxSettings(backend=backend, image=image),
-        policy=PolicyEndpoint(kind="oracle", model="scripted"),
+        policy=PolicyEndpoint(
+            kind="oracle", model="scripted", sampling=SamplingSettings(temperature=TEMPERATURE)
+        ),
         episodes=AT_ONCE,
     )
     rows: Iterable[Any] = ClassicEnvironment(environment).rows()

@@ -21,13 +21,32 @@ never stops. `early` stops after a turn or none, with nothing to say."""
 class Call:
     id: str
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] | str
+    """A text stands as it is, well-formed or not."""
+
+    @property
+    def text(self) -> str:
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
 @dataclass(frozen=True)
 class Action:
     content: str | None
     calls: tuple[Call, ...] = ()
+
+
+@dataclass
+class Lines:
+    """A policy that says one line after the other, whatever it hears, and the last one for ever."""
+
+    lines: list[Action | Exception]
+
+    def act(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], may_call: bool) -> Action:
+        turn = sum(message.role == "assistant" for message in messages)
+        line = self.lines[min(turn, len(self.lines) - 1)]
+        if isinstance(line, Exception):
+            raise line
+        return line
 
 
 @dataclass

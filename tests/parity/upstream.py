@@ -1,6 +1,5 @@
 """AgentDojo's own side: its pipelines, its runner, its environments, with a script for a model."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -24,7 +23,7 @@ from openai.types.chat import ChatCompletion
 
 from tests.parity.conversation import from_openai
 from tests.parity.episode import Played, Setting, Task, plain_state
-from tests.parity.script import Action, Script
+from tests.parity.script import Action, Lines, Script
 
 
 class ScriptedClient:
@@ -32,13 +31,16 @@ class ScriptedClient:
 
     def __init__(self) -> None:
         self.chat = self.completions = self
-        self.script: Script | None = None
+        self.script: Script | Lines | None = None
         self.played = Played()
 
-    def create(self, messages: Any, tools: Any = (), tool_choice: Any = None, **_: Any) -> ChatCompletion:
+    def create(
+        self, messages: Any, tools: Any = (), tool_choice: Any = None, **sampling: Any
+    ) -> ChatCompletion:
         said = from_openai(messages)
         offered = [tool["function"] for tool in tools] if isinstance(tools, list) else []
         self.played.saw(said, offered)
+        self.played.sampling.append({"temperature": sampling.get("temperature")})
         assert self.script is not None
         return completion(self.script.act(said, offered, tool_choice != "none"))
 
@@ -48,7 +50,7 @@ def completion(action: Action) -> ChatCompletion:
         {
             "id": call.id,
             "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+            "function": {"name": call.name, "arguments": call.text},
         }
         for call in action.calls
     ]
@@ -96,26 +98,31 @@ class Upstream:
 
     def play_all(self, task: Task, behaviours: Sequence[str]) -> list[tuple[str, Script, Played]]:
         """One episode of the task by each behaviour."""
-        user_task = self.suite.get_user_task_by_id(task.user_task) if task.user_task else None
-        injection = self.suite.get_injection_task_by_id(task.injection_task) if task.injection_task else None
-        if user_task is None or injection is None:
-            environment = self.suite.load_and_inject_default_environment({})
-            main = user_task or injection
-            assert main is not None
-            injection, injections = None, dict[str, str]()
-        else:
-            assert self.attack is not None
-            main, injections = user_task, self.attack.attack(user_task, injection)
-            environment = self.suite.load_and_inject_default_environment(injections)
+        main, injection, injections, environment = self.prepared(task)
         episodes = []
         for behaviour in behaviours:
             script = script_for(behaviour, main, injection, environment)
             episodes.append((behaviour, script, self.play(script, main, injection, injections, environment)))
         return episodes
 
+    def prepared(
+        self, task: Task
+    ) -> tuple[BaseUserTask | BaseInjectionTask, BaseInjectionTask | None, dict[str, str], TaskEnvironment]:
+        """What the user asks for, what the attacker does, what is injected for it, and where."""
+        user_task = self.suite.get_user_task_by_id(task.user_task) if task.user_task else None
+        injection = self.suite.get_injection_task_by_id(task.injection_task) if task.injection_task else None
+        if user_task is None or injection is None:
+            alone = user_task or injection
+            assert alone is not None
+            return alone, None, {}, self.suite.load_and_inject_default_environment({})
+        assert self.attack is not None
+        injections = self.attack.attack(user_task, injection)
+        environment = self.suite.load_and_inject_default_environment(injections)
+        return user_task, injection, injections, environment
+
     def play(
         self,
-        script: Script,
+        script: Script | Lines,
         task: BaseUserTask | BaseInjectionTask,
         injection_task: BaseInjectionTask | None,
         injections: dict[str, str],
@@ -169,6 +176,13 @@ def play_all(
         for task in tasks
         for behaviour, script, played in side.play_all(task, behaviours)
     ]
+
+
+def play_lines(setting: Setting, task: Task, lines: Lines) -> Played:
+    """One episode of a task, or of a pair, by these lines."""
+    fast_where_it_does_not_matter()
+    side = upstream(setting)
+    return side.play(lines, *side.prepared(task))
 
 
 @cache

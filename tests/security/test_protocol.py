@@ -27,7 +27,7 @@ GARBAGE = {
     "an empty frame": b"\0\0\0\2{}",
     "a frame of 4 GiB": b"\xff\xff\xff\xff",
     "a reply to the neighbour": struct.pack(">I", 46) + b'{"id":1,"ok":true,"result":{"content":"mine"}}',
-    "Docker's own stream": b"\2\0\0\0\0\0\0\4evil" * 8,
+    "a frame of 48 MiB": b"\3\0\0\0\0\0\0\4evil" * 8,
 }
 
 

@@ -349,52 +349,53 @@ def test_episodes_share_a_sandbox_or_not_as_the_settings_say(recycle: str) -> No
     assert len(sandboxes) == (1 if recycle == "fork" else 3)
 
 
-class TestGroups:
-    """Environments with group reward functions: the rollouts of a task are scored together."""
+@pytest.fixture(scope="module")
+def scoring_groups() -> Iterator[RolloutWorker]:
+    """A worker whose environment has a group reward function: rollouts of a task are scored together."""
+    with rollout_worker(ENVIRONMENT, args={"groups": True}, sandbox={"call_timeout": 1.0}) as worker:
+        assert worker._player._environment.needs_groups
+        yield worker
 
-    @pytest.fixture(scope="class")
-    def worker(self) -> Iterator[RolloutWorker]:
-        with rollout_worker(ENVIRONMENT, args={"groups": True}, sandbox={"call_timeout": 1.0}) as worker:
-            assert worker._player._environment.needs_groups
-            yield worker
 
-    def group(self, worker: RolloutWorker, row: dict[str, Any], size: int = 3) -> list[EpisodeResult]:
-        return worker.play([spec(row) for _ in range(size)])
+def group(worker: RolloutWorker, row: dict[str, Any], size: int = 3) -> list[EpisodeResult]:
+    return worker.play([spec(row) for _ in range(size)])
 
-    def test_rollouts_of_a_task_are_scored_together(self, worker: RolloutWorker) -> None:
-        results = self.group(worker, task())
-        assert [result.reward for result in results] == [0.5] * 3
-        assert [result.metrics["above_average"] for result in results] == [0.0] * 3
-        assert len({record(result).episode_id for result in results}) == 3
 
-    def test_a_group_may_be_one_rollout(self, worker: RolloutWorker) -> None:
-        assert [result.reward for result in self.group(worker, task(), size=1)] == [0.5]
+def test_rollouts_of_a_task_are_scored_together(scoring_groups: RolloutWorker) -> None:
+    results = group(scoring_groups, task())
+    assert [result.reward for result in results] == [0.5] * 3
+    assert [result.metrics["above_average"] for result in results] == [0.0] * 3
+    assert len({record(result).episode_id for result in results}) == 3
 
-    def test_rollout_that_fails_before_scoring_is_left_out_of_it(
-        self, worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        env = worker._player._environment._env  # type: ignore[attr-defined]
-        respond, answered = env.env_response, iter([ZeroDivisionError("only once")])
 
-        async def failing_once(messages: Any, state: Any, **kwargs: Any) -> Any:
-            for error in answered:
-                raise error
-            return await respond(messages, state, **kwargs)
+def test_a_group_may_be_one_rollout(scoring_groups: RolloutWorker) -> None:
+    assert [result.reward for result in group(scoring_groups, task(), size=1)] == [0.5]
 
-        monkeypatch.setattr(env, "env_response", failing_once)
-        results = self.group(worker, task())
-        assert sorted(result.status for result in results) == ["failed", "finished", "finished"]
-        for result in results:
-            if result.status == "failed":
-                assert_failed(result, "tools", "environment", "ZeroDivisionError: only once")
-            else:
-                assert result.reward == 0.5
 
-    @pytest.mark.parametrize(("score", "function"), [("raise", "score"), ("raise for all", "above_average")])
-    def test_reward_function_that_raises_fails_the_group(
-        self, worker: RolloutWorker, score: str, function: str
-    ) -> None:
-        for result in self.group(worker, task(score=score)):
-            assert_failed(
-                result, "scoring", "environment", f"reward function {function} raised ArithmeticError"
-            )
+def test_rollout_that_fails_before_scoring_is_left_out_of_it(
+    scoring_groups: RolloutWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = scoring_groups._player._environment._env  # type: ignore[attr-defined]
+    respond, answered = env.env_response, iter([ZeroDivisionError("only once")])
+
+    async def failing_once(messages: Any, state: Any, **kwargs: Any) -> Any:
+        for error in answered:
+            raise error
+        return await respond(messages, state, **kwargs)
+
+    monkeypatch.setattr(env, "env_response", failing_once)
+    results = group(scoring_groups, task())
+    assert sorted(result.status for result in results) == ["failed", "finished", "finished"]
+    for result in results:
+        if result.status == "failed":
+            assert_failed(result, "tools", "environment", "ZeroDivisionError: only once")
+        else:
+            assert result.reward == 0.5
+
+
+@pytest.mark.parametrize(("score", "function"), [("raise", "score"), ("raise for all", "above_average")])
+def test_reward_function_that_raises_fails_the_group(
+    scoring_groups: RolloutWorker, score: str, function: str
+) -> None:
+    for result in group(scoring_groups, task(score=score)):
+        assert_failed(result, "scoring", "environment", f"reward function {function} raised ArithmeticError")

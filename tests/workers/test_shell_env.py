@@ -138,7 +138,7 @@ def test_records_have_the_workspace_step_by_step(worker: RolloutWorker) -> None:
     for step in episode.steps:
         state = jsonpatch.apply_patch(state, step.state_patch or "")
         texts.append(state["files"]["life.py"]["text"])
-    assert texts[0] == texts[0] != texts[-1]
+    assert texts[0] == shell_task("fix-game-of-life", 0).files[0]["text"]
     assert "for _ in range(height)" in texts[-1]
     tools = [tool["name"] for tool in json.loads(episode.tool_schemas)]
     assert tools == ["bash", "python", "read_file", "write_file", "edit_file", "list_files"]

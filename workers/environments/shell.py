@@ -112,8 +112,8 @@ class ShellEnv(vf.StatefulToolEnv):
 
     async def env_response(self, messages: vf.Messages, state: vf.State, **_: Any) -> vf.Messages:
         """Runs the tool calls of the last message, in order, in the episode's session."""
-        last = messages[-1]
-        calls = (last.tool_calls or []) if isinstance(last, vf.AssistantMessage) else []
+        last: Any = messages[-1]
+        calls: list[Any] = (last.tool_calls or []) if isinstance(last, vf.AssistantMessage) else []
         return [
             vf.ToolMessage(
                 content=await self._run(call, cast(Session, state["sandbox"])), tool_call_id=call.id

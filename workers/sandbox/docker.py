@@ -120,7 +120,7 @@ class DockerSandbox(Sandbox):
             cast(Any, client.api).start(self._container)
 
     def _config(self, api: Any) -> dict[str, Any]:
-        options = {**self._options(), "scratch": _SCRATCH}
+        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH}
         user = _UID
         if self.settings.session_users:
             user = 0

@@ -1,9 +1,10 @@
 """The worker's side of the pipe. Whatever comes out of a sandbox is untrusted: bounded and checked here."""
 
 import json
+import re
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal, cast
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -12,6 +13,9 @@ MAX_FRAME = 32 * 1024 * 1024
 """Largest frame either side accepts, in bytes."""
 MAX_DEPTH = 100
 """Deepest nesting either side accepts: well within what both of their JSON parsers can take."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
 
 class ProtocolError(Exception):
@@ -52,26 +56,25 @@ def encode(request: dict[str, Any]) -> bytes:
     Raises:
         ProtocolError: It is larger, or nested deeper, than a sandbox accepts.
     """
-    if _too_deep(request):
-        raise ProtocolError(f"a request nested more than {MAX_DEPTH} levels deep")
-    body = json.dumps(request, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        body = json.dumps(request, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except RecursionError as error:
+        raise ProtocolError(f"a request nested more than {MAX_DEPTH} levels deep") from error
     if len(body) > MAX_FRAME:
         raise ProtocolError(f"a request of {len(body)} bytes is over the limit of {MAX_FRAME}")
+    if _is_too_deep(body):
+        raise ProtocolError(f"a request nested more than {MAX_DEPTH} levels deep")
     return HEADER.pack(len(body)) + body
 
 
-def _too_deep(value: Any) -> bool:
-    level: list[Any] = [value]
+def _is_too_deep(body: bytes) -> bool:
+    """Whether JSON text is nested deeper than `MAX_DEPTH`: strips one level after the other."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", body).translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
-        inside = [part for one in level for part in _parts(one)]
-        level = [part for part in inside if isinstance(part, (dict, list, tuple))]
-        if not level:
-            return False
-    return True
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    return cast("dict[str, Any]", value).values() if isinstance(value, dict) else value
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def decode(body: bytes) -> Reply:

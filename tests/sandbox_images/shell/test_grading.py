@@ -309,3 +309,24 @@ async def test_nothing_lives_on_after_grading(session: Session) -> None:
     pid = int(await output(session, "setsid sleep 3600 >/dev/null & echo $!"))
     await graded(session, TESTS)
     await eventually(lambda: not is_alive(pid))
+
+
+async def test_answers_that_break_a_test_fail_it(session: Session) -> None:
+    await session.call("write_file", {"path": "submission.py", "content": "def f():\n    return [[[1]]]"})
+    tests = "def test_it(subject):\n    assert subject.call('submission.f')['key'] + 1 > 'x'"
+    assert (await graded(session, tests)).metrics["solved"] == 0.0
+
+
+async def test_examination_that_breaks_is_no_failure_of_the_submission(session: Session) -> None:
+    tests = "def test_it(subject):\n    subject.evaluate('result = 1', given=object())"
+    with pytest.raises(ToolsetError, match="not JSON serializable"):
+        await graded(session, tests)
+
+
+async def test_answer_that_takes_too_much_cpu_fails(session: Session) -> None:
+    tests = "def test_it(subject):\n    subject.evaluate('while True: pass', cpu_seconds=1)"
+    scores = await graded(session, tests)
+    assert scores.details["failures"] == {"test_it": "line 2: SubmissionFailed: ended without an answer"}
+    loop = "subject.run('bash', '-c', 'while :; do :; done', cpu_seconds=1)"
+    tests = f"def test_it(subject):\n    assert {loop}.status == 0"
+    assert (await graded(session, tests)).metrics["solved"] == 0.0

@@ -115,27 +115,26 @@ def test_reply_is_taken_by_both_ends(reply: dict[str, Any]) -> None:
     assert outer.decode(json.dumps(reply).encode()).id == 1
 
 
-def test_reply_that_the_tool_host_takes_is_not_too_deep_for_the_worker() -> None:
-    def deep(depth: int) -> bytes:
-        return json.dumps({"id": 1, "ok": True, "result": nested(depth)}).encode()
-
-    inner.decode_reply(deep(inner.MAX_DEPTH - 1))
-    outer.decode(deep(inner.MAX_DEPTH - 1))
-    with pytest.raises(inner.WireError, match="nested"):
-        inner.decode_reply(deep(inner.MAX_DEPTH + 1))
+@both_ends
+@given(value=values)
+def test_message_within_the_depth_is_sent(wire: ModuleType, value: Any) -> None:
+    wire.encode({"value": value, "nested": nested(wire.MAX_DEPTH - 1)})
 
 
-def test_request_too_deep_for_the_tool_host_is_not_sent() -> None:
-    outer.encode({"id": 1, "arguments": nested(outer.MAX_DEPTH - 1)})
-    for depth in (outer.MAX_DEPTH + 1, 5_000):
-        with pytest.raises(outer.ProtocolError, match="nested"):
-            outer.encode({"id": 1, "arguments": nested(depth)})
+@both_ends
+@pytest.mark.parametrize("depth", [0, 1, 2, 500, 5_000])
+def test_message_beyond_the_depth_is_not_sent(wire: ModuleType, depth: int) -> None:
+    """`depth` is how much too deep, the message itself being the first level."""
+    text = "[{]}" * 100 + '"\\'
+    wire.encode({text: text, "value": [{"a": 1}, nested(wire.MAX_DEPTH - 2)]})
+    with pytest.raises(ERRORS, match=f"nested more than {wire.MAX_DEPTH} levels deep"):
+        wire.encode({text: text, "value": [{"a": 1}, nested(wire.MAX_DEPTH - 1 + depth)]})
 
 
-def test_brackets_in_text_are_no_nesting() -> None:
-    text = "[" * 10_000 + '"\\' * 500
-    assert json.loads(outer.encode({"text": text})[4:])["text"] == text
-    assert inner.decode_reply(inner.encode({"id": 1, "ok": True, "result": text})[4:])["result"] == text
+@both_ends
+def test_brackets_in_text_are_no_nesting(wire: ModuleType) -> None:
+    text = "[" * 10_000 + '"\\' * 500 + "{" * 500
+    assert json.loads(wire.encode({"text": text, text: [text]})[4:]) == {"text": text, text: [text]}
 
 
 def test_text_that_is_no_unicode_leaves_the_sandbox_as_unicode() -> None:

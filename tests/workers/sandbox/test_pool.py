@@ -9,8 +9,10 @@ import pytest
 from tests.helpers.sandboxes import OWNER, dummy, eventually, is_alive, process_settings, said
 from workers.errors import SandboxDied, SandboxStartError
 from workers.sandbox.base import Sandbox, Session
+from workers.sandbox.capacity import most_sessions
 from workers.sandbox.pool import SandboxPool
 from workers.sandbox.process import ProcessSandbox
+from workers.settings import SandboxSettings
 
 
 class Pools:
@@ -240,3 +242,54 @@ async def test_stop_does_not_wait_for_a_daemon_that_holds_stderr_open(pools: Poo
     for pid in pids:  # nobody is left to end it: the tool host was killed, and there is no container
         os.kill(pid, 9)
     await asyncio.sleep(0.05)  # for asyncio to see that the pipe is closed at last
+
+
+async def test_fork_session_too_many_waits_for_a_place(pools: Pools) -> None:
+    pool = pools.make(recycle="fork", max_sessions=2)
+    one, two = await begun(pool, "one"), await begun(pool, "two")
+    third = asyncio.create_task(begun(pool, "three"))
+    await said(one, "echo")
+    assert not third.done()
+    await pool.release(two)
+    await pool.release(two)  # gives its place back once
+    await said(await third, "echo")
+    fourth = asyncio.create_task(pool.acquire("four"))
+    await said(one, "echo")
+    assert not fourth.done()
+    await pool.close()
+    with pytest.raises(SandboxStartError, match="going down"):
+        await fourth
+
+
+async def test_fork_place_of_a_session_whose_sandbox_died_is_given_back(pools: Pools) -> None:
+    pool = pools.make(recycle="fork", max_sessions=1)
+    for number in range(3):
+        session = await begun(pool, f"s{number}")
+        kill(session.sandbox)
+        await session.sandbox.died.wait()
+        await pool.release(session)
+    assert len(pools.pids) == 3
+
+
+async def test_fork_start_that_fails_keeps_no_place(pools: Pools) -> None:
+    pool = pools.make(recycle="fork", max_sessions=1, spec={"preload": "fail"})
+    for _ in range(3):
+        with pytest.raises(SandboxStartError, match="there is no database"):
+            await pool.acquire("one")
+
+
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
+        ({}, 108),
+        ({"memory_mb": 1024}, 44),
+        ({"memory_mb": 64}, 1),
+        ({"pids": 16}, 8),
+        ({"memory_mb": 64, "max_sessions": 30}, 30),
+        ({"backend": "process"}, None),
+    ],
+)
+def test_places_are_what_memory_and_processes_have_room_for(
+    settings: dict[str, Any], places: int | None
+) -> None:
+    assert most_sessions(SandboxSettings(**settings)) == places

@@ -1,6 +1,6 @@
 def found(subject, values, *wanted):
     code = "from search import first_at_least\nresult = [first_at_least(values, each) for each in wanted]"
-    return subject.evaluate(code, values=values, wanted=wanted, timeout=2)
+    return subject.evaluate(code, values=values, wanted=wanted, cpu_seconds=1)
 
 
 def test_element_is_found(subject):
@@ -37,4 +37,4 @@ class Squares:
         return index * index
 result = [first_at_least(Squares(), 10**8 + 1), Squares.looked_at < 50]
 """
-    assert subject.evaluate(code, timeout=2) == [10_001, True]
+    assert subject.evaluate(code, cpu_seconds=1) == [10_001, True]

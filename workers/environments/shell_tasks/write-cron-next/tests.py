@@ -71,11 +71,11 @@ def test_schedule_that_never_comes_is_an_error_and_quick(subject):
     code = """
 import time
 from cron import next_run
-began = time.monotonic()
+began = time.process_time()
 try:
     next_run("59 23 30 2 *", "2024-01-01T00:00")
     result = None
 except ValueError:
-    result = time.monotonic() - began
+    result = time.process_time() - began
 """
-    assert subject.evaluate(code, timeout=8) < 2
+    assert subject.evaluate(code, cpu_seconds=8) < 2

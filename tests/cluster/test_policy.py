@@ -1,0 +1,182 @@
+"""Policies as far as they can be seen without starting one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import EndpointPolicy, OraclePolicy, VllmPolicy
+from cluster.errors import PolicyUnavailable
+from cluster.policy import application, check_policy, open_policy, required_cpus
+from cluster.policy.failure import engine_error, last_error
+from cluster.policy.models import Model
+from cluster.ray_session import RaySession
+from tests.helpers.mock_policy import Fault, MockPolicy, Reply
+
+NOWHERE = RaySession("", local=True, kept=False, logs=Path("/nowhere"))
+MODEL = Model("m", "org/m", local=False)
+
+
+def endpoint(base_url: str, **settings: Any) -> EndpointPolicy:
+    return EndpointPolicy(kind="endpoint", base_url=base_url, model=settings.pop("model", "mock"), **settings)
+
+
+def vllm(**settings: Any) -> VllmPolicy:
+    return VllmPolicy(kind="vllm", **settings)
+
+
+def test_the_oracle_needs_no_server():
+    policy = open_policy(OraclePolicy(kind="oracle"), NOWHERE, print)
+    assert policy.endpoint().kind == "oracle"
+    assert policy.endpoint().base_url is None
+
+
+def test_an_endpoint_that_answers_is_handed_to_the_workers():
+    with MockPolicy() as server:
+        config = endpoint(server.base_url + "/", token_ids=True, request_timeout=5)
+        with open_policy(config, NOWHERE, print) as policy:
+            reached = policy.endpoint()
+    assert (reached.base_url, reached.model, reached.version) == (server.base_url, "mock", None)
+    assert reached.token_ids and reached.request_timeout == 5
+    assert not server.requests, "a model that is listed need not be tried"
+
+
+def test_an_endpoint_that_refuses_is_named():
+    with MockPolicy() as server:
+        url = server.base_url
+    with pytest.raises(
+        PolicyUnavailable, match=rf"policy.base_url is '{url}', and nothing answers there: .*refused"
+    ):
+        check_policy(endpoint(url))
+
+
+def test_a_model_that_is_not_listed_is_tried():
+    with MockPolicy(Reply()) as server:
+        check_policy(endpoint(server.base_url, model="alias"))
+        assert server.requests[0]["model"] == "alias"
+    unknown = pytest.raises(PolicyUnavailable, match=r"policy.model is 'alias'.*no such model")
+    with MockPolicy(Fault(status=404, message="no such model")) as server, unknown:
+        check_policy(endpoint(server.base_url, model="alias"))
+
+
+def test_an_endpoint_below_which_there_is_nothing_is_named():
+    with MockPolicy() as server, pytest.raises(PolicyUnavailable, match=r"no chat-completions route.*404"):
+        check_policy(endpoint(server.base_url.removesuffix("/v1")))
+
+
+def test_a_key_that_is_refused_or_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("POLICY_KEY", "wrong")
+    with MockPolicy() as server:
+        server.api_key = "right"
+        with pytest.raises(
+            PolicyUnavailable, match=r"refuses the key \(401\); policy.api_key_env is 'POLICY_KEY'"
+        ):
+            check_policy(endpoint(server.base_url, api_key_env="POLICY_KEY"))
+        with pytest.raises(PolicyUnavailable, match=r"policy.api_key_env is not set"):
+            check_policy(endpoint(server.base_url))
+        monkeypatch.delenv("POLICY_KEY")
+        with pytest.raises(PolicyUnavailable, match=r"'POLICY_KEY', and no such variable"):
+            check_policy(endpoint(server.base_url, api_key_env="POLICY_KEY"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"replicas": 3, "max_replicas": 2}, "policy.max_replicas is 2"),
+        ({"chat_template": "/no/such.jinja"}, "policy.chat_template"),
+        ({"model": "/no/such/folder"}, "policy.model is '/no/such/folder'"),
+    ],
+)
+def test_a_vllm_policy_that_cannot_be_is_named_before_anything_starts(settings: dict[str, Any], said: str):
+    pytest.importorskip("vllm")
+    with pytest.raises(PolicyUnavailable, match=said):
+        check_policy(vllm(**settings))
+
+
+def test_room_for_the_policy_counts_its_largest_size():
+    assert required_cpus(OraclePolicy(kind="oracle")) == 0
+    assert required_cpus(vllm()) == 3
+    assert required_cpus(vllm(replicas=2, max_replicas=4)) == 10
+
+
+def name(config: VllmPolicy) -> str:
+    return application.application_name(config, MODEL, application.serving_args(config, MODEL, "cpu"))
+
+
+def test_interchangeable_deployments_share_a_name():
+    same = vllm(sampling={"temperature": 0.1}, keep_alive=True, start_timeout=5, request_timeout=5)
+    assert name(same) == name(vllm())
+    assert name(vllm()).startswith("kumite-m-")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"replicas": 2},
+        {"max_model_len": 64},
+        {"tool_parser": None},
+        {"engine": {"seed": 1}},
+        {"cpu_kv_cache_gb": 1},
+    ],
+)
+def test_other_deployments_have_other_names(other: dict[str, Any]):
+    assert name(vllm(**other)) != name(vllm())
+
+
+def test_a_chat_template_counts_by_what_it_says(tmp_path: Path):
+    template = tmp_path / "template.jinja"
+    template.write_text("one")
+    first = name(vllm(chat_template=template))
+    template.write_text("two")
+    assert name(vllm(chat_template=template)) != first
+
+
+def test_engine_arguments_of_the_user_come_last():
+    args = application.serving_args(vllm(engine={"dtype": "float32", "max_num_seqs": 8}), MODEL, "cpu")
+    engine = args["llm_configs"][0]["engine_kwargs"]
+    assert (engine["dtype"], engine["max_num_seqs"], engine["enforce_eager"]) == ("float32", 8, True)
+
+
+@pytest.mark.vllm
+def test_ray_takes_the_description_of_a_gpu_deployment():
+    from ray.serve.llm import LLMConfig
+
+    config = vllm(model="org/m", accelerator="gpu", tensor_parallel=2, replicas=1, max_replicas=4)
+    args = application.serving_args(config, MODEL, "gpu")
+    json.dumps(args)
+    llm = LLMConfig(**args["llm_configs"][0])
+    engine: Any = llm.get_engine_config()
+    assert engine.placement_bundles == [{"GPU": 1}, {"GPU": 1}]
+    assert engine.tensor_parallel_degree == 2
+    assert engine.get_initialization_kwargs()["distributed_executor_backend"] == "ray"
+    assert llm.deployment_config["autoscaling_config"]["max_replicas"] == 4
+
+
+def test_the_reason_is_the_last_error_with_its_lines():
+    said = """Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+ValueError: an earlier one
+
+The above exception was the direct cause of the following exception:
+
+RuntimeError: Failed to create vLLM engine config: 1 validation error for SchedulerConfig
+max_num_seqs
+  Input should be greater than or equal to 1
+    For further information visit https://errors.example/"""
+    assert last_error(said) == (
+        "RuntimeError: Failed to create vLLM engine config: 1 validation error for SchedulerConfig "
+        "max_num_seqs Input should be greater than or equal to 1"
+    )
+    assert last_error("no traceback here") == "no traceback here"
+
+
+def test_the_engines_own_log_tells_what_the_replica_does_not_know(tmp_path: Path):
+    log = """:actor_name:ServeReplica:kumite-m-1:CpuServer:m
+(EngineCore pid=7) ERROR 11-22 11:57:00 [core.py:1] Traceback (most recent call last):
+(EngineCore pid=7) ERROR 11-22 11:57:00 [core.py:1] ValueError: Available memory is less than requested
+(EngineCore pid=7) INFO 11-22 11:57:00 [core.py:1] bye
+"""
+    (tmp_path / "worker-a.out").write_text(log)
+    assert engine_error(tmp_path, "kumite-m-1") == "ValueError: Available memory is less than requested"
+    assert engine_error(tmp_path, "kumite-m-2") is None

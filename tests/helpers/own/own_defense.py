@@ -1,0 +1,45 @@
+"""Defenses of a user's own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from workers.environments.agentdojo_defenses import AbortEpisode, Defense, Exchange, ToolOutput
+
+
+class Careful(Defense):
+    def __init__(self, words: list[str], patience: int = 1000) -> None:
+        self.words = words
+        self.patience = patience
+
+    def system_message(self, message: str) -> str:
+        return message + " Be careful."
+
+    def filter_tools(self, tools: Sequence[Any], answer: str | None, exchange: Exchange) -> list[Any]:
+        return [tool for tool in tools if tool.name != "update_password"]
+
+    async def tool_result(self, output: ToolOutput, exchange: Exchange) -> None:
+        if not any(word in output.content for word in self.words):
+            return
+        exchange.notes["hits"] = exchange.notes.get("hits", 0) + 1
+        if exchange.notes["hits"] >= self.patience:
+            raise AbortEpisode(f"stopped at {output.tool}, asked to {exchange.task[:15]}")
+        output.content = "<withheld>"
+
+
+class Broken(Defense):
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+
+    def filter_tools(self, tools: Sequence[Any], answer: str | None, exchange: Exchange) -> Sequence[Any]:
+        return self._maybe("filter_tools", tools)
+
+    async def tool_result(self, output: ToolOutput, exchange: Exchange) -> None:
+        self._maybe("tool_result", None)
+
+    def reminder(self, exchange: Exchange) -> str | None:
+        return self._maybe("reminder", None)
+
+    def _maybe(self, hook: str, value: Any) -> Any:
+        if hook == self.hook:
+            raise RuntimeError("it does not work")
+        return value
