@@ -118,6 +118,7 @@ class Coordinator:
             if again and len(specs) > 1:  # a group is scored together, so it is played again together
                 again = {spec.episode_id for spec in specs}
             for result in results:
+                await self._dataset.add_states(result.states)  # a worker names each of them once only
                 if result.episode_id not in again:
                     await self._dataset.append(result)
                     self._progress.ended(result)

@@ -114,19 +114,18 @@ def start_kept(options: dict[str, object], timeout: float) -> KeptCluster:
             stderr=output,
             start_new_session=True,
         )
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        kept = find_kept()
-        if kept is not None and kept.pid == holder.pid:
-            return kept
-        if holder.poll() is not None:
-            break
-        time.sleep(0.1)
-    else:
+    try:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and holder.poll() is None:
+            kept = find_kept()
+            if kept is not None and kept.pid == holder.pid:
+                return kept
+            time.sleep(0.1)
+        within = f" within {timeout:.0f} s" if holder.poll() is None else ""
+        raise RayUnavailable(f"the local Ray cluster to keep did not come up{within}: {_tail(log)}")
+    except BaseException:
         _end(holder.pid, lambda: holder.poll() is not None)
-    raise RayUnavailable(
-        f"the local Ray cluster to keep did not come up within {timeout:.0f} s: {_tail(log)}"
-    )
+        raise
 
 
 def stop_kept() -> bool:

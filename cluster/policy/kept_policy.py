@@ -2,6 +2,7 @@
 
 import os
 import time
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +52,7 @@ def status() -> PolicyStatus | None:
         return None
     try:
         answers = policy.model in list_models(policy.base_url, timeout=5.0)
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError):
         answers = False
     return PolicyStatus(
         policy=policy,

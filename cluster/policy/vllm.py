@@ -3,6 +3,7 @@
 import importlib.util
 import time
 import uuid
+from http.client import HTTPException
 from typing import Any
 
 import ray
@@ -73,9 +74,12 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
     model = resolve_model(config.model, on_stage)
     args = application.serving_args(config, model, accelerator)
     name = application.application_name(config, model, args)
+    if session.local and session.kept:
+        _clear_away(name, session)
     if serving.is_running(name):
         base_url = f"{serving.start_serve(session)}/{name}/v1"
         if _answers(base_url, model):
+            session.settle()
             handle = VllmPolicyHandle(config, model.name, base_url, ends=None)
             handle.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
             return handle
@@ -180,6 +184,16 @@ def required_cpus(config: VllmPolicy) -> float:
     return replicas * application.REPLICA_CPUS + config.replicas * application.INGRESS_CPUS
 
 
+def _clear_away(name: str, session: RaySession) -> None:
+    """Ends what a run that was killed left on the kept cluster, where all drivers are of this machine."""
+    kept = kept_policy.recorded()
+    wanted = {name, kept.application if kept else None}
+    left = [other for other in serving.applications(application.PREFIX) if other not in wanted]
+    if left and session.is_only_one():
+        for other in left:
+            serving.delete_application(other, wait=False)
+
+
 def _replace(name: str, session: RaySession) -> None:
     others = [other for other in serving.applications(application.PREFIX) if other != name]
     if not others:
@@ -196,5 +210,5 @@ def _replace(name: str, session: RaySession) -> None:
 def _answers(base_url: str, model: Model) -> bool:
     try:
         return model.name in list_models(base_url)
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError):
         return False

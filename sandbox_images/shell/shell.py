@@ -5,7 +5,6 @@ import re
 import secrets
 import select
 import shlex
-import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from sandbox_images.shell.processes import Family
 HIGHEST_FD = 63
 _COMMANDS, _OUTPUT, _REPORTS = 61, 62, HIGHEST_FD
 """Descriptors that bash talks to us over: no script is likely to use them."""
+_ENDED_MEANWHILE = b"[the shell has ended since the last command; this is a fresh one]\n"
 _POLL = 0.02
 """Seconds between two looks at whether bash itself has ended, of which no descriptor tells: background
 processes may hold copies of all of its own."""
@@ -101,11 +101,15 @@ class Shell:
             OSError: The shell can't be started.
             TimeoutError: What it started can't be killed.
         """
-        if self._pid is None or self._family.status(self._pid) is not None:
+        output = CappedOutput(self._output_cap)
+        if self._pid is not None and self._family.status(self._pid) is not None:
+            output.feed(_ENDED_MEANWHILE)
+            self._hang_up()
+        if self._pid is None:
+            self._state = b""
             self._start()
         assert self._pid is not None
         pid, older = self._pid, self._family.alive() - {self._pid}
-        output = CappedOutput(self._output_cap)
         status = self._converse(command.encode(), timeout, output)
         if status is not None:
             return Ran(output.text(), status)
@@ -114,7 +118,7 @@ class Shell:
             self._family.kill(spared=older)
         self._drain(output)
         self._hang_up()
-        restored = status is None and self._restore(folder)
+        restored = status is None and self._restore(folder, older)
         return Ran(output.text(), status, shell_ended=not restored)
 
     @property
@@ -126,14 +130,13 @@ class Shell:
                 return folder if os.path.isdir(folder) else self._home
         return self._home
 
-    def _restore(self, folder: str) -> bool:
+    def _restore(self, folder: str, older: set[int]) -> bool:
         """Starts a shell in the folder and state of the one before it, if that can be done."""
         self._start()
         go = f"\nbuiltin cd -- {shlex.quote(folder)} || builtin true"
         if self._converse(self._state + os.fsencode(go), _RESTORING, CappedOutput(2)) is not None:
             return True
-        if self._pid is not None:
-            os.kill(self._pid, signal.SIGKILL)
+        self._family.kill(spared=older)
         self._hang_up()
         return False
 
@@ -191,7 +194,7 @@ class Shell:
                     self._drain(output)
                     self._state = report.state or self._state
                     return report.status
-            if not readable and self._family.status(self._pid) is not None:
+            if self._family.status(self._pid) is not None:
                 return None
         return None
 

@@ -127,6 +127,7 @@ async def test_kill_of_the_tool_host_by_the_kernel_is_a_dead_sandbox(
     assert len({session.sandbox.id for session in again}) == 1
 
 
+@pytest.mark.timeout(900)
 async def test_soak_of_random_kills_leaves_no_container(pools: Pools, engine: docker.DockerClient) -> None:
     """200 cycles: a session is opened, something of it is killed, and each says true what became of it."""
     chance = random.Random(0)

@@ -17,7 +17,7 @@ from datasets import Dataset
 from pydantic import ValidationError, model_validator
 
 from workers.environments.agentdojo_defenses import ToolOutput, load_defense
-from workers.environments.agentdojo_guard import Guard
+from workers.environments.agentdojo_guard import Guard, guarded_system_message
 from workers.environments.agentdojo_pipeline import PipelineSettings
 from workers.environments.agentdojo_rewards import (
     UNDER_ATTACK,
@@ -189,8 +189,8 @@ class AgentDojoEnv(vf.StatefulToolEnv):
     def _rows(self, args: AgentDojoArgs, policy: str | None, folder: Path | None) -> list[dict[str, Any]]:
         selected = rows(args, args.system_message, policy, folder)
         for row in selected:
-            for defense in self._defenses:
-                row["prompt"][0]["content"] = defense.system_message(row["prompt"][0]["content"])
+            system = row["prompt"][0]
+            system["content"] = guarded_system_message(self._defenses, system["content"])
         return selected
 
     async def _run(self, call: vf.ToolCall, step: int, state: vf.State) -> ToolOutput:

@@ -166,9 +166,9 @@ def load_defense(choice: DefenseChoice) -> Defense:
         )
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a user's module may raise anything when it is imported
         raise EnvironmentLoadError(
-            f"environment.args.defense: {choice.id} cannot be imported: {error}"
+            f"environment.args.defense: {choice.id} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Defense)):
         raise EnvironmentLoadError(
@@ -176,7 +176,9 @@ def load_defense(choice: DefenseChoice) -> Defense:
         )
     try:
         return found(**choice.args)
-    except TypeError as error:
+    except EnvironmentLoadError:
+        raise
+    except Exception as error:  # as above
         raise EnvironmentLoadError(
-            f"environment.args.defense: {choice.id} does not take these args: {error}"
+            f"environment.args.defense: {choice.id} does not take these args: {type(error).__name__}: {error}"
         ) from error

@@ -6,7 +6,7 @@ from typing import Any
 import verifiers as vf
 
 from workers.environments.agentdojo_defenses import AbortEpisode, Defense, Exchange, ToolOutput
-from workers.errors import DefenseError
+from workers.errors import DefenseError, EnvironmentLoadError
 
 
 class Guard:
@@ -89,6 +89,21 @@ class Guard:
     def _hear(self, messages: vf.Messages) -> None:
         for _, exchange in self._defenses:
             exchange.messages = messages
+
+
+def guarded_system_message(defenses: Sequence[Defense], message: str) -> str:
+    """The system message as the defenses have it.
+
+    Raises:
+        EnvironmentLoadError: A defense raised.
+    """
+    for defense in defenses:
+        try:
+            message = defense.system_message(message)
+        except Exception as error:
+            raised = DefenseError(defense, "system_message", error)
+            raise EnvironmentLoadError(f"environment.args.defense: {raised}") from error
+    return message
 
 
 def _filtered(

@@ -30,6 +30,9 @@ class Broken(Defense):
     def __init__(self, hook: str) -> None:
         self.hook = hook
 
+    def system_message(self, message: str) -> str:
+        return self._maybe("system_message", message)
+
     def filter_tools(self, tools: Sequence[Any], answer: str | None, exchange: Exchange) -> Sequence[Any]:
         return self._maybe("filter_tools", tools)
 

@@ -151,7 +151,7 @@ def test_environment_under_attack_is_agentdojos_for_a_sample_of_a_large_suite(na
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: ascii(payload)[:20])
-@pytest.mark.parametrize("name", ["banking", "slack", "travel"])
+@pytest.mark.parametrize("name", ["banking", "slack"])
 def test_payload_that_yaml_might_misread_is_read_as_agentdojo_reads_it(name: str, payload: str) -> None:
     vectors = sorted(canaries(name))
     assert_same(name, {vectors[0]: payload})
@@ -163,7 +163,7 @@ def test_payload_that_breaks_the_yaml_is_agentdojos_error() -> None:
         environments("banking").build({"injection_bill_text": '" broken: ['})
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     first=st.text() | st.text(st.sampled_from("\"\\\n\t\r {}[]:-#&*!|>%@`,?'…\x85\u2028 ab0")),
     second=st.text(max_size=5),

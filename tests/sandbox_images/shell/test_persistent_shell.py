@@ -1,5 +1,6 @@
 """The shell that lasts for a session: what it keeps, what ends it, and what is left of it then."""
 
+import asyncio
 import os
 import re
 from pathlib import Path
@@ -79,6 +80,32 @@ async def test_ended_shell_is_told_and_replaced(session: Session, command: str) 
     await ran(session, "cd /; a=1")
     assert "the shell has ended, the next command gets a fresh one]" in await ran(session, command)
     assert await output(session, 'basename "$PWD"; echo "a=$a"') == "workspace\na="
+
+
+async def test_shell_that_ends_while_its_children_go_on_printing_is_noticed(session: Session) -> None:
+    assert "[exit code 4; the shell has ended" in await ran(session, "yes & exit 4", timeout=60)
+
+
+async def test_state_of_an_ended_shell_is_not_restored_later(session: Session) -> None:
+    await ran(session, "a=1")
+    await ran(session, "exit")
+    await ran(session, "sleep 3600", timeout=0.2)
+    assert await output(session, 'echo "a=$a"') == "a="
+
+
+async def test_shell_that_ended_between_two_commands_is_told(session: Session) -> None:
+    await ran(session, "shell=$$; (sleep 0.05; kill -9 $shell; touch done) & true")
+    while (await session.call("read_file", {"path": "done"})).error is not None:
+        await asyncio.sleep(0.02)
+    told = await ran(session, "echo hi")
+    assert told == "[the shell has ended since the last command; this is a fresh one]\nhi\n[exit code 0]"
+
+
+async def test_shell_that_can_not_be_restored_is_told(session: Session) -> None:
+    await ran(session, "trap '[ -e hang ] && sleep 3600' DEBUG")
+    told = await ran(session, "touch hang", timeout=0.3)
+    assert "the shell could not be restored, the next command gets a fresh one]" in told
+    assert await output(session, "echo fine; trap") == "fine"
 
 
 async def test_exit_code_of_an_ended_shell_is_told(session: Session) -> None:

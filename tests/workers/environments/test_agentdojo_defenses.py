@@ -74,6 +74,22 @@ def test_defense_that_raises_fails_the_episode_where_it_did(hook: str, stage: st
     assert found["error"]["message"] == f"Broken.{hook} raised RuntimeError: it does not work"
 
 
+def test_defense_that_raises_on_the_prompt_is_refused_before_anything_starts():
+    broken = {"id": "own_defense:Broken", "args": {"hook": "system_message"}}
+    settings = EnvironmentSettings(id="agentdojo", args={**TASK, "defense": broken}, folder=OWN)
+    with pytest.raises(
+        EnvironmentLoadError, match=r"args\.defense: Broken\.system_message raised RuntimeError"
+    ):
+        ClassicEnvironment(settings).rows()
+
+
+def test_system_message_and_limit_of_turns_are_what_the_config_says():
+    args = {**TASK, "system_message": "Be brief.", "max_turns": 2}
+    found = played_by(PolicyEndpoint(kind="oracle", model="oracle"), args)
+    assert said(found, "system") == ["Be brief."]
+    assert found["reward"] == 1.0
+
+
 def test_defenses_are_applied_in_their_order():
     both = [CAREFUL, "spotlighting_with_delimiting", "repeat_user_prompt"]
     found = record(both, Action(None, (BILL,)), Action("done"))
