@@ -1,0 +1,71 @@
+"""The bookkeeping of what is kept, without Ray."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import kept_ray
+from cluster.errors import PolicyInUse
+from cluster.policy import kept_policy
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def policy(local: bool) -> kept_policy.KeptPolicy:
+    return kept_policy.KeptPolicy(
+        application="kumite-m-1",
+        model="m",
+        base_url="http://127.0.0.1:9/v1",
+        ray_address="127.0.0.1:10",
+        local=local,
+        started_at=time.time(),
+    )
+
+
+def test_nothing_is_kept_at_first():
+    assert kept_ray.find_kept() is None
+    assert kept_policy.status() is None
+    assert not kept_ray.in_use()
+    assert not kept_policy.down()
+
+
+def test_a_lease_is_seen_by_others_until_it_is_released():
+    mine = kept_ray.Lease()
+    assert kept_ray.in_use()
+    assert mine.is_only_one()
+    other = kept_ray.Lease()
+    assert not mine.is_only_one()
+    other.release()
+    other.release()
+    assert mine.is_only_one()
+    mine.release()
+    assert not kept_ray.in_use()
+
+
+def test_a_policy_in_use_is_not_ended_unless_forced():
+    lease = kept_ray.Lease()
+    with pytest.raises(PolicyInUse, match="--force"):
+        kept_policy.down()
+    assert not kept_policy.down(force=True)
+    lease.release()
+
+
+def test_the_record_of_a_policy_whose_cluster_is_gone_counts_for_nothing():
+    kept_policy.record(policy(local=True))
+    assert kept_policy.recorded() is None
+    kept_policy.record(policy(local=False))
+    status = kept_policy.status()
+    assert status is not None
+    assert (status.state, status.policy.application) == ("not answering", "kumite-m-1")
+
+
+@pytest.mark.ray
+def test_a_cluster_to_keep_that_does_not_start_says_why_and_leaves_nothing():
+    with pytest.raises(kept_ray.RayUnavailable, match=r"did not come up: .*no_such_option"):
+        kept_ray.start_kept({"no_such_option": 1}, timeout=60)
+    assert kept_ray.find_kept() is None
