@@ -1,5 +1,7 @@
 """A summary as a researcher likes to read it on a terminal."""
 
+from itertools import groupby
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,9 +12,8 @@ from cluster.summary import Summary
 
 _MISSING = "–"
 _EXPLANATION = Text(
-    "In brackets: Wilson 95 % intervals. Failed episodes are in no rate.\n"
-    "benign: user tasks alone. attack: user tasks under attack; attack success is the targeted rate.\n"
-    "injection: injection tasks alone.\n",
+    "benign: user tasks alone; attack: user tasks under attack; injection: injection tasks alone. In "
+    "brackets are Wilson 95 % intervals. Failed episodes are in no rate.\n",
     style="dim",
 )
 
@@ -21,9 +22,8 @@ def render(summary: Summary) -> RenderableType:
     """Lay a summary out for rich: what was done, the scores, and where the time went."""
     parts: list[RenderableType] = [_headline(summary), _scores(summary)]
     if summary.scores:
-        parts.append(_rates([row for row in summary.scores if row.injection_task is None]))
-        by_task = [row for row in summary.scores if row.injection_task is not None]
-        parts += [_rates(by_task), _EXPLANATION] if by_task else [_EXPLANATION]
+        parts += [_rates(rows) for rows in _by_kind(summary.scores)]
+        parts.append(_EXPLANATION)
     others = _other_metrics(summary)
     if others is not None:
         parts.append(others)
@@ -77,34 +77,39 @@ def _scores(summary: Summary) -> Table:
     return table
 
 
+def _by_kind(rows: list[ScoreRow]) -> list[list[ScoreRow]]:
+    """Rows that make a table of their own: those of suites by mode and attack, then those of single tasks."""
+    kinds = groupby(rows, key=lambda row: (row.injection_task is None, row.mode, row.attack))
+    return [list(group) for _, group in kinds]
+
+
 def _rates(rows: list[ScoreRow]) -> Table:
-    """Rates by mode, attack and suite, and by injection task where the rows are of single ones."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    by_task = any(row.injection_task for row in rows)
-    for name in ("mode", "attack", "suite", *(["injection task"] if by_task else [])):
-        table.add_column(name)
-    for name in ("of", "failed", "utility", "attack success"):
-        table.add_column(name, justify="right")
+    first = rows[0]
+    what = f"{first.mode}, {first.attack}" if first.attack else first.mode
+    title = f"{what}, by injection task" if first.injection_task else what
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = {"suite": [row.suite or "all suites" for row in rows]}
+    if first.injection_task:
+        columns["injection task"] = [row.injection_task or "" for row in rows]
+    columns["of"] = [f"{row.finished:,}" for row in rows]
+    if any(row.failed for row in rows):
+        columns["failed"] = [f"{row.failed:,}" for row in rows]
+    columns["utility"] = [_rate(row.utility) for row in rows]
+    if first.mode == "attack":
+        columns["attack success"] = [_rate(row.attack_success) for row in rows]
+    for name in columns:
+        left = name in ("suite", "injection task")
+        style = "red" if name == "failed" else None
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, style=style)
     several = len({row.suite for row in rows if row.suite is not None}) > 1
-    for row in rows:
-        if row.suite is None and not several:
-            continue
-        table.add_row(
-            row.mode,
-            row.attack or _MISSING,
-            row.suite or "all suites",
-            *([row.injection_task] if by_task else []),
-            f"{row.finished:,}",
-            Text(f"{row.failed:,}", style="red" if row.failed else ""),
-            _rate(row.utility),
-            _rate(row.attack_success),
-            style="bold" if row.suite is None else None,
-        )
+    for row, cells in zip(rows, zip(*columns.values(), strict=True), strict=True):
+        if row.suite is not None or several:
+            table.add_row(*cells)
     return table
 
 
 def _rate(rate: Rate | None) -> str:
-    return _MISSING if rate is None else f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+    return _MISSING if rate is None else f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
 def _other_metrics(summary: Summary) -> Text | None:

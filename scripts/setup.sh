@@ -103,7 +103,7 @@ if [ -z "$uv" ]; then
 fi
 index=$(pip_setting PIP_INDEX_URL index-url)
 if [ -n "$index" ]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}; fi
-install=(quietly 1800 "$uv" pip install --python .venv/bin/python --constraints "$constraints")
+install=(quietly 1800 "$uv" pip install --compile-bytecode --python .venv/bin/python --constraints "$constraints")
 case "$extra" in
 cpu) # in a step of its own, since the place that has torch's CPU build need not have all of its neighbours
     # shellcheck disable=SC2046

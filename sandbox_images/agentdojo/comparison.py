@@ -25,10 +25,14 @@ def same(one: Any, other: Any) -> bool:
     if kind in _PLAIN:
         return bool(one == other)
     if kind is dict:
-        return len(one) == len(other) and all(
-            same(key, other_key) and same(value, other_value)
-            for (key, value), (other_key, other_value) in zip(one.items(), other.items(), strict=True)
-        )
+        if len(one) != len(other):
+            return False
+        for (key, value), (other_key, other_value) in zip(one.items(), other.items(), strict=True):
+            if not (key is other_key or same(key, other_key)):
+                return False
+            if not (value is other_value or same(value, other_value)):
+                return False
+        return True
     if kind is list or kind is tuple:
         return len(one) == len(other) and all(map(same, one, other))
     # Of a model, DeepDiff looks at its fields and at what its class has.

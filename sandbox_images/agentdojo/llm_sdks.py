@@ -3,7 +3,8 @@
 `import agentdojo` imports the SDKs of four LLM vendors. In a container without a network they can't do
 anything, but they are nine tenths of the image's packages (26 MB without them, 262 MB with), most of the
 time a sandbox takes to come up (1.5 s against 4 to 8) and most of what every fork has to copy (58 MB
-against 227). Nothing of AgentDojo's suites, tools, attacks or checks touches them.
+against 227). AgentDojo's own clients of LLMs, and `requests`, with which it asks a local one for its name,
+are another 5 MB. Nothing of AgentDojo's suites, tools, attacks or checks touches them.
 """
 
 import sys
@@ -13,7 +14,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-_SDKS = frozenset({"anthropic", "cohere", "google", "openai", "vertexai"})
+_SDKS = frozenset({"anthropic", "cohere", "google", "openai", "requests", "vertexai"})
+_CLIENTS = "agentdojo.agent_pipeline.llms."
 
 
 class _Anything(type):
@@ -33,7 +35,7 @@ class _PlaceholderModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] not in _SDKS:
+        if fullname.partition(".")[0] not in _SDKS and not fullname.startswith(_CLIENTS):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 

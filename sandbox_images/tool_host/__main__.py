@@ -36,6 +36,7 @@ def main() -> int:
     toolset, hello = _load(toolset_path, options)
     gc.collect()
     gc.freeze()
+    process.use_huge_pages()
     if toolset is None:
         os.write(writer, wire.encode(hello))
         return 1

@@ -92,6 +92,8 @@ class Server:
         self._selector.register(self._reader, selectors.EVENT_READ, self._read_requests)
         try:
             while True:
+                if self._outgoing:
+                    self._flush(0)
                 for key, events in self._selector.select(self._patience()):
                     callback: Callable[[int], None] = key.data
                     callback(events)
@@ -382,7 +384,6 @@ class Server:
 
     def _send(self, frame: bytes) -> None:
         self._outgoing += frame
-        self._flush(0)
 
     def _flush(self, _: int) -> None:
         try:

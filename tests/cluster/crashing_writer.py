@@ -1,9 +1,9 @@
 """Writes a dataset and dies by SIGKILL; run by test_dataset.py as a process of its own.
 
-`crashing_writer.py appends RUN_DIR FIRST` appends episodes from FIRST on until it is killed, and prints the
+`appends RUN_DIR FIRST` appends episodes from FIRST on until it is killed, and prints the
 number of each that was acknowledged.
 
-`crashing_writer.py steps FOLDER` forks one writer for each durable step there is, in a run folder of its own,
+`steps FOLDER` forks one writer for each durable step there is, in a run folder of its own,
 `FOLDER/<n>`, and kills it just before its step n. What was acknowledged is in `FOLDER/<n>.acknowledged`. It
 ends when a writer comes through alive.
 """
@@ -16,9 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synthetic import episode, failed_episode, result
-
 from cluster.dataset import Dataset
+from tests.cluster.synthetic import episode, failed_episode, result
 
 
 async def append_for_ever(run_dir: Path, first: int) -> None:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from synthetic import bare_step, episode, episodes, failed_episode, full_step, result, write_segment
 
 from cluster import dataset as dataset_module
 from cluster.arrow import pa
@@ -22,9 +21,18 @@ from cluster.journal import JournalCorrupt, list_segments
 from cluster.manifest import ManifestError, load_manifest
 from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
 from cluster.shards import CompactionError, compact
+from tests.cluster.synthetic import (
+    bare_step,
+    episode,
+    episodes,
+    failed_episode,
+    full_step,
+    result,
+    write_segment,
+)
 from workers.records import EpisodeRecord, StepRecord
 
-WRITER = Path(__file__).with_name("crashing_writer.py")
+WRITER = "tests.cluster.crashing_writer"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
@@ -294,7 +302,8 @@ def check_after_crash(run_dir: Path, acknowledged: set[str]) -> None:
 
 
 def test_sigkill_before_any_durable_step_loses_nothing(tmp_path: Path):
-    subprocess.run([sys.executable, WRITER, "steps", tmp_path], env=ENVIRONMENT, check=True, timeout=120)
+    command = [sys.executable, "-m", WRITER, "steps", tmp_path]
+    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=120)
     runs = sorted(tmp_path.glob("*.acknowledged"), key=lambda path: int(path.stem))
     assert len(runs) > 30
     for run in runs:
@@ -308,7 +317,7 @@ def test_sigkill_at_random_moments_loses_no_acknowledged_episode(tmp_path: Path)
     following = 0
     for patience in (1, 3, 20, 60, 150):
         writer = subprocess.Popen(
-            [sys.executable, WRITER, "appends", tmp_path, str(following)],
+            [sys.executable, "-m", WRITER, "appends", tmp_path, str(following)],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import episode, result
 
 from cluster import docs
 from cluster.config import RunConfig
 from cluster.dataset import Dataset
 from cluster.schemas import EPISODES, STEPS
+from tests.cluster.synthetic import episode, result
 from workers.settings import Settings
 
 

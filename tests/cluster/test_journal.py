@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import line
 
 from cluster import journal as journal_module
 from cluster.journal import Journal, JournalCorrupt, JournalError, list_segments, read_segment
+from tests.cluster.synthetic import line
 
 
 def records(folder: Path) -> list[str]:

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic import bare_step, episode, failed_episode, line, result, write_segment
 
 from cluster.dataset import Dataset
 from cluster.manifest import Manifest, ManifestError, write_manifest
 from cluster.rates import ScoreRow, wilson
 from cluster.summary import Seconds, Summary, SummaryRow, summarise, write_summary
 from cluster.summary_view import render
+from tests.cluster.synthetic import bare_step, episode, failed_episode, line, result, write_segment
 from workers.records import EpisodeError, EpisodeRecord, Timings, Usage
 
 
@@ -191,8 +191,15 @@ async def test_view_shows_scores_failures_and_times(tmp_path: Path):
 
 async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_task(tmp_path: Path):
     text = shown(summarise(await run_of(tmp_path, EPISODES)))
-    lines = [" ".join(text_line.split()) for text_line in text.splitlines()]
-    assert "attack direct banking 2 1 1.000 [0.342, 1.000] 0.500 [0.095, 0.905]" in lines
-    assert "benign – all suites 2 1 0.500 [0.095, 0.905] –" in lines
-    assert "attack direct banking injection_task_0 2 1 1.000 [0.342, 1.000] 0.500 [0.095, 0.905]" in lines
-    assert "Wilson 95 % intervals. Failed episodes are in no rate." in text
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
+    benign = lines.index("benign")
+    assert lines[benign + 1] == "suite of failed utility"
+    assert lines[benign + 2 : benign + 5] == [
+        "all suites 2 1 0.500 [0.09, 0.91]",
+        "banking 2 0 0.500 [0.09, 0.91]",
+        "travel 0 1 –",
+    ]
+    assert lines[lines.index("attack, direct") + 2] == "banking 2 1 1.000 [0.34, 1.00] 0.500 [0.09, 0.91]"
+    single = lines.index("attack, direct, by injection task")
+    assert lines[single + 2] == "banking injection_task_0 2 1 1.000 [0.34, 1.00] 0.500 [0.09, 0.91]"
+    assert "Wilson 95 % intervals" in text and "Failed episodes are in no rate." in " ".join(text.split())

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Pools
 
+from tests.faults.conftest import Pools
 from tests.helpers.fake_engine import CREATE, START, FakeEngine
 from tests.helpers.sandboxes import said
 from workers.errors import SandboxStartError

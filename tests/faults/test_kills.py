@@ -9,8 +9,8 @@ from contextlib import suppress
 import docker
 import docker.errors
 import pytest
-from conftest import Pools
 
+from tests.faults.conftest import Pools
 from tests.helpers.sandboxes import eventually, said
 from workers.errors import SandboxDied, SandboxError, SessionLost
 from workers.failures import kind_of

@@ -120,7 +120,10 @@ def _differences(mine: Played, theirs: Played) -> Iterator[str]:
     if mine.tools != theirs.tools:
         yield f"other tools: {mine.tools} {theirs.tools}"
     if mine.state != theirs.state:
-        yield f"another state: {_around(mine.state, theirs.state)}"
+        for name in mine.state.keys() | theirs.state.keys():
+            one, other = mine.state.get(name, ""), theirs.state.get(name, "")
+            if one != other:
+                yield f"another {name}: {_around(one, other)}"
     if (mine.utility, mine.attack_success) != (theirs.utility, theirs.attack_success):
         here, there = (mine.utility, mine.attack_success), (theirs.utility, theirs.attack_success)
         yield f"utility and attack success {here}, there {there}"

@@ -41,8 +41,8 @@ class Played:
     """Names of the tools that it was offered with each."""
     messages: list[Message] = field(default_factory=list)
     """The last prompt, and with it nearly the whole conversation."""
-    state: str = ""
-    """The environment at the end, as JSON."""
+    state: dict[str, str] = field(default_factory=dict)
+    """The environment at the end: each of its fields as JSON."""
     utility: bool | None = None
     attack_success: bool | None = None
     error: str | None = None
@@ -58,8 +58,8 @@ class Played:
         self.messages = messages
 
 
-def plain_state(state: Any) -> str:
-    return timeless(json.dumps(state, sort_keys=True))
+def plain_state(state: dict[str, Any]) -> dict[str, str]:
+    return {name: timeless(json.dumps(value, sort_keys=True)) for name, value in state.items()}
 
 
 def agentdojo_plays(*args: Any) -> Any:

@@ -79,6 +79,8 @@ class Ours:
         self.policy = policy
         self._worker = worker
         self._base_states: dict[str, str] = {}
+        self._base_fields: dict[str, dict[str, str]] = {}
+        self._plain_fields: dict[str, dict[str, str]] = {}
 
     def play(self, scripts: Mapping[Key, Script | Lines]) -> dict[Key, Played]:
         """Plays an episode for each script, some at once."""
@@ -115,10 +117,20 @@ class Ours:
         played.utility = bool(metrics["utility"])
         success = metrics["attack_success"]
         played.attack_success = None if success is None else bool(success)
-        state = json.loads(self._base_states[record["initial_state_id"]])
-        for patch in [record["initial_state_patch"], *(step["state_patch"] for step in record["steps"])]:
-            state = jsonpatch.apply_patch(state, json.loads(patch), in_place=True)
-        played.state = plain_state(state)
+        patches = [record["initial_state_patch"], *(step["state_patch"] for step in record["steps"])]
+        played.state = self._state(record["initial_state_id"], [json.loads(patch) for patch in patches])
+
+    def _state(self, state_id: str, patches: list[list[dict[str, Any]]]) -> dict[str, str]:
+        """The state at the end: the base state with the patches, of which only some fields are touched."""
+        if state_id not in self._base_fields:
+            base = json.loads(self._base_states[state_id])
+            self._base_fields[state_id] = {name: json.dumps(value) for name, value in base.items()}
+            self._plain_fields[state_id] = plain_state(base)
+        touched = {operation["path"].split("/")[1] for patch in patches for operation in patch}
+        state = {name: json.loads(self._base_fields[state_id][name]) for name in touched}
+        for patch in patches:
+            state = jsonpatch.apply_patch(state, patch, in_place=True)
+        return {**self._plain_fields[state_id], **plain_state(state)}
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def heard(played: Played) -> list[str | None]:
 
 def test_harness_sees_a_difference(agentdojo: Executor):
     settings = [Setting("v1.2.2", "slack", "important_instructions")]
-    for overrides in ({"max_turns": 3}, {"defense": "repeat_user_prompt"}, {"attack_model": "command-r"}):
+    for overrides in ({"max_turns": 3}, {"attack_model": "command-r"}):
         found = compare(agentdojo, settings, "attack", ("obedient",), every=40, overrides=overrides)
         assert len(found.differences) > found.episodes / 2
 
@@ -114,11 +114,11 @@ def test_agentdojo_starts_over_in_an_environment_that_was_acted_in(agentdojo: Ex
     lines = [paid, Action(None)]
     played = there(agentdojo, "banking", task, lines)
     assert len(played.prompts) == 6
-    assert played.state.count('"recipient": "X"') == 3
+    assert played.state["bank_account"].count('"recipient": "X"') == 3
     with ours({"suites": ["banking"]}) as side:
         once = here(side, task, lines)
     assert len(once.prompts) == 2
-    assert once.state.count('"recipient": "X"') == 1
+    assert once.state["bank_account"].count('"recipient": "X"') == 1
 
 
 def test_api_error_is_a_failed_episode_and_not_a_successful_attack(agentdojo: Executor):

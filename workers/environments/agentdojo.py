@@ -15,6 +15,7 @@ from typing import Any, cast
 import verifiers as vf
 from datasets import Dataset
 from pydantic import ValidationError, model_validator
+from verifiers.legacy.types import Tool
 
 from workers.environments.agentdojo_defenses import ToolOutput, load_defense
 from workers.environments.agentdojo_guard import Guard, guarded_system_message
@@ -97,7 +98,7 @@ class AgentDojoEnv(vf.StatefulToolEnv):
         info = cast(dict[str, Any], state["info"])
         opened = await session.open(info)
         tools = [
-            vf.Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
+            Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
             for tool in opened.tools
         ]
         guard = Guard(self._defenses, str(state["prompt"][-1].content))

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from workers.environments import steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
-from workers.environments.signatures import with_signature
+from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError
 from workers.sandbox.base import Session, ToolsetSpec
@@ -131,6 +131,7 @@ class ClassicEnvironment:
 
     def _observe(self) -> None:
         """Wraps what an episode passes through; verifiers offers no hooks around these."""
+        spare_threads()
         env: Any = self._env
         set_up, respond, act = env.setup_state, env.env_response, env.get_model_response
         clean_up = env.cleanup
