@@ -41,13 +41,52 @@ def same(one: Any, other: Any) -> bool:
 
 def spare_deepdiff() -> None:
     """Has every later comparison in this process pass over what is the same. May be called again."""
-    if getattr(DeepDiff._diff, "spared", False):
+    if hasattr(DeepDiff._diff, "unspared"):
         return
-    compare = DeepDiff._diff
+    compare, compare_dicts = DeepDiff._diff, DeepDiff._diff_dict
 
     def compare_unless_same(self: DeepDiff, level: Any, *args: Any, **kwargs: Any) -> None:
         if self.custom_operators or not same(level.t1, level.t2):
             compare(self, level, *args, **kwargs)
 
-    compare_unless_same.spared = True  # type: ignore[attr-defined]
+    def compare_what_differs(
+        self: DeepDiff,
+        level: Any,
+        parents_ids: frozenset[int] = frozenset(),
+        print_as_attribute: bool = False,
+        override: bool = False,
+        override_t1: Any = None,
+        override_t2: Any = None,
+        local_tree: Any = None,
+    ) -> None:
+        one, other = (override_t1, override_t2) if override else (level.t1, level.t2)
+        if not self.custom_operators:
+            one, other = _what_differs(one, other, self.threshold_to_diff_deeper or 0)
+        compare_dicts(self, level, parents_ids, print_as_attribute, True, one, other, local_tree)
+
+    compare_unless_same.unspared = compare  # type: ignore[attr-defined]
+    compare_what_differs.unspared = compare_dicts  # type: ignore[attr-defined]
     DeepDiff._diff = compare_unless_same
+    DeepDiff._diff_dict = compare_what_differs
+
+
+def _what_differs(one: Any, other: Any, threshold: float) -> tuple[Any, Any]:
+    """Two mappings without what is the same in both.
+
+    Where fewer than `threshold` of all keys are in both, DeepDiff takes the two for wholly different: as many
+    of the same are kept as keep it from that, where it would not have done so before.
+    """
+    shared = one.keys() & other.keys()
+    unshared = len(one) + len(other) - 2 * len(shared)
+    if len(shared) < threshold * (len(shared) + unshared):
+        return one, other
+    alike = [key for key in one if key in shared and same(one[key], other[key])]
+    kept = len(shared) - len(alike)
+    while alike and kept < threshold * (kept + unshared):
+        alike.pop()
+        kept += 1
+    dropped = set(alike)
+    return (
+        {key: value for key, value in one.items() if key not in dropped},
+        {key: value for key, value in other.items() if key not in dropped},
+    )

@@ -62,6 +62,7 @@ class AgentDojoSession(Session):
         self._tracker = StateTracker(loaded.base_state, environment)
         self._fields = set(type(environment).model_fields)
         self._touched: set[str] | None = None
+        self._ever_touched: set[str] = set()
         self._runtime = FunctionsRuntime(loaded.suite.tools)
         self._executor = executor
         self._calls: list[FunctionCall] = []
@@ -75,6 +76,7 @@ class AgentDojoSession(Session):
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Runs a tool through AgentDojo's executor, which words results and errors."""
         self._touched = self._within_reach(tool)
+        self._ever_touched |= self._touched
         call = FunctionCall(function=tool, args=arguments, id="call")
         self._calls.append(call)
         message = ChatAssistantMessage(role="assistant", content=None, tool_calls=[call])
@@ -117,6 +119,8 @@ class AgentDojoSession(Session):
             asked for (`injected`), and of the one after which the attack had succeeded (`succeeded_at`),
             where it was looked for.
         """
+        for name in self._fields - self._ever_touched:  # what is one and the same need not be compared
+            self._before.__dict__[name] = self._environment.__dict__[name]
         output = [] if trace["output"] is None else [text_content_block_from_string(trace["output"])]
         check = partial(self._check, output, self._all_calls(trace["unexecuted"]))
         utility = check(self._task)

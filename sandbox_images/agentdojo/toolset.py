@@ -19,7 +19,7 @@ from agentdojo.attacks.base_attacks import BaseAttack
 from agentdojo.base_tasks import BaseUserTask
 
 from sandbox_images.agentdojo.comparison import spare_deepdiff
-from sandbox_images.agentdojo.dumper import RememberingDumper
+from sandbox_images.agentdojo.dumper import dump
 from sandbox_images.agentdojo.imports import look_in
 from sandbox_images.agentdojo.loaded_suite import LoadedSuite
 from sandbox_images.agentdojo.session import AgentDojoSession
@@ -27,7 +27,7 @@ from sandbox_images.agentdojo.suites import load_suites
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
 
 _DUMPS: dict[str, Callable[[Any], str]] = {
-    "yaml": partial(yaml.dump, Dumper=RememberingDumper),
+    "yaml": dump,
     # AgentDojo's own JSON format, `json.dumps`, raises on the dates that many tools give.
     "json": partial(json.dumps, default=str),
 }
@@ -68,7 +68,6 @@ class AgentDojoToolset(Toolset):
         look_in(self._folder)
         for name, suite in load_suites(self._version, self._names).items():
             self._suites[name] = loaded = LoadedSuite(self._version, suite)
-            _DUMPS["yaml"](loaded.base_state.json)  # the dumper gets to know the environment's strings
             for task in suite.user_tasks.values():
                 with suppress(Exception):  # a task that is broken shows in its own episodes
                     self._rehearse(loaded, task)

@@ -1,5 +1,6 @@
 """JSON patches (RFC 6902) between two states: small where little changed, and quick where nothing did."""
 
+import marshal
 from typing import Any
 
 Patch = list[dict[str, Any]]
@@ -7,9 +8,9 @@ Patch = list[dict[str, Any]]
 
 def diff(before: Any, after: Any, path: str = "") -> Patch:
     """The patch that turns `before` into `after`; both are JSON values, `path` a JSON pointer to them."""
+    if _same(before, after):
+        return []
     if type(before) is type(after):
-        if before == after and not isinstance(before, (dict, list)):
-            return []
         if isinstance(before, dict):
             return _diff_objects(before, after, path)
         if isinstance(before, list):
@@ -49,14 +50,11 @@ def _diff_arrays(before: list[Any], after: list[Any], path: str) -> Patch:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equality as JSON has it, where `true` is not 1 and 1 is not 1.0."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one == other
+    """Equality as JSON has it, where `true` is not 1 and 1 is not 1.0; False where only the order differs.
+
+    Python's own equality, and its plainest serialisation to tell the types apart: both run in C.
+    """
+    return bool(one == other) and marshal.dumps(one, 0) == marshal.dumps(other, 0)
 
 
 def _join(path: str, key: str) -> str:
