@@ -17,6 +17,7 @@ from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
 from workers.environments.agentdojo_pipeline import PipelineSettings
 from workers.environments.agentdojo_rewards import RewardSettings
 from workers.environments.agentdojo_tasks import TaskSelection
+from workers.environments.shell import ShellArgs
 from workers.records import EpisodeRecord, StepRecord
 from workers.settings import Settings
 
@@ -82,13 +83,23 @@ def agentdojo_page(page: str) -> str:
     return _with_tables("docs/agentdojo.md", page, "args", tables)
 
 
+def shell_page(page: str) -> str:
+    """The text of `docs/shell.md`: the page as it is, with the table of its arguments made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of a table.
+    """
+    return _with_tables("docs/shell.md", page, "args", {"shell": _key_table(ShellArgs, "environment.args.")})
+
+
 def pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
-    dataset, agentdojo = FOLDER / "dataset.md", FOLDER / "agentdojo.md"
+    dataset, agentdojo, shell = (FOLDER / f"{name}.md" for name in ("dataset", "agentdojo", "shell"))
     return {
         FOLDER / "config.md": config_page(),
         dataset: dataset_page(dataset.read_text(encoding="utf-8")),
         agentdojo: agentdojo_page(agentdojo.read_text(encoding="utf-8")),
+        shell: shell_page(shell.read_text(encoding="utf-8")),
     }
 
 

@@ -60,10 +60,11 @@ def _scores(summary: Summary) -> Table:
         ("episodes", f"{ended:,}"),
         ("failed", f"{summary.failed:,}"),
         ("reward", _score(summary.reward)),
-        ("utility", _score(summary.metrics.get("utility"))),
-        ("attack success", _score(summary.metrics.get("attack_success"))),
     ):
         table.add_column(name, total, justify="right")
+    if with_modes:  # which only environments with suites have, and these two with them
+        table.add_column("utility", _score(summary.metrics.get("utility")), justify="right")
+        table.add_column("attack success", _score(summary.metrics.get("attack_success")), justify="right")
     for row in summary.rows:
         table.add_row(
             row.suite,
@@ -71,8 +72,7 @@ def _scores(summary: Summary) -> Table:
             f"{row.episodes:,}",
             Text(f"{row.failed:,}", style="red" if row.failed else ""),
             _score(row.reward),
-            _score(row.utility),
-            _score(row.attack_success),
+            *([_score(row.utility), _score(row.attack_success)] if with_modes else []),
         )
     return table
 
@@ -113,9 +113,8 @@ def _rate(rate: Rate | None) -> str:
 
 
 def _other_metrics(summary: Summary) -> Text | None:
-    others = {
-        name: mean for name, mean in summary.metrics.items() if name not in ("utility", "attack_success")
-    }
+    shown = ("utility", "attack_success") if any(row.mode for row in summary.rows) else ()
+    others = {name: mean for name, mean in summary.metrics.items() if name not in shown}
     if not others:
         return None
     return Text("metrics: " + ", ".join(f"{name} {_score(mean)}" for name, mean in others.items()) + "\n")

@@ -61,10 +61,11 @@ class SandboxSettings(Settings):
     """Most live episodes in one container with `recycle: fork`; one more waits for a place. Null: as many
     as `memory_mb`, less `scratch_mb`, and `pids` have room for (64 MiB aside, then 16 MiB and two processes
     each)."""
-    session_users: bool = False
+    session_users: bool | None = None
     """Give each episode in a container a user id of its own, so that none can kill another or read its
-    files. The tool host then runs as root of the container, with the capabilities that takes (CHOWN, KILL,
-    SETGID, SETUID) and no other; episodes have none."""
+    files; what the model's own code runs as is yet another, which can't kill the episode's process either.
+    The tool host then runs as root of the container, with the capabilities that takes (CHOWN, KILL, SETGID,
+    SETUID) and no other; episodes have none. Null: what the environment asks for, which `shell` does."""
     memory_mb: int = Field(default=2048, ge=64)
     """Memory of one container, in MiB; swap is off."""
     cpus: float = Field(default=2.0, gt=0)

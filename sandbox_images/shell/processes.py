@@ -113,6 +113,7 @@ def _become(
     cpu_seconds: int | None,
 ) -> NoReturn:
     try:
+        process.act_for_good()
         process.die_with_parent()
         os.setsid()
         os.chdir(folder)

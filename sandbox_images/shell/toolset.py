@@ -140,8 +140,8 @@ class ShellSession(Session):
                     return ToolResult(getattr(self._files, tool)(**given))
         except FileError as error:
             return ToolResult("", str(error))
-        except TimeoutError:  # the session is beyond repair: its processes can't be killed
-            raise
+        except TimeoutError as error:
+            raise SystemExit(f"the session is beyond repair: {error}") from error
         except OSError as error:
             return ToolResult("", f"{tool} could not run: {error}")
 
@@ -161,11 +161,14 @@ class ShellSession(Session):
                 `expected`, the answers that they know of; `seconds`, how long they may take together.
         """
         deadline = time.monotonic() + trace["seconds"]
-        self._family.kill()
         subject = Subject(
             self._workspace, self._family, self._environment, trace["output"], trace["expected"], deadline
         )
-        return grade(trace["tests"], subject)
+        try:
+            self._family.kill()
+            return grade(trace["tests"], subject)
+        except TimeoutError as error:
+            raise SystemExit(f"the session is beyond repair: {error}") from error
 
     def _run(self, command: str, source: str, timeout: float | None) -> ToolResult:
         size = len(source.encode())

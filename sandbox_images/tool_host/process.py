@@ -31,10 +31,22 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def become_user(user: int) -> None:
-    """Gives up root and every capability for good. Must come before `die_with_parent`, which it undoes."""
+def become_user(user: int, acting_as: int) -> None:
+    """Gives up root and every capability for good. Must come before `die_with_parent`, which it undoes.
+
+    Args:
+        user: Whose this process is. Processes of other users can't signal it.
+        acting_as: Whose files it makes and whose processes it may end; another than `user` where what it
+            starts, each of which must call `act_for_good`, is to have no power over it.
+    """
     os.setgroups([])
-    os.setresgid(user, user, user)
+    os.setresgid(acting_as, acting_as, acting_as)
+    os.setresuid(user, acting_as, user)
+
+
+def act_for_good() -> None:
+    """Makes the user that this process acts as its only one. Must come before `die_with_parent`."""
+    user = os.geteuid()
     os.setresuid(user, user, user)
 
 

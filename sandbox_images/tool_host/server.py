@@ -51,7 +51,7 @@ class Server:
         scratch: Folder in which each session gets one of its own.
         limits: Resource limits of a session, as `process.apply_limits` takes them.
         quiet: Whether what sessions print is thrown away.
-        first_user: User id of the first session, the next has the next; None: all have the tool host's.
+        first_user: User id of the first session, later ones have later ones; None: all have the tool host's.
     """
 
     def __init__(
@@ -175,16 +175,16 @@ class Server:
                 undo.callback(theirs.close)
                 scratch.mkdir(mode=0o700)
                 undo.callback(scratch.rmdir)
-                user = None if self._first_user is None else self._first_user + self._opened
-                if user is not None:
-                    os.chown(scratch, user, user)
+                users = self._next_users()
+                if users is not None:
+                    os.chown(scratch, users[1], users[1])
                 pid = os.fork()
             except OSError as error:
                 self.reply(failure(request["id"], "capacity", error))
                 return
             if pid == 0:
                 become_session(
-                    theirs, self._toolset, prepared, request, scratch, self._limits, self._quiet, user
+                    theirs, self._toolset, prepared, request, scratch, self._limits, self._quiet, users
                 )
             undo.pop_all()
         theirs.close()
@@ -194,6 +194,13 @@ class Server:
         self._children[name] = self._by_pid[pid] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda events: self._serve_child(child, events))
         self._set_deadline(request, name)
+
+    def _next_users(self) -> tuple[int, int] | None:
+        """Whose the next session is, and whom it acts as: another where it starts what the model wrote."""
+        if self._first_user is None:
+            return None
+        user = self._first_user + 2 * self._opened
+        return user, user + self._toolset.runs_model_code
 
     def _relay(self, request: dict[str, Any], body: bytes) -> None:
         child = self._children.get(request["session"])

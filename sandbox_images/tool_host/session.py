@@ -24,14 +24,17 @@ def become_session(
     scratch: Path,
     limits: dict[str, Any],
     quiet: bool,
-    user: int | None,
+    users: tuple[int, int] | None,
 ) -> NoReturn:
-    """Turns this forked process into the session that `request` asks for, and never returns."""
+    """Turns this forked process into the session that `request` asks for, and never returns.
+
+    `users` is what `process.become_user` takes; None: it stays the tool host's.
+    """
     status = 1
     try:
         os.setsid()
-        if user is not None:
-            process.become_user(user)
+        if users is not None:
+            process.become_user(*users)
         process.die_with_parent()
         process.adopt_orphans()
         process.prefer_to_die()

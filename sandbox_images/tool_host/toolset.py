@@ -71,7 +71,8 @@ class Toolset:
     weakest_recycle: ClassVar[Literal["fork", "episode"]] = "fork"
     """The weakest isolation between episodes that this toolset may run at."""
     runs_model_code: ClassVar[bool] = False
-    """Whether tools execute what the model writes."""
+    """Whether tools execute what the model writes. Where sessions have users of their own, such a session
+    gets two, so that what it starts can't end it: see `process.become_user`."""
 
     def preload(self) -> None:
         """Imports what is heavy and warms caches. Runs once, before any session is forked."""

@@ -12,9 +12,7 @@ from tests.cluster.synthetic import episode, result
 from workers.settings import Settings
 
 
-@pytest.mark.parametrize(
-    "path", [docs.FOLDER / "config.md", docs.FOLDER / "dataset.md"], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
 def test_page_is_what_the_models_say(path: Path):
     assert path.read_text() == docs.pages()[path], "stale: run `python -m cluster.docs`"
 

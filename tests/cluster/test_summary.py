@@ -189,6 +189,13 @@ async def test_view_shows_scores_failures_and_times(tmp_path: Path):
     assert "metrics: turns 2.000" in text
 
 
+async def test_view_of_an_environment_without_suites_has_no_columns_of_those_that_have(tmp_path: Path):
+    changes = {"environment": "shell", "suite": None, "user_task": None, "metrics": '{"solved": 0.5}'}
+    text = shown(summarise(await run_of(tmp_path, [episode(0, **changes), episode(1, **changes)])))
+    assert ["environment", "episodes", "failed", "reward"] in [line.split() for line in text.splitlines()]
+    assert "metrics: solved 0.500" in text
+
+
 async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_task(tmp_path: Path):
     text = shown(summarise(await run_of(tmp_path, EPISODES)))
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]

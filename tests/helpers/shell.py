@@ -9,7 +9,7 @@ _numbers = itertools.count()
 
 
 def shell_toolset(**config: Any) -> ToolsetSpec:
-    return ToolsetSpec("shell", "sandbox_images.shell.toolset:ShellToolset", config)
+    return ToolsetSpec("shell", "sandbox_images.shell.toolset:ShellToolset", config, session_users=True)
 
 
 async def shell_session(sandbox: Sandbox, files: dict[str, str] | None = None) -> Session:

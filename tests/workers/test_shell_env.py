@@ -42,7 +42,10 @@ def test_every_oracle_solves_its_task(worker: RolloutWorker) -> None:
     assert list(results) == list(cards())
     unsolved = {task: (r.metrics, r.error_message) for task, r in results.items() if r.reward != 1.0}
     assert unsolved == {}
-    assert all(result.metrics == {"solved": 1.0, "tests_passed": 1.0} for result in results.values())
+    assert all(
+        result.metrics == {"solved": 1.0, "tests_passed": 1.0, "session_ended": 0.0}
+        for result in results.values()
+    )
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -63,12 +66,14 @@ def test_idler_solves_nothing() -> None:
     assert all((result.metrics["tests_passed"] or 0) < 0.5 for result in results.values())
 
 
-def with_policy(*script: Reply, task: str, **args: Any) -> EpisodeResult:
+def with_policy(
+    *script: Reply, task: str, sandbox: dict[str, Any] = ON_THIS_MACHINE, **args: Any
+) -> EpisodeResult:
     """One episode of a task, by a policy that says these things and then goodbye."""
     with MockPolicy(*script, default=Reply("bye")) as policy:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
         with rollout_worker(
-            "shell", args={"tasks": [task], **args}, policy=endpoint, sandbox=ON_THIS_MACHINE
+            "shell", args={"tasks": [task], **args}, policy=endpoint, sandbox=sandbox
         ) as worker:
             (result,) = played(worker, spec(rows(worker)[0]))
     return result
@@ -98,6 +103,43 @@ def test_malformed_calls_are_told_and_the_episode_goes_on() -> None:
     assert said[5] == "ok\n[exit code 0]"
 
 
+ALONE = {"recycle": "episode", "unsafe": True}
+KILL_PARENT = Reply(None, [("bash", {"command": "kill -9 $PPID"}), ("bash", {"command": "echo on"})])
+GOOD = {"path": "pages.py", "content": "def page_count(total, size):\n    return -(-total // size)\n"}
+
+
+def test_session_that_is_ended_from_within_scores_0_and_says_so() -> None:
+    """With a process of the same user, as here, it can be: no episode is thrown away for it."""
+    result = with_policy(KILL_PARENT, task="fix-pagination", sandbox=ALONE)
+    assert (result.status, result.error_message) == ("finished", None)
+    assert result.reward == 0.0
+    assert result.metrics == {"solved": 0.0, "tests_passed": 0.0, "session_ended": 1.0}
+    (told, again) = answers(result)
+    assert told == again
+    assert told.startswith("[the session has ended, and the episode with it: ")
+    assert [message.content for message in record(result).steps[-1].observations] == [told, again]
+    assert record(result).stop_reason == "has_final_env_response"
+
+
+def test_submission_that_ends_the_session_while_it_is_examined_scores_0() -> None:
+    bad = {"path": "pages.py", "content": "import os\nos.kill(os.getppid(), 9)\n"}
+    result = with_policy(Reply(None, [("write_file", bad)]), task="fix-pagination", sandbox=ALONE)
+    assert (result.status, result.reward) == ("finished", 0.0)
+    assert result.metrics["session_ended"] == 1.0
+
+
+def test_session_that_a_neighbour_may_have_ended_is_a_failure() -> None:
+    """One container for all, against the toolset's advice: whose doing it was is not to be known."""
+    with MockPolicy(Reply("hello"), KILL_PARENT, default=Reply("bye")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
+        with rollout_worker(
+            "shell", args={"tasks": ["fix-pagination"]}, policy=endpoint, sandbox=ON_THIS_MACHINE
+        ) as worker:
+            first, second = (played(worker, spec(rows(worker)[0]))[0] for _ in range(2))
+    assert (first.status, second.status) == ("finished", "failed")
+    assert (second.failure, second.reward) == ("sandbox", None)
+
+
 def test_last_words_are_an_answer() -> None:
     right = with_policy(Reply("10065"), task="find-effective-port")
     wrong = with_policy(Reply("8025"), task="find-effective-port")
@@ -111,7 +153,7 @@ def test_reward_is_what_the_config_weighs() -> None:
         task="fix-pagination",
         reward={"solved": 1.0, "tests_passed": 0.5},
     )
-    assert result.metrics == {"solved": 0.0, "tests_passed": pytest.approx(1 / 7)}
+    assert result.metrics == {"solved": 0.0, "tests_passed": pytest.approx(1 / 7), "session_ended": 0.0}
     assert result.reward == pytest.approx(0.5 / 7)
 
 

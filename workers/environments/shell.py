@@ -15,7 +15,7 @@ from datasets import Dataset
 from pydantic import Field, ValidationError, model_validator
 
 from workers.environments.shell_dataset import ShellTask, TaskSelection, rows, shell_task
-from workers.errors import EnvironmentLoadError, RequestRefused
+from workers.errors import EnvironmentLoadError, RequestRefused, SessionLost
 from workers.sandbox.base import Owner, Session, ToolsetSpec
 from workers.sandbox.pool import SandboxPool
 from workers.settings import SandboxSettings
@@ -76,8 +76,8 @@ class ShellEnv(vf.StatefulToolEnv):
             env_id="shell",
         )
         self.rubric = vf.Rubric(
-            funcs=[_metric(name) for name in _METRICS],
-            weights=[args.reward.get(name, 0.0) for name in _METRICS],
+            funcs=[*(_metric(name) for name in _METRICS), session_ended],
+            weights=[*(args.reward.get(name, 0.0) for name in _METRICS), 0.0],
         )
         self.toolset = ToolsetSpec(
             image="shell",
@@ -87,6 +87,7 @@ class ShellEnv(vf.StatefulToolEnv):
                 "command_timeout": args.command_timeout,
                 "max_command_timeout": args.max_command_timeout,
             },
+            session_users=True,
         )
         self._call_timeout = args.max_command_timeout + _CLEANING_UP
         self._settings = sandbox
@@ -114,12 +115,12 @@ class ShellEnv(vf.StatefulToolEnv):
         """Runs the tool calls of the last message, in order, in the episode's session."""
         last: Any = messages[-1]
         calls: list[Any] = (last.tool_calls or []) if isinstance(last, vf.AssistantMessage) else []
-        return [
-            vf.ToolMessage(
-                content=await self._run(call, cast(Session, state["sandbox"])), tool_call_id=call.id
-            )
-            for call in calls
+        answers: vf.Messages = [
+            vf.ToolMessage(content=await self._run(call, state), tool_call_id=call.id) for call in calls
         ]
+        if "session_ended" in state:
+            state["final_env_response"] = answers
+        return answers
 
     @vf.cleanup
     async def score_session(self, state: vf.State) -> None:
@@ -128,7 +129,7 @@ class ShellEnv(vf.StatefulToolEnv):
         if session is None or session.opened is None:
             return
         try:
-            if state.get("error") is None and state.get("trajectory"):
+            if state.get("error") is None and state.get("trajectory") and "session_ended" not in state:
                 task = _task(state)
                 evidence = {
                     "output": _last_words(state),
@@ -136,7 +137,10 @@ class ShellEnv(vf.StatefulToolEnv):
                     "expected": task.expected,
                     "seconds": _GRADING * session.sandbox.settings.call_timeout,
                 }
-                state["scores"] = (await session.evaluate(evidence)).metrics
+                try:
+                    state["scores"] = (await session.evaluate(evidence)).metrics
+                except SessionLost as error:
+                    _ended(state, error)
         finally:
             await session.close()
 
@@ -146,7 +150,7 @@ class ShellEnv(vf.StatefulToolEnv):
         if self._own_pool is not None:
             await self._own_pool.close()
 
-    async def _run(self, call: vf.ToolCall, session: Session) -> str:
+    async def _run(self, call: vf.ToolCall, state: vf.State) -> str:
         """What the policy reads of a tool call, be it well-formed or not."""
         try:
             arguments = json.loads(call.arguments)
@@ -155,9 +159,12 @@ class ShellEnv(vf.StatefulToolEnv):
         if not isinstance(arguments, dict):
             return f"the arguments of {call.name} must be an object, got {type(arguments).__name__}"
         try:
+            session = cast(Session, state["sandbox"])
             result = await session.call(call.name, cast(dict[str, Any], arguments), self._call_timeout)
         except RequestRefused as error:
             return f"{call.name} was not run: {error}"
+        except SessionLost as error:
+            return _ended(state, error)
         return result.text
 
     async def _session(self, state: vf.State) -> Session:
@@ -201,6 +208,31 @@ def _last_words(state: vf.State) -> str | None:
     last = state["trajectory"][-1]["completion"]
     content = last[-1].content if last else None
     return content if isinstance(content, str) else None
+
+
+async def session_ended(state: vf.State) -> float:
+    """1 if what the model ran ended its own session, whose workspace is then not examined; else 0."""
+    return float("session_ended" in state)
+
+
+def _ended(state: vf.State, error: SessionLost) -> str:
+    """Takes the end of a session from within for the end of its episode, and not for a failure to score it.
+
+    A policy that could have its episodes thrown away would get rid of its bad ones. Where others have been
+    in the same container, or the container itself is gone, it may not have been its own doing.
+
+    Returns:
+        What the policy would read of it.
+
+    Raises:
+        SessionLost: It may not have been.
+    """
+    session = cast(Session, state["sandbox"])
+    if type(error) is not SessionLost or session.sandbox.served > 1:
+        raise error
+    session.failure = None
+    state["scores"] = dict.fromkeys(_METRICS, 0.0)
+    return state.setdefault("session_ended", f"[the session has ended, and the episode with it: {error}]")
 
 
 def _metric(name: Metric) -> Any:

@@ -22,6 +22,8 @@ class ToolsetSpec:
     """Import path of the toolset class, `package.module:Class`."""
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the toolset class."""
+    session_users: bool = False
+    """Whether its sessions are to have users of their own where `sandbox.session_users` does not say."""
 
 
 @dataclass(frozen=True)

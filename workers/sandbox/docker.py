@@ -27,15 +27,18 @@ _SESSION_UIDS = range(2**17, 2**31 - 2**20, 2**16)
 """Where the user ids of a container's sessions begin: each container its own, for the kernel counts the
 processes of a user id over all containers."""
 
+_KEPT_MEMORY = {"kernel.shmall": "4096", "kernel.msgmni": "64"}
+"""Pages and queues of System V IPC: memory that no process holds, so that no kill would set it free."""
 
-def isolation(settings: SandboxSettings) -> dict[str, Any]:
+
+def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
     """What a container may do, as arguments of the SDK's `create_host_config`: nothing it does not need."""
-    host = 0 if settings.session_users else _UID
-    mode = "0711" if settings.session_users else "0700"
+    host = 0 if session_users else _UID
+    mode = "0711" if session_users else "0700"
     return {
         "network_mode": "none",
         "cap_drop": ["ALL"],
-        "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if settings.session_users else None,
+        "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if session_users else None,
         "security_opt": ["no-new-privileges"],
         "read_only": True,
         "tmpfs": {_SCRATCH: f"size={settings.scratch_mb}m,mode={mode},uid={host},gid={host},nosuid,nodev"},
@@ -45,6 +48,7 @@ def isolation(settings: SandboxSettings) -> dict[str, Any]:
         "pids_limit": settings.pids,
         "ulimits": [Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=4096, hard=4096)],
         "ipc_mode": "private",
+        "sysctls": _KEPT_MEMORY,
         "auto_remove": True,
         "log_config": LogConfig(type=LogConfig.types.NONE),
         "runtime": settings.runtime,
@@ -59,6 +63,7 @@ class DockerSandbox(Sandbox):
         self._container: str | None = None
         self._stopped = False
         self._transport: asyncio.Transport | None = None
+        self._session_users = spec.session_users if settings.session_users is None else settings.session_users
 
     async def _launch(self) -> Connection:
         if self.settings.image is None:
@@ -122,7 +127,7 @@ class DockerSandbox(Sandbox):
     def _config(self, api: Any) -> dict[str, Any]:
         options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH}
         user = _UID
-        if self.settings.session_users:
+        if self._session_users:
             user = 0
             options["first_user"] = random.choice(_SESSION_UIDS)
             options["limits"]["processes"] = max(2, self.settings.pids // 2)
@@ -133,7 +138,7 @@ class DockerSandbox(Sandbox):
             working_dir=_SCRATCH,
             stdin_open=True,
             labels=ownership.labels(self.owner),
-            host_config=api.create_host_config(**isolation(self.settings)),
+            host_config=api.create_host_config(**isolation(self.settings, self._session_users)),
             hostname="sandbox",
         )
         # The engine closes the container's stdin when our end goes: the pipe is the ownership.

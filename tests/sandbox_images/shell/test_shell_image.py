@@ -1,5 +1,7 @@
 """The shell toolset in its real image, a fresh container for every episode."""
 
+import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -64,7 +66,7 @@ async def test_hidden_tests_and_solutions_are_nowhere_in_the_container(session: 
     assert len(lines) > 200
     await session.call("write_file", {"path": "known.txt", "content": "a line that is in this file alone"})
     left_out = "--exclude-dir=proc --exclude-dir=sys --exclude-dir=dev --exclude=lines.txt"
-    search = f"grep -rslF -f lines.txt / {left_out} || true"  # some folders are closed to it
+    search = f"grep -rslF -f lines.txt / ~ {left_out} || true"  # some folders are closed to it
     await session.call("write_file", {"path": "lines.txt", "content": "a line that is in this file alone\n"})
     assert (await output(session, search)).endswith("/workspace/known.txt")
     await session.call("write_file", {"path": "lines.txt", "content": "\n".join(lines) + "\n"})
@@ -124,6 +126,101 @@ def test_it_would_see_something_of_another(subject):
 async def test_model_can_not_look_into_its_session(session: Session) -> None:
     for path in ("mem", "environ", "fd/3", "maps"):
         assert "Permission denied" in await ran(session, f"head -c 1 /proc/$PPID/{path}")
+
+
+KILL_EACH = "for process in /proc/[0-9]*; do kill -{} ${{process#/proc/}}; done"
+ENDINGS = {
+    "SIGKILL to its parent": "kill -9 $PPID",
+    "SIGSTOP to its parent": "kill -STOP $PPID",
+    "SIGKILL to all": "python3 -c 'import os; os.kill(-1, 9)'",
+    "SIGKILL to each": KILL_EACH.format("KILL"),
+    "SIGSTOP to each": KILL_EACH.format("STOP"),
+    "SIGTERM to its group": "kill -15 -$PPID; kill -15 -$(cut -d' ' -f5 /proc/$PPID/stat)",
+    "its limits": """python3 -c 'import os, resource
+try:
+    resource.prlimit(int(os.environ["PARENT"]), resource.RLIMIT_CPU, (1, 1))
+finally:
+    resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))'""",
+    "its place in the queue of those to die": "echo 1000 >/proc/$PPID/oom_score_adj",
+}
+
+
+@in_one_container
+@pytest.mark.parametrize("command", ENDINGS.values(), ids=ENDINGS)
+async def test_model_can_not_end_its_session(session: Session, command: str) -> None:
+    await session.call("write_file", {"path": "kept.txt", "content": "kept"})
+    await ran(session, f"export PARENT=$PPID; {command}", timeout=2)
+    assert await output(session, "cat kept.txt") == "kept"
+    scores = await graded(session, "def test_it(subject):\n    assert subject.read('kept.txt') == 'kept'")
+    assert scores.metrics["solved"] == 1.0, scores.details
+
+
+@in_one_container
+async def test_submission_can_not_end_its_session(session: Session) -> None:
+    await session.call("write_file", {"path": "f.py", "content": "import os\nos.kill(os.getppid(), 9)"})
+    scores = await graded(session, "def test_it(subject):\n    subject.evaluate('import f')")
+    assert scores.metrics["solved"] == 0.0
+    assert "PermissionError" in str(scores.details)
+
+
+TRAPS = """
+ln -s /proc/self/mem memory; ln -s /proc/self/fd/3 channel; ln -s / root; ln -s /etc/passwd users
+mkfifo pipe; truncate -s 60M sparse; ln -s loop loop; mkdir -p a/b; ln -s ../../.. a/b/up
+: >plain; mkdir bare
+python3 -c "import socket; socket.socket(socket.AF_UNIX).bind('socket')"
+"""
+OUT_OF_REACH = {
+    "/proc/self/mem": "is outside the workspace",
+    "/proc/self/environ": "is outside the workspace",
+    "/proc/1/fd/1": "is outside the workspace",
+    "../../../etc/passwd": "is outside the workspace",
+    "a/../../tmp/x": "is outside the workspace",
+    "memory": "is a symbolic link",
+    "channel": "is a symbolic link",
+    "users": "is a symbolic link",
+    "loop": "is a symbolic link",
+    "root/etc/passwd": "is a symbolic link",
+    "a/b/up/etc/passwd": "is a symbolic link",
+    "pipe": "is no regular file",
+    "socket": "o such device|is no regular file",
+    "plain/x": "is not a folder",
+    "bare": "is a folder",
+}
+
+
+@in_one_container
+async def test_file_tools_reach_nothing_but_plain_files_of_the_workspace(session: Session) -> None:
+    """Each is asked for what a trap leads to; none hangs, follows it, or takes the session down."""
+    await ran(session, TRAPS)
+    for path, told in OUT_OF_REACH.items():
+        for tool, more in {
+            "read_file": {},
+            "write_file": {"content": "x"},
+            "edit_file": {"old": "a", "new": "b"},
+        }.items():
+            result = await session.call(tool, {"path": path, **more}, timeout=10)
+            assert re.search(told, result.error or ""), (tool, path, result)
+    for path in ("root", "a/b/up", "..", "/proc"):
+        assert (await session.call("list_files", {"path": path})).error is not None
+    assert "files up to 4,194,304 can be read" in (await session.call("read_file", {"path": "sparse"})).text
+    listed = await session.call("list_files", {})
+    assert {"memory  symbolic link", "pipe  no regular file"} <= set(listed.content.splitlines())
+    assert json.dumps(await session.state())  # which looks at all of them too
+    scores = await graded(session, "def test_it(subject):\n    subject.read('memory')")
+    assert "symbolic link" in str(scores.details)
+
+
+@in_one_container
+async def test_memory_that_no_process_holds_is_bounded(session: Session) -> None:
+    """System V segments outlive their maker: filled with them, a container would die and take its score."""
+    code = """
+import ctypes, os
+libc, made = ctypes.CDLL(None, use_errno=True), 0
+while libc.shmget(0, 1 << 20, 0o1600) >= 0:
+    made += 1
+print(made, os.strerror(ctypes.get_errno()))
+"""
+    assert (await ran(session, code, tool="python")).startswith("16 No space left on device")
 
 
 @in_one_container
