@@ -323,8 +323,8 @@ class WorkerPool:
     def _waiting_for(self) -> str:
         state = self.state
         return (
-            f"{state.starting} workers start their sandbox, {state.pending} load, or wait for a node with room "
-            f"for {self._needs or 'them'}"
+            f"{state.starting} workers start their sandbox, {state.pending} load, or wait for a node with "
+            f"room for {self._needs or 'them'}"
         )
 
     def _own(
