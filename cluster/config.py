@@ -76,11 +76,19 @@ class WorkersConfig(Settings):
     min: Annotated[int, Field(ge=0)] = 1
     """Fewest rollout workers (Ray actors) while the run lasts."""
     max: Annotated[int, Field(gt=0)] = 2
-    """Most rollout workers."""
+    """Most rollout workers. There are as many as the episodes still to come can use; those that find no room
+    have Ray's autoscaler bring up nodes, and the run goes on meanwhile with those that are there."""
     episodes_per_worker: Annotated[int, Field(gt=0)] = 16
     """Episodes that one worker runs at once, all in its one container."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 0.5
     """CPUs that Ray reserves for one worker. Workers mostly wait; a fraction is enough."""
+    max_in_flight: Annotated[int, Field(gt=0)] | None = None
+    """Most episodes that all workers play at once, for a policy that gains nothing from more requests: no
+    workers are asked for beyond it. Null: as many as fit the workers."""
+    idle_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds for which a worker that the rest of the run can do without stays before it is given back."""
+    start_timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds in which the first worker must be up. A node that a cloud has to start takes minutes."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "WorkersConfig":
@@ -96,12 +104,14 @@ class AttemptsConfig(Settings):
     """Times an episode is played when its sandbox dies, or does not come up."""
     worker: Annotated[int, Field(gt=0)] = 2
     """Times an episode is played when its worker dies: it may be what kills it."""
+    node: Annotated[int, Field(gt=0)] = 10
+    """Times an episode is played when the node under its worker is lost, as spot machines are."""
 
 
 class EpisodeConfig(Settings):
     timeout: Annotated[float, Field(gt=0)] | None = 1800.0
-    """Seconds that one episode may take: queue, set-up, policy, tools, scoring, and all attempts together.
-    Null: no limit."""
+    """Seconds that one episode may take from the moment a worker has room for it: queue, set-up, policy,
+    tools, scoring, and all attempts together. Null: no limit."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Seconds that episodes in flight get to end when the run is asked to (SIGINT, SIGTERM)."""
     attempts: AttemptsConfig = Field(default_factory=AttemptsConfig)
@@ -132,6 +142,9 @@ class RunConfig(Settings):
     """How many episodes run at once, and where."""
     samples: Annotated[int, Field(gt=0)] = 1
     """Rollouts per task: the size of a group."""
+    keep: Annotated[int, Field(gt=0)] | None = None
+    """Episodes of each group that are wanted: as soon as so many have finished, the rest is cancelled, so
+    that no group waits for its slowest. Null: all. Not for environments that score a group as a whole."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Take only the first so many tasks, after shuffling. Null: all."""
     shuffle: bool = False
@@ -144,3 +157,9 @@ class RunConfig(Settings):
     """Which Ray cluster."""
     output: str = "runs"
     """Folder in which the run's folder is made."""
+
+    @model_validator(mode="after")
+    def _keep_some(self) -> "RunConfig":
+        if self.keep is not None and self.keep > self.samples:
+            raise ValueError(f"keep is {self.keep}, more than samples, {self.samples}")
+        return self

@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.config import RunConfig
 from cluster.dataset import Dataset
+from cluster.groups import Groups
 from cluster.progress import Progress
-from cluster.worker_pool import WorkerDied, WorkerPool
+from cluster.ray_worker import NodeLost, WorkerDied
+from cluster.worker_pool import Seat, WorkerPool
 from workers.environments.messages import to_records
 from workers.errors import EpisodeTimeout
 from workers.records import (
@@ -20,6 +22,7 @@ from workers.records import (
     Usage,
 )
 
+_T = TypeVar("_T")
 _GRACE = 30.0
 """Seconds beyond an episode's limit that its worker gets to say so."""
 
@@ -34,6 +37,7 @@ class Coordinator:
         progress: Who is told.
         run_id: The run.
         model: The policy's name, for records of episodes that no worker could record.
+        groups: Which episodes are still wanted, where groups are over-sampled. None: all.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Coordinator:
         progress: Progress,
         run_id: str,
         model: str,
+        groups: Groups | None = None,
     ) -> None:
         self._config = config
         self._pool = pool
@@ -51,10 +56,16 @@ class Coordinator:
         self._progress = progress
         self._run_id = run_id
         self._model = model
+        self._groups = groups or Groups(None)
+        self._left = 0
         self._draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def run(self, units: Iterable[list[EpisodeSpec]]) -> None:
-        """Plays every unit; holds no more of them than the workers can have in flight.
+    async def run(self, units: Iterable[list[EpisodeSpec]], expected: int = 0) -> None:
+        """Plays every unit; holds no more of them than the workers have in flight.
+
+        Args:
+            units: What workers take at once, made up as there is room.
+            expected: Episodes in all of them; the pool grows and shrinks by what is left of them.
 
         After `drain` it takes up no more of them, gives those in flight `episode.drain_seconds`, and
         returns. Cancelling it breaks off what is in flight at once; what has ended is in the dataset.
@@ -62,22 +73,26 @@ class Coordinator:
         Raises:
             RunError: The run cannot go on: no worker, or no place to write to.
         """
-        room = asyncio.Semaphore(self._pool.capacity)
+        self._left = expected
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tasks: set[asyncio.Task[None]] = set()
 
         def ended(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
-            room.release()
             if not task.cancelled() and (error := task.exception()) and not failure.done():
                 failure.set_exception(error)
 
         try:
             for unit in units:
-                await _either(room.acquire(), failure, self._draining)
-                if self._draining.done():
+                seat = await _either(self._pool.seat(len(unit)), failure, self._draining)
+                if seat is None:
                     break
-                task = asyncio.create_task(self._see_through(unit))
+                if not self._groups.take_up(unit):
+                    await self._pool.leave(seat)
+                    self._over(len(unit))
+                    self._progress.cancelled(len(unit))
+                    continue
+                task = asyncio.create_task(self._see_through(unit, seat))
                 tasks.add(task)
                 task.add_done_callback(ended)
             while tasks and not self._draining.done():
@@ -91,39 +106,53 @@ class Coordinator:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
-            if failure.done():
-                failure.exception()
-            else:
+            if not failure.done():
                 failure.cancel()
+        if failure.done() and not failure.cancelled():
+            failure.result()
 
     def drain(self) -> None:
         """Has `run` take up nothing more, and end."""
         if not self._draining.done():
             self._draining.set_result(None)
 
-    async def _see_through(self, specs: list[EpisodeSpec]) -> None:
+    async def _see_through(self, specs: list[EpisodeSpec], seat: Seat | None) -> None:
         """Plays a unit until each of its episodes has a record: with more attempts where that may help."""
         budget: dict[str | None, int] = {**self._config.episode.attempts.model_dump()}
         began = time.monotonic()
-        while specs:
+        unit = specs
+        recorded = 0
+        while specs and not (seat is None and self._groups.is_full(unit)):
             specs = [spec.model_copy(update=self._dispatch(spec, began)) for spec in specs]
-            self._progress.dispatched(len(specs))
+            self._progress.dispatched(specs)
             try:
-                results = await self._play(specs)
+                results = await self._play(specs, seat)
             finally:
-                self._progress.returned(len(specs))
+                seat = None
+                self._progress.returned(specs)
             for failure in {result.failure for result in results} & budget.keys():
                 budget[failure] -= 1
             again = {r.episode_id for r in results if budget.get(r.failure, 0) > 0}
             if again and len(specs) > 1:  # a group is scored together, so it is played again together
                 again = {spec.episode_id for spec in specs}
-            for result in results:
+            for spec, result in zip(specs, results, strict=bool(results)):
                 await self._dataset.add_states(result.states)  # a worker names each of them once only
-                if result.episode_id not in again:
+                if result.episode_id in again:
+                    continue
+                if self._groups.claim(spec, result.status == "finished"):
                     await self._dataset.append(result)
                     self._progress.ended(result)
+                    recorded += 1
             specs = [spec for spec in specs if spec.episode_id in again]
             self._progress.retried(len(specs))
+        self._groups.leave(unit, len(unit) - recorded)
+        self._progress.cancelled(len(unit) - recorded)
+        self._over(len(unit))
+
+    def _over(self, episodes: int) -> None:
+        """So many episodes have come to their end, or will not be played."""
+        self._left -= episodes
+        self._pool.expect(self._left)
 
     def _dispatch(self, spec: EpisodeSpec, began: float) -> dict[str, Any]:
         """What changes on a spec from one attempt to the next."""
@@ -131,12 +160,25 @@ class Coordinator:
         left = None if limit is None else max(0.1, limit - (time.monotonic() - began))
         return {"attempt": spec.attempt + 1, "dispatched_at": time.time(), "seconds_left": left}
 
-    async def _play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
-        """One attempt. The worker keeps the time; when even that does not come back, we do."""
+    async def _play(self, specs: list[EpisodeSpec], seat: Seat | None) -> list[EpisodeResult]:
+        """One attempt. The worker keeps the time; when even that does not come back, we do.
+
+        Returns:
+            A result per episode; none if their group has enough without them.
+        """
         left = specs[0].seconds_left
+        attempt = asyncio.ensure_future(self._pool.play(specs, seat))
+        self._groups.playing(specs, attempt)
         try:
             async with asyncio.timeout(None if left is None else left + _GRACE):
-                return await self._pool.play(specs)
+                return await attempt
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return []
+        except NodeLost as error:
+            return [self._lost(spec, EpisodeError.of("worker", "node", error)) for spec in specs]
         except WorkerDied as error:
             return [self._lost(spec, EpisodeError.of("worker", "worker", error)) for spec in specs]
         except TimeoutError:
@@ -186,14 +228,16 @@ class Coordinator:
         )
 
 
-async def _either(acquire: Coroutine[Any, Any, bool], *others: "asyncio.Future[None]") -> None:
-    """Waits for a place, or for what makes it pointless: a failure, which is raised, or a drain."""
-    waiting = asyncio.create_task(acquire)
+async def _either(work: Coroutine[Any, Any, _T], *others: "asyncio.Future[None]") -> _T | None:
+    """Waits for work, or for what makes it pointless: a failure, which is raised, or a drain (None)."""
+    waiting = asyncio.create_task(work)
     try:
         await _first([waiting, *others])
         for other in others:
             if other.done():
                 other.result()
+                return None
+        return waiting.result()
     finally:
         waiting.cancel()
 

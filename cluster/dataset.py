@@ -143,11 +143,12 @@ class Dataset:
         """Note in the manifest how many episodes the run is to have."""
         await self._on_thread(lambda: self._update_manifest(planned=episodes))
 
-    async def commit(self, *, wall_seconds: float | None = None) -> Manifest:
+    async def commit(self, *, wall_seconds: float | None = None, cancelled: int | None = None) -> Manifest:
         """Turn all that was appended into shards.
 
         Args:
             wall_seconds: Seconds the run has taken so far; noted in the manifest.
+            cancelled: Episodes that the run has cancelled so far; noted in the manifest.
 
         Returns:
             The manifest, which names all shards.
@@ -157,8 +158,10 @@ class Dataset:
                 (`CompactionError`). What was to become a shard stays in the journal.
         """
         await self._journal.rotate()
-        if wall_seconds is not None:
-            await self._on_thread(lambda: self._update_manifest(wall_seconds=wall_seconds))
+        noted = {"wall_seconds": wall_seconds, "cancelled": cancelled}
+        changes = {name: value for name, value in noted.items() if value is not None}
+        if changes:
+            await self._on_thread(lambda: self._update_manifest(**changes))
         self._stuck.clear()
         await self._on_thread(self._compact_closed)
         for error in self._stuck.values():

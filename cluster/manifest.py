@@ -43,6 +43,8 @@ class Manifest(Record):
     """When the run was started."""
     planned: int | None = None
     """Episodes that the run is to have in the end. Null while that is not known."""
+    cancelled: int = 0
+    """Episodes that are not there since their group had enough without them (`keep`)."""
     wall_seconds: float | None = None
     """Seconds the run has taken so far, its resumptions together. Null before the first commit."""
     shards: list[Shard] = Field(default_factory=list[Shard])

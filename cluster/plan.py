@@ -31,6 +31,11 @@ class Plan:
         self._rows = environment.rows()
         self._run_id = run_id
         self._whole_groups = environment.needs_groups
+        if config.keep is not None and self._whole_groups:
+            raise ConfigError(
+                f"keep: {config.environment.id} scores the episodes of a group together, so none of them can "
+                "be cancelled; leave it out"
+            )
         order = list(range(len(self._rows)))
         if config.shuffle:
             random.Random(config.seed).shuffle(order)
@@ -71,6 +76,29 @@ class Plan:
         if not (self._whole_groups and done):
             return set()
         return {spec.episode_id for unit in self.units(done) for spec in unit if spec.episode_id in done}
+
+    def begun(self, finished: Container[str]) -> tuple[dict[str, int], set[str]]:
+        """What an earlier run has left of over-sampled groups.
+
+        Args:
+            finished: Ids of the episodes that have finished.
+
+        Returns:
+            Of each group that has begun and has not enough: how many have finished. And the ids of those
+            other episodes whose group has enough without them.
+        """
+        counts: dict[str, int] = {}
+        surplus: set[str] = set()
+        keep = self._config.keep
+        for row in self.rows() if keep is not None else ():
+            group = self._group(row)
+            others = [spec.episode_id for spec in group if spec.episode_id not in finished]
+            count = len(group) - len(others)
+            if keep is not None and count >= keep:
+                surplus.update(others)
+            elif count:
+                counts[group[0].group_id] = count
+        return counts, surplus
 
     def _group(self, row: dict[str, Any]) -> list[EpisodeSpec]:
         task_id = task_id_of(row)

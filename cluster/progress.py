@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.tally import Tally
-from workers.records import EpisodeResult
+from workers.records import EpisodeResult, EpisodeSpec
 
 _LINE_EVERY = 10.0
 """Seconds between two plain lines."""
@@ -57,13 +57,19 @@ class Progress:
                 self._console.print(self._line(), highlight=False, soft_wrap=True)
             self.stages["episodes"] = time.monotonic() - self._tally.began
 
-    def dispatched(self, episodes: int) -> None:
-        """So many episodes went to a worker."""
-        self._tally.in_flight += episodes
+    def dispatched(self, specs: list[EpisodeSpec]) -> None:
+        """These episodes went to a worker."""
+        now = time.monotonic()
+        self._tally.in_flight |= {spec.episode_id: (spec.task_id, now) for spec in specs}
 
-    def returned(self, episodes: int) -> None:
-        """So many episodes came back, for good or for another attempt."""
-        self._tally.in_flight -= episodes
+    def returned(self, specs: list[EpisodeSpec]) -> None:
+        """These episodes came back, for good or for another attempt."""
+        for spec in specs:
+            self._tally.in_flight.pop(spec.episode_id, None)
+
+    def cancelled(self, episodes: int) -> None:
+        """So many episodes are no longer wanted: their group has enough."""
+        self._tally.cancelled += episodes
 
     def retried(self, episodes: int) -> None:
         """So many episodes get another attempt."""
@@ -80,7 +86,7 @@ class Progress:
         tally = self._tally
         episodes, tokens = tally.rates()
         figures = {
-            "in flight": str(tally.in_flight),
+            "in flight": str(len(tally.in_flight)),
             "episodes/s": f"{episodes:.2f}",
             "tokens/s": f"{tokens:.0f}",
             "reward": _figure(tally.reward.value),
@@ -91,6 +97,10 @@ class Progress:
             figures["attack success"] = _figure(tally.attack_success.value)
         if tally.retried:
             figures["retried"] = str(tally.retried)
+        if tally.cancelled:
+            figures["cancelled"] = str(tally.cancelled)
+        if late := tally.stragglers():
+            figures["stragglers"] = f"{len(late)} ({late[0][0]} for {_clock(late[0][1])})"
         if tally.failures:
             stages = ", ".join(f"{stage} {count}" for stage, count in tally.failures.most_common())
             figures["failed"] = f"{tally.failed} ({stages})"
@@ -105,7 +115,7 @@ class Progress:
         head = Table.grid(padding=(0, 1))
         head.add_row(
             Text("episodes", style="bold"),
-            ProgressBar(total=max(tally.total, 1), completed=tally.done, width=40),
+            ProgressBar(total=max(tally.total, 1), completed=tally.done + tally.cancelled, width=40),
             Text(f"{tally.done}/{tally.total}"),
             Text(_clock(time.monotonic() - tally.began), style="dim"),
         )

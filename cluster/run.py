@@ -11,11 +11,13 @@ from cluster.config import RunConfig, VllmPolicy
 from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.ending import Ending, Interrupted
+from cluster.groups import Groups
 from cluster.images import ensure_image
 from cluster.plan import Plan, load_plan
 from cluster.policy import check_policy, open_policy, required_cpus
 from cluster.progress import Progress
 from cluster.ray_session import connect
+from cluster.ray_worker import asking, resources
 from cluster.run_folder import Target
 from cluster.summary import Summary, summarise, write_summary
 from cluster.worker_pool import WorkerPool
@@ -57,7 +59,9 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
             policy = stack.enter_context(open_policy(config.policy, session, stage.say))
             stage.outcome = policy.outcome
         settings = _worker_settings(config, sandbox, policy.endpoint(), target.run_id)
-        pool = WorkerPool(settings, config.workers, uses_sandbox=environment.toolset is not None)
+        uses_sandbox = environment.toolset is not None
+        ask = asking(settings, config.workers, uses_sandbox)
+        pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox))
         return asyncio.run(_play(config, plan, pool, progress, target, settings))
 
 
@@ -91,23 +95,28 @@ async def _play(
     try:
         try:
             with progress.stage("workers") as stage:
-                await ending.guard(pool.start(plan.episodes))
-                stage.outcome = f"{pool.capacity} episodes at once"
+                await ending.guard(pool.start(plan.episodes, stage.say))
+                stage.outcome = _capacity(config)
             target.make(config)
             async with await Dataset.open(target.folder, target.run_id) as dataset:
                 await dataset.set_planned(plan.episodes)
-                done = await _done(plan, dataset, target)
+                done, finished = await _done(plan, dataset, target)
+                begun, surplus = plan.begun(finished)
+                groups = Groups(config.keep, begun)
                 coordinator = Coordinator(
-                    config, pool, dataset, progress, target.run_id, settings.policy.model
+                    config, pool, dataset, progress, target.run_id, settings.policy.model, groups
                 )
                 ending.drain = coordinator.drain
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
+                skipped = len(surplus - done)
                 try:
-                    with progress.episodes(plan.episodes - len(done)):
-                        await coordinator.run(plan.units(done))
+                    missing = plan.episodes - len(done) - skipped
+                    with progress.episodes(missing):
+                        await coordinator.run(plan.units(done | surplus), missing)
                 finally:
-                    await dataset.commit(wall_seconds=before + time.monotonic() - began)
+                    wall_seconds = before + time.monotonic() - began
+                    await dataset.commit(wall_seconds=wall_seconds, cancelled=skipped + groups.cancelled)
                     summary = summarise(target.folder)
                     write_summary(target.folder, summary)
         finally:
@@ -121,12 +130,23 @@ async def _play(
     return summary
 
 
-async def _done(plan: Plan, dataset: Dataset, target: Target) -> set[str]:
-    """Ids of the episodes that a resumed run need not play; takes those out that it plays again."""
+def _capacity(config: RunConfig) -> str:
+    workers = config.workers
+    at_once = workers.max * workers.episodes_per_worker
+    return f"up to {workers.max}, {min(at_once, workers.max_in_flight or at_once)} episodes at once"
+
+
+async def _done(plan: Plan, dataset: Dataset, target: Target) -> tuple[set[str], set[str]]:
+    """Ids of the episodes that a resumed run need not play, and those of them that have finished.
+
+    Takes those out that it plays again.
+    """
     statuses = await dataset.statuses()
-    keep = {i for i, status in statuses.items() if status == "finished" or not target.retry_failed}
+    finished = {i for i, status in statuses.items() if status == "finished"}
+    _, surplus = plan.begun(finished)
+    keep = finished | (statuses.keys() & surplus) if target.retry_failed else set(statuses)
     keep -= plan.replayed(keep)
     again = statuses.keys() - keep
     if again:
         await dataset.forget(set(again))
-    return keep
+    return keep, finished & keep

@@ -77,6 +77,8 @@ class Summary(Record):
     """Episodes that finished."""
     failed: int
     """Episodes that failed."""
+    cancelled: int = 0
+    """Episodes that are not there since their group had enough without them (`keep`)."""
     failures: dict[Stage, int]
     """Failed episodes by the stage in which they failed."""
     reward: float | None
@@ -186,6 +188,7 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
         planned=planned,
         finished=overall.finished,
         failed=overall.failed,
+        cancelled=manifest.cancelled,
         failures=dict(sorted(failures.items())),
         reward=overall.reward.value(),
         metrics={

@@ -34,13 +34,16 @@ def render(summary: Summary) -> RenderableType:
 
 def _headline(summary: Summary) -> Text:
     ended = summary.finished + summary.failed
-    of_planned = f" of {summary.planned:,}" if summary.planned not in (None, ended) else ""
+    missing = summary.planned is not None and summary.planned != ended + summary.cancelled
+    of_planned = f" of {summary.planned:,}" if missing else ""
     text = Text.assemble(
         (summary.run_id, "bold"),
         f"  {summary.environment or 'no episode has ended'}\n",
         f"{ended:,}{of_planned} episodes: {summary.finished:,} finished, ",
         (f"{summary.failed:,} failed", "red" if summary.failed else ""),
     )
+    if summary.cancelled:
+        text.append(f", {summary.cancelled:,} cancelled")
     if summary.failures:
         text.append(" (" + ", ".join(f"{stage} {count:,}" for stage, count in summary.failures.items()) + ")")
     text.append(f"\n{summary.prompt_tokens:,} prompt tokens, {summary.completion_tokens:,} sampled")

@@ -1,5 +1,7 @@
 """Running figures of a run, from the results as they come in."""
 
+import itertools
+import math
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -8,6 +10,10 @@ from workers.records import EpisodeResult
 
 _WINDOW = 30.0
 """Seconds over which rates are taken."""
+_STRAGGLES_TIMES = 4.0
+"""An episode in flight for so many times the mean of those that finished is a straggler,"""
+_STRAGGLES_AFTER = 10.0
+"""but not before so many seconds."""
 
 
 @dataclass
@@ -36,12 +42,15 @@ class Tally:
     total: int = 0
     done: int = 0
     failed: int = 0
-    in_flight: int = 0
+    cancelled: int = 0
+    in_flight: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
+    """Task and time of dispatch of each episode in flight, by its id; the oldest first."""
     retried: int = 0
     tokens: int = 0
     reward: Mean = field(default_factory=Mean)
     utility: Mean = field(default_factory=Mean)
     attack_success: Mean = field(default_factory=Mean)
+    seconds: Mean = field(default_factory=Mean)
     failures: Counter[str] = field(default_factory=Counter[str])
     began: float = field(default_factory=time.monotonic)
     _recent: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
@@ -55,9 +64,17 @@ class Tally:
             self.failed += 1
             self.failures[result.error_stage or "unknown"] += 1
             return
+        self.seconds.add(result.timings.total)
         self.reward.add(result.reward)
         self.utility.add(result.metrics.get("utility"))
         self.attack_success.add(result.metrics.get("attack_success"))
+
+    def stragglers(self) -> list[tuple[str, float]]:
+        """Task and age, in seconds, of the episodes that take far longer than others do; the oldest first."""
+        limit = max(_STRAGGLES_AFTER, _STRAGGLES_TIMES * (self.seconds.value or math.inf))
+        before = time.monotonic() - limit
+        late = itertools.takewhile(lambda episode: episode[1] < before, self.in_flight.values())
+        return [(task, time.monotonic() - since) for task, since in late]
 
     def rates(self) -> tuple[float, float]:
         """Episodes and sampled tokens per second, of late."""

@@ -1,186 +1,336 @@
-"""The rollout workers of a run: Ray actors, made as the backlog asks, replaced when they die."""
+"""The rollout workers of a run: as many as the backlog asks for, given back when idle, replaced when lost."""
 
 import asyncio
 import logging
 import math
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, cast
-
-import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from typing import Any
 
 from cluster.config import WorkersConfig
 from cluster.errors import RunError
+from cluster.ray_worker import PlayFailed, Worker, WorkerDied, WorkerFailed
 from workers.records import EpisodeResult, EpisodeSpec
-from workers.rollout_worker import RolloutWorker
-from workers.settings import WorkerSettings
 
 _log = logging.getLogger(__name__)
-_STOP_TIMEOUT = 30.0
-"""Seconds that a worker gets to end its sandbox before it is killed; its sandbox then ends by itself."""
-_MORE_THREADS = 4
-"""Beside those that wait for episodes: a worker must hear `stop` while it is full."""
-
-
-class WorkerDied(Exception):
-    """A worker process is gone, and with it what it was playing."""
+_SAY_EVERY = 10.0
+"""Seconds between two words on what a run's first worker is waiting for."""
+_FAILURES = 3
+"""Workers that fail to come up, one attempt after the other, before a run without any gives up."""
+_LONGEST_PAUSE = 60.0
+"""Seconds before the next attempt at a worker after several have failed to come up."""
 
 
 @dataclass(eq=False)
-class _Worker:
-    name: str
-    actor: Any
+class _Member:
+    """A worker that is up."""
+
+    worker: Worker
     free: int
-    dead: bool = False
-    pid: int | None = None
+    idle_since: float = field(default_factory=time.monotonic)
+    gone: bool = False
 
 
-@dataclass
-class _Life:
-    """What became of the workers."""
+@dataclass(eq=False)
+class Seat:
+    """Room for one unit on a worker."""
 
-    made: int = 0
-    died: int = 0
-    last_failure: BaseException | None = None
-    starting: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    member: _Member
+    places: int
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """How the pool is doing."""
+
+    up: int
+    """Workers that can play."""
+    starting: int
+    """Workers that are loaded, and start their sandbox."""
+    pending: int
+    """Workers that load, or for which there is no node yet."""
+    in_flight: int
+    """Episodes that workers have been given."""
+    nodes: int
+    """Nodes that the workers are on."""
+    lost: int
+    """Workers that died so far."""
 
 
 class WorkerPool:
-    """Takes episodes, finds a worker for each, waits when all are full.
+    """Finds a worker for each unit, and has as many workers as there is work for.
+
+    One task of its own grows and shrinks it, whenever the backlog or a worker changes; nothing waits for a
+    worker that is still coming up while another has room.
 
     Args:
-        settings: What every worker is started with.
         config: How many there may be.
-        uses_sandbox: Whether workers need a node that has Docker: the custom resource `sandbox`.
+        ask: Asks for a worker of the given name.
+        needs: What a worker asks of its node, for messages.
     """
 
-    def __init__(self, settings: WorkerSettings, config: WorkersConfig, uses_sandbox: bool) -> None:
-        self._settings = settings
+    def __init__(
+        self, config: WorkersConfig, ask: Callable[[str], Worker], needs: dict[str, float] | None = None
+    ) -> None:
         self._config = config
-        resources = {"sandbox": 1.0} if uses_sandbox else {}
-        self._actor_class = ray.remote(RolloutWorker).options(
-            num_cpus=config.cpus_per_worker,
-            resources=resources,
-            max_concurrency=config.episodes_per_worker + _MORE_THREADS,
-        )
-        self._workers: list[_Worker] = []
-        self._life = _Life()
+        self._ask = ask
+        self._needs = " and ".join(f"{name} {amount:g}" for name, amount in (needs or {}).items())
+        self._members: list[_Member] = []
+        self._starting: dict[asyncio.Task[None], Worker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
         self._change = asyncio.Condition()
+        self._wake = asyncio.Event()
+        self._expected = 0
+        self._made = self._lost = self._failures = 0
+        self._retry_at = 0.0
+        self._last_failure: str | None = None
         self._closed = False
 
     @property
-    def capacity(self) -> int:
-        """Episodes that can be in flight at once when all workers are up."""
-        return self._config.max * self._config.episodes_per_worker
+    def state(self) -> PoolState:
+        """How it is doing now."""
+        pending = sum(worker.node_id is None for worker in self._starting.values())
+        return PoolState(
+            up=len(self._members),
+            starting=len(self._starting) - pending,
+            pending=pending,
+            in_flight=sum(self._config.episodes_per_worker - member.free for member in self._members),
+            nodes=len({member.worker.node_id for member in self._members}),
+            lost=self._lost,
+        )
 
     @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers that are up."""
-        return [worker.pid for worker in self._workers if worker.pid is not None]
+    def workers(self) -> list[Worker]:
+        """The workers that are up."""
+        return [member.worker for member in self._members]
 
-    async def start(self, episodes: int) -> None:
-        """Starts as many workers as so many episodes can use, and returns when the first is up.
+    def expect(self, episodes: int) -> None:
+        """Says how many episodes are still to come to their end, those in flight included."""
+        self._expected = episodes
+        self._wake.set()
+
+    async def start(self, episodes: int, say: Callable[[str], None] = lambda _: None) -> None:
+        """Asks for as many workers as so many episodes can use, and returns when the first is up.
+
+        Args:
+            episodes: See `expect`.
+            say: Is told what is being waited for.
 
         Raises:
-            RunError: None comes up.
+            RunError: None comes up, or none in `workers.start_timeout`.
         """
-        wanted = math.ceil(episodes / self._config.episodes_per_worker)
-        for _ in range(max(self._config.min, min(self._config.max, wanted), 1)):
-            self._add_worker()
-        async with self._change:
-            await self._change.wait_for(lambda: self._workers or not self._life.starting)
-        if not self._workers:
-            raise RunError(f"no worker came up: {self._life.last_failure}")
+        self.expect(episodes)
+        self._adjust()
+        self._own(self._tend(), "worker pool")
+        deadline = time.monotonic() + self._config.start_timeout
+        while not self._members and self._starting and time.monotonic() < deadline:
+            try:
+                async with asyncio.timeout(min(_SAY_EVERY, deadline - time.monotonic())), self._change:
+                    await self._change.wait_for(lambda: self._members or not self._starting)
+            except TimeoutError:
+                say(self._waiting_for())
+        if self._members:
+            return
+        if self._starting:
+            raise RunError(
+                f"no worker came up within workers.start_timeout, {self._config.start_timeout:g} s: "
+                f"{self._waiting_for()}"
+            )
+        raise RunError(f"no worker came up: {self._last_failure}")
 
-    async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
-        """Has a worker play one unit, as soon as one has room.
+    async def seat(self, places: int) -> Seat:
+        """Room for a unit of so many episodes, as soon as there is some.
+
+        Raises:
+            RunError: There is no worker, and none comes up any more.
+        """
+        async with self._change:
+            while (member := self._best(places)) is None:
+                if not self._members and not self._starting and self._failures >= _FAILURES:
+                    raise RunError(f"there is no worker left: {self._last_failure}")
+                await self._change.wait()
+            member.free -= places
+            return Seat(member, places)
+
+    async def leave(self, seat: Seat) -> None:
+        """Gives a seat back."""
+        async with self._change:
+            seat.member.free += seat.places
+            seat.member.idle_since = time.monotonic()
+            self._change.notify_all()
+        self._wake.set()
+
+    async def play(self, specs: list[EpisodeSpec], seat: Seat | None = None) -> list[EpisodeResult]:
+        """Has a worker play one unit.
+
+        Args:
+            specs: The unit.
+            seat: The unit's; given back here. None: it waits for one.
+
+        Returns:
+            A result per episode; none at all if the unit was cancelled.
 
         Raises:
             WorkerDied: The worker died under it.
             RunError: There is no worker, and none comes up any more.
         """
-        worker = await self._take(len(specs))
+        seat = seat or await self.seat(len(specs))
         try:
-            return await worker.actor.play.remote(specs)
-        except RayActorError as error:
-            self._bury(worker, error)
-            raise WorkerDied(f"worker {worker.name} died: {_first_line(error)}") from error
-        except RayTaskError as error:
-            raise WorkerDied(f"worker {worker.name} failed: {error.cause}") from error
+            while seat.member.gone:  # it died before the unit came to it: nothing that a unit has done
+                await self.leave(seat)
+                seat = await self.seat(len(specs))
+            return await seat.member.worker.play(specs)
+        except asyncio.CancelledError:
+            if not seat.member.gone:
+                seat.member.worker.cancel([spec.episode_id for spec in specs])
+            raise
+        except WorkerDied as error:
+            if not isinstance(error, PlayFailed):
+                self._bury(seat.member, str(error))
+            raise
         finally:
-            await self._give_back(worker, len(specs))
+            await self.leave(seat)
 
     async def close(self) -> None:
         """Ends all workers and their sandboxes."""
         self._closed = True
-        for task in self._life.starting:
+        tasks = {*self._starting, *self._tasks}
+        for task in tasks:
             task.cancel()
-        if self._life.starting:
-            await asyncio.wait(self._life.starting)
-        await asyncio.gather(*(self._stop(worker) for worker in self._workers))
-        self._workers.clear()
+        members, self._members = self._members, []
+        for member in members:
+            self._stop(member)
+        if tasks or self._stopping:
+            await asyncio.wait({*tasks, *self._stopping})
 
-    def _add_worker(self) -> None:
-        self._life.made += 1
-        name = f"worker-{self._life.made:04d}"
-        task = asyncio.create_task(self._bring_up(name), name=name)
-        self._life.starting.add(task)
+    def _wanted(self) -> int:
+        """How many workers the episodes still to come can use."""
+        at_once = min(self._expected, self._config.max_in_flight or self._expected)
+        wanted = math.ceil(at_once / self._config.episodes_per_worker)
+        return max(self._config.min, min(self._config.max, wanted), 1)
 
-    async def _bring_up(self, name: str) -> None:
-        actor: Any = self._actor_class.remote(self._settings, name)
-        worker = _Worker(name, actor, self._config.episodes_per_worker)
+    def _best(self, places: int) -> _Member | None:
+        """The member with the most room; of those that are to stay, if there are more than are wanted."""
+        most = self._config.max_in_flight
+        if most is not None and self.state.in_flight > 0 and self.state.in_flight + places > most:
+            return None
+        wanted = self._wanted()
+        for among in (self._members[:wanted], self._members[wanted:]):
+            member = max(among, key=lambda m: m.free, default=None)
+            # A group larger than a worker's limit goes to an empty worker: it has to go somewhere.
+            if member and (member.free >= places or member.free == self._config.episodes_per_worker):
+                return member
+        return None
+
+    async def _tend(self) -> None:
+        """Grows and shrinks the pool until it is closed."""
+        while True:
+            self._wake.clear()
+            pause = self._adjust()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _adjust(self) -> float | None:
+        """Asks for workers, or gives some back.
+
+        Returns:
+            Seconds after which to look again, though nothing changes. None: no need.
+        """
+        now = time.monotonic()
+        surplus = len(self._members) + len(self._starting) - self._wanted()
+        if surplus < 0:
+            if now < self._retry_at:
+                return self._retry_at - now
+            for _ in range(-surplus):
+                self._add()
+            return None
+        for task, worker in list(self._starting.items())[::-1]:
+            if surplus > 0 and worker.node_id is None:
+                task.cancel()
+                surplus -= 1
+        return self._give_back(surplus, now)
+
+    def _give_back(self, surplus: int, now: float) -> float | None:
+        """Lets go of workers that have been idle for long enough, but of no more than so many."""
+        pauses: list[float] = []
+        for member in self._members[::-1]:
+            if surplus <= 0 or member.free < self._config.episodes_per_worker:
+                continue
+            surplus -= 1
+            left = member.idle_since + self._config.idle_seconds - now
+            if left > 0:
+                pauses.append(left)
+                continue
+            self._members.remove(member)
+            self._stop(member)
+        return min(pauses, default=None)
+
+    def _stop(self, member: _Member) -> None:
+        member.gone = True
+        self._own(member.worker.stop(), f"stop {member.worker.name}", self._stopping)
+
+    def _add(self) -> None:
+        self._made += 1
+        worker = self._ask(f"worker-{self._made:04d}")
+        task = asyncio.create_task(self._bring_up(worker), name=worker.name)
+        self._starting[task] = worker
+        task.add_done_callback(lambda done: self._starting.pop(done, None))
+
+    async def _bring_up(self, worker: Worker) -> None:
         try:
-            worker.pid = await actor.ready.remote()
-            self._workers.append(worker)
-        except RayError as error:
-            cause = cast(BaseException, error.cause) if isinstance(error, RayTaskError) else error
-            self._life.last_failure = cause
-            _log.warning("worker %s did not come up: %s", name, cause)
-            ray.kill(actor)
+            await worker.come_up()
+        except WorkerFailed as error:
+            self._last_failure = str(error)
+            self._failures += 1
+            self._retry_at = time.monotonic() + min(_LONGEST_PAUSE, 2.0**self._failures)
+            _log.warning("worker %s did not come up: %s", worker.name, error)
         except asyncio.CancelledError:
-            await self._stop(worker)
+            await worker.stop()
             raise
+        else:
+            self._failures = 0
+            member = _Member(worker, self._config.episodes_per_worker)
+            self._members.append(member)
+            self._own(self._watch(member), f"watch {worker.name}")
         finally:
-            self._life.starting.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._starting = {task: other for task, other in self._starting.items() if other is not worker}
             async with self._change:
                 self._change.notify_all()
+            self._wake.set()
 
-    async def _take(self, places: int) -> _Worker:
-        """The worker with the most room."""
+    async def _watch(self, member: _Member) -> None:
+        """Notices at once when a worker is gone, even one that plays nothing just then."""
+        how = await member.worker.end()
+        self._bury(member, how)
         async with self._change:
-            while True:
-                if not self._workers and not self._life.starting:
-                    raise RunError(f"there is no worker left: {self._life.last_failure}")
-                worker = max(self._workers, key=lambda w: w.free, default=None)
-                # A group larger than a worker's limit goes to an empty worker: it has to go somewhere.
-                if worker and (worker.free >= places or worker.free == self._config.episodes_per_worker):
-                    worker.free -= places
-                    return worker
-                await self._change.wait()
-
-    async def _give_back(self, worker: _Worker, places: int) -> None:
-        async with self._change:
-            worker.free += places
             self._change.notify_all()
 
-    def _bury(self, worker: _Worker, error: BaseException) -> None:
-        if worker.dead:
+    def _bury(self, member: _Member, how: str) -> None:
+        if member.gone or self._closed:
             return
-        worker.dead = True
-        self._life.died += 1
-        self._life.last_failure = error
-        self._workers.remove(worker)
-        if not self._closed:
-            _log.warning("worker %s died; another takes its place", worker.name)
-            self._add_worker()
+        member.gone = True
+        self._lost += 1
+        self._last_failure = how
+        self._members.remove(member)
+        self._wake.set()
+        _log.warning("worker %s died; another takes its place: %s", member.worker.name, how)
 
-    async def _stop(self, worker: _Worker) -> None:
-        try:
-            await asyncio.wait_for(worker.actor.stop.remote(), _STOP_TIMEOUT)
-        except (TimeoutError, RayError):
-            _log.warning("worker %s did not stop in order; it is killed", worker.name)
-        ray.kill(worker.actor)
+    def _waiting_for(self) -> str:
+        state = self.state
+        return (
+            f"{state.starting} workers start their sandbox, {state.pending} load, or wait for a node with "
+            f"room for {self._needs or 'them'}"
+        )
 
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    def _own(
+        self, work: Coroutine[Any, Any, None], name: str, among: set[asyncio.Task[None]] | None = None
+    ) -> None:
+        among = self._tasks if among is None else among
+        task = asyncio.create_task(work, name=name)
+        among.add(task)
+        task.add_done_callback(among.discard)

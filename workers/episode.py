@@ -56,6 +56,8 @@ class EpisodePlayer:
         self._worker_id = worker_id
         self._node_id = node_id
         self._in_flight: set[asyncio.Task[Any]] = set()
+        self._cancellable: dict[str, asyncio.Task[Any]] = {}
+        self._cancelled: set[str] = set()
         self._seating = asyncio.Lock()
         self._known_states: set[str] = set()
 
@@ -103,10 +105,34 @@ class EpisodePlayer:
         await self._client.close()
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
-        """Plays one episode, or, where the environment scores groups, all episodes of one."""
-        return await self._tracked(self._to_results(specs))
+        """Plays one episode, or, where the environment scores groups, all episodes of one.
 
-    async def _tracked(self, work: Coroutine[Any, Any, _T]) -> _T:
+        Returns:
+            A result per episode; none if `cancel` named one of them.
+        """
+        work = asyncio.ensure_future(self._to_results(specs))
+        ids = {spec.episode_id for spec in specs}
+        self._cancellable |= dict.fromkeys(ids, work)
+        try:
+            return await self._tracked(work)
+        except asyncio.CancelledError:
+            if self._cancelled & ids:
+                return []
+            raise
+        finally:
+            self._cancelled -= ids
+            for episode_id in ids:
+                if self._cancellable.get(episode_id) is work:
+                    del self._cancellable[episode_id]
+
+    def cancel(self, episode_ids: set[str]) -> None:
+        """Breaks off the units of these episodes; those that are not in flight are passed over."""
+        units = {self._cancellable[i] for i in (episode_ids & self._cancellable.keys()) - self._cancelled}
+        self._cancelled |= {i for i, unit in self._cancellable.items() if unit in units}
+        for unit in units:
+            unit.cancel()
+
+    async def _tracked(self, work: Coroutine[Any, Any, _T] | asyncio.Task[_T]) -> _T:
         """Does work that `shut_down` breaks off."""
         task = asyncio.ensure_future(work)
         self._in_flight.add(task)

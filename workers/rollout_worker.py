@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, TypeVar
 
 import ray
@@ -38,17 +38,19 @@ class RolloutWorker:
     def __init__(self, settings: WorkerSettings, worker_id: str) -> None:
         self._settings = settings
         environment = ClassicEnvironment(settings.environment, settings.search_path, settings.policy.model)
-        node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
+        self._node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
+        self._stopped = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True)
         self._thread.start()
-        self._player = self._on_loop(EpisodePlayer.create(settings, environment, worker_id, node_id))
+        self._player = self._on_loop(EpisodePlayer.create(settings, environment, worker_id, self._node_id))
 
-    def ready(self) -> int:
+    def whereabouts(self) -> tuple[str, int]:
+        """The worker's node and process id."""
+        return self._node_id, os.getpid()
+
+    def ready(self) -> None:
         """Brings up the sandbox, ahead of the first episode.
-
-        Returns:
-            The worker's process id.
 
         Raises:
             SandboxStartError: It does not come up.
@@ -59,15 +61,26 @@ class RolloutWorker:
                 if removed:
                     _log.warning("removed %d containers of dead workers", len(removed))
             self._on_loop(self._player.warm_up())
-        return os.getpid()
 
     def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
-        """Plays one episode, or the episodes of one group; each comes to exactly one result."""
+        """Plays one episode, or the episodes of one group; each comes to exactly one result.
+
+        A unit that is cancelled comes to none.
+        """
         return self._on_loop(self._player.play(specs))
+
+    def cancel(self, episode_ids: Collection[str]) -> None:
+        """Breaks off the units that these episodes are in; those that are not here are passed over."""
+        self._loop.call_soon_threadsafe(self._player.cancel, set(episode_ids))
+
+    def wait_for_stop(self) -> None:
+        """Returns when `stop` has been called: whoever waits for it notices any other end, too."""
+        self._stopped.wait()
 
     def stop(self) -> None:
         """Breaks off what is in flight and ends the sandbox; returns when nothing of it is left."""
         self._on_loop(self._player.shut_down())
+        self._stopped.set()
 
     def _on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

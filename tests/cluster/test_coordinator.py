@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -11,9 +12,10 @@ from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.errors import RunError
+from cluster.groups import Groups
 from cluster.progress import Progress
+from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.shards import iterate_episodes
-from cluster.worker_pool import WorkerDied
 from workers.records import (
     EpisodeError,
     EpisodeRecord,
@@ -26,16 +28,17 @@ from workers.records import (
 )
 
 
-def specs(count):
+def specs(count, samples=1):
     return [
         EpisodeSpec(
-            episode_id=episode_id("e", f"t{i}", 0),
+            episode_id=episode_id("e", f"t{i}", sample),
             task_id=f"t{i}",
             group_id=f"r/t{i}",
-            sample_index=0,
+            sample_index=sample,
             row={"prompt": [{"role": "user", "content": "go"}]},
         )
         for i in range(count)
+        for sample in range(samples)
     ]
 
 
@@ -82,10 +85,24 @@ class Pool:
     def __init__(self, act, capacity=4):
         self.act = act
         self.capacity = capacity
+        self.seats = asyncio.Semaphore(capacity)
         self.in_flight = self.most = 0
         self.played = []
+        self.expected = []
 
-    async def play(self, unit):
+    def expect(self, episodes):
+        self.expected.append(episodes)
+
+    async def seat(self, places):
+        await self.seats.acquire()
+        return self
+
+    async def leave(self, seat):
+        self.seats.release()
+
+    async def play(self, unit, seat=None):
+        if seat is None:
+            await self.seats.acquire()
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         self.played += [spec.task_id for spec in unit]
@@ -94,6 +111,7 @@ class Pool:
             return await self.act(unit)
         finally:
             self.in_flight -= 1
+            self.seats.release()
 
 
 @pytest.fixture
@@ -102,12 +120,12 @@ async def dataset(tmp_path):
         yield opened
 
 
-def coordinator(pool, dataset, **episode):
+def coordinator(pool, dataset, groups=None, **episode):
     config = RunConfig.model_validate(
         {"environment": {"id": "e"}, "policy": {"kind": "oracle"}, "episode": episode}
     )
     progress = Progress(Console(file=io.StringIO()))
-    return Coordinator(config, pool, dataset, progress, "r", "m")
+    return Coordinator(config, pool, dataset, progress, "r", "m", groups)
 
 
 async def recorded(dataset):
@@ -124,6 +142,15 @@ async def test_every_episode_is_recorded_and_no_more_are_in_flight_than_fit(data
     await coordinator(pool, dataset).run([spec] for spec in specs(25))
     assert len(await recorded(dataset)) == 25
     assert pool.most <= 4
+
+
+async def test_the_pool_is_told_what_is_left(dataset):
+    async def act(unit):
+        return [result(spec) for spec in unit]
+
+    pool = Pool(act)
+    await coordinator(pool, dataset).run(([spec] for spec in specs(3)), 3)
+    assert pool.expected == [2, 1, 0]
 
 
 async def test_units_are_made_only_as_there_is_room(dataset):
@@ -187,6 +214,17 @@ async def test_an_episode_that_kills_its_worker_each_time_is_recorded_as_failed(
     assert rows["t0"]["status"] == rows["t2"]["status"] == "finished"
 
 
+async def test_an_episode_under_which_nodes_are_lost_is_played_on(dataset):
+    async def act(unit):
+        if unit[0].attempt < 5:
+            raise NodeLost("worker-0001 died: its node has died")
+        return [result(spec) for spec in unit]
+
+    await coordinator(Pool(act), dataset, attempts={"worker": 1, "node": 5}).run([specs(1)])
+    [row] = (await recorded(dataset)).values()
+    assert (row["status"], row["attempt"]) == ("finished", 5)
+
+
 async def test_a_group_is_played_again_as_a_whole(dataset):
     async def act(unit):
         failed = unit[0].attempt == 1
@@ -224,6 +262,57 @@ async def test_cancelling_keeps_what_had_ended(dataset):
     with pytest.raises(asyncio.CancelledError):
         await running
     assert set(await recorded(dataset)) == {"t0", "t1"}
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 100])
+async def test_of_an_over_sampled_group_as_many_are_kept_as_asked_and_the_rest_is_cancelled(
+    dataset, capacity
+):
+    stopped = []
+
+    async def act(unit):
+        if unit[0].sample_index in (1, 4):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                stopped.append(unit[0].episode_id)
+                raise
+        return [result(spec) for spec in unit]
+
+    groups, pool = Groups(5), Pool(act, capacity=capacity)
+    all_of = specs(3, samples=8)
+    if capacity == 1:  # one that never ends would hold up all others
+        all_of = [spec for spec in all_of if spec.sample_index not in (1, 4)]
+    await asyncio.wait_for(coordinator(pool, dataset, groups).run(([s] for s in all_of), len(all_of)), 20)
+    await dataset.commit()
+    kept = [row["task_id"] for t in iterate_episodes(dataset.run_dir, ["task_id"]) for row in t.to_pylist()]
+    assert Counter(kept) == {"t0": 5, "t1": 5, "t2": 5}
+    assert groups.cancelled == len(all_of) - 15
+    assert pool.expected[-1] == 0
+    assert len(stopped) == (0 if capacity == 1 else 6)
+    assert not pool.in_flight
+
+
+async def test_a_failed_episode_is_none_that_its_group_wanted(dataset):
+    async def act(unit):
+        return [result(s, status="failed") if s.sample_index < 2 else result(s) for s in unit]
+
+    groups = Groups(2)
+    await coordinator(Pool(act, 1), dataset, groups).run([s] for s in specs(1, samples=5))
+    assert groups.cancelled == 1
+    await dataset.commit()
+    [table] = iterate_episodes(dataset.run_dir, ["status"])
+    assert sorted(table["status"].to_pylist()) == ["failed", "failed", "finished", "finished"]
+
+
+async def test_a_resumed_group_needs_only_what_it_lacks(dataset):
+    async def act(unit):
+        return [result(spec) for spec in unit]
+
+    groups = Groups(4, {"r/t0": 3})
+    await coordinator(Pool(act, 1), dataset, groups).run([s] for s in specs(1, samples=8)[3:])
+    assert len(await recorded(dataset)) == 1
+    assert groups.cancelled == 4
 
 
 async def test_records_are_lines_of_json(dataset):

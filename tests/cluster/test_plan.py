@@ -59,3 +59,24 @@ def test_an_environment_that_scores_groups_gets_them_whole():
 def test_a_selection_of_nothing_is_an_error():
     with pytest.raises(ConfigError, match=r"environment\.args: they select no task"):
         Plan(config(), FakeEnvironment(0), "r")
+
+
+def test_of_over_sampled_groups_what_has_begun_is_counted_and_what_is_full_is_surplus():
+    plan = Plan(config(samples=4, keep=2), FakeEnvironment(3), "r")
+    groups = [
+        [spec.episode_id for unit in plan.units() for spec in unit if spec.task_id == f"t{i}"]
+        for i in range(3)
+    ]
+    begun, surplus = plan.begun({groups[0][0], *groups[1][1:3]})
+    assert begun == {"r/t0": 1}
+    assert surplus == {groups[1][0], groups[1][3]}
+
+
+def test_groups_that_are_scored_together_are_not_over_sampled():
+    with pytest.raises(ConfigError, match="keep: e scores the episodes of a group together"):
+        Plan(config(samples=4, keep=2), FakeEnvironment(1, needs_groups=True), "r")
+
+
+def test_no_more_are_kept_than_sampled():
+    with pytest.raises(ValueError, match="keep is 3, more than samples, 2"):
+        config(samples=2, keep=3)

@@ -399,3 +399,16 @@ def test_reward_function_that_raises_fails_the_group(
 ) -> None:
     for result in group(scoring_groups, task(score=score)):
         assert_failed(result, "scoring", "environment", f"reward function {function} raised ArithmeticError")
+
+
+def test_a_cancelled_episode_comes_to_no_record_and_leaves_no_session(worker: RolloutWorker) -> None:
+    slow = spec(task(turn(put("score", 0.5)), opening={"open": "hang"}))
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        playing = threads.submit(worker.play, [slow])
+        deadline = time.monotonic() + 20
+        while not sessions(worker) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        worker.cancel([slow.episode_id, "of no episode here"])
+        assert playing.result(timeout=20) == []
+    assert not sessions(worker)
+    assert one(worker, task()).status == "finished"

@@ -1,0 +1,151 @@
+"""One rollout worker as the driver sees it: a Ray actor, from the request for it to its end."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, cast
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from cluster.config import WorkersConfig
+from workers.records import EpisodeResult, EpisodeSpec
+from workers.rollout_worker import RolloutWorker
+from workers.settings import WorkerSettings
+
+_log = logging.getLogger(__name__)
+_STOP_TIMEOUT = 30.0
+"""Seconds that a worker gets to end its sandbox before it is killed; its sandbox then ends by itself."""
+_MORE_THREADS = 6
+"""Beside those that wait for episodes: one watches, and a worker must hear `stop` while it is full."""
+
+
+class WorkerDied(Exception):
+    """A worker process is gone, and with it what it was playing."""
+
+
+class NodeLost(WorkerDied):
+    """The worker's whole node is gone, which is nothing that an episode can have done."""
+
+
+class PlayFailed(WorkerDied):
+    """The worker raised where it should have recorded a failure; it is alive."""
+
+
+class WorkerFailed(Exception):
+    """A worker did not come up."""
+
+
+class Worker(Protocol):
+    """What the pool needs of a worker."""
+
+    name: str
+    node_id: str | None
+    """The node it is on; None while there is none for it."""
+    pid: int | None
+
+    async def come_up(self) -> None:
+        """Returns when it can play. Raises `WorkerFailed`."""
+        ...
+
+    async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
+        """Plays one unit; nothing comes back of a unit that was cancelled. Raises `WorkerDied`."""
+        ...
+
+    def cancel(self, episode_ids: Collection[str]) -> None:
+        """Has it break off the units of these episodes."""
+        ...
+
+    async def end(self) -> str:
+        """Returns when it is gone, however that came about, and says how."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends it and its sandbox."""
+        ...
+
+
+class RayWorker:
+    """A rollout worker that is a Ray actor.
+
+    Args:
+        name: The worker's.
+        actor: Its handle; the actor need not have a node yet.
+    """
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name = name
+        self.node_id: str | None = None
+        self.pid: int | None = None
+        self._actor = actor
+
+    async def come_up(self) -> None:
+        """See `Worker`."""
+        try:
+            self.node_id, self.pid = await self._actor.whereabouts.remote()
+            await self._actor.ready.remote()
+        except RayError as error:
+            cause = cast(BaseException, error.cause) if isinstance(error, RayTaskError) else error
+            ray.kill(self._actor)
+            raise WorkerFailed(str(cause).strip()) from error
+
+    async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
+        """See `Worker`."""
+        try:
+            return await self._actor.play.remote(specs)
+        except RayActorError as error:
+            lost = NodeLost if "node has died" in str(error) else WorkerDied
+            raise lost(f"worker {self.name} died: {_first_line(error)}") from error
+        except RayTaskError as error:
+            raise PlayFailed(f"worker {self.name} failed: {error.cause}") from error
+
+    def cancel(self, episode_ids: Collection[str]) -> None:
+        """See `Worker`."""
+        self._actor.cancel.remote(list(episode_ids))
+
+    async def end(self) -> str:
+        """See `Worker`."""
+        try:
+            await self._actor.wait_for_stop.remote()
+        except RayError as error:
+            return _first_line(error)
+        return "it was stopped"
+
+    async def stop(self) -> None:
+        """See `Worker`."""
+        if self.node_id is not None:
+            try:
+                await asyncio.wait_for(self._actor.stop.remote(), _STOP_TIMEOUT)
+            except (TimeoutError, RayError):
+                _log.warning("worker %s did not stop in order; it is killed", self.name)
+        ray.kill(self._actor)
+
+
+def resources(config: WorkersConfig, uses_sandbox: bool) -> dict[str, float]:
+    """What one worker asks Ray for."""
+    return {"CPU": config.cpus_per_worker, **({"sandbox": 1.0} if uses_sandbox else {})}
+
+
+def asking(settings: WorkerSettings, config: WorkersConfig, uses_sandbox: bool) -> Callable[[str], Worker]:
+    """A function that asks Ray for a worker of a given name.
+
+    Ray spreads them over the nodes that have what a worker needs; one that finds no room stays pending,
+    and tells the cluster's autoscaler what is missing.
+
+    Args:
+        settings: What every worker is started with.
+        config: What it asks for.
+        uses_sandbox: Whether workers need a node that has Docker: the custom resource `sandbox`.
+    """
+    needs = resources(config, uses_sandbox)
+    actor_class = ray.remote(RolloutWorker).options(
+        num_cpus=needs.pop("CPU"),
+        resources=needs,
+        max_concurrency=config.episodes_per_worker + _MORE_THREADS,
+        scheduling_strategy="SPREAD",
+    )
+    return lambda name: RayWorker(name, actor_class.remote(settings, name))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
