@@ -112,6 +112,52 @@ def show(
 
 
 @app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")],
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="URL", help="Deployment to score log-probabilities again with."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="The model's folder. Default: what the run's config says."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Nats by which a step's may differ in the mean.")
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Recompute from a run's dataset alone whether its tokens are what they claim; exit 1 if not."""
+    from cluster.verify import verify
+    from cluster.verify_view import render, scorer
+
+    found = verify(folder, tokenizer=tokenizer, rescore=scorer(folder, policy), tolerance=tolerance)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        _console.print(render(found))
+    if found.violations:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sequences(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")],
+    advantage: Annotated[
+        str, typer.Option("--advantage", help="grpo, dr_grpo (not divided by the deviation), rloo or none.")
+    ] = "grpo",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet.")
+    ] = None,
+) -> None:
+    """Write a run's sequences for training: ids, loss mask, log-probabilities, reward, advantage."""
+    from cluster.sequences import check_advantage, write_sequences
+
+    path, count = write_sequences(folder, check_advantage(advantage), out)
+    _console.print(f"{count:,} sequences: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def check(
     config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
 ) -> None:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from cluster.arrow import DataType, pa
 from cluster.config import RunConfig
 from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
+from cluster.sequences import SEQUENCES, Sequence
 from workers.environments.agentdojo_pipeline import PipelineSettings
 from workers.environments.agentdojo_rewards import RewardSettings
 from workers.environments.agentdojo_tasks import TaskSelection
@@ -64,6 +65,7 @@ def dataset_page(page: str) -> str:
     tables = {
         "episodes": _column_table(_columns(EpisodeRecord, EPISODES.names)),
         "steps": _column_table([*keys, *_columns(StepRecord, STEPS.names)]),
+        "sequences": _column_table(_columns(Sequence, SEQUENCES.names)),
         "states": _column_table((name, "string", meaning) for name, meaning in _STATES.items()),
     }
     return _with_tables("docs/dataset.md", page, "columns", tables)

@@ -17,7 +17,7 @@ _SCALARS: dict[object, DataType] = {
 # One of each per token, so they are most of a dataset: 32 bits hold any token id, and more of a
 # log-probability than the policy computed.
 _PER_TOKEN: dict[object, DataType] = {int: pa.int32(), float: pa.float32()}
-_PER_TOKEN_SUFFIXES = ("token_ids", "logprobs")
+_PER_TOKEN_SUFFIXES = ("token_ids", "input_ids", "loss_mask", "logprobs")
 
 STEP_KEYS = ("episode_id", "task_id", "group_id", "sample_index")
 """Columns of the episode that the steps table repeats."""

@@ -35,6 +35,10 @@ class ToolsetError(SandboxError):
     """A toolset hook other than a tool call raised."""
 
 
+class TemplateError(Exception):
+    """A model's chat template cannot be had, or does not do what is asked of it."""
+
+
 class EnvironmentLoadError(Exception):
     """The environment cannot be loaded, or its arguments are wrong."""
 

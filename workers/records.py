@@ -193,6 +193,11 @@ class EpisodeRecord(Record):
     sandbox_id: str | None = None
     """The container (or process) its tools ran in. Null where the environment uses none."""
 
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The tools that the policy was offered: name, description and parameters of each."""
+        return json.loads(self.tool_schemas)
+
 
 class TaskLabels(Record):
     """What AgentDojo's tasks are told apart by; all null elsewhere."""

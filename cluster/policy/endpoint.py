@@ -56,7 +56,7 @@ def check_endpoint(config: EndpointPolicy) -> None:
         models = list_models(config.base_url, key)
         if config.model not in models:
             trial = {"model": config.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-            _ask(config.base_url, "chat/completions", key, _TRIAL_TIMEOUT, trial)
+            ask(config.base_url, "chat/completions", key, _TRIAL_TIMEOUT, trial)
     except urllib.error.HTTPError as error:
         raise PolicyUnavailable(_refusal(config, given, error)) from error
     except (OSError, http.client.HTTPException) as error:
@@ -77,7 +77,7 @@ def list_models(base_url: str, key: str | None = None, timeout: float = TIMEOUT)
         ValueError: What it answers is not JSON.
     """
     try:
-        answer = _ask(base_url, "models", key, timeout)
+        answer = ask(base_url, "models", key, timeout)
     except urllib.error.HTTPError as error:
         if error.code in (404, 405, 501):
             return []
@@ -88,7 +88,17 @@ def list_models(base_url: str, key: str | None = None, timeout: float = TIMEOUT)
         return []
 
 
-def _ask(base_url: str, path: str, key: str | None, timeout: float, body: object = None) -> Any:
+def ask(base_url: str, path: str, key: str | None, timeout: float, body: object = None) -> Any:
+    """Gets a route below the API's root, or, with a body, posts to it.
+
+    Returns:
+        What it answers, from JSON.
+
+    Raises:
+        OSError: It does not answer, or refuses (`urllib.error.HTTPError`).
+        http.client.HTTPException: What it answers is not HTTP.
+        ValueError: What it answers is not JSON.
+    """
     request = urllib.request.Request(
         f"{base_url.rstrip('/')}/{path}", None if body is None else json.dumps(body).encode()
     )

@@ -1,0 +1,37 @@
+"""Whole episodes of a run, steps included, read back from its files."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.arrow import pq
+from cluster.journal import list_segments, read_segment
+from cluster.manifest import load_manifest
+from cluster.schemas import STEP_KEYS
+from cluster.shards import uncompacted
+from workers.records import EpisodeRecord
+
+
+def iterate_records(run_dir: Path) -> Iterator[EpisodeRecord]:
+    """Every episode of a run, from its shards and its journal; memory is that of one shard.
+
+    Raises:
+        ManifestError: The folder holds no run, or one of another format.
+        JournalCorrupt: The journal is damaged.
+    """
+    segments = list_segments(run_dir / "journal")
+    manifest = load_manifest(run_dir)
+    for shard in manifest.shards:
+        steps: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in pq.read_table(run_dir / shard.steps_file).to_pylist():
+            episode_id = row["episode_id"]
+            for key in STEP_KEYS:
+                del row[key]
+            steps[episode_id].append(row)
+        for row in pq.read_table(run_dir / shard.episodes_file).to_pylist():
+            own = sorted(steps[row["episode_id"]], key=lambda step: step["step_index"])
+            yield EpisodeRecord.model_validate({**row, "steps": own})
+    for segment in uncompacted(segments, manifest):
+        for line in read_segment(segment, torn_tail=segment == segments[-1]):
+            yield EpisodeRecord.model_validate_json(line)

@@ -1,0 +1,208 @@
+"""Sequences for training: an episode's token ids, with a mask, log-probabilities and its advantage."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from math import sqrt
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from cluster.arrow import pa, pq
+from cluster.durable import replacing
+from cluster.episodes import iterate_records
+from cluster.errors import ConfigError
+from cluster.schemas import arrow_fields
+from workers.records import EpisodeRecord, Record, StepRecord
+
+Advantage: TypeAlias = Literal["grpo", "dr_grpo", "rloo", "none"]
+_EPSILON = 1e-6
+"""Keeps GRPO's quotient finite; a group of equal rewards has advantages of 0 without it, too."""
+
+
+class Sequence(Record):
+    """One row of the `sequences` table."""
+
+    episode_id: str
+    """The episode it is of."""
+    task_id: str
+    """The episode's task."""
+    group_id: str
+    """The episode's group."""
+    sample_index: int
+    """The episode's place in its group."""
+    sequence_index: int
+    """Place in the episode, from 0; an episode that is one exact sequence has this one only."""
+    first_step: int
+    """`step_index` of the first turn in it."""
+    last_step: int
+    """`step_index` of the last one."""
+    input_ids: list[int]
+    """Token ids: the first turn's prompt, what was sampled, what the environment added, and so on."""
+    loss_mask: list[int]
+    """1 on sampled tokens, 0 on all others."""
+    logprobs: list[float]
+    """Log-probability of each sampled token, under the policy that sampled it; 0 on all others."""
+    reward: float
+    """The episode's reward."""
+    advantage: float
+    """The episode's advantage in its group, the same on all of its sequences."""
+    advantage_kind: str
+    """How it was computed: `grpo`, `dr_grpo`, `rloo`, or `none`."""
+    policy_version: int | None = None
+    """Version of the weights that sampled its first turn."""
+    last_policy_version: int | None = None
+    """Version that sampled its last one; a sequence whose two differ spans versions."""
+    is_truncated: bool
+    """Whether a turn of the episode was cut off by a token limit."""
+
+
+def check_advantage(name: str) -> Advantage:
+    """The variant of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    kinds = get_args(Advantage)
+    if name not in kinds:
+        raise ConfigError(f"--advantage {name!r}: it must be one of {', '.join(kinds)}")
+    return cast(Advantage, name)
+
+
+def advantages(rewards: Iterable[float], kind: Advantage) -> list[float]:
+    """Advantages of a group's episodes.
+
+    Args:
+        rewards: Of the group's finished episodes.
+        kind: `grpo` (Shao et al. 2024, arXiv:2402.03300): reward less the group's mean, divided by its
+            standard deviation (that of the population). `dr_grpo` (Liu et al. 2025, arXiv:2503.20783): not
+            divided. `rloo` (Ahmadian et al. 2024, arXiv:2402.14740): reward less the mean of the others';
+            0 where there are none. `none`: the reward itself.
+    """
+    each = list(rewards)
+    if not each or kind == "none":
+        return each
+    count = len(each)
+    mean = sum(each) / count
+    centred = [reward - mean for reward in each]
+    if kind == "dr_grpo":
+        return centred
+    if kind == "rloo":
+        return [value * count / (count - 1) if count > 1 else 0.0 for value in centred]
+    deviation = sqrt(sum(value * value for value in centred) / count)
+    return [value / (deviation + _EPSILON) for value in centred]
+
+
+def sequences_of(episode: EpisodeRecord, advantage: float = 0.0, kind: Advantage = "none") -> list[Sequence]:
+    """An episode's sequences: turns are put together where that is exact.
+
+    A turn whose prompt begins, id by id, with the turn before it (its prompt, then what it sampled) goes on
+    in the same sequence. Any other begins a new one.
+
+    Args:
+        episode: The episode; all of its steps must have token ids.
+        advantage: Its advantage.
+        kind: How that was computed.
+    """
+    sequences: list[Sequence] = []
+    for step in episode.steps:
+        prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
+        if sequences and prompt[: len(sequences[-1].input_ids)] == sequences[-1].input_ids:
+            sequence = sequences[-1]
+        else:
+            sequence = _begin(episode, step, len(sequences), advantage, kind)
+            sequences.append(sequence)
+        added = prompt[len(sequence.input_ids) :]
+        sequence.input_ids += [*added, *sampled]
+        sequence.loss_mask += [0] * len(added) + [1] * len(sampled)
+        sequence.logprobs += [0.0] * len(added) + (step.completion_logprobs or [])
+        sequence.last_step = step.step_index
+        sequence.last_policy_version = step.policy_version
+    return sequences
+
+
+def sequences(run_dir: Path, kind: Advantage = "grpo") -> Iterator[Sequence]:
+    """A run's sequences, those of its finished episodes that have token ids.
+
+    A group's advantages take in all of its finished episodes. Reads the run twice, to hold rewards only.
+
+    Args:
+        run_dir: The run's folder.
+        kind: How advantages are computed; see `advantages`.
+
+    Raises:
+        ManifestError: The folder holds no run, or one of another format.
+        JournalCorrupt: The journal is damaged.
+    """
+    return of_records(lambda: iterate_records(run_dir), kind)
+
+
+def of_records(read: Callable[[], Iterable[EpisodeRecord]], kind: Advantage = "grpo") -> Iterator[Sequence]:
+    """The sequences of episodes; see `sequences`.
+
+    Args:
+        read: Gives the episodes; called twice.
+        kind: How advantages are computed.
+    """
+    groups: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for episode in read():
+        if episode.status == "finished" and episode.reward is not None:
+            groups[episode.group_id][episode.episode_id] = episode.reward
+    by_episode = {
+        episode_id: advantage
+        for group in groups.values()
+        for episode_id, advantage in zip(group, advantages(group.values(), kind), strict=True)
+    }
+    for episode in read():
+        has_ids = all(step.completion_token_ids is not None for step in episode.steps)
+        if episode.episode_id in by_episode and has_ids:
+            yield from sequences_of(episode, by_episode[episode.episode_id], kind)
+
+
+def write_sequences(run_dir: Path, kind: Advantage = "grpo", out: Path | None = None) -> tuple[Path, int]:
+    """Writes a run's sequences as a Parquet file.
+
+    Args:
+        run_dir: The run's folder.
+        kind: How advantages are computed.
+        out: The file. None: `sequences/<kind>.parquet` in the run's folder.
+
+    Returns:
+        The file, and its number of rows.
+    """
+    path = out or run_dir / "sequences" / f"{kind}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    count = 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, SEQUENCES, compression="zstd") as writer:
+        for sequence in sequences(run_dir, kind):
+            rows.append(sequence.model_dump())
+            count += 1
+            if len(rows) == 256:
+                writer.write_table(pa.Table.from_pylist(rows, schema=SEQUENCES))
+                rows = []
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, schema=SEQUENCES))
+    return path, count
+
+
+def _begin(episode: EpisodeRecord, step: StepRecord, index: int, advantage: float, kind: str) -> Sequence:
+    return Sequence(
+        episode_id=episode.episode_id,
+        task_id=episode.task_id,
+        group_id=episode.group_id,
+        sample_index=episode.sample_index,
+        sequence_index=index,
+        first_step=step.step_index,
+        last_step=step.step_index,
+        input_ids=[],
+        loss_mask=[],
+        logprobs=[],
+        reward=episode.reward if episode.reward is not None else 0.0,
+        advantage=advantage,
+        advantage_kind=kind,
+        policy_version=step.policy_version,
+        is_truncated=episode.is_truncated,
+    )
+
+
+SEQUENCES = pa.schema(arrow_fields(Sequence))
+"""The `sequences` table."""

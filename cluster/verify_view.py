@@ -1,0 +1,63 @@
+"""What `kumite verify` prints, and where it finds a policy to score with."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.config import OraclePolicy, VllmPolicy
+from cluster.config_file import load_config
+from cluster.errors import ConfigError
+from cluster.rescore import Scorer
+from cluster.verify import RULES, Verification
+
+
+def scorer(folder: Path, url: str | None) -> Scorer | None:
+    """A scorer for a run.
+
+    Args:
+        folder: The run's folder.
+        url: Root of the deployment's API. None: none is asked.
+
+    Raises:
+        ConfigError: The run's policy was no model.
+        PolicyUnavailable: It does not answer, or has another model.
+    """
+    if url is None:
+        return None
+    policy = load_config(folder / "config.yaml").policy
+    if isinstance(policy, OraclePolicy):
+        raise ConfigError("--policy: the run was played by the oracle, which has no log-probabilities")
+    name = Path(policy.model).name if isinstance(policy, VllmPolicy) and _is_folder(policy) else policy.model
+    return Scorer(url.rstrip("/"), name, policy.sampling)
+
+
+def render(found: Verification) -> RenderableType:
+    """A table with a row per rule, and what was found."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("rule", "checked", "violations", "not checked"):
+        table.add_column(name, justify="right" if name in ("checked", "violations") else "left")
+    for report in found.rules:
+        table.add_row(
+            report.rule,
+            f"{report.checked:,}",
+            Text(f"{report.violations:,}", style="red" if report.violations else ""),
+            "; ".join(f"{count:,}: {reason}" for reason, count in report.not_checked.items()),
+        )
+    parts: list[RenderableType] = [
+        Text.assemble((found.run_id, "bold"), f"  {found.episodes:,} episodes, {found.steps:,} steps"),
+        table,
+    ]
+    if found.largest_difference is not None:
+        parts.append(Text(f"largest difference of a log-probability: {found.largest_difference:.4f} nats"))
+    for report in found.rules:
+        if report.violations:
+            parts.append(Text(f"{report.rule}: {RULES[report.rule]}; but", style="red"))
+            parts += [Text(f"  {example}") for example in report.examples]
+    return Group(*parts)
+
+
+def _is_folder(policy: VllmPolicy) -> bool:
+    return Path(policy.model).expanduser().is_dir()

@@ -1,0 +1,114 @@
+"""`kumite verify`: what it finds in a dataset whose tokens are right, and in ones that are not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.verify import Verification, verify
+from tests.helpers.token_runs import template_in, two_turns, write_run
+from workers.chat_template import ChatTemplate
+from workers.records import EpisodeRecord
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
+    return template_in(tmp_path_factory.mktemp("tokenizer"))
+
+
+async def verified(
+    folder: Path, record: EpisodeRecord, template: ChatTemplate, **options: Any
+) -> Verification:
+    return verify(await write_run(folder, [record], model=template.model), **options)
+
+
+def violated(found: Verification) -> dict[str, int]:
+    return {report.rule: report.violations for report in found.rules if report.violations}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_a_right_dataset_breaks_no_rule(tmp_path: Path, template: ChatTemplate, exact: bool):
+    found = await verified(tmp_path, two_turns(template, exact=exact), template)
+    assert violated(found) == {}
+    assert {report.rule: report.checked for report in found.rules} == {
+        "lengths": 2,
+        "prompts": 2,
+        "sequences": 1,
+        "versions": 1,
+        "logprobs": 0,
+    }
+
+
+async def test_one_wrong_token_id_of_a_prompt_is_found(tmp_path: Path, template: ChatTemplate):
+    record = two_turns(template)
+    ids = record.steps[0].prompt_token_ids
+    assert ids is not None
+    ids[30] += 1
+    found = await verified(tmp_path, record, template)
+    # Not of the second prompt: it no longer goes on from the first, and is not what the template writes.
+    assert violated(found) == {"prompts": 2}
+    assert "differs from token 30 on" in found.rules[1].examples[0]
+
+
+async def test_observations_that_the_policy_never_saw_are_found(tmp_path: Path, template: ChatTemplate):
+    record = two_turns(template)
+    record.steps[1].prompt_messages[2].content = "refused"
+    assert violated(await verified(tmp_path, record, template)) == {"prompts": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"completion_logprobs": [-0.5]}, "sampled ids, 1 log-probabilities"),
+        ({"completion_logprobs": [0.5] * 52}, "above 0"),
+        ({"completion_logprobs": None}, "some of prompt ids, sampled ids and log-probabilities are null"),
+    ],
+)
+async def test_lengths_and_signs_that_do_not_agree_are_found(
+    tmp_path: Path, template: ChatTemplate, change: dict[str, Any], said: str
+):
+    record = two_turns(template)
+    sampled = record.steps[0].completion_token_ids or []
+    if change["completion_logprobs"] and len(change["completion_logprobs"]) > 1:
+        change = {"completion_logprobs": [0.5] * len(sampled)}
+    record.steps[0] = record.steps[0].model_copy(update=change)
+    found = await verified(tmp_path, record, template)
+    assert violated(found) == {"lengths": 1}
+    assert said in found.rules[0].examples[0]
+
+
+async def test_versions_that_go_backwards_are_found(tmp_path: Path, template: ChatTemplate):
+    record = two_turns(template)
+    record.steps[1].policy_version = 2
+    assert violated(await verified(tmp_path, record, template)) == {"versions": 1}
+
+
+async def test_log_probabilities_of_other_weights_are_found(tmp_path: Path, template: ChatTemplate):
+    record = two_turns(template)
+    found = await verified(
+        tmp_path, record, template, rescore=lambda step: [-0.9] * len(step.completion_logprobs or [])
+    )
+    assert violated(found) == {"logprobs": 2}
+    assert found.largest_difference == pytest.approx(0.4)
+
+
+async def test_steps_without_token_ids_are_counted_as_not_checked(tmp_path: Path, template: ChatTemplate):
+    record = two_turns(template)
+    for step in record.steps:
+        step.prompt_token_ids = step.completion_token_ids = step.completion_logprobs = None
+    found = await verified(tmp_path, record, template)
+    assert violated(found) == {}
+    assert found.rules[1].not_checked == {"the policy gave no token ids": 2}
+
+
+async def test_the_command_exits_with_1_when_a_rule_is_broken(tmp_path: Path, template: ChatTemplate):
+    right = await write_run(tmp_path / "right", [two_turns(template)], model=template.model)
+    record = two_turns(template)
+    record.steps[1].policy_version = 2
+    wrong = await write_run(tmp_path / "wrong", [record], model=template.model)
+    assert CliRunner().invoke(app, ["verify", str(right)]).exit_code == 0
+    told = CliRunner().invoke(app, ["verify", str(wrong)])
+    assert told.exit_code == 1
+    assert "[3, 2]" in told.output

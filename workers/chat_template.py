@@ -1,0 +1,186 @@
+"""A model's chat template as text and token ids, whole or by what a turn adds to the one before."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from workers.errors import TemplateError
+
+_PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+_PROBE_TOOL = {"name": "probe_weather", "description": "Weather of a city.", "parameters": _PARAMETERS}
+
+
+class ChatTemplate:
+    """What vLLM makes of messages, made here: same tokenizer, same template, same preparation of both.
+
+    Args:
+        model: The model's folder, or its id on the Hugging Face hub.
+        template: A Jinja file in place of the model's own template.
+
+    Raises:
+        TemplateError: The tokenizer or its template cannot be had.
+    """
+
+    def __init__(self, model: str, template: Path | None = None) -> None:
+        try:
+            from transformers import AutoTokenizer
+
+            library: Any = AutoTokenizer
+            self.tokenizer: Any = library.from_pretrained(model)
+        except (ImportError, OSError, ValueError) as error:
+            raise TemplateError(f"the tokenizer of {model!r} cannot be had: {error}") from error
+        if template is not None:
+            self.tokenizer.chat_template = template.read_text(encoding="utf-8")
+        if not self.tokenizer.chat_template:
+            raise TemplateError(f"the tokenizer of {model!r} has no chat template; set policy.chat_template")
+        self.model = model
+        self.end = str(self.tokenizer.eos_token)
+
+    def text(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), *, prompt: bool = True
+    ) -> str:
+        """The template's text.
+
+        Args:
+            messages: In OpenAI's shape.
+            tools: Name, description and parameters of each.
+            prompt: End with what makes the model answer.
+        """
+        return cast(
+            str,
+            self.tokenizer.apply_chat_template(
+                [_prepared(message) for message in messages],
+                tools=offered(tools),
+                add_generation_prompt=prompt,
+                tokenize=False,
+            ),
+        )
+
+    def ids(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """The prompt that vLLM makes of these messages."""
+        return self.encode(self.text(messages, tools))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that has its special tokens in it."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def suffix(self, following: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
+        """What a prompt has after the end token of the turn before.
+
+        Args:
+            following: The messages that came since.
+            tools: As in `text`.
+
+        Raises:
+            TemplateError: The template writes what came before differently when these follow.
+        """
+        before = [{"role": "user", "content": "x"}, _caller_of(following)]
+        closed = self.text(before, tools, prompt=False)
+        whole = self.text([*before, *following], tools)
+        _, end, close = closed.rpartition(self.end)
+        if not end or close.strip() or not whole.startswith(closed):
+            raise TemplateError(
+                f"the chat template of {self.model!r} writes a turn differently when others follow it"
+            )
+        return close + whole[len(closed) :]
+
+    def extended(
+        self,
+        prompt: Sequence[int],
+        sampled: Sequence[int],
+        following: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> list[int]:
+        """The next turn's prompt: this turn's prompt and sampled ids verbatim, then what follows.
+
+        A turn that was cut off is ended with the end token, which was not sampled.
+
+        Raises:
+            TemplateError: See `suffix`.
+        """
+        text = self.suffix(following, tools)
+        ended = bool(sampled) and sampled[-1] == self.tokenizer.eos_token_id
+        return [*prompt, *sampled, *self.encode(text if ended else self.end + text)]
+
+    def check_exact(self) -> None:
+        """Proves on a conversation with tool calls that turns can be put together by `extended`.
+
+        Raises:
+            TemplateError: They cannot; says what the template does.
+        """
+        tools = [_PROBE_TOOL]
+        call = {"name": "probe_weather", "arguments": '{"city": "Oslo"}'}
+        asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it cold?"}]
+        turns: list[list[dict[str, Any]]] = [
+            [{"role": "assistant", "content": "", "tool_calls": [_call("c1", call), _call("c2", call)]}],
+            [_answer("c1", "3 °C"), _answer("c2", "{}")],
+            [{"role": "assistant", "content": "Yes."}],
+            [{"role": "user", "content": "And tomorrow?"}],
+            [{"role": "assistant", "content": "Also."}],
+        ]
+        if self.text(asked, tools) == self.text(asked):
+            raise TemplateError(f"the chat template of {self.model!r} does not show the model its tools")
+        said = asked
+        ids = self.ids(said, tools)
+        for action, following in zip(turns[::2], [*turns[1::2], []], strict=True):
+            prompt = self.text(said, tools)
+            whole = self.text([*said, *action], tools, prompt=False)
+            sampled, end, _ = whole[len(prompt) :].rpartition(self.end)
+            if not whole.startswith(prompt) or not end:
+                raise TemplateError(
+                    f"the chat template of {self.model!r} does not write an answer where the model gives it"
+                )
+            if following:
+                said = [*said, *action, *following]
+                ids = self.extended(ids, self.encode(sampled + end), following, tools)
+                if ids != self.ids(said, tools):
+                    raise TemplateError(
+                        f"the chat template of {self.model!r} writes a turn differently when others follow it"
+                    )
+
+
+def offered(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Tools in OpenAI's shape, as requests and templates have them; None where there are none."""
+    return [{"type": "function", "function": dict(tool)} for tool in tools] or None
+
+
+def _prepared(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as vLLM hands it to a template: arguments are an object, and what is null is left out."""
+    prepared = {name: value for name, value in message.items() if value is not None}
+    calls: list[dict[str, Any]] = prepared.pop("tool_calls", [])
+    if calls:
+        prepared["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
+            for call in calls
+        ]
+    return prepared
+
+
+def _object(arguments: Any) -> dict[str, Any]:
+    """Arguments as an object; as in vLLM, those that are none are an empty one."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            return {}
+    return cast(dict[str, Any], arguments) if isinstance(arguments, dict) else {}
+
+
+def _caller_of(following: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """An assistant's message that these can follow: some templates insist on the calls of tool messages."""
+    ids = [message.get("tool_call_id") or "c" for message in following if message["role"] == "tool"]
+    calls = [_call(i, {"name": "tool", "arguments": "{}"}) for i in ids]
+    return {"role": "assistant", "content": "x", **({"tool_calls": calls} if calls else {})}
+
+
+def _call(identity: str, function: dict[str, str]) -> dict[str, Any]:
+    return {"id": identity, "type": "function", "function": function}
+
+
+def _answer(identity: str, content: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": identity, "content": content}
