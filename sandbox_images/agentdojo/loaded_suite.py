@@ -27,6 +27,7 @@ class LoadedSuite:
             }
             for tool in suite.tools
         ]
+        self.tools_id = f"agentdojo-{version}-{suite.name}"
 
     def task(self, task_id: str) -> BaseUserTask | BaseInjectionTask:
         """A user or injection task by its id."""

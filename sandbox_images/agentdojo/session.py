@@ -70,6 +70,7 @@ class AgentDojoSession(Session):
         self._locates_attack = False
         self._succeeded_at: int | None = None
         self.tools = loaded.tools
+        self.tools_id = loaded.tools_id
         self.observation = []
         self.state_id = loaded.base_state.id
 

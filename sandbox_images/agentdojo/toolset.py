@@ -95,6 +95,13 @@ class AgentDojoToolset(Toolset):
             task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
         )
 
+    def tool_schemas(self, tools_id: str) -> list[dict[str, Any]]:
+        """A suite's tools."""
+        for loaded in self._suites.values():
+            if loaded.tools_id == tools_id:
+                return loaded.tools
+        return super().tool_schemas(tools_id)
+
     def base_state(self, state_id: str) -> Any:
         """A suite's default environment as JSON."""
         for loaded in self._suites.values():

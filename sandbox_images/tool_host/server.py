@@ -140,7 +140,9 @@ class Server:
             case "stats":
                 self.reply({"id": request["id"], "ok": True, "result": self._stats()})
             case "base_state":
-                self._base_state(request)
+                self._look_up(request, self._toolset.base_state, request["state_id"])
+            case "tool_schemas":
+                self._look_up(request, self._toolset.tool_schemas, request["tools_id"])
             case "open":
                 self._open(request)
             case "close":
@@ -151,12 +153,11 @@ class Server:
     def _stats(self) -> dict[str, Any]:
         return {"sessions": sorted(self._children), "opened": self._opened, "processes": len(self._by_pid)}
 
-    def _base_state(self, request: dict[str, Any]) -> None:
+    def _look_up(self, request: dict[str, Any], find: Callable[[str], Any], name: str) -> None:
         try:
-            state = self._toolset.base_state(request["state_id"])
-            self.reply({"id": request["id"], "ok": True, "result": state})
+            self.reply({"id": request["id"], "ok": True, "result": find(name)})
         except Exception as error:  # noqa: BLE001 - a toolset may raise anything; it becomes the answer
-            self.reply(failure(request["id"], "base_state", error))
+            self.reply(failure(request["id"], request["op"], error))
 
     def _open(self, request: dict[str, Any]) -> None:
         name = request["session"]

@@ -72,7 +72,8 @@ def _serve(
     try:
         session = toolset.open(request["task"], prepared, scratch)
         opened = {
-            "tools": session.tools,
+            "tools": session.tools if session.tools_id is None else None,
+            "tools_id": session.tools_id,
             "observation": session.observation,
             "state_id": session.state_id,
         }

@@ -34,6 +34,9 @@ class Session:
 
     tools: list[dict[str, Any]]
     """Tool schemas: `name`, `description`, `parameters` (JSON schema)."""
+    tools_id: str | None = None
+    """Id of the same, as `Toolset.tool_schemas` takes it, where many sessions have the same tools: the worker
+    then asks for them once, and not every session sends them."""
     observation: list[dict[str, Any]]
     """Messages that the episode begins with."""
     state_id: str | None = None
@@ -83,6 +86,10 @@ class Toolset:
         The result is handed to `open` in the forked child, by memory: it may be any object.
         """
         return None
+
+    def tool_schemas(self, tools_id: str) -> list[dict[str, Any]]:
+        """The tool schemas that `tools_id` names."""
+        raise ToolsetError(f"there are no tools {tools_id}")
 
     def base_state(self, state_id: str) -> Any:
         """The state that `state_id` names, as JSON."""

@@ -56,12 +56,25 @@ class ToolSchema(_FromSandbox):
     parameters: dict[str, Any]
 
 
-class Opened(_FromSandbox):
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
+
+
+class _Opened(_FromSandbox):
+    """The answer to `open`; tools that many sessions have are but named."""
+
+    tools: list[ToolSchema] | None
+    tools_id: _Name | None
+    observation: list[dict[str, Any]]
+    state_id: _Name | None
+
+
+@dataclass(frozen=True)
+class Opened:
     """What a session begins with."""
 
     tools: list[ToolSchema]
     observation: list[dict[str, Any]]
-    state_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")] | None
+    state_id: str | None
 
 
 class ToolResult(_FromSandbox):
@@ -106,6 +119,7 @@ class Sandbox(ABC):
         self.is_up = False
         """Whether it has come up: until then it has no session, and need not be ended gently."""
         self._connection: Connection | None = None
+        self._tools: dict[str, list[ToolSchema]] = {}
 
     async def start(self) -> Hello:
         """Brings the sandbox up, its toolset preloaded.
@@ -148,6 +162,13 @@ class Sandbox(ABC):
     async def base_state(self, state_id: str) -> Any:
         """The base state that sessions name by this id, as JSON."""
         return await self.request("base_state", self.settings.call_timeout, state_id=state_id)
+
+    async def tool_schemas(self, tools_id: str) -> list[ToolSchema]:
+        """The tools that sessions name by this id."""
+        if tools_id not in self._tools:
+            answer = await self.request("tool_schemas", self.settings.call_timeout, tools_id=tools_id)
+            self._tools[tools_id] = [ToolSchema.model_validate(tool) for tool in answer]
+        return self._tools[tools_id]
 
     def session(self, name: str) -> "Session":
         """A session, not opened yet. `name` must be unique in this sandbox and fit for a file name."""
@@ -194,7 +215,11 @@ class Session:
             SandboxError: The sandbox could not.
         """
         answer = await self._request("open", self.sandbox.settings.setup_timeout, task=task)
-        self.opened = await self._checked(Opened, answer)
+        begun = await self._checked(_Opened, answer)
+        tools = begun.tools
+        if tools is None:
+            tools = [] if begun.tools_id is None else await self.sandbox.tool_schemas(begun.tools_id)
+        self.opened = Opened(tools, begun.observation, begun.state_id)
         return self.opened
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout: float | None = None) -> ToolResult:
