@@ -1,6 +1,8 @@
 """Policies as far as they can be seen without starting one."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,19 +140,25 @@ def test_engine_arguments_of_the_user_come_last():
     assert (engine["dtype"], engine["max_num_seqs"], engine["enforce_eager"]) == ("float32", 8, True)
 
 
+AS_RAY_HAS_IT = """
+import json, sys
+from ray.serve.llm import LLMConfig
+
+llm = LLMConfig(**json.load(sys.stdin))
+engine = llm.get_engine_config()
+backend = engine.get_initialization_kwargs()["distributed_executor_backend"]
+replicas = llm.deployment_config["autoscaling_config"]["max_replicas"]
+print(json.dumps([engine.placement_bundles, engine.tensor_parallel_degree, backend, replicas]))
+"""
+
+
 @pytest.mark.vllm
 def test_ray_takes_the_description_of_a_gpu_deployment():
-    from ray.serve.llm import LLMConfig
-
     config = vllm(model="org/m", accelerator="gpu", tensor_parallel=2, replicas=1, max_replicas=4)
-    args = application.serving_args(config, MODEL, "gpu")
-    json.dumps(args)
-    llm = LLMConfig(**args["llm_configs"][0])
-    engine: Any = llm.get_engine_config()
-    assert engine.placement_bundles == [{"GPU": 1}, {"GPU": 1}]
-    assert engine.tensor_parallel_degree == 2
-    assert engine.get_initialization_kwargs()["distributed_executor_backend"] == "ray"
-    assert llm.deployment_config["autoscaling_config"]["max_replicas"] == 4
+    description = json.dumps(application.serving_args(config, MODEL, "gpu")["llm_configs"][0])
+    program = [sys.executable, "-c", AS_RAY_HAS_IT]  # a process of its own: vLLM's imports leave traces
+    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [[{"GPU": 1}, {"GPU": 1}], 2, "ray", 4]
 
 
 def test_the_reason_is_the_last_error_with_its_lines():
