@@ -261,7 +261,7 @@ class EpisodePlayer:
             is_truncated=rollout.is_truncated,
             error=error,
             messages=rollout.messages,
-            tool_schemas=json.dumps(rollout.tool_schemas),
+            tool_schemas=rollout.tool_schemas,
             initial_state_id=play.session.opened.state_id if play.session and play.session.opened else None,
             initial_state_patch=steps.initial_patch(trace),
             steps=rollout.steps,
@@ -302,7 +302,7 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     for step in taken:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
-    return Rollout(messages, [], taken, None, {}, None, is_truncated=False)
+    return Rollout(messages, "[]", taken, None, {}, None, is_truncated=False)
 
 
 def _error(outcome: BaseException, trace: EpisodeTrace) -> EpisodeError:

@@ -33,7 +33,7 @@ from workers.environments.agentdojo_rewards import (
 )
 from workers.environments.agentdojo_tasks import TaskSelection, rows
 from workers.errors import EnvironmentLoadError, PolicyError, RequestRefused, ToolsetError
-from workers.sandbox.base import Owner, Session, ToolsetSpec
+from workers.sandbox.base import Opened, Owner, Session, ToolsetSpec
 from workers.sandbox.pool import SandboxPool
 from workers.settings import SandboxSettings
 
@@ -88,6 +88,7 @@ class AgentDojoEnv(vf.StatefulToolEnv):
                 "locate_attack": "attack_success" in self._reward.steps,
             },
         )
+        self._tools: dict[str | None, list[Tool]] = {}
         self._settings = sandbox
         self._own_pool: SandboxPool | None = None
         self._own_loop: asyncio.AbstractEventLoop | None = None
@@ -97,14 +98,20 @@ class AgentDojoEnv(vf.StatefulToolEnv):
         session = await self._session(state)
         info = cast(dict[str, Any], state["info"])
         opened = await session.open(info)
-        tools = [
-            Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
-            for tool in opened.tools
-        ]
         guard = Guard(self._defenses, str(state["prompt"][-1].content))
         state["ledger"], state["guard"] = Ledger(), guard
-        state["tool_defs"] = guard.tools(tools)
+        state["tool_defs"] = guard.tools(self._suites_tools(opened))
         return state
+
+    def _suites_tools(self, opened: Opened) -> list[Tool]:
+        """A suite's tools as verifiers has them, made once; a defense, which may change them, gets its own."""
+        if opened.tools_id not in self._tools:
+            self._tools[opened.tools_id] = [
+                Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
+                for tool in opened.tools
+            ]
+        tools = self._tools[opened.tools_id]
+        return [tool.model_copy(deep=True) for tool in tools] if self._defenses else tools
 
     def update_tool_args(
         self, tool_name: str, tool_args: dict[str, Any], messages: vf.Messages, state: vf.State, **_: Any

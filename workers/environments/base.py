@@ -32,7 +32,8 @@ class Rollout:
     """What one episode came to."""
 
     messages: list[Message]
-    tool_schemas: list[dict[str, Any]]
+    tool_schemas: str
+    """A list, as JSON text."""
     steps: list[StepRecord]
     reward: float | None
     metrics: dict[str, float | None]

@@ -18,7 +18,7 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
     conversation = Conversation()
     return Rollout(
         messages=[*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))],
-        tool_schemas=[tool.model_dump(exclude_none=True) for tool in tools],
+        tool_schemas=f"[{','.join(tool.model_dump_json(exclude_none=True) for tool in tools)}]",
         steps=_steps(state, trace, conversation),
         reward=state.get("reward"),
         metrics=metrics,

@@ -73,6 +73,8 @@ class Opened:
     """What a session begins with."""
 
     tools: list[ToolSchema]
+    tools_id: str | None
+    """Set where other sessions have the same tools."""
     observation: list[dict[str, Any]]
     state_id: str | None
 
@@ -219,7 +221,7 @@ class Session:
         tools = begun.tools
         if tools is None:
             tools = [] if begun.tools_id is None else await self.sandbox.tool_schemas(begun.tools_id)
-        self.opened = Opened(tools, begun.observation, begun.state_id)
+        self.opened = Opened(tools, begun.tools_id, begun.observation, begun.state_id)
         return self.opened
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout: float | None = None) -> ToolResult:
