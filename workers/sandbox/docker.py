@@ -65,9 +65,8 @@ class DockerSandbox(Sandbox):
         self._container: str | None = None
         self._stopped = False
         self._transport: asyncio.Transport | None = None
-        self._session_users = settings.session_users
-        if self._session_users is None:
-            self._session_users = spec.session_users or settings.runtime == _GVISOR
+        wanted = settings.session_users
+        self._session_users = spec.session_users or settings.runtime == _GVISOR if wanted is None else wanted
 
     async def _launch(self) -> Connection:
         if self.settings.image is None:
