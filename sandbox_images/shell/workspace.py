@@ -156,15 +156,20 @@ class Workspace:
                 os.close(file)
 
 
-def _open_folder(name: str, folder: int, make: bool) -> int:
+def _open_folder(name: str, folder: int, make: bool = False) -> int:
     try:
-        return os.open(name, _FOLDER, dir_fd=folder)
+        opened = os.open(name, _FOLDER, dir_fd=folder)
     except FileNotFoundError:
         if not make:
             raise
-    with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=folder)
-    return os.open(name, _FOLDER, dir_fd=folder)
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=folder)
+        opened = os.open(name, _FOLDER, dir_fd=folder)
+    # gVisor's kernel of 2022 follows a link to a folder all the same.
+    if os.path.samestat(os.fstat(opened), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+        return opened
+    os.close(opened)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 @contextmanager
@@ -210,7 +215,7 @@ def _below(folder: int, prefix: str, limit: int, levels: int) -> Iterator[Entry]
             if levels == 0:
                 continue
             try:
-                below = os.open(name, _FOLDER, dir_fd=folder)
+                below = _open_folder(name, folder)
             except OSError:
                 continue
             try:

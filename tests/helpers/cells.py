@@ -40,13 +40,18 @@ class Level:
         """Whether neighbours live in one container as one user."""
         return self.recycle == "fork" and not self.users
 
+    @property
+    def own_kernel(self) -> bool:
+        """Whether what is inside talks to another kernel than the host's: it grants more, of itself alone."""
+        return self.runtime == "runsc"
+
 
 LEVELS = [
     Level("runc", "fork"),
     Level("runc", "fork", users=True),
     Level("runc", "episode"),
-    Level("runsc", "fork"),
-    Level("runsc", "episode"),
+    Level("runsc", "fork", users=True),
+    Level("runsc", "episode", users=True),
 ]
 
 
@@ -113,14 +118,18 @@ def _cgroup_limit(pid: int, controller: str) -> int | None:
     return None
 
 
+def skip_without(engine: docker.DockerClient, runtime: str) -> None:
+    known: dict[str, Any] = engine.api.info()["Runtimes"]
+    if runtime not in known:
+        pytest.skip(f"the engine knows no runtime {runtime}, only {', '.join(known)}")
+
+
 @asynccontextmanager
 async def cell_of(
     level: Level, image: str, engine: docker.DockerClient, **limits: Any
 ) -> AsyncIterator[Cell]:
     """A cell; when it is given up, nothing of it is left."""
-    known: dict[str, Any] = engine.api.info()["Runtimes"]
-    if level.runtime not in known:
-        pytest.skip(f"the engine knows no runtime {level.runtime}, only {', '.join(known)}")
+    skip_without(engine, level.runtime)
     settings = SandboxSettings.model_validate(
         {
             "image": image,

@@ -25,7 +25,20 @@ ATTEMPTS = {
     "read kernel memory": ("seen = open('/proc/kcore', 'rb').read(8)", r"PermissionError|FileNotFound|b''$"),
     "read the kernel's log": ("seen = open('/dev/kmsg').read(1)", ABSENT),
     "read a disk of the host": ("seen = open('/dev/vda', 'rb').read(1)", ABSENT),
-    "make a disk of the host": ("os.mknod('disk', 0o60600, os.makedev(8, 0))", DENIED),
+    "reopen any descriptor of the tool host": (
+        """seen = []
+for number in os.listdir("/proc/1/fd"):
+    try:
+        os.open(f"/proc/1/fd/{number}", os.O_WRONLY)
+        seen.append(os.readlink(f"/proc/1/fd/{number}"))
+    except OSError:
+        continue""",
+        DENIED,
+    ),
+    "make a disk of the host": (
+        "os.mknod('disk', 0o60600, os.makedev(8, 0)); seen = open('disk', 'rb').read(1)",
+        DENIED,
+    ),
     "change the image's users": ("open('/etc/passwd', 'a').write('x')", READ_ONLY),
     "change the tool host's code": (
         "open('/opt/kumite/sandbox_images/tool_host/server.py', 'a').write('x')",
@@ -47,11 +60,21 @@ ATTEMPTS = {
     ),
 }
 
+OWN_KERNEL = {
+    "read the environment of the tool host": "PermissionError|([A-Z]+=[^=]+)+$",
+    "list the descriptors of the tool host": r"PermissionError|\['0'",
+    "reopen any descriptor of the tool host": r"PermissionError|\['/dev/null'\]$",
+    "make a disk of the host": r"PermissionError|OSError: \[Errno 6\] No such device",
+    "write to /tmp": f"{READ_ONLY}|done",
+}
+"""What gVisor answers to some: it tells of the tool host, but hands out nothing of it, and has no disks."""
 
-@pytest.mark.parametrize(("code", "seen"), ATTEMPTS.values(), ids=ATTEMPTS)
-async def test_file_is_out_of_reach(cell: Cell, attacker: Session, code: str, seen: str) -> None:
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+async def test_file_is_out_of_reach(cell: Cell, attacker: Session, attempt: str) -> None:
+    code, seen = ATTEMPTS[attempt]
     answer = await said(attacker, "attempt", code=code)
-    assert re.match(seen, answer), answer
+    assert re.match(OWN_KERNEL.get(attempt, seen) if cell.level.own_kernel else seen, answer), answer
     await cell.unharmed()
 
 
@@ -83,7 +106,8 @@ async def test_another_sessions_scratch(cell: Cell, code: str) -> None:
     if cell.level.shared:
         assert answer in ("precious", "could write", "linked", "moved")
     else:
-        assert re.match("PermissionError" if cell.level.users else "FileNotFoundError", answer), answer
+        there = cell.level.recycle == "fork"
+        assert re.match("PermissionError" if there else "FileNotFoundError", answer), answer
     await cell.pool.release(attacker)
     await cell.unharmed()
 

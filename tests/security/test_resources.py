@@ -1,4 +1,4 @@
-"""Bombs and hogs. Each goes off only when the kernel is seen to bound its container."""
+"""Bombs and hogs. A bomb goes off only when the kernel is seen to bound its container."""
 
 import asyncio
 import re
@@ -46,21 +46,15 @@ except OSError as error:
 """
 
 
-@pytest.fixture(autouse=True)
-async def bounded(cell: Cell, attacker: Session) -> None:
-    cell.assert_limited(cell.neighbour)
-    cell.assert_limited(attacker)
-
-
-async def fresh(cell: Cell) -> Session:
-    """A session to lose."""
+async def bounded(cell: Cell) -> Session:
+    """A session to set a bomb off in."""
     session = await cell.session()
     cell.assert_limited(session)
     return session
 
 
 async def test_scratch_that_is_full_is_empty_again_when_its_session_ends(cell: Cell) -> None:
-    attacker = await fresh(cell)
+    attacker = await cell.session()
     answer = await said(attacker, "attempt", code=FILL_DISK)
     assert re.fullmatch(r"1[0-6] MiB and then No space left on device", answer), answer
     write = "f = open('more', 'wb'); f.write(b'x' * 65536); f.flush(); seen = 'written'"
@@ -78,7 +72,7 @@ async def test_scratch_that_is_full_is_empty_again_when_its_session_ends(cell: C
 
 async def test_fork_bomb(cell: Cell) -> None:
     """Without users of their own, sessions of a container share its processes: no other can start one."""
-    attacker = await fresh(cell)
+    attacker = await bounded(cell)
     answer = await said(attacker, "fork_bomb")
     assert re.fullmatch(r"\d+ and then Resource temporarily unavailable", answer), answer
     assert int(answer.split()[0]) <= 64
@@ -98,7 +92,7 @@ async def test_fork_bomb(cell: Cell) -> None:
 
 async def test_memory_bomb(cell: Cell) -> None:
     """In a container of its own, it may take that with it; among others, it is the one that goes."""
-    attacker = await fresh(cell)
+    attacker = await bounded(cell)
     with pytest.raises(SessionLost if cell.level.recycle == "fork" else SandboxError, match=r"exit -9|died"):
         await attacker.call("hoard", {"megabytes": 400})
     await cell.unharmed()
@@ -108,7 +102,7 @@ async def test_memory_bomb(cell: Cell) -> None:
 
 
 async def test_cpu_hog_leaves_its_neighbour_a_share(cell: Cell) -> None:
-    attacker = await fresh(cell)
+    attacker = await cell.session()
     hog = asyncio.create_task(attacker.call("use_cpu", {}, timeout=1.5))
     calls = 0
     while not hog.done():
@@ -130,7 +124,7 @@ async def test_tool_that_never_returns(cell: Cell) -> None:
 
 
 async def test_100_000_open_files(cell: Cell) -> None:
-    attacker = await fresh(cell)
+    attacker = await cell.session()
     answer = await said(attacker, "attempt", code=OPEN_FILES)
     assert re.fullmatch(r"2\d\d and then Too many open files", answer), answer
     await cell.unharmed()
@@ -139,7 +133,7 @@ async def test_100_000_open_files(cell: Cell) -> None:
 
 async def test_files_without_content_are_bounded_too(cell: Cell) -> None:
     """Each costs kernel memory, which is the container's, or a place of the tmpfs."""
-    attacker = await fresh(cell)
+    attacker = await bounded(cell)
     try:
         answer = await said(attacker, "attempt", code=MANY_FILES, timeout=20)
         assert re.search(r"No space left|Cannot allocate|done", answer), answer
@@ -150,7 +144,7 @@ async def test_files_without_content_are_bounded_too(cell: Cell) -> None:
 
 
 async def test_1_gib_of_output_goes_nowhere(cell: Cell) -> None:
-    attacker = await fresh(cell)
+    attacker = await cell.session()
     code = "chunk = b'x' * (1 << 20)\nfor n in range(1024): os.write(1 + n % 2, chunk)"
     assert await said(attacker, "attempt", code=code) == "done"
     await cell.unharmed()
@@ -158,7 +152,7 @@ async def test_1_gib_of_output_goes_nowhere(cell: Cell) -> None:
 
 
 async def test_100_mib_result(cell: Cell) -> None:
-    attacker = await fresh(cell)
+    attacker = await cell.session()
     try:
         await attacker.call("big", {"size": 100 << 20})
         pytest.fail("it got through")
@@ -176,14 +170,14 @@ async def test_limits_of_a_session(cell: Cell, engine: docker.DockerClient) -> N
     assert image
     limits = {"cpu_seconds": 1, "address_space_mb": 200, "open_files": 32, "file_size_mb": 1}
     async with cell_of(cell.level, image, engine, **limits) as strict:
-        attacker = await fresh(strict)
+        attacker = await strict.session()
         assert "MemoryError" in await said(attacker, "attempt", code="bytearray(200 << 20)")
         assert re.match(r"2\d and then Too many", await said(attacker, "attempt", code=OPEN_FILES))
         large = await said(
             attacker, "attempt", code="os.truncate(os.open('f', os.O_CREAT | os.O_RDWR), 2 << 20)"
         )
         assert "Too many open files" in large
-        other = await fresh(strict)
+        other = await strict.session()
         large = await said(other, "attempt", code="open('f', 'wb').truncate(2 << 20)")
         assert "File too large" in large
         began = time.monotonic()
@@ -197,8 +191,8 @@ async def test_out_of_memory_with_many_sessions_ends_in_a_container_that_serves(
     """Sessions go, or the container with all of them does; the pool replaces it, and nothing hangs."""
     if cell.level.recycle == "episode":
         pytest.skip("one session to a container")
-    others = [await cell.session() for _ in range(6)]
     cell.assert_limited(cell.neighbour)
+    others = [await cell.session() for _ in range(6)]
     calls = [session.call("hoard", {"megabytes": 80}) for session in others]
     async with asyncio.timeout(60):
         outcomes = await asyncio.gather(*calls, return_exceptions=True)

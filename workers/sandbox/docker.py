@@ -27,6 +27,8 @@ _SESSION_UIDS = range(2**17, 2**31 - 2**20, 2**16)
 """Where the user ids of a container's sessions begin: each container its own, for the kernel counts the
 processes of a user id over all containers."""
 
+_GVISOR = "runsc"
+"""Its kernel lets a process of the tool host's own user kill it, though it is init, and open its pipe."""
 _KEPT_MEMORY = {"kernel.shmall": "4096", "kernel.msgmni": "64"}
 """Pages and queues of System V IPC: memory that no process holds, so that no kill would set it free."""
 
@@ -63,7 +65,8 @@ class DockerSandbox(Sandbox):
         self._container: str | None = None
         self._stopped = False
         self._transport: asyncio.Transport | None = None
-        self._session_users = spec.session_users if settings.session_users is None else settings.session_users
+        wanted = settings.session_users
+        self._session_users = spec.session_users or settings.runtime == _GVISOR if wanted is None else wanted
 
     async def _launch(self) -> Connection:
         if self.settings.image is None:

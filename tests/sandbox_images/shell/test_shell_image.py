@@ -5,10 +5,13 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
+import docker
 import pytest
 import pytest_asyncio
 
 from sandbox_images.build import build_image
+from tests.helpers.cells import skip_without
+from tests.helpers.engine_fixtures import engine
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.shell import graded, output, ran, shell_session, shell_toolset
 from workers.environments.shell_dataset import cards, shell_task
@@ -16,6 +19,8 @@ from workers.rollout_worker import RolloutWorker
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.docker import DockerSandbox
 from workers.settings import SandboxSettings
+
+__all__ = ["engine"]
 
 pytestmark = pytest.mark.docker
 in_one_container = pytest.mark.asyncio(loop_scope="module")
@@ -41,9 +46,12 @@ def worker(image: str) -> Iterator[RolloutWorker]:
         yield worker
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shells(image: str) -> AsyncIterator[DockerSandbox]:
-    settings = SandboxSettings(image=image, memory_mb=512, scratch_mb=64, pids=64)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["runc", "runsc"])
+async def shells(
+    request: pytest.FixtureRequest, image: str, engine: docker.DockerClient
+) -> AsyncIterator[DockerSandbox]:
+    skip_without(engine, request.param)
+    settings = SandboxSettings(image=image, runtime=request.param, memory_mb=512, scratch_mb=64, pids=64)
     sandbox = DockerSandbox(shell_toolset(), settings, Owner("test-run", f"test-{uuid.uuid4().hex[:8]}"))
     await sandbox.start()
     yield sandbox
@@ -81,12 +89,21 @@ async def test_image_has_no_task_in_it(session: Session) -> None:
         )
         == ""
     )
-    assert (await output(session, "ls /opt/kumite/sandbox_images")).split() == [
+    assert (await output(session, "cd /opt/kumite/sandbox_images; echo *")).split() == [
         "__init__.py",
         "__pycache__",
         "shell",
         "tool_host",
     ]
+
+
+def told_of_others(session: Session) -> set[str]:
+    """What the kernel tells of a process to those who may not trace it: no memory, nothing to open."""
+    return {"environ", "maps", "auxv", "fd"} if is_gvisor(session) else set()
+
+
+def is_gvisor(session: Session) -> bool:
+    return session.sandbox.settings.runtime == "runsc"
 
 
 @in_one_container
@@ -95,28 +112,31 @@ async def test_submission_can_not_look_into_the_grader(session: Session) -> None
     spy = """
 import ctypes, os
 def spied(pid):
-    seen = []
-    for name in ("environ", "maps", "auxv"):
+    seen = set()
+    for name in ("environ", "maps", "auxv", "mem", "fd/3"):
         try:
-            seen.append(open(f"/proc/{pid}/{name}", "rb").read(1000))
+            open(f"/proc/{pid}/{name}", "rb")
+            seen.add(name)
         except OSError:
             pass
     try:
-        seen += os.listdir(f"/proc/{pid}/fd")
-        seen.append(open(f"/proc/{pid}/mem", "rb"))
+        seen.update(os.listdir(f"/proc/{pid}/fd") and ["fd"])
     except OSError:
         pass
     if pid != os.getpid() and ctypes.CDLL(None).ptrace(16, pid, 0, 0) == 0:
-        seen.append("traced")
-    return len(seen)
+        seen.add("traced")
+    return list(seen)
 """
     await session.call("write_file", {"path": "spy.py", "content": spy})
-    tests = """
+    tests = f"""
 def test_it_sees_nothing_of_the_grader(subject):
-    assert subject.evaluate("import os, spy\\nresult = spy.spied(os.getppid())") == 0
+    seen = subject.evaluate("import os, spy\\nresult = spy.spied(os.getppid())")
+    assert set(seen) <= {told_of_others(session)}, seen
 
 def test_it_would_see_something_of_another(subject):
-    assert subject.evaluate("import os, spy\\nresult = spy.spied(os.getpid())") > 0
+    assert {{"environ", "maps", "fd"}} <= set(
+        subject.evaluate("import os, spy\\nresult = spy.spied(os.getpid())")
+    )
 """
     scores = await graded(session, tests)
     assert scores.metrics["solved"] == 1.0, scores.details
@@ -124,8 +144,8 @@ def test_it_would_see_something_of_another(subject):
 
 @in_one_container
 async def test_model_can_not_look_into_its_session(session: Session) -> None:
-    for path in ("mem", "environ", "fd/3", "maps"):
-        assert "Permission denied" in await ran(session, f"head -c 1 /proc/$PPID/{path}")
+    for path in {"mem", "environ", "fd/3", "maps"} - told_of_others(session):
+        assert re.search("Permission denied|No such", await ran(session, f"head -c 1 /proc/$PPID/{path}"))
 
 
 KILL_EACH = "for process in /proc/[0-9]*; do kill -{} ${{process#/proc/}}; done"
@@ -213,6 +233,8 @@ async def test_file_tools_reach_nothing_but_plain_files_of_the_workspace(session
 @in_one_container
 async def test_memory_that_no_process_holds_is_bounded(session: Session) -> None:
     """System V segments outlive their maker: filled with them, a container would die and take its score."""
+    if is_gvisor(session):
+        pytest.skip("gVisor does not take the engine's limit on them")
     code = """
 import ctypes, os
 libc, made = ctypes.CDLL(None, use_errno=True), 0
@@ -229,8 +251,8 @@ async def test_fork_bomb_is_killed_and_the_shell_lives_on(session: Session) -> N
     assert "did not end within 1 s" in await ran(
         session, "bomb() { bomb | bomb & }; bomb; sleep 3600", timeout=1
     )
-    assert await output(session, "echo $a; ls /proc | grep -c '^[0-9]'") in {
-        f"1\n{count}" for count in range(4, 9)
+    assert await output(session, "echo $a; set -- /proc/[0-9]*; echo $#") in {
+        f"1\n{count}" for count in range(3, 9)
     }
 
 
@@ -245,6 +267,8 @@ async def test_fork_bomb_does_not_keep_the_grader_from_its_work(session: Session
 
 @in_one_container
 async def test_memory_hog_dies_alone(session: Session) -> None:
+    if is_gvisor(session):
+        pytest.skip("it may have been told to leave the limits on memory alone")
     told = await ran(session, "python3 -c 'x = bytearray(2 << 30)'", timeout=60)
     assert "Killed" in told or "MemoryError" in told
     assert await output(session, "echo alive") == "alive"

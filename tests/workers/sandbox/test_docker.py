@@ -281,6 +281,26 @@ async def test_unknown_runtime_is_named_and_leaves_nothing(
     assert owned(engine, who) == []
 
 
+@pytest.mark.parametrize(
+    ("runtime", "asked_for", "said", "users"),
+    [
+        (None, False, None, False),
+        (None, True, None, True),
+        ("runc", True, False, False),
+        ("runsc", False, None, True),
+        ("runsc", True, False, False),
+    ],
+)
+async def test_sessions_have_users_where_config_environment_or_gvisor_want_them(
+    engine: docker.DockerClient, runtime: str | None, asked_for: bool, said: bool | None, users: bool
+) -> None:
+    spec = ToolsetSpec("x", "x:X", session_users=asked_for)
+    settings = SandboxSettings(image="x", runtime=runtime, session_users=said)
+    config = DockerSandbox(spec, settings, owner())._config(engine.api)
+    assert config["User"] == ("0:0" if users else "65534:65534")
+    assert ("SETUID" in (config["HostConfig"].get("CapAdd") or [])) == users
+
+
 async def test_toolset_that_does_not_load_says_why_and_leaves_nothing(
     docker_settings: SandboxSettings, engine: docker.DockerClient
 ) -> None:
