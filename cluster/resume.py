@@ -15,6 +15,7 @@ _FREE = (
     "workers",
     "ray",
     "episode",
+    "observe",
     "sandbox.memory_mb",
     "sandbox.cpus",
     "sandbox.pids",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from workers import logs
 from workers.environments.classic import ClassicEnvironment
 from workers.episode import EpisodePlayer
 from workers.records import EpisodeResult, EpisodeSpec
@@ -39,6 +40,8 @@ class RolloutWorker:
         self._settings = settings
         environment = ClassicEnvironment(settings.environment, settings.search_path, settings.policy.model)
         self._node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
+        if ray.is_initialized():
+            logs.log_to_stderr(run=settings.run_id, worker=worker_id, node=self._node_id)
         self._stopped = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True)
