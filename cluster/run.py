@@ -12,14 +12,14 @@ from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
-from cluster.images import ensure_image
+from cluster.images import ensure_image, image_of
 from cluster.meter import Meter
 from cluster.metrics import Exporter
 from cluster.observers import Observers
 from cluster.plan import Plan, load_plan
 from cluster.policy import check_policy, open_policy, required_cpus
 from cluster.progress import Progress
-from cluster.ray_session import connect
+from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
 from cluster.run_folder import Target
 from cluster.spans import Spans
@@ -51,9 +51,11 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
             stage.outcome = f"{plan.tasks} tasks, {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
-            with progress.stage("image") as stage:
-                image = ensure_image(environment.toolset, sandbox, stage)
-                sandbox = sandbox.model_copy(update={"image": image})
+            image = image_of(environment.toolset, sandbox)
+            if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
+                with progress.stage("image") as stage:
+                    stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
+            sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
         spans = stack.enter_context(Spans(target.run_id)) if config.observe.spans else None
         with progress.stage("ray") as stage:
