@@ -222,7 +222,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=_errors, show_path=False, show_time=False)],
+        handlers=[RichHandler(logging.WARNING, console=_errors, show_path=False, show_time=False)],
     )
     try:
         app()

@@ -127,6 +127,14 @@ class RayConfig(Settings):
     """Logical CPUs of a local cluster. Null: the machine's cores, and room for policy and workers."""
 
 
+class ObserveConfig(Settings):
+    every: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds between two lines of the run's `metrics.jsonl`."""
+    spans: bool = False
+    """Send an OpenTelemetry span for every episode; needs `kumite[otel]`. OpenTelemetry's own environment
+    variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, …) say where to."""
+
+
 class RunConfig(Settings):
     """One rollout run."""
 
@@ -155,6 +163,8 @@ class RunConfig(Settings):
     """Limits of one episode."""
     ray: RayConfig = Field(default_factory=RayConfig)
     """Which Ray cluster."""
+    observe: ObserveConfig = Field(default_factory=ObserveConfig)
+    """What a run tells of itself while it lasts."""
     output: str = "runs"
     """Folder in which the run's folder is made."""
 

@@ -1,6 +1,7 @@
 """The coordinator: takes episodes from the plan, has them played, and puts every one on record."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 from cluster.config import RunConfig
 from cluster.dataset import Dataset
 from cluster.groups import Groups
-from cluster.progress import Progress
+from cluster.observers import Observer
 from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.worker_pool import Seat, WorkerPool
 from workers.environments.messages import to_records
@@ -22,6 +23,7 @@ from workers.records import (
     Usage,
 )
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _GRACE = 30.0
 """Seconds beyond an episode's limit that its worker gets to say so."""
@@ -34,7 +36,7 @@ class Coordinator:
         config: The run's.
         pool: Who plays.
         dataset: Where the records go.
-        progress: Who is told.
+        observer: Who is told.
         run_id: The run.
         model: The policy's name, for records of episodes that no worker could record.
         groups: Which episodes are still wanted, where groups are over-sampled. None: all.
@@ -45,7 +47,7 @@ class Coordinator:
         config: RunConfig,
         pool: WorkerPool,
         dataset: Dataset,
-        progress: Progress,
+        observer: Observer,
         run_id: str,
         model: str,
         groups: Groups | None = None,
@@ -53,7 +55,7 @@ class Coordinator:
         self._config = config
         self._pool = pool
         self._dataset = dataset
-        self._progress = progress
+        self._observer = observer
         self._run_id = run_id
         self._model = model
         self._groups = groups or Groups(None)
@@ -90,7 +92,7 @@ class Coordinator:
                 if not self._groups.take_up(unit):
                     await self._pool.leave(seat)
                     self._over(len(unit))
-                    self._progress.cancelled(len(unit))
+                    self._observer.cancelled(len(unit))
                     continue
                 task = asyncio.create_task(self._see_through(unit, seat))
                 tasks.add(task)
@@ -124,15 +126,18 @@ class Coordinator:
         recorded = 0
         while specs and not (seat is None and self._groups.is_full(unit)):
             specs = [spec.model_copy(update=self._dispatch(spec, began)) for spec in specs]
-            self._progress.dispatched(specs)
+            self._observer.dispatched(specs)
             try:
                 results = await self._play(specs, seat)
             finally:
                 seat = None
-                self._progress.returned(specs)
+                self._observer.returned(specs)
             for failure in {result.failure for result in results} & budget.keys():
                 budget[failure] -= 1
             again = {r.episode_id for r in results if budget.get(r.failure, 0) > 0}
+            for result in results:
+                if result.status == "failed":
+                    self._note(result, result.episode_id in again)
             if again and len(specs) > 1:  # a group is scored together, so it is played again together
                 again = {spec.episode_id for spec in specs}
             for spec, result in zip(specs, results, strict=bool(results)):
@@ -141,13 +146,18 @@ class Coordinator:
                     continue
                 if self._groups.claim(spec, result.status == "finished"):
                     await self._dataset.append(result)
-                    self._progress.ended(result)
+                    self._observer.ended(spec, result)
                     recorded += 1
             specs = [spec for spec in specs if spec.episode_id in again]
-            self._progress.retried(len(specs))
+            self._observer.retried(len(specs))
         self._groups.leave(unit, len(unit) - recorded)
-        self._progress.cancelled(len(unit) - recorded)
+        self._observer.cancelled(len(unit) - recorded)
         self._over(len(unit))
+
+    def _note(self, result: EpisodeResult, again: bool) -> None:
+        what = "is played again" if again else "is recorded as failed"
+        said = (result.error_stage, result.error_message)
+        _log.info("the episode %s: %s: %s", what, *said, extra={"episode": result.episode_id})
 
     def _over(self, episodes: int) -> None:
         """So many episodes have come to their end, or will not be played."""

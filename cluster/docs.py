@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 
 from cluster.arrow import DataType, pa
 from cluster.config import RunConfig
+from cluster.meter import MetricsLine, StageSeconds
+from cluster.metrics import METRICS
 from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
 from cluster.sequences import SEQUENCES, Sequence
 from workers.environments.agentdojo_pipeline import PipelineSettings
@@ -94,14 +96,39 @@ def shell_page(page: str) -> str:
     return _with_tables("docs/shell.md", page, "args", {"shell": _key_table(ShellArgs, "environment.args.")})
 
 
+def observe_page(page: str) -> str:
+    """The text of `docs/observe.md`: the page as it is, with the tables of what is measured made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of a table.
+    """
+    measured = [
+        (
+            "<br>".join(f"`{each}`" for each in metric.exported(name)),
+            metric.kind,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.help,
+        )
+        for name, metric in METRICS.items()
+    ]
+    tables = {
+        "line": _field_table(MetricsLine),
+        "stage": _field_table(StageSeconds),
+        "metrics": _table(("metric", "kind", "labels", "meaning"), measured),
+    }
+    return _with_tables("docs/observe.md", page, "fields", tables)
+
+
 def pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
-    dataset, agentdojo, shell = (FOLDER / f"{name}.md" for name in ("dataset", "agentdojo", "shell"))
+    names = ("dataset", "agentdojo", "shell", "observe")
+    dataset, agentdojo, shell, observe = (FOLDER / f"{name}.md" for name in names)
     return {
         FOLDER / "config.md": config_page(),
         dataset: dataset_page(dataset.read_text(encoding="utf-8")),
         agentdojo: agentdojo_page(agentdojo.read_text(encoding="utf-8")),
         shell: shell_page(shell.read_text(encoding="utf-8")),
+        observe: observe_page(observe.read_text(encoding="utf-8")),
     }
 
 
@@ -134,6 +161,11 @@ def _key_table(model: type[Settings], prefix: str) -> str:
         for name, info in model.model_fields.items()
     ]
     return _table(("key", "value", "default", "meaning"), rows)
+
+
+def _field_table(model: type[BaseModel]) -> str:
+    rows = [(f"`{name}`", _sentence(info.description)) for name, info in model.model_fields.items()]
+    return _table(("field", "meaning"), rows)
 
 
 def _with_tables(name: str, page: str, kind: str, tables: Mapping[str, str]) -> str:

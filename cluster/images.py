@@ -1,20 +1,54 @@
-"""The sandbox image of a run: found, or built when it is one of ours."""
+"""The sandbox image of a run: found, pulled, or built when it is one of ours."""
+
+from collections.abc import Callable
 
 import docker
 import docker.errors
 import requests
 
 from cluster.errors import RunError
-from cluster.progress import Stage
 from sandbox_images import build
-from sandbox_images.host import ImageBuildError
+from sandbox_images.host import ImageBuildError, locked
 from workers.sandbox.base import ToolsetSpec
 from workers.sandbox.engine import engine
 from workers.settings import SandboxSettings
 
 
-def ensure_image(spec: ToolsetSpec, settings: SandboxSettings, stage: Stage) -> str:
-    """The tag of the image to run, which is there when this returns.
+def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
+    """The tag of the image to run, whether it is there or not.
+
+    Raises:
+        RunError: The config names none, and there is none of ours for this environment.
+    """
+    if settings.image is not None:
+        return settings.image
+    try:
+        return build.image_tag(spec.image)
+    except ImageBuildError as error:
+        raise RunError(f"sandbox.image: {error}") from error
+
+
+def _is_ours(spec: ToolsetSpec, tag: str) -> bool:
+    return spec.image in build.image_names() and tag == build.image_tag(spec.image)
+
+
+def ensure_image(
+    spec: ToolsetSpec,
+    settings: SandboxSettings,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    pull: bool = False,
+) -> str:
+    """Has this machine's engine have the image to run.
+
+    Args:
+        spec: What the environment asks for.
+        settings: What the config says.
+        say: Is told how a build goes on.
+        pull: Whether to ask a registry for an image that the config names and that is not there.
+
+    Returns:
+        What was done: `… is there`, `built …`, `pulled …`.
 
     Raises:
         RunError: No engine answers, the image that the config names is not there, or ours can't be built.
@@ -32,20 +66,35 @@ def ensure_image(spec: ToolsetSpec, settings: SandboxSettings, stage: Stage) -> 
             f"sandbox.runtime: the Docker engine has no runtime {settings.runtime!r}; it has "
             f"{', '.join(sorted(runtimes))}"
         )
-    if settings.image is not None:
-        if not build.image_exists(settings.image):
-            raise RunError(
-                f"sandbox.image: the Docker engine has no image {settings.image!r}; leave it out to use the "
-                f"environment's own, which `kumite images build {spec.image}` makes"
-            )
-        return settings.image
-    tag = build.image_tag(spec.image)
+    tag = image_of(spec, settings)
     if build.image_exists(tag):
-        stage.outcome = f"{tag} is there"
-        return tag
-    try:
-        build.build_image(spec.image, on_line=stage.say)
-    except ImageBuildError as error:
-        raise RunError(f"image {tag} could not be built: {error}") from error
-    stage.outcome = f"built {tag}"
-    return tag
+        return f"{tag} is there"
+    if _is_ours(spec, tag):
+        try:
+            build.build_image(spec.image, on_line=say)
+        except ImageBuildError as error:
+            raise RunError(f"image {tag} could not be built: {error}") from error
+        return f"built {tag}"
+    why = _pull(tag) if pull else ""
+    if why is None:
+        return f"pulled {tag}"
+    raise RunError(
+        f"sandbox.image: the Docker engine has no image {tag!r}{why}; leave it out to use the environment's "
+        f"own, which `kumite images build {spec.image}` makes"
+    )
+
+
+def _pull(tag: str) -> str | None:
+    """Pulls an image, once for all who ask at the same time on this machine; says why it could not."""
+    repository, colon, version = tag.rpartition(":")
+    if not colon or "/" in version:
+        repository, version = tag, "latest"
+    with locked(f"pull-{tag.replace('/', '_')}"):
+        if build.image_exists(tag):
+            return None
+        try:
+            with engine() as client:
+                client.images.pull(repository, version)
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            return f", and it cannot be pulled: {error}"
+    return None

@@ -75,7 +75,7 @@ class Progress:
         """So many episodes get another attempt."""
         self._tally.retried += episodes
 
-    def ended(self, result: EpisodeResult) -> None:
+    def ended(self, spec: EpisodeSpec, result: EpisodeResult) -> None:
         """An episode is on record."""
         self._tally.add(result)
         if self._live is None and time.monotonic() - self._said > _LINE_EVERY:

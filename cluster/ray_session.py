@@ -138,6 +138,11 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
     return _join_kept(kept, extra_cpus, started)
 
 
+def is_local(config: RayConfig) -> bool:
+    """Whether a run's workers will be on this machine alone: nothing names a cluster."""
+    return config.address is None and not os.environ.get("RAY_ADDRESS")
+
+
 def start_local(options: dict[str, object]) -> RaySession:
     """Starts a cluster on this machine's loopback interface; it ends with this process.
 

@@ -9,8 +9,8 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster.config import WorkersConfig
+from cluster.node_worker import NodeRolloutWorker
 from workers.records import EpisodeResult, EpisodeSpec
-from workers.rollout_worker import RolloutWorker
 from workers.settings import WorkerSettings
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def asking(settings: WorkerSettings, config: WorkersConfig, uses_sandbox: bool) 
         uses_sandbox: Whether workers need a node that has Docker: the custom resource `sandbox`.
     """
     needs = resources(config, uses_sandbox)
-    actor_class = ray.remote(RolloutWorker).options(
+    actor_class = ray.remote(NodeRolloutWorker).options(
         num_cpus=needs.pop("CPU"),
         resources=needs,
         max_concurrency=config.episodes_per_worker + _MORE_THREADS,

@@ -7,6 +7,7 @@ from cluster.config import RunConfig
 from cluster.config_file import load_config
 from cluster.errors import ConfigError
 from cluster.manifest import load_manifest
+from cluster.run_folder import ENVIRONMENT
 
 _FREE = (
     "name",
@@ -15,6 +16,7 @@ _FREE = (
     "workers",
     "ray",
     "episode",
+    "observe",
     "sandbox.memory_mb",
     "sandbox.cpus",
     "sandbox.pids",
@@ -45,16 +47,37 @@ def resumable_config(folder: Path, config: RunConfig | None) -> RunConfig:
     load_manifest(folder)
     before = load_config(folder / "config.yaml")
     if config is None:
+        _check_environment(folder, before)
         return before
     differing = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
     if differing:
         listed = "\n".join(f"  {name}: was {was!r}, is {now!r}" for name, was, now in differing)
         raise ConfigError(f"--resume {folder}: the config asks for other data than the run's own:\n{listed}")
+    _check_environment(folder, config)
     return config
+
+
+def _check_environment(folder: Path, config: RunConfig) -> None:
+    """Sees that an environment that is a file is the one that the run began with, wherever it is now."""
+    if not config.environment.id.endswith(".py"):
+        return
+    file, begun_with = Path(config.environment.id), folder / ENVIRONMENT
+    if not file.is_file():
+        raise ConfigError(
+            f"--resume {folder}: the environment's file is no longer at {file}; give a config whose "
+            f"environment.id says where it is (the run began with what is in {begun_with})"
+        )
+    if begun_with.is_file() and begun_with.read_bytes() != file.read_bytes():
+        raise ConfigError(
+            f"--resume {folder}: {file} is not what the run began with, which is {begun_with}; to go on "
+            "with the new one nonetheless, copy it there"
+        )
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     if path in _FREE or before == after:
+        return []
+    if path == "environment.id" and str(before).endswith(".py") and Path(before).name == Path(after).name:
         return []
     if not (isinstance(before, dict) and isinstance(after, dict)) or path == "environment.args":
         return [(path, before, after)]

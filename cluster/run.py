@@ -12,15 +12,20 @@ from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
-from cluster.images import ensure_image
+from cluster.images import ensure_image, image_of
+from cluster.meter import Meter
+from cluster.metrics import Exporter
+from cluster.observers import Observers
 from cluster.plan import Plan, load_plan
 from cluster.policy import check_policy, open_policy, required_cpus
 from cluster.progress import Progress
-from cluster.ray_session import connect
+from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
 from cluster.run_folder import Target
+from cluster.spans import Spans
 from cluster.summary import Summary, summarise, write_summary
 from cluster.worker_pool import WorkerPool
+from workers import logs
 from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
 
 
@@ -46,10 +51,13 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
             stage.outcome = f"{plan.tasks} tasks, {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
-            with progress.stage("image") as stage:
-                image = ensure_image(environment.toolset, sandbox, stage)
-                sandbox = sandbox.model_copy(update={"image": image})
+            image = image_of(environment.toolset, sandbox)
+            if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
+                with progress.stage("image") as stage:
+                    stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
+            sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
+        spans = stack.enter_context(Spans(target.run_id)) if config.observe.spans else None
         with progress.stage("ray") as stage:
             keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
             cpus = required_cpus(config.policy) + config.workers.max * config.workers.cpus_per_worker
@@ -62,7 +70,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         uses_sandbox = environment.toolset is not None
         ask = asking(settings, config.workers, uses_sandbox)
         pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox))
-        return asyncio.run(_play(config, plan, pool, progress, target, settings))
+        return asyncio.run(_play(config, plan, pool, progress, target, settings, spans))
 
 
 def _worker_settings(
@@ -89,31 +97,38 @@ async def _play(
     progress: Progress,
     target: Target,
     settings: WorkerSettings,
+    spans: Spans | None,
 ) -> Summary:
     """Brings up the workers, plays the plan, and leaves a committed dataset, whatever happens."""
     ending = Ending()
+    stack = ExitStack()
     try:
         try:
             with progress.stage("workers") as stage:
                 await ending.guard(pool.start(plan.episodes, stage.say))
                 stage.outcome = _capacity(config)
             target.make(config)
+            log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
+            logs.log_to(log, run=target.run_id)
+            stack.callback(logs.stop_logging_to, log)
             async with await Dataset.open(target.folder, target.run_id) as dataset:
                 await dataset.set_planned(plan.episodes)
                 done, finished = await _done(plan, dataset, target)
                 begun, surplus = plan.begun(finished)
                 groups = Groups(config.keep, begun)
-                coordinator = Coordinator(
-                    config, pool, dataset, progress, target.run_id, settings.policy.model, groups
-                )
+                skipped = len(surplus - done)
+                missing = plan.episodes - len(done) - skipped
+                meter = Meter(target.folder, Exporter(target.run_id), lambda: pool.state, missing)
+                observers = Observers(progress, meter, *([spans] if spans else []))
+                model = settings.policy.model
+                coordinator = Coordinator(config, pool, dataset, observers, target.run_id, model, groups)
                 ending.drain = coordinator.drain
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
-                skipped = len(surplus - done)
                 try:
-                    missing = plan.episodes - len(done) - skipped
                     with progress.episodes(missing):
-                        await coordinator.run(plan.units(done | surplus), missing)
+                        async with meter.writing(config.observe.every):
+                            await coordinator.run(plan.units(done | surplus), missing)
                 finally:
                     wall_seconds = before + time.monotonic() - began
                     await dataset.commit(wall_seconds=wall_seconds, cancelled=skipped + groups.cancelled)
@@ -121,6 +136,7 @@ async def _play(
                     write_summary(target.folder, summary)
         finally:
             await pool.close()
+            stack.close()
     except asyncio.CancelledError:
         if ending.signal is None:
             raise

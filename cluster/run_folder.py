@@ -10,6 +10,9 @@ from cluster.config import RunConfig
 from cluster.errors import ConfigError, RunError
 from cluster.manifest import load_manifest, manifest_path
 
+ENVIRONMENT = "environment.py"
+"""A run folder's copy of the environment's file, where the environment is a file."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -47,7 +50,9 @@ class Target:
         return cls(folder, load_manifest(folder).run_id, retry_failed)
 
     def make(self, config: RunConfig) -> None:
-        """Makes the folder, with the config as it was resolved; one that holds the run stays as it is.
+        """Makes the folder, with the config as it was resolved and the environment's file.
+
+        One that holds the run stays as it is.
 
         Raises:
             RunError: It can't be made.
@@ -58,5 +63,7 @@ class Target:
             self.folder.mkdir(parents=True, exist_ok=True)
             resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             (self.folder / "config.yaml").write_text(resolved, encoding="utf-8")
+            if config.environment.id.endswith(".py"):
+                (self.folder / ENVIRONMENT).write_bytes(Path(config.environment.id).read_bytes())
         except OSError as error:
             raise RunError(f"the run's folder {self.folder} can't be made: {error.strerror}") from error

@@ -267,6 +267,7 @@ class WorkerPool:
                 pauses.append(left)
                 continue
             self._members.remove(member)
+            _log.info("worker %s has nothing to do: given back", member.worker.name)
             self._stop(member)
         return min(pauses, default=None)
 
@@ -294,6 +295,7 @@ class WorkerPool:
             raise
         else:
             self._failures = 0
+            _log.info("worker %s is up: process %s on node %s", worker.name, worker.pid, worker.node_id)
             member = _Member(worker, self._config.episodes_per_worker)
             self._members.append(member)
             self._own(self._watch(member), f"watch {worker.name}")

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from workers import logs
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
 from workers.environments.messages import to_records
@@ -58,6 +59,7 @@ class EpisodePlayer:
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._cancellable: dict[str, asyncio.Task[Any]] = {}
         self._cancelled: set[str] = set()
+        self._told_creations = 0
         self._seating = asyncio.Lock()
         self._known_states: set[str] = set()
 
@@ -142,6 +144,7 @@ class EpisodePlayer:
             self._in_flight.discard(task)
 
     async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
+        logs.episode.set(specs[0].episode_id)
         plays = [_Play(spec, EpisodeTrace(policy_version=self._settings.policy.version)) for spec in specs]
         outcomes: list[Rollout | BaseException]
         seconds = specs[0].seconds_left
@@ -288,7 +291,16 @@ class EpisodePlayer:
             timings=timings,
             record=record.model_dump_json(),
             states=play.states,
+            policy_requests=len(trace.turns),
+            sandbox_creations=self._new_creations(),
         )
+
+    def _new_creations(self) -> int:
+        """Sandboxes brought up since this was last asked."""
+        if self._pool is None:
+            return 0
+        before, self._told_creations = self._told_creations, self._pool.created
+        return self._told_creations - before
 
 
 def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:

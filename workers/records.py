@@ -253,6 +253,10 @@ class EpisodeResult(Record):
     timings: Timings
     record: str
     """The `EpisodeRecord` as one line of JSON."""
+    policy_requests: int = 0
+    """Actions that the policy gave."""
+    sandbox_creations: int = 0
+    """Sandboxes that this worker has brought up since its result before."""
     states: dict[str, str] = Field(default_factory=dict)
     """Base states that this worker names for the first time: JSON text by id."""
 

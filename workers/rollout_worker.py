@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from workers import logs
 from workers.environments.classic import ClassicEnvironment
 from workers.episode import EpisodePlayer
 from workers.records import EpisodeResult, EpisodeSpec
@@ -36,18 +37,21 @@ class RolloutWorker:
     """
 
     def __init__(self, settings: WorkerSettings, worker_id: str) -> None:
-        self._settings = settings
+        self.settings = settings
         environment = ClassicEnvironment(settings.environment, settings.search_path, settings.policy.model)
-        self._node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
+        self.toolset = environment.toolset
+        self.node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
+        if ray.is_initialized():
+            logs.log_to_stderr(run=settings.run_id, worker=worker_id, node=self.node_id)
         self._stopped = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True)
         self._thread.start()
-        self._player = self._on_loop(EpisodePlayer.create(settings, environment, worker_id, self._node_id))
+        self._player = self._on_loop(EpisodePlayer.create(settings, environment, worker_id, self.node_id))
 
     def whereabouts(self) -> tuple[str, int]:
         """The worker's node and process id."""
-        return self._node_id, os.getpid()
+        return self.node_id, os.getpid()
 
     def ready(self) -> None:
         """Brings up the sandbox, ahead of the first episode.
@@ -56,7 +60,7 @@ class RolloutWorker:
             SandboxStartError: It does not come up.
         """
         if self._player.uses_sandbox:
-            if self._settings.sandbox.backend == "docker":
+            if self.settings.sandbox.backend == "docker":
                 removed = ownership.sweep()
                 if removed:
                     _log.warning("removed %d containers of dead workers", len(removed))

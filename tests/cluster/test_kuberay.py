@@ -98,17 +98,16 @@ def test_pod_with_sandboxes_has_an_engine_and_its_image_before_ray(
 ) -> None:
     resources = {name: kind.resources for name, kind in autoscaling.get_node_type_configs().items()}
     assert [name for name, has in resources.items() if has.get("sandbox")] == ["sandbox"]
-    for name in ("head", "sandbox"):
-        pod = pods(cluster)[name]
-        sidecar, pull = pod["initContainers"]
-        assert sidecar["name"] == "docker" and sidecar["restartPolicy"] == "Always"
-        (host,) = [word for word in sidecar["args"] if word.startswith("--host=")]
-        assert host in sidecar["startupProbe"]["exec"]["command"] and host in pull["command"]
-        socket = host.removeprefix("--host=")
-        assert {"name": "DOCKER_HOST", "value": socket} in pod["containers"][0]["env"]
-        folder = str(Path(socket.removeprefix("unix://")).parent)
-        for each in (sidecar, pull, pod["containers"][0]):
-            assert {"name": "engine-socket", "mountPath": folder} in each["volumeMounts"]
+    pod = pods(cluster)["sandbox"]
+    sidecar, pull = pod["initContainers"]
+    assert sidecar["name"] == "docker" and sidecar["restartPolicy"] == "Always"
+    (host,) = [word for word in sidecar["args"] if word.startswith("--host=")]
+    assert host in sidecar["startupProbe"]["exec"]["command"] and host in pull["command"]
+    socket = host.removeprefix("--host=")
+    assert {"name": "DOCKER_HOST", "value": socket} in pod["containers"][0]["env"]
+    folder = str(Path(socket.removeprefix("unix://")).parent)
+    for each in (sidecar, pull, pod["containers"][0]):
+        assert {"name": "engine-socket", "mountPath": folder} in each["volumeMounts"]
 
 
 def test_engine_listens_on_no_port_and_gives_its_containers_no_network(cluster: dict[str, Any]) -> None:
@@ -126,7 +125,7 @@ def test_nothing_but_the_engine_is_privileged_and_nothing_is_mounted_from_the_no
         privileged = [
             each["name"] for each in containers(pod) if each.get("securityContext", {}).get("privileged")
         ]
-        assert privileged == ([] if name == "gpu" else ["docker"])
+        assert privileged == (["docker"] if name == "sandbox" else [])
         assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
         assert not pod.get("hostNetwork") and not pod.get("hostPID")
         if name != "head":

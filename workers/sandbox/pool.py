@@ -47,6 +47,8 @@ class SandboxPool:
         self._up: set[Sandbox] = set()
         self._retired: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.created = 0
+        """Sandboxes brought up so far."""
 
     @property
     def places(self) -> int | None:
@@ -157,6 +159,7 @@ class SandboxPool:
         sandbox = _BACKENDS[self._settings.backend](self._spec, self._settings, self._owner)
         async with self._starts:
             hello = await sandbox.start()
+        self.created += 1
         wanted = self._settings.recycle
         if self._closed:
             await sandbox.stop()

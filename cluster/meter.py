@@ -1,0 +1,249 @@
+"""What a run measures of itself while it lasts: `metrics.jsonl`, and the same for Prometheus."""
+
+import asyncio
+import logging
+import resource
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pydantic import Field
+
+from cluster.metrics import STAGES, Exporter
+from cluster.tally import Mean
+from cluster.worker_pool import PoolState
+from workers.records import EpisodeResult, EpisodeSpec, Record
+
+_log = logging.getLogger(__name__)
+FILE = "metrics.jsonl"
+
+
+class StageSeconds(Record):
+    """Seconds that the episodes which finished since the line before spent in a stage."""
+
+    mean: float
+    """Mean."""
+    p50: float
+    """Median."""
+    p95: float
+    """95th percentile."""
+
+
+class MetricsLine(Record):
+    """One line of `metrics.jsonl`. Counts are since this process took the run up."""
+
+    time: float
+    """Seconds since the epoch."""
+    elapsed: float
+    """Seconds since this process took the run up."""
+    planned: int
+    """Episodes that this process is to see through."""
+    finished: int
+    """Episodes that finished."""
+    failed: dict[str, int] = Field(default_factory=dict[str, int])
+    """Episodes that failed, by the stage in which they did."""
+    cancelled: int
+    """Episodes of over-sampled groups that were no longer wanted."""
+    retries: int
+    """Attempts after the first."""
+    in_flight: int
+    """Episodes that workers are playing."""
+    queued: int
+    """Episodes that no worker has been given yet."""
+    workers_up: int
+    """Workers that can play."""
+    workers_starting: int
+    """Workers whose sandbox is coming up."""
+    workers_pending: int
+    """Workers that load, or for which there is no node yet."""
+    workers_lost: int
+    """Workers that died."""
+    nodes: int
+    """Nodes that the workers are on."""
+    episodes_per_second: float
+    """Episodes that ended per second, since the line before."""
+    tokens_per_second: float
+    """Tokens sampled per second in episodes that ended, since the line before."""
+    policy_requests: int
+    """Actions that the policy was asked for, and gave."""
+    prompt_tokens: int
+    """Tokens of prompts."""
+    completion_tokens: int
+    """Tokens sampled."""
+    sandbox_creations: int
+    """Sandboxes that workers brought up."""
+    reward: float | None
+    """Mean reward of the episodes finished so far."""
+    stage_seconds: dict[str, StageSeconds] = Field(default_factory=dict[str, StageSeconds])
+    """By stage; empty if no episode finished since the line before."""
+    driver_memory_mb: float
+    """Most memory that the driver has held so far, in MiB."""
+
+
+class Meter:
+    """Counts what happens, writes a line every so many seconds, and hands the same to Ray.
+
+    Args:
+        folder: The run's.
+        exporter: For Prometheus. None: nothing is exported.
+        pool: Says how the pool is doing.
+        planned: Episodes to see through.
+    """
+
+    def __init__(
+        self, folder: Path, exporter: Exporter | None, pool: Callable[[], PoolState], planned: int
+    ) -> None:
+        self._path = folder / FILE
+        self._written = not self._path.exists()
+        self._exporter = exporter
+        self._pool = pool
+        self._planned = planned
+        self._began = self._last = time.monotonic()
+        self._counts: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._reward = Mean()
+        self._in_flight = 0
+        self._before: Counter[str] = Counter()
+        self._lost = 0
+        self._seconds: defaultdict[str, list[float]] = defaultdict(list)
+
+    def dispatched(self, specs: list[EpisodeSpec]) -> None:
+        """These episodes went to a worker."""
+        self._in_flight += len(specs)
+
+    def returned(self, specs: list[EpisodeSpec]) -> None:
+        """These episodes came back, for good or for another attempt."""
+        self._in_flight -= len(specs)
+
+    def retried(self, episodes: int) -> None:
+        """So many episodes get another attempt."""
+        self._counts["retries"] += episodes
+        self._export("kumite_retries", episodes)
+
+    def cancelled(self, episodes: int) -> None:
+        """So many episodes are no longer wanted."""
+        self._counts["cancelled"] += episodes
+        self._export("kumite_episodes", episodes, status="cancelled", stage="")
+
+    def ended(self, spec: EpisodeSpec, result: EpisodeResult) -> None:
+        """An episode is on record."""
+        stage = result.error_stage or ""
+        self._export("kumite_episodes", 1, status=result.status, stage=stage)
+        self._counts["ended"] += 1
+        if result.status == "failed":
+            self._failed[stage or "unknown"] += 1
+        else:
+            self._reward.add(result.reward)
+            for name in STAGES:
+                seconds: float = getattr(result.timings, name)
+                self._seconds[name].append(seconds)
+                if self._exporter is not None:
+                    self._exporter.observe("kumite_stage_seconds", seconds, stage=name)
+        for name, amount in (
+            ("policy_requests", result.policy_requests),
+            ("prompt_tokens", result.usage.prompt_tokens),
+            ("completion_tokens", result.usage.completion_tokens),
+            ("sandbox_creations", result.sandbox_creations),
+        ):
+            self._counts[name] += amount
+            self._export(f"kumite_{name}", amount)
+
+    @asynccontextmanager
+    async def writing(self, every: float) -> AsyncGenerator[None]:
+        """Writes a line now, every so many seconds, and when left. A disk that takes none ends no run."""
+        writer = asyncio.create_task(self._write_on(every), name="metrics")
+        try:
+            yield
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+            self._write()
+
+    async def _write_on(self, every: float) -> None:
+        while True:
+            self._write()
+            await asyncio.sleep(every)
+
+    def _write(self) -> None:
+        line = self.line()
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                # Whatever a killed process has left of a line ends here; readers pass empty ones over.
+                file.write(f"{'' if self._written else chr(10)}{line.model_dump_json()}\n")
+            self._written = True
+        except OSError as error:
+            self._written = False
+            _log.warning("%s cannot be written: %s", self._path, error.strerror or error)
+
+    def line(self) -> MetricsLine:
+        """How things are now; what it says of rates and stages begins anew."""
+        now, pool = time.monotonic(), self._pool()
+        since, self._last = max(now - self._last, 1e-9), now
+        new = self._counts - self._before
+        self._before = Counter(self._counts)
+        seconds, self._seconds = self._seconds, defaultdict(list)
+        self._set_gauges(pool)
+        failed = sum(self._failed.values())
+        return MetricsLine(
+            time=time.time(),
+            elapsed=now - self._began,
+            planned=self._planned,
+            finished=self._counts["ended"] - failed,
+            failed=dict(self._failed),
+            in_flight=self._in_flight,
+            queued=self._queued(),
+            workers_up=pool.up,
+            workers_starting=pool.starting,
+            workers_pending=pool.pending,
+            workers_lost=pool.lost,
+            nodes=pool.nodes,
+            episodes_per_second=new["ended"] / since,
+            tokens_per_second=new["completion_tokens"] / since,
+            reward=self._reward.value,
+            stage_seconds={name: _stage(values) for name, values in seconds.items()},
+            driver_memory_mb=_memory_mb(),
+            **{
+                name: self._counts[name]
+                for name in (
+                    *("cancelled", "retries", "policy_requests"),
+                    *("prompt_tokens", "completion_tokens", "sandbox_creations"),
+                )
+            },
+        )
+
+    def _queued(self) -> int:
+        return max(0, self._planned - self._counts["ended"] - self._counts["cancelled"] - self._in_flight)
+
+    def _set_gauges(self, pool: PoolState) -> None:
+        if self._exporter is None:
+            return
+        self._exporter.set("kumite_in_flight", self._in_flight)
+        self._exporter.set("kumite_queued", self._queued())
+        self._exporter.set("kumite_nodes", pool.nodes)
+        for state, workers in (("up", pool.up), ("starting", pool.starting), ("pending", pool.pending)):
+            self._exporter.set("kumite_workers", workers, state=state)
+        if self._reward.value is not None:
+            self._exporter.set("kumite_reward", self._reward.value)
+        self._export("kumite_workers_lost", pool.lost - self._lost)
+        self._lost = pool.lost
+
+    def _export(self, name: str, amount: float, **labels: str) -> None:
+        if self._exporter is not None:
+            self._exporter.count(name, amount, **labels)
+
+
+def _stage(values: list[float]) -> StageSeconds:
+    ordered = sorted(values)
+    return StageSeconds(
+        mean=sum(ordered) / len(ordered),
+        p50=ordered[len(ordered) // 2],
+        p95=ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))],
+    )
+
+
+def _memory_mb() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,93 @@
+"""When a run may be taken up again: the data it asks for must be the same, wherever its files are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.config_file import load_config
+from cluster.errors import ConfigError
+from cluster.manifest import ManifestError
+from cluster.resume import resumable_config
+from cluster.run_folder import Target
+
+FIELDS = {"policy": {"kind": "oracle"}, "samples": 2}
+
+
+def begun(folder: Path, **fields: object) -> Path:
+    """A folder of a run whose config file and environment are in `folder`."""
+    environment = folder / "my_env.py"
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    environment.write_text("def load_environment(): ...\n")
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump({"environment": {"id": "my_env.py"}, **FIELDS, **fields}))
+    run = folder / "run"
+    Target(run, "run").make(load_config(config))
+    (run / "manifest.json").write_text(json.dumps({"run_id": "run"}))
+    return run
+
+
+def test_the_environments_file_is_kept_with_the_run(tmp_path):
+    run = begun(tmp_path)
+    assert (run / "environment.py").read_text() == (tmp_path / "my_env.py").read_text()
+
+
+def test_a_run_goes_on_with_its_own_config(tmp_path):
+    run = begun(tmp_path)
+    assert resumable_config(run, None).samples == 2
+
+
+def test_a_run_goes_on_after_its_folder_has_moved(tmp_path):
+    begun(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    run = tmp_path / "there" / "run"
+    config = load_config(tmp_path / "there" / "config.yaml")
+    assert resumable_config(run, config).environment.id == str(tmp_path / "there" / "my_env.py")
+    with pytest.raises(ConfigError, match=r"my_env\.py; give a config whose environment\.id says where"):
+        resumable_config(run, None)
+
+
+def test_an_environment_that_was_edited_is_another(tmp_path):
+    run = begun(tmp_path)
+    (tmp_path / "my_env.py").write_text("def load_environment(): return 2\n")
+    for config in (None, load_config(tmp_path / "config.yaml")):
+        with pytest.raises(ConfigError, match=r"my_env\.py is not what the run began with"):
+            resumable_config(run, config)
+    (run / "environment.py").write_bytes((tmp_path / "my_env.py").read_bytes())
+    assert resumable_config(run, None).samples == 2
+
+
+def test_a_file_of_another_name_is_another_environment(tmp_path):
+    run = begun(tmp_path)
+    (tmp_path / "my_env.py").rename(tmp_path / "your_env.py")
+    config = load_config(tmp_path / "config.yaml", ["environment.id=your_env.py"])
+    with pytest.raises(ConfigError, match=r"environment\.id: was .*my_env\.py', is .*your_env\.py'"):
+        resumable_config(run, config)
+
+
+@pytest.mark.parametrize(
+    "change", ["samples=3", "keep=1", "seed=1", "policy={kind: endpoint, base_url: 'http://a/v1', model: m}"]
+)
+def test_what_would_change_the_data_is_named(tmp_path, change):
+    run = begun(tmp_path)
+    config = load_config(tmp_path / "config.yaml", [change])
+    with pytest.raises(ConfigError, match=change.partition("=")[0] + r".*: was .*, is "):
+        resumable_config(run, config)
+
+
+@pytest.mark.parametrize(
+    "change", ["workers.max=9", "observe.every=1", "ray.address=auto", "output=/elsewhere"]
+)
+def test_how_and_where_it_runs_may_change(tmp_path, change):
+    run = begun(tmp_path)
+    assert resumable_config(run, load_config(tmp_path / "config.yaml", [change]))
+
+
+def test_a_run_of_another_version_is_left_alone(tmp_path):
+    run = begun(tmp_path)
+    (run / "manifest.json").write_text(json.dumps({"run_id": "run", "format": 99}))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(ManifestError, match="format is 99, and this version of Kumite reads format 1"):
+        resumable_config(run, None)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
