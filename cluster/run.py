@@ -14,7 +14,7 @@ from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
 from cluster.images import ensure_image
 from cluster.plan import Plan, load_plan
-from cluster.policy import check_policy, open_policy, required_cpus
+from cluster.policy import PolicyHandle, check_policy, open_policy, required_cpus
 from cluster.progress import Progress
 from cluster.ray_session import connect
 from cluster.ray_worker import asking, resources
@@ -62,7 +62,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         uses_sandbox = environment.toolset is not None
         ask = asking(settings, config.workers, uses_sandbox)
         pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox))
-        return asyncio.run(_play(config, plan, pool, progress, target, settings))
+        return asyncio.run(_play(config, plan, pool, progress, target, settings, policy))
 
 
 def _worker_settings(
@@ -89,6 +89,7 @@ async def _play(
     progress: Progress,
     target: Target,
     settings: WorkerSettings,
+    policy: PolicyHandle,
 ) -> Summary:
     """Brings up the workers, plays the plan, and leaves a committed dataset, whatever happens."""
     ending = Ending()
@@ -104,7 +105,14 @@ async def _play(
                 begun, surplus = plan.begun(finished)
                 groups = Groups(config.keep, begun)
                 coordinator = Coordinator(
-                    config, pool, dataset, progress, target.run_id, settings.policy.model, groups
+                    config,
+                    pool,
+                    dataset,
+                    progress,
+                    target.run_id,
+                    settings.policy.model,
+                    groups,
+                    lambda: policy.version,
                 )
                 ending.drain = coordinator.drain
                 before = dataset.manifest.wall_seconds or 0.0
