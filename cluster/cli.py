@@ -203,8 +203,21 @@ def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.
         _console.print("no policy is kept")
     else:
         use = "in use" if found.in_use else "idle"
-        line = f"{found.policy.model}: {found.state}, {use}, up {found.uptime / 60:.0f} min"
+        line = f"{found.policy.model}, version {found.version}: {found.state}, {use}"
+        line += f", up {found.uptime / 60:.0f} min"
         _console.print(f"{line}, at {found.policy.base_url}", highlight=False, soft_wrap=True)
+
+
+@policy_app.command("update")
+def policy_update(
+    path: Annotated[Path, typer.Argument(help="A LoRA adapter's folder, as PEFT writes it.")],
+    version: Annotated[int, typer.Option("--version", help="Its version, above the present one.")],
+) -> None:
+    """Give the kept deployment new weights, without a restart; runs in flight take them up."""
+    from cluster.policy.kept_policy import update_kept
+
+    update_kept(path, version)
+    _console.print(f"the policy is at version {version}")
 
 
 @policy_app.command("down")

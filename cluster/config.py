@@ -8,6 +8,30 @@ from pydantic import Field, model_validator
 from workers.settings import EnvironmentSettings, SamplingSettings, SandboxSettings, Settings
 
 
+class AdaptersConfig(Settings):
+    """Weight updates as LoRA adapters, while the deployment is up."""
+
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    """Highest rank of an adapter."""
+    live: Annotated[int, Field(gt=0)] = 2
+    """Versions that vLLM holds at once, the base model aside: those that episodes in flight still use, and
+    the newest. One more takes the place of the one unused for longest; a request brings it back."""
+    in_flight: Literal["finish", "move"] = "finish"
+    """What episodes in flight do when a version comes. `finish`: play to their end on theirs. `move`: take
+    their next turn on the new one."""
+    folder: Path | None = None
+    """Where versions are put for the replicas to load; all nodes must see it. Null: the cache folder, which
+    is right where the policy runs on this machine."""
+
+
+def _check_exact(policy: "VllmPolicy | EndpointPolicy") -> None:
+    if policy.tokens == "exact" and policy.sampling.tool_choice in ("required", "none"):
+        raise ValueError(
+            f"policy.tokens is `exact`, where the policy chooses freely, and policy.sampling.tool_choice is "
+            f"`{policy.sampling.tool_choice}`: leave it out, or set policy.tokens to `per_turn`"
+        )
+
+
 class VllmPolicy(Settings):
     """One shared vLLM deployment (Ray Serve LLM) that Kumite starts."""
 
@@ -31,6 +55,20 @@ class VllmPolicy(Settings):
     """vLLM's tool-call parser for this model (`hermes`, `llama3_json`, `qwen3_coder`, …). Null: none."""
     chat_template: Path | None = None
     """A Jinja chat template to use in place of the model's own. The packaged model brings its own."""
+    adapters: AdaptersConfig | None = None
+    """Take weight updates (`kumite policy update`, `RolloutEngine.update_policy`). Null: the weights stay as
+    they are, at version 0."""
+    max_version_lag: Annotated[int, Field(ge=0)] | None = None
+    """Most versions that an episode's oldest turn may be behind the policy's when it ends. One that is more
+    behind fails, and is played again as `episode.attempts.policy` allows. Null: any number."""
+    tokens: Literal["per_turn", "exact"] = "per_turn"
+    """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
+    `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
+    episode is one sequence; over vLLM's `/inference/v1/generate`."""
+    renderer: str | None = None
+    """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
+    model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
+    hermes-style tool calls."""
     engine: dict[str, Any] = Field(default_factory=dict)
     """More vLLM engine arguments, as `vllm serve` names them, with underscores."""
     cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
@@ -41,6 +79,11 @@ class VllmPolicy(Settings):
     """Seconds that the deployment may take to come up."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that one request may take."""
+
+    @model_validator(mode="after")
+    def _exact(self) -> "VllmPolicy":
+        _check_exact(self)
+        return self
 
 
 class EndpointPolicy(Settings):
@@ -56,10 +99,25 @@ class EndpointPolicy(Settings):
     """Name of the environment variable that holds the API key. Null: no key."""
     token_ids: bool = False
     """Ask for token ids and log-probabilities with every request (a vLLM server gives them)."""
+    tokens: Literal["per_turn", "exact"] = "per_turn"
+    """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
+    `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
+    episode is one sequence; over vLLM's `/inference/v1/generate`."""
+    renderer: str | None = None
+    """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
+    model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
+    hermes-style tool calls."""
+    tokenizer: str | None = None
+    """With `exact`: the model's folder, or its id on the Hugging Face hub. Null: `model`."""
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     """How actions are sampled."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that one request may take."""
+
+    @model_validator(mode="after")
+    def _exact(self) -> "EndpointPolicy":
+        _check_exact(self)
+        return self
 
 
 class OraclePolicy(Settings):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from cluster.config import RunConfig
@@ -25,6 +25,8 @@ from workers.records import (
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_VERSION_POLL = 0.5
+"""Seconds between two looks at the policy's version: a small file read."""
 _GRACE = 30.0
 """Seconds beyond an episode's limit that its worker gets to say so."""
 
@@ -40,6 +42,7 @@ class Coordinator:
         run_id: The run.
         model: The policy's name, for records of episodes that no worker could record.
         groups: Which episodes are still wanted, where groups are over-sampled. None: all.
+        version: Tells the policy's present version.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Coordinator:
         run_id: str,
         model: str,
         groups: Groups | None = None,
+        version: Callable[[], int | None] = lambda: None,
     ) -> None:
+        self._version = version
         self._config = config
         self._pool = pool
         self._dataset = dataset
@@ -78,6 +83,7 @@ class Coordinator:
         self._left = expected
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tasks: set[asyncio.Task[None]] = set()
+        watch = asyncio.create_task(self._watch_versions(), name="versions")
 
         def ended(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
@@ -104,6 +110,8 @@ class Coordinator:
             if tasks:
                 await asyncio.wait(tasks, timeout=self._config.episode.drain_seconds)
         finally:
+            watch.cancel()
+            await asyncio.wait([watch])
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -168,7 +176,22 @@ class Coordinator:
         """What changes on a spec from one attempt to the next."""
         limit = self._config.episode.timeout
         left = None if limit is None else max(0.1, limit - (time.monotonic() - began))
-        return {"attempt": spec.attempt + 1, "dispatched_at": time.time(), "seconds_left": left}
+        return {
+            "attempt": spec.attempt + 1,
+            "dispatched_at": time.time(),
+            "seconds_left": left,
+            "policy_version": self._version(),
+        }
+
+    async def _watch_versions(self) -> None:
+        """Tells workers of a new version, which another process may have brought."""
+        told = self._version()
+        while told is not None:
+            await asyncio.sleep(_VERSION_POLL)
+            version = self._version()
+            if version is not None and version != told:
+                told = version
+                self._pool.set_version(version)
 
     async def _play(self, specs: list[EpisodeSpec], seat: Seat | None) -> list[EpisodeResult]:
         """One attempt. The worker keeps the time; when even that does not come back, we do.

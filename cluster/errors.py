@@ -27,3 +27,7 @@ class PolicyInUse(ClusterError):
 
 class ModelUnavailable(PolicyUnavailable):
     """The model's files are not there and cannot be had."""
+
+
+class UpdateRefused(ClusterError):
+    """New weights that the policy does not take; the version before keeps serving."""

@@ -56,6 +56,10 @@ class Worker(Protocol):
         """Has it break off the units of these episodes."""
         ...
 
+    def set_version(self, version: int) -> None:
+        """Tells it that the policy has a new version."""
+        ...
+
     async def end(self) -> str:
         """Returns when it is gone, however that came about, and says how."""
         ...
@@ -102,6 +106,10 @@ class RayWorker:
     def cancel(self, episode_ids: Collection[str]) -> None:
         """See `Worker`."""
         self._actor.cancel.remote(list(episode_ids))
+
+    def set_version(self, version: int) -> None:
+        """See `Worker`."""
+        self._actor.set_version.remote(version)
 
     async def end(self) -> str:
         """See `Worker`."""

@@ -17,7 +17,7 @@ from cluster.meter import Meter
 from cluster.metrics import Exporter
 from cluster.observers import Observers
 from cluster.plan import Plan, load_plan
-from cluster.policy import check_policy, open_policy, required_cpus
+from cluster.policy import PolicyHandle, check_policy, open_policy, required_cpus
 from cluster.progress import Progress
 from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
@@ -70,7 +70,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         uses_sandbox = environment.toolset is not None
         ask = asking(settings, config.workers, uses_sandbox)
         pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox))
-        return asyncio.run(_play(config, plan, pool, progress, target, settings, spans))
+        return asyncio.run(_play(config, plan, pool, progress, target, settings, policy, spans))
 
 
 def _worker_settings(
@@ -97,6 +97,7 @@ async def _play(
     progress: Progress,
     target: Target,
     settings: WorkerSettings,
+    policy: PolicyHandle,
     spans: Spans | None,
 ) -> Summary:
     """Brings up the workers, plays the plan, and leaves a committed dataset, whatever happens."""
@@ -121,7 +122,9 @@ async def _play(
                 meter = Meter(target.folder, Exporter(target.run_id), lambda: pool.state, missing)
                 observers = Observers(progress, meter, *([spans] if spans else []))
                 model = settings.policy.model
-                coordinator = Coordinator(config, pool, dataset, observers, target.run_id, model, groups)
+                coordinator = Coordinator(
+                    config, pool, dataset, observers, target.run_id, model, groups, lambda: policy.version
+                )
                 ending.drain = coordinator.drain
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()

@@ -60,6 +60,12 @@ def _first_difference(got: Sequence[int], expected: Sequence[int], template: Cha
     return f"differs from token {place} on: {shown[0]} in place of {shown[1]}"
 
 
+def goes_on(before: StepRecord, step: StepRecord) -> bool:
+    """Whether a step's messages are the step before's, its action, and more."""
+    so_far = [*before.prompt_messages, before.action]
+    return step.prompt_messages[: len(so_far)] == so_far
+
+
 def continues(before: StepRecord, step: StepRecord) -> bool:
     so_far = [*(before.prompt_token_ids or []), *(before.completion_token_ids or [])]
     return (step.prompt_token_ids or [])[: len(so_far)] == so_far

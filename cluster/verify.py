@@ -6,23 +6,24 @@ from typing import Literal
 
 from pydantic import Field
 
-from cluster.config import RunConfig, VllmPolicy
+from cluster.config import OraclePolicy, RunConfig, VllmPolicy
 from cluster.config_file import load_config
 from cluster.episodes import iterate_records
 from cluster.errors import RunError
 from cluster.policy import packaged_model
 from cluster.sequences import sequences_of
-from cluster.token_rules import lengths, prompt_of
+from cluster.token_rules import continues, goes_on, lengths, prompt_of
 from workers.chat_template import ChatTemplate
 from workers.errors import TemplateError
 from workers.records import EpisodeRecord, Record, StepRecord
 
-Rule = Literal["lengths", "prompts", "sequences", "versions", "logprobs"]
+Rule = Literal["lengths", "prompts", "append_only", "sequences", "versions", "logprobs"]
 _EXAMPLES = 5
 
 RULES: dict[Rule, str] = {
     "lengths": "a step's ids, log-probabilities and usage agree in length, and log-probabilities are such",
     "prompts": "prompt ids are the messages under the model's template, or go on from the turn before",
+    "append_only": "with `tokens: exact`, a turn that goes on from the last has its ids verbatim",
     "sequences": "the sequences for training hold every sampled id once, in order, and mask in those only",
     "versions": "versions never go backwards in an episode, and the episode's is its first step's",
     "logprobs": "log-probabilities scored again by the same version agree within a tolerance",
@@ -107,13 +108,17 @@ def verify(
             where = f"{episode.episode_id} step {step.step_index}"
             reports["lengths"].add(where, lengths(step))
             if step.prompt_token_ids is None or step.completion_token_ids is None:
-                for rule in ("prompts", "logprobs"):
+                for rule in ("prompts", "append_only", "logprobs"):
                     reports[rule].skip("the policy gave no token ids")
                 continue
             if template is None:
                 reports["prompts"].skip("the model's tokenizer is not known: give --tokenizer")
             else:
                 reports["prompts"].add(where, prompt_of(episode, before, step, template))
+            if isinstance(config.policy, OraclePolicy) or config.policy.tokens != "exact":
+                reports["append_only"].skip("policy.tokens was not `exact`")
+            elif before is not None and goes_on(before, step):
+                reports["append_only"].add(where, None if continues(before, step) else "it has not")
             _score_again(where, step, rescore, tolerance, reports["logprobs"], differences)
     result.largest_difference = max(differences, default=None)
     return result

@@ -193,6 +193,11 @@ class WorkerPool:
         finally:
             await self.leave(seat)
 
+    def set_version(self, version: int) -> None:
+        """Tells all workers that the policy has a new version; later ones learn it by their episodes."""
+        for member in self._members:
+            member.worker.set_version(version)
+
     async def close(self) -> None:
         """Ends all workers and their sandboxes."""
         self._closed = True

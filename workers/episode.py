@@ -7,14 +7,15 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from workers import logs
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
 from workers.environments.messages import to_records
 from workers.environments.tracing import EpisodeTrace
-from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError
+from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode
+from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import kind_of, root_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import PolicyClient, sampling_args
@@ -25,6 +26,7 @@ from workers.settings import WorkerSettings
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+Client: TypeAlias = OracleClient | PolicyClient | ExactPolicyClient
 
 
 @dataclass
@@ -46,7 +48,7 @@ class EpisodePlayer:
         settings: WorkerSettings,
         environment: RolloutEnvironment,
         pool: SandboxPool | None,
-        client: OracleClient | PolicyClient,
+        client: Client,
         worker_id: str,
         node_id: str,
     ) -> None:
@@ -61,6 +63,7 @@ class EpisodePlayer:
         self._cancelled: set[str] = set()
         self._told_creations = 0
         self._seating = asyncio.Lock()
+        self._version = settings.policy.version
         self._known_states: set[str] = set()
 
     @classmethod
@@ -79,13 +82,17 @@ class EpisodePlayer:
         if environment.toolset is not None:
             owner = Owner(settings.run_id, worker_id)
             pool = SandboxPool(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
-        client = OracleClient() if settings.policy.kind == "oracle" else PolicyClient(settings.policy)
+        client = OracleClient() if settings.policy.kind == "oracle" else make_client(settings.policy)
         return cls(settings, environment, pool, client, worker_id, node_id)
 
     @property
     def uses_sandbox(self) -> bool:
         """Whether the environment has tools in a sandbox."""
         return self._pool is not None
+
+    def set_version(self, version: int) -> None:
+        """Notes the policy's newest version."""
+        self._version = version if self._version is None else max(version, self._version)
 
     async def warm_up(self) -> None:
         """Brings up the sandbox ahead of the first episode.
@@ -145,7 +152,7 @@ class EpisodePlayer:
 
     async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         logs.episode.set(specs[0].episode_id)
-        plays = [_Play(spec, EpisodeTrace(policy_version=self._settings.policy.version)) for spec in specs]
+        plays = [_Play(spec, self._trace(spec)) for spec in specs]
         outcomes: list[Rollout | BaseException]
         seconds = specs[0].seconds_left
         limit = asyncio.timeout(seconds)
@@ -158,7 +165,31 @@ class EpisodePlayer:
             outcomes = [late if limit.expired() else error] * len(plays)
         finally:
             await self._release(plays)
+        outcomes = [
+            outcome if isinstance(outcome, BaseException) else self._kept(play, outcome)
+            for play, outcome in zip(plays, outcomes, strict=True)
+        ]
         return [self._result(play, outcome) for play, outcome in zip(plays, outcomes, strict=True)]
+
+    def _trace(self, spec: EpisodeSpec) -> EpisodeTrace:
+        if spec.policy_version is not None:
+            self.set_version(spec.policy_version)
+        return EpisodeTrace(
+            policy_version=self._version if spec.policy_version is None else spec.policy_version,
+            newest_version=(lambda: self._version) if self._settings.policy.moves else None,
+        )
+
+    def _kept(self, play: _Play, rollout: Rollout) -> Rollout | BaseException:
+        """What an episode came to, unless its oldest turn is too far behind."""
+        most = self._settings.policy.max_version_lag
+        versions = [step.policy_version for step in rollout.steps if step.policy_version is not None]
+        if most is None or self._version is None or not versions or self._version - min(versions) <= most:
+            return rollout
+        play.trace.stage = "policy"
+        return StaleEpisode(
+            f"a turn was sampled by version {min(versions)}, and the policy is at {self._version}; "
+            f"policy.max_version_lag is {most}"
+        )
 
     async def _play(self, plays: list[_Play]) -> list[Rollout | BaseException]:
         row = plays[0].spec.row
@@ -270,6 +301,7 @@ class EpisodePlayer:
             steps=rollout.steps,
             model=self._settings.policy.model,
             policy_version=trace.turns[0].policy_version if trace.turns else None,
+            last_policy_version=trace.turns[-1].policy_version if trace.turns else None,
             usage=usage,
             timings=timings,
             attempt=spec.attempt,

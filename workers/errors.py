@@ -35,6 +35,10 @@ class ToolsetError(SandboxError):
     """A toolset hook other than a tool call raised."""
 
 
+class StaleEpisode(vf.ModelError):
+    """The policy's versions went on while an episode was played, further than it may be behind."""
+
+
 class TemplateError(Exception):
     """A model's chat template cannot be had, or does not do what is asked of it."""
 

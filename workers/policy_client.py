@@ -3,6 +3,8 @@
 
 import asyncio
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -12,8 +14,10 @@ from openai import AsyncOpenAI
 from verifiers.legacy.clients.openai_chat_completions_client import OpenAIChatCompletionsClient
 from verifiers.legacy.types import Response
 
+from workers.environments import tracing
 from workers.errors import PolicyError
 from workers.settings import PolicyEndpoint
+from workers.versions import model_name
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to open one connection: a policy that is up accepts at once, however busy it is."""
@@ -38,25 +42,8 @@ class PolicyClient(OpenAIChatCompletionsClient):
     """
 
     def __init__(self, endpoint: PolicyEndpoint) -> None:
-        if endpoint.base_url is None:
-            raise PolicyError(f"policy {endpoint.model!r} of kind {endpoint.kind!r} has no base_url")
         self._endpoint = endpoint
-        timeout = httpx.Timeout(endpoint.request_timeout, connect=CONNECT_TIMEOUT)
-        # A proxy named in the environment is for the world outside, never for this machine's own ports.
-        local = httpx.URL(endpoint.base_url).host in _LOOPBACK
-        transport: Any = httpx.AsyncClient(  # the openai package takes it, though its types name another
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=1024, keepalive_expiry=30),
-            timeout=timeout,
-            trust_env=not local,
-        )
-        client = AsyncOpenAI(
-            api_key=_api_key(endpoint),
-            base_url=endpoint.base_url,
-            max_retries=RETRIES,
-            timeout=endpoint.request_timeout,
-            http_client=transport,
-        )
-        super().__init__(client)
+        super().__init__(open_client(endpoint))
 
     async def get_native_response(
         self,
@@ -75,21 +62,11 @@ class PolicyClient(OpenAIChatCompletionsClient):
         if not tools:
             # OpenAI-compatible servers refuse a tool choice where there are no tools to choose from.
             sampling_args = {name: value for name, value in sampling_args.items() if name != "tool_choice"}
-        try:
+        model = versioned(model)
+        with policy_errors(self._endpoint):
             async with asyncio.timeout(self._endpoint.request_timeout):
                 parent: Any = super()
                 return await parent.get_native_response(prompt, model, sampling_args, tools, **kwargs)
-        except (TimeoutError, openai.APITimeoutError) as error:
-            limit = self._endpoint.request_timeout
-            raise PolicyError(
-                f"{self._where} gave no answer within policy.request_timeout, {limit} s"
-            ) from error
-        except openai.APIStatusError as error:
-            raise PolicyError(f"{self._where} answered {error.status_code}: {error.message}") from error
-        except openai.APIConnectionError as error:
-            raise PolicyError(f"{self._where} cannot be reached: {error.__cause__ or error}") from error
-        except (openai.OpenAIError, ValueError, KeyError, TypeError) as error:
-            raise PolicyError(f"{self._where} sent no chat completion: {error}") from error
 
     async def raise_from_native_response(self, response: Any) -> None:
         """Refuses an answer that is not exactly one choice.
@@ -111,9 +88,57 @@ class PolicyClient(OpenAIChatCompletionsClient):
             message.content = ""
         return answer
 
-    @property
-    def _where(self) -> str:
-        return f"the policy at {self._endpoint.base_url}"
+
+def versioned(model: str) -> str:
+    """The model's name at the version that the running episode acts with."""
+    trace = tracing.current.get()
+    return model_name(model, trace.policy_version if trace else None)
+
+
+def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
+    """A connection pool to an endpoint.
+
+    Raises:
+        PolicyError: The endpoint has no URL, or its key's environment variable is not set here.
+    """
+    if endpoint.base_url is None:
+        raise PolicyError(f"policy {endpoint.model!r} of kind {endpoint.kind!r} has no base_url")
+    timeout = httpx.Timeout(endpoint.request_timeout, connect=CONNECT_TIMEOUT)
+    # A proxy named in the environment is for the world outside, never for this machine's own ports.
+    local = httpx.URL(endpoint.base_url).host in _LOOPBACK
+    transport: Any = httpx.AsyncClient(  # the openai package takes it, though its types name another
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=1024, keepalive_expiry=30),
+        timeout=timeout,
+        trust_env=not local,
+    )
+    return AsyncOpenAI(
+        api_key=_api_key(endpoint),
+        base_url=endpoint.base_url,
+        max_retries=RETRIES,
+        timeout=endpoint.request_timeout,
+        http_client=transport,
+    )
+
+
+@contextmanager
+def policy_errors(endpoint: PolicyEndpoint) -> Generator[None]:
+    """Words what goes wrong with a request to an endpoint.
+
+    Raises:
+        PolicyError: In place of the openai package's errors, and of those of an answer that is none.
+    """
+    where = f"the policy at {endpoint.base_url}"
+    try:
+        yield
+    except (TimeoutError, openai.APITimeoutError) as error:
+        limit = endpoint.request_timeout
+        raise PolicyError(f"{where} gave no answer within policy.request_timeout, {limit} s") from error
+    except openai.APIStatusError as error:
+        raise PolicyError(f"{where} answered {error.status_code}: {error.message}") from error
+    except openai.APIConnectionError as error:
+        raise PolicyError(f"{where} cannot be reached: {error.__cause__ or error}") from error
+    except (openai.OpenAIError, ValueError, KeyError, TypeError) as error:
+        raise PolicyError(f"{where} sent no chat completion: {error}") from error
 
 
 def sampling_args(endpoint: PolicyEndpoint, seed: int | None) -> dict[str, Any]:
@@ -124,19 +149,23 @@ def sampling_args(endpoint: PolicyEndpoint, seed: int | None) -> dict[str, Any]:
         seed: Seeds this episode's sampling; None leaves it to the policy.
 
     Returns:
-        Arguments of a chat-completions request; what only some servers know is under `extra_body`.
+        Arguments of a chat-completions request; what only some servers know is under `extra_body`. With
+        exact tokens, `extra_body` holds vLLM's own sampling parameters.
     """
     sampling = endpoint.sampling
+    exact = endpoint.tokens == "exact"
     args: dict[str, Any] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
-        "tool_choice": sampling.tool_choice,
-        "stop": sampling.stop,
+        "tool_choice": None if exact else sampling.tool_choice,
+        "stop": None if exact else sampling.stop,
         "seed": seed,
     }
     extra = dict(sampling.extra_body)
-    if endpoint.token_ids:
+    if exact and sampling.stop:
+        extra["stop"] = sampling.stop
+    if endpoint.token_ids and not exact:
         args["logprobs"] = True
         extra = {"return_token_ids": True, **extra}
     if extra:

@@ -178,6 +178,8 @@ class EpisodeRecord(Record):
     """The policy's name."""
     policy_version: int | None = None
     """Version of the weights that produced the first action."""
+    last_policy_version: int | None = None
+    """Version that produced the last action: another than the first where the episode spans versions."""
     usage: Usage
     """Tokens of all turns."""
     timings: Timings
@@ -223,6 +225,8 @@ class EpisodeSpec(Record):
     """Seconds since the epoch, by the coordinator's clock."""
     seconds_left: float | None = None
     """What is left of `episode.timeout` at dispatch. Null: no limit."""
+    policy_version: int | None = None
+    """The policy's version at dispatch. Null: the one that the worker was started with."""
 
     @property
     def info(self) -> dict[str, Any]:

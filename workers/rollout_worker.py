@@ -81,6 +81,10 @@ class RolloutWorker:
         """Returns when `stop` has been called: whoever waits for it notices any other end, too."""
         self._stopped.wait()
 
+    def set_version(self, version: int) -> None:
+        """Tells that the policy has a new version."""
+        self._player.set_version(version)
+
     def stop(self) -> None:
         """Breaks off what is in flight and ends the sandbox; returns when nothing of it is left."""
         self._on_loop(self._player.shut_down())

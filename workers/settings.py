@@ -119,8 +119,20 @@ class PolicyEndpoint(Settings):
     """Environment variable (on the worker) that holds the API key."""
     version: int | None = None
     """Version of the policy's weights, where it is known."""
+    moves: bool = False
+    """Whether episodes in flight move to a new version with their next turn, or finish on theirs."""
+    max_version_lag: int | None = None
+    """Most versions that an episode's oldest turn may be behind at its end. Null: any number."""
     token_ids: bool = False
     """Ask for token ids and log-probabilities with every request (vLLM gives them)."""
+    tokens: Literal["per_turn", "exact"] = "per_turn"
+    """`exact`: token ids in, token ids out; a turn goes on from the last one verbatim."""
+    tokenizer: str | None = None
+    """With `exact`: the model's folder, or its id on the Hugging Face hub. Null: `model`."""
+    chat_template: Path | None = None
+    """With `exact`: a template in place of the model's own."""
+    renderer: str | None = None
+    """With `exact`: a renderer of the renderers package. Null: by the model's name, or its template."""
     request_timeout: float = 600.0
     """Seconds that one request may take."""
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)

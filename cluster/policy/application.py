@@ -31,14 +31,17 @@ Accelerator = Literal["cpu", "gpu"]
 
 
 def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, Any]:
-    """The arguments of `ray.serve.llm.build_openai_app` for a policy, as JSON can hold them."""
+    """The arguments of `cluster.policy.ingress.build` for a policy, as JSON can hold them."""
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": model.name, "model_source": model.source},
         "engine_kwargs": _engine_args(config, accelerator),
         "accelerator_config": {"kind": accelerator},
         "deployment_config": _deployment(config),
         "runtime_env": {"env_vars": _environment(config, model, accelerator)},
+        "server_cls": "cluster.policy.server:PolicyServer",
     }
+    if config.adapters is not None:
+        llm["lora_config"] = {"max_num_adapters_per_replica": config.adapters.live}
     if accelerator == "cpu":
         llm["placement_group_config"] = {"bundles": [{"CPU": 1}]}
         llm["server_cls"] = f"{_CPU_ENGINE}:CpuServer"
@@ -79,10 +82,11 @@ def deploy(name: str, args: dict[str, Any]) -> None:
     A task, since building means importing vLLM: 10 s, and 500 MB that the driver would never give back.
     """
     from ray import serve
-    from ray.serve import llm
 
-    serve_, llm_ = cast(Any, serve), cast(Any, llm)
-    target = serve_.RunTarget(target=llm_.build_openai_app(args), name=name, route_prefix=f"/{name}")
+    from cluster.policy.ingress import build
+
+    serve_ = cast(Any, serve)
+    target = serve_.RunTarget(target=build(args), name=name, route_prefix=f"/{name}")
     serve_.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
@@ -98,6 +102,12 @@ def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]
         args |= {"enable_auto_tool_choice": True, "tool_call_parser": config.tool_parser}
     if config.chat_template is not None:
         args["chat_template"] = str(config.chat_template.absolute())
+    if config.adapters is not None:
+        args |= {
+            "enable_lora": True,
+            "max_lora_rank": config.adapters.max_rank,
+            "max_loras": config.adapters.live,
+        }
     if accelerator == "cpu":
         # Compiling takes minutes, and gains nothing at the batch sizes a CPU can carry.
         args |= {"dtype": "bfloat16", "enforce_eager": True}

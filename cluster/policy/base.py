@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
+from cluster.errors import UpdateRefused
 from workers.settings import PolicyEndpoint
 
 OnStage: TypeAlias = Callable[[str], None]
@@ -20,6 +22,26 @@ class PolicyHandle(ABC):
     @abstractmethod
     def endpoint(self) -> PolicyEndpoint:
         """Where and how workers reach it."""
+
+    @property
+    def version(self) -> int | None:
+        """Version of the weights that new episodes act with. None where it is not known."""
+        return None
+
+    def update(self, path: Path, version: int) -> None:
+        """Gives the policy new weights, while it serves.
+
+        Args:
+            path: A LoRA adapter's folder, as PEFT writes it.
+            version: Its version, above the present one.
+
+        Raises:
+            UpdateRefused: It does not take them; the version before keeps serving.
+            PolicyUnavailable: It does not answer.
+        """
+        raise UpdateRefused(
+            f"{self.outcome}: this kind of policy takes no new weights; `policy.kind: vllm` does"
+        )
 
     def close(self) -> None:  # noqa: B027 - a policy that someone else runs has nothing to end
         """Ends what was started for this run; a policy that is kept alive stays. Safe to call twice."""

@@ -10,15 +10,13 @@ ready, and the second one half of the tokens per second: two processes wait for 
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
-from ray.llm._internal.serve.core.server.llm_server import LLMServer
-from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+from cluster.policy.server import PolicyEngine, PolicyServer
 
 _CallbackBase: Any = CallbackBase
-_LLMServer: Any = LLMServer
-_VLLMEngine: Any = VLLMEngine
 
 
-class CpuEngine(_VLLMEngine):
+class CpuEngine(PolicyEngine):
     """Runs the model in vLLM's engine process itself, instead of in a worker process below it."""
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
@@ -30,8 +28,8 @@ class CpuEngine(_VLLMEngine):
         return prepared
 
 
-class CpuServer(_LLMServer):
-    """Ray Serve LLM's replica with that engine, which counts nothing for anyone."""
+class CpuServer(PolicyServer):
+    """The replica with that engine, which counts nothing for anyone."""
 
     _default_engine_cls = CpuEngine
 

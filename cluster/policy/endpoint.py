@@ -30,6 +30,11 @@ class EndpointPolicyHandle(PolicyHandle):
         check_endpoint(config)
         self._config = config
         self.outcome = f"{config.model} at {config.base_url}"
+        if config.tokens == "exact":
+            from cluster.policy.exact import check_renderer, check_route
+
+            check_route(self.endpoint(), _api_key(config))
+            check_renderer(self.endpoint())
 
     def endpoint(self) -> PolicyEndpoint:
         config = self._config
@@ -38,7 +43,10 @@ class EndpointPolicyHandle(PolicyHandle):
             model=config.model,
             base_url=config.base_url.rstrip("/"),
             api_key_env=config.api_key_env,
-            token_ids=config.token_ids,
+            token_ids=config.token_ids or config.tokens == "exact",
+            tokens=config.tokens,
+            tokenizer=config.tokenizer,
+            renderer=config.renderer,
             request_timeout=config.request_timeout,
             sampling=config.sampling,
         )

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ValidationError
 from cluster import kept_ray
 from cluster.cache import cache_dir
 from cluster.config import RayConfig
-from cluster.errors import PolicyInUse
+from cluster.errors import PolicyInUse, PolicyUnavailable, UpdateRefused
+from cluster.policy.adapters import AdapterFolder
 from cluster.policy.endpoint import list_models
+from cluster.policy.update import update
 
 
 class KeptPolicy(BaseModel):
@@ -24,6 +26,12 @@ class KeptPolicy(BaseModel):
     """What requests call the model."""
     base_url: str
     """Root of its API."""
+    model_folder: Path | None = None
+    """The base model, where it is a folder."""
+    versions: Path | None = None
+    """Folder of its weights' versions. None: they stay as they are."""
+    max_rank: int | None = None
+    """Highest rank of an adapter."""
     ray_address: str
     """The cluster it lives on."""
     local: bool
@@ -43,6 +51,8 @@ class PolicyStatus(BaseModel):
     """Whether a run is connected to its cluster now."""
     uptime: float
     """Seconds since it was started."""
+    version: int
+    """Version of its weights."""
 
 
 def status() -> PolicyStatus | None:
@@ -59,7 +69,34 @@ def status() -> PolicyStatus | None:
         state="ready" if answers else "not answering",
         in_use=kept_ray.in_use(),
         uptime=time.time() - policy.started_at,
+        version=0 if (versions := _adapters(policy)) is None else versions.version,
     )
+
+
+def update_kept(path: Path, version: int) -> None:
+    """Gives the kept policy new weights. Runs in flight take them up, too.
+
+    Args:
+        path: The LoRA adapter's folder.
+        version: Its version.
+
+    Raises:
+        UpdateRefused: The policy does not take it; the version before keeps serving.
+        PolicyUnavailable: No policy is kept, or it does not answer.
+    """
+    policy = recorded()
+    if policy is None:
+        raise PolicyUnavailable("no policy is kept: `policy.keep_alive` in a run's config keeps one")
+    versions = _adapters(policy)
+    if versions is None:
+        raise UpdateRefused("policy.adapters was not set when the kept policy was started: it takes none")
+    update(versions, policy.base_url, path, version)
+
+
+def _adapters(policy: KeptPolicy) -> AdapterFolder | None:
+    if policy.versions is None:
+        return None
+    return AdapterFolder(policy.versions, policy.model_folder, policy.max_rank or 0)
 
 
 def down(force: bool = False) -> bool:
@@ -85,6 +122,8 @@ def down(force: bool = False) -> bool:
         with connect(RayConfig(address=policy.ray_address)):
             delete_application(policy.application)
     stopped = kept_ray.stop_kept()
+    if policy is not None and (versions := _adapters(policy)) is not None:
+        versions.clear()
     _record().unlink(missing_ok=True)
     return stopped or policy is not None
 

@@ -4,16 +4,21 @@ import importlib.util
 import time
 import uuid
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
-from cluster.errors import PolicyInUse, PolicyUnavailable
+from cluster.errors import PolicyInUse, PolicyUnavailable, UpdateRefused
 from cluster.policy import application, kept_policy, serving
+from cluster.policy.adapters import FOLDER_VARIABLE, AdapterFolder
 from cluster.policy.base import OnStage, PolicyHandle
 from cluster.policy.endpoint import list_models
+from cluster.policy.exact import check_renderer
 from cluster.policy.models import Model, check_model, resolve_model
+from cluster.policy.update import update
 from cluster.ray_session import RaySession
 from workers.settings import PolicyEndpoint
 
@@ -25,32 +30,45 @@ class VllmPolicyHandle(PolicyHandle):
 
     Args:
         config: The policy.
-        model: What requests call it.
+        model: What it serves.
         base_url: Root of its API.
+        versions: Its weights' versions; None if they stay as they are.
         ends: The application to end on closing; None if it is to stay.
     """
 
-    def __init__(self, config: VllmPolicy, model: str, base_url: str, ends: str | None) -> None:
+    def __init__(
+        self,
+        config: VllmPolicy,
+        model: Model,
+        base_url: str,
+        versions: AdapterFolder | None,
+        ends: str | None,
+    ) -> None:
         self._config = config
         self._model = model
         self._base_url = base_url
+        self._versions = versions
         self._ends = ends
         self.outcome = ""
 
     def endpoint(self) -> PolicyEndpoint:
-        return PolicyEndpoint(
-            kind="openai",
-            model=self._model,
-            base_url=self._base_url,
-            version=0,
-            token_ids=True,
-            request_timeout=self._config.request_timeout,
-            sampling=self._config.sampling,
-        )
+        return _endpoint(self._config, self._model, self._base_url, self.version)
+
+    @property
+    def version(self) -> int:
+        return 0 if self._versions is None else self._versions.version
+
+    def update(self, path: Path, version: int) -> None:
+        if self._versions is None:
+            raise UpdateRefused("policy.adapters is not set: this deployment takes no new weights")
+        update(self._versions, self._base_url, path, version)
 
     def close(self) -> None:
-        if self._ends is not None and _ray.is_initialized():
-            serving.delete_application(self._ends)
+        if self._ends is not None:
+            if _ray.is_initialized():
+                serving.delete_application(self._ends)
+            if self._versions is not None:
+                self._versions.clear()
         self._ends = None
 
 
@@ -72,6 +90,8 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
     """
     accelerator = _accelerator(config, session.local)
     model = resolve_model(config.model, on_stage)
+    if config.tokens == "exact":
+        check_renderer(_endpoint(config, model, None, 0))
     args = application.serving_args(config, model, accelerator)
     name = application.application_name(config, model, args)
     if session.local and session.kept:
@@ -80,7 +100,7 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
         base_url = f"{serving.start_serve(session)}/{name}/v1"
         if _answers(base_url, model):
             session.settle()
-            handle = VllmPolicyHandle(config, model.name, base_url, ends=None)
+            handle = VllmPolicyHandle(config, model, base_url, _versions(config, model, name), ends=None)
             handle.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
             return handle
     if not config.keep_alive:
@@ -123,6 +143,10 @@ def _start(
     if session.local:
         _check_cpus(config, args)
     deployment: Any = application.deploy
+    versions = _versions(config, model, name)
+    if versions is not None:
+        versions.clear()  # those of a deployment of this name that was there before
+        args["llm_configs"][0]["runtime_env"]["env_vars"][FOLDER_VARIABLE] = str(versions.path)
     try:
         deploying = deployment.remote(name, args)
         base_url = f"{serving.start_serve(session)}/{name}/v1"
@@ -139,12 +163,15 @@ def _start(
                 application=name,
                 model=model.name,
                 base_url=base_url,
+                model_folder=Path(model.source) if model.local else None,
+                versions=versions.path if versions else None,
+                max_rank=versions.max_rank if versions else None,
                 ray_address=session.address,
                 local=session.local,
                 started_at=time.time(),
             )
         )
-    handle = VllmPolicyHandle(config, model.name, base_url, ends=None if config.keep_alive else name)
+    handle = VllmPolicyHandle(config, model, base_url, versions, ends=None if config.keep_alive else name)
     kind = args["llm_configs"][0]["accelerator_config"]["kind"]
     kept = ", to be kept" if config.keep_alive else ""
     handle.outcome = f"{model.name} on the {kind}, started in {time.monotonic() - began:.0f} s{kept}"
@@ -182,6 +209,32 @@ def required_cpus(config: VllmPolicy) -> float:
     """Logical CPUs that Ray must have for the deployment, at its largest."""
     replicas = config.max_replicas or config.replicas
     return replicas * application.REPLICA_CPUS + config.replicas * application.INGRESS_CPUS
+
+
+def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: int) -> PolicyEndpoint:
+    return PolicyEndpoint(
+        kind="openai",
+        model=model.name,
+        base_url=base_url,
+        version=version,
+        moves=config.adapters is not None and config.adapters.in_flight == "move",
+        max_version_lag=config.max_version_lag,
+        token_ids=True,
+        tokens=config.tokens,
+        tokenizer=model.source,
+        chat_template=config.chat_template,
+        renderer=config.renderer,
+        request_timeout=config.request_timeout,
+        sampling=config.sampling,
+    )
+
+
+def _versions(config: VllmPolicy, model: Model, name: str) -> AdapterFolder | None:
+    if config.adapters is None:
+        return None
+    root = config.adapters.folder or cache_dir() / "policy" / "adapters"
+    base = Path(model.source) if model.local else None
+    return AdapterFolder(root.absolute() / name, base, config.adapters.max_rank)
 
 
 def _clear_away(name: str, session: RaySession) -> None:

@@ -89,6 +89,10 @@ class Pool:
         self.in_flight = self.most = 0
         self.played = []
         self.expected = []
+        self.told = []
+
+    def set_version(self, version):
+        self.told.append(version)
 
     def expect(self, episodes):
         self.expected.append(episodes)
@@ -120,12 +124,12 @@ async def dataset(tmp_path):
         yield opened
 
 
-def coordinator(pool, dataset, groups=None, **episode):
+def coordinator(pool, dataset, groups=None, version=lambda: None, **episode):
     config = RunConfig.model_validate(
         {"environment": {"id": "e"}, "policy": {"kind": "oracle"}, "episode": episode}
     )
     progress = Progress(Console(file=io.StringIO()))
-    return Coordinator(config, pool, dataset, progress, "r", "m", groups)
+    return Coordinator(config, pool, dataset, progress, "r", "m", groups, version)
 
 
 async def recorded(dataset):
@@ -237,6 +241,26 @@ async def test_a_group_is_played_again_as_a_whole(dataset):
     await coordinator(pool, dataset, attempts={"sandbox": 2, "worker": 2}).run([specs(3)])
     assert len(pool.played) == 6
     assert {row["attempt"] for row in (await recorded(dataset)).values()} == {2}
+
+
+async def test_episodes_are_dispatched_with_the_policys_version_and_workers_hear_of_a_new_one(
+    dataset, monkeypatch
+):
+    monkeypatch.setattr("cluster.coordinator._VERSION_POLL", 0.01)
+    versions, dispatched = [3], []
+
+    async def act(unit):
+        dispatched.append(unit[0].policy_version)
+        versions[0] += 1
+        while pool.told[-1:] != versions:
+            await asyncio.sleep(0.01)
+        return [result(spec) for spec in unit]
+
+    pool = Pool(act, capacity=1)
+    units = [[spec] for spec in specs(3)]
+    await coordinator(pool, dataset, version=lambda: versions[0]).run(units, 3)
+    assert dispatched == [3, 4, 5]
+    assert pool.told == [4, 5, 6]
 
 
 async def test_a_run_without_workers_ends_with_their_error(dataset):

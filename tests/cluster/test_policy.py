@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cluster.config import EndpointPolicy, OraclePolicy, VllmPolicy
-from cluster.errors import PolicyUnavailable
+from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy import application, check_policy, open_policy, required_cpus
 from cluster.policy.failure import engine_error, last_error
 from cluster.policy.models import Model
 from cluster.ray_session import RaySession
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
+from tests.helpers.tiny_tokenizer import make_tokenizer
 
 NOWHERE = RaySession("", local=True, kept=False, logs=Path("/nowhere"))
 MODEL = Model("m", "org/m", local=False)
@@ -188,3 +190,59 @@ def test_the_engines_own_log_tells_what_the_replica_does_not_know(tmp_path: Path
     (tmp_path / "worker-a.out").write_text(log)
     assert engine_error(tmp_path, "kumite-m-1") == "ValueError: Available memory is less than requested"
     assert engine_error(tmp_path, "kumite-m-2") is None
+
+
+def test_exact_tokens_of_an_endpoint_are_tried_before_anything_starts(tmp_path: Path):
+    tokenizer = str(make_tokenizer(tmp_path))
+    with MockPolicy(Reply(logprobs=[-0.5], token_ids=[4])) as server:
+        config = endpoint(server.base_url, tokens="exact", tokenizer=tokenizer)
+        reached = open_policy(config, NOWHERE, print).endpoint()
+    assert (reached.tokens, reached.token_ids, reached.tokenizer) == ("exact", True, tokenizer)
+    assert server.requests[0]["sampling_params"]["max_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "takes_tokens", "said"),
+    [
+        (Reply(), False, "no route /inference/v1/generate, as a vLLM server has; set policy.tokens to"),
+        (Reply(logprobs=[], token_ids=[]), True, "it returns no token ids; set policy.tokens to `per_turn`"),
+        (Fault(status=400, message="no ids"), True, "answers 400 to a request by token ids: .*no ids"),
+        (Fault("garbage"), True, "does not take token ids"),
+    ],
+)
+def test_an_endpoint_that_cannot_give_exact_tokens_is_an_error(
+    reply: Reply | Fault, takes_tokens: bool, said: str
+):
+    with (
+        MockPolicy(reply, takes_tokens=takes_tokens) as server,
+        pytest.raises(PolicyUnavailable, match=rf"policy\.tokens is `exact`, and policy\.base_url .*{said}"),
+    ):
+        open_policy(endpoint(server.base_url, tokens="exact"), NOWHERE, print)
+
+
+def test_exact_tokens_of_a_model_whose_template_has_no_tools_are_an_error(tmp_path: Path):
+    bare = "{% for m in messages %}{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}"
+    tokenizer = str(make_tokenizer(tmp_path, bare))
+    with (
+        MockPolicy() as server,
+        pytest.raises(PolicyUnavailable, match=r"does not show the model its tools: set policy\.renderer"),
+    ):
+        open_policy(endpoint(server.base_url, tokens="exact", tokenizer=tokenizer), NOWHERE, print)
+
+
+def test_exact_tokens_and_a_tool_choice_exclude_each_other():
+    with pytest.raises(ValidationError, match=r"policy\.sampling\.tool_choice is `required`: leave it out"):
+        vllm(tokens="exact", sampling={"tool_choice": "required"})
+
+
+def test_weights_are_updated_only_where_the_deployment_was_made_for_it():
+    with pytest.raises(UpdateRefused, match=r"takes no new weights; `policy\.kind: vllm` does"):
+        open_policy(OraclePolicy(kind="oracle"), NOWHERE, print).update(Path("adapter"), 1)
+
+
+def test_a_deployment_that_takes_adapters_is_another_deployment():
+    plain = application.serving_args(vllm(), MODEL, "cpu")
+    args = application.serving_args(vllm(adapters={"max_rank": 32, "live": 3}), MODEL, "cpu")
+    engine = args["llm_configs"][0]["engine_kwargs"]
+    assert (engine["enable_lora"], engine["max_lora_rank"], engine["max_loras"]) == (True, 32, 3)
+    assert "enable_lora" not in plain["llm_configs"][0]["engine_kwargs"]

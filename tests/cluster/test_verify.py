@@ -35,6 +35,7 @@ async def test_a_right_dataset_breaks_no_rule(tmp_path: Path, template: ChatTemp
     assert {report.rule: report.checked for report in found.rules} == {
         "lengths": 2,
         "prompts": 2,
+        "append_only": 0,
         "sequences": 1,
         "versions": 1,
         "logprobs": 0,
@@ -50,6 +51,15 @@ async def test_one_wrong_token_id_of_a_prompt_is_found(tmp_path: Path, template:
     # Not of the second prompt: it no longer goes on from the first, and is not what the template writes.
     assert violated(found) == {"prompts": 2}
     assert "differs from token 30 on" in found.rules[1].examples[0]
+
+
+async def test_a_turn_of_an_exact_run_that_was_tokenised_anew_is_found(
+    tmp_path: Path, template: ChatTemplate
+):
+    for exact, violations in ((True, {}), (False, {"append_only": 1})):
+        record = two_turns(template, exact=exact)
+        folder = await write_run(tmp_path / str(exact), [record], model=template.model, tokens="exact")
+        assert violated(verify(folder)) == violations
 
 
 async def test_observations_that_the_policy_never_saw_are_found(tmp_path: Path, template: ChatTemplate):

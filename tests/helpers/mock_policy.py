@@ -36,7 +36,9 @@ class Fault:
 
 
 class MockPolicy:
-    """Serves `/v1/models` and `/v1/chat/completions` on a free port of 127.0.0.1 while its `with` lasts.
+    """Serves a policy's routes on a free port of 127.0.0.1 while its `with` lasts.
+
+    They are `/v1/models`, `/v1/chat/completions` and vLLM's `/inference/v1/generate`.
 
     Each request takes the next of `script`; when that is empty, `default`. `requests` holds the bodies
     received. Token ids and log-probabilities are given only to requests that ask for them.
@@ -48,11 +50,13 @@ class MockPolicy:
         default: Reply | Fault | None = None,
         latency: float = 0.0,
         model: str = "mock",
+        takes_tokens: bool = True,
     ) -> None:
         self.script = deque(script)
         self.default = default or Reply()
         self.latency = latency
         self.model = model
+        self.takes_tokens = takes_tokens
         self.api_key: str | None = None
         """A key that requests must carry; None: any."""
         self.requests: list[dict[str, Any]] = []
@@ -88,6 +92,8 @@ class MockPolicy:
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        if self.takes_tokens:
+            app.router.add_post("/inference/v1/generate", self._chat)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -133,6 +139,8 @@ class MockPolicy:
         return web.json_response({"error": {"message": fault.message}}, status=fault.status)
 
     def _answer(self, reply: Reply, body: dict[str, Any]) -> web.Response:
+        if "token_ids" in body:
+            return web.json_response(_sampled(reply))
         calls = [
             {
                 "id": f"call_{len(self.requests)}_{i}",
@@ -174,3 +182,17 @@ class MockPolicy:
             }
         answer["choices"] = [{**choice, "index": i} for i in range(reply.choices)]
         return web.json_response(answer)
+
+
+def _sampled(reply: Reply) -> dict[str, Any]:
+    content = [
+        {"token": f"token_id:{token}", "logprob": logprob}
+        for token, logprob in zip(reply.token_ids, reply.logprobs, strict=True)
+    ]
+    choice = {
+        "index": 0,
+        "finish_reason": reply.finish_reason or "stop",
+        "token_ids": reply.token_ids,
+        "logprobs": {"content": content},
+    }
+    return {"request_id": "mock", "choices": [choice] * reply.choices}

@@ -104,7 +104,7 @@ class AgentDojoEnv(vf.StatefulToolEnv):
         return state
 
     def _suites_tools(self, opened: Opened) -> list[Tool]:
-        """A suite's tools as verifiers has them, made once; a defense, which may change them, gets its own."""
+        """A suite's tools, made once; a defense gets its own, since it may change them."""
         if opened.tools_id not in self._tools:
             self._tools[opened.tools_id] = [
                 Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))

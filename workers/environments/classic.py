@@ -151,6 +151,8 @@ class ClassicEnvironment:
         async def get_model_response(state: vf.State, *args: Any, **kwargs: Any) -> Any:
             trace = _trace()
             before = trace.seconds.get("policy", 0.0)
+            if trace.newest_version is not None:
+                trace.policy_version = trace.newest_version()
             with trace.during("policy"):
                 response = await act(state, *args, **kwargs)
             calls = trace.session.calls if trace.session else 0

@@ -1,7 +1,7 @@
 """What an episode goes through, noted while it runs: stages, times, and who failed."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,10 +31,12 @@ class EpisodeTrace:
     Args:
         session: The sandbox session that belongs to it.
         policy_version: Version of the weights that act.
+        newest_version: Tells the version that the next turn moves to; None if the episode stays on its own.
     """
 
     session: Session | None = None
     policy_version: int | None = None
+    newest_version: Callable[[], int | None] | None = None
     stage: Stage = "queue"
     seconds: dict[Stage, float] = field(default_factory=dict[Stage, float])
     turns: list[Turn] = field(default_factory=list[Turn])

@@ -1,0 +1,78 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+"""The deployment's HTTP side: Ray Serve LLM's, with three routes more. Only an ingress replica loads it.
+
+Ray Serve LLM's ingress has no route for tokens in and out, and none that asks all replicas; it is made to
+be extended (`make_fastapi_ingress`), so these go where the others are.
+"""
+
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS
+from ray.llm._internal.serve.core.ingress.mixins.broadcastable import ReplicaBroadcastable
+from ray.llm._internal.serve.core.protocol import RawRequestInfo
+from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+
+_Ingress: Any = OpenAiIngress
+_Broadcastable: Any = ReplicaBroadcastable
+_make_fastapi_ingress: Any = make_fastapi_ingress
+_endpoints: Any = DEFAULT_ENDPOINTS
+_RawRequestInfo: Any = RawRequestInfo
+
+_ROUTES: dict[str, Any] = {
+    "generate_tokens": lambda app: app.post("/inference/v1/generate"),  # pyright: ignore
+    "engine": lambda app: app.get("/kumite/engine"),  # pyright: ignore
+    "load_version": lambda app: app.post("/kumite/versions"),  # pyright: ignore
+}
+
+
+class PolicyIngress(_Ingress, _Broadcastable):
+    """Ray Serve LLM's ingress and our routes."""
+
+    async def generate_tokens(self, request: Request) -> Response:
+        """Tokens in, tokens out: vLLM's route, with `token_ids` and `sampling_params`."""
+        body: dict[str, Any] = await request.json()
+        model = await self._get_model_id(body.get("model"))
+        handle = self._get_configured_serve_handle(model)
+        info = _RawRequestInfo.from_starlette_request(request)
+        async for answer in handle.generate_tokens.remote(body, info):
+            status = int(answer["error"]["code"]) if "error" in answer else 200
+            return JSONResponse(answer, status)
+        return JSONResponse({"error": {"message": "the replica gave no answer"}}, 500)
+
+    async def engine(self) -> list[dict[str, Any]]:
+        """Every replica's counts."""
+        return await self._broadcast_to_replicas(next(iter(self._model_cards)), "engine_metrics")
+
+    async def load_version(self, request: Request) -> dict[str, Any]:
+        """Has every replica load the adapter `version`; gives the reasons of those that refuse."""
+        body: dict[str, Any] = await request.json()
+        model = next(iter(self._model_cards))
+        told = await self._broadcast_to_replicas(
+            model, "load_version", {"model": f"{model}:{body['version']}"}
+        )
+        return {"refusals": [reason for reason in told if reason is not None]}
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The Ray Serve application: `ray.serve.llm.build_openai_app`, with our ingress.
+
+    Args:
+        args: As `build_openai_app` takes them; one LLM config.
+    """
+    from ray import serve
+    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
+    from ray.serve.llm import LLMConfig, build_llm_deployment
+
+    serve_: Any = serve
+    llm: Any = LLMConfig.model_validate(args["llm_configs"][0])
+    metadata: Any = to_model_metadata
+    options = _Ingress.get_deployment_options([llm]) | args["ingress_deployment_config"]
+    if "num_replicas" in options:
+        options.pop("autoscaling_config", None)
+    ingress = _make_fastapi_ingress(PolicyIngress, endpoint_map={**_endpoints, **_ROUTES})
+    return serve_.deployment(ingress, **options).bind(
+        llm_deployments={llm.model_id: build_llm_deployment(llm)},
+        model_cards={llm.model_id: metadata(llm.model_id, llm)},
+    )

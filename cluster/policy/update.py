@@ -1,0 +1,44 @@
+"""A policy's update: a version is put beside the others, loaded by every replica, and only then in use."""
+
+import urllib.error
+from http.client import HTTPException
+from pathlib import Path
+
+from cluster.errors import PolicyUnavailable, UpdateRefused
+from cluster.policy.adapters import AdapterFolder
+from cluster.policy.endpoint import ask
+from workers.versions import name_of
+
+_TIMEOUT = 120.0
+"""Seconds in which all replicas must have loaded an adapter."""
+
+
+def update(versions: AdapterFolder, base_url: str, path: Path, version: int) -> None:
+    """Gives a deployment new weights.
+
+    Args:
+        versions: Its versions.
+        base_url: Root of its API.
+        path: The LoRA adapter's folder.
+        version: Its version.
+
+    Raises:
+        UpdateRefused: They are not taken; the version before keeps serving.
+        PolicyUnavailable: The deployment does not answer.
+    """
+    versions.put(path, version)
+    try:
+        root = base_url.removesuffix("/v1")
+        told = ask(root, "kumite/versions", None, _TIMEOUT, {"version": name_of(version)})
+        if told["refusals"]:
+            raise UpdateRefused(f"the adapter {path}: vLLM does not load it: {told['refusals'][0]}")
+    except (OSError, HTTPException, ValueError) as error:
+        said = (
+            error.read(2000).decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else error
+        )
+        versions.drop(version)
+        raise PolicyUnavailable(f"the policy at {base_url} did not load version {version}: {said}") from error
+    except UpdateRefused:
+        versions.drop(version)
+        raise
+    versions.use(version)

@@ -1,0 +1,79 @@
+"""Which version of the weights acts, turn by turn, when the policy is updated under an episode."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.rollouts import record, rollout_worker, rows, spec
+from workers.records import EpisodeRecord
+from workers.rollout_worker import RolloutWorker
+from workers.settings import PolicyEndpoint
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CALL = Reply(content=None, tool_calls=[("add", {"a": 1, "b": 2})])
+
+
+class UpdatedPolicy(MockPolicy):
+    """Has the worker hear of version 2 while it samples its first turn."""
+
+    worker: RolloutWorker
+
+    def _answer(self, reply: Reply, body: dict[str, Any]) -> Any:
+        self.worker.set_version(2)
+        return super()._answer(reply, body)
+
+
+def play(**settings: Any) -> tuple[EpisodeRecord, list[str]]:
+    """A two-turn episode that begins on version 1; the record, and the models that were asked."""
+    with UpdatedPolicy(CALL) as policy:
+        endpoint = PolicyEndpoint(
+            kind="openai", model="mock", base_url=policy.base_url, version=1, token_ids=True, **settings
+        )
+        with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
+            policy.worker = worker
+            task = spec(rows(worker)[0]).model_copy(update={"policy_version": 1})
+            episode = record(worker.play([task])[0])
+    return episode, [request["model"] for request in policy.requests]
+
+
+def versions(episode: EpisodeRecord) -> list[int | None]:
+    return [step.policy_version for step in episode.steps]
+
+
+def test_an_episode_finishes_on_the_version_it_began_with():
+    episode, asked = play()
+    assert asked == ["mock:v1", "mock:v1"]
+    assert versions(episode) == [1, 1]
+    assert (episode.policy_version, episode.last_policy_version) == (1, 1)
+
+
+def test_an_episode_that_moves_says_that_it_spans_versions():
+    episode, asked = play(moves=True)
+    assert asked == ["mock:v1", "mock:v2"]
+    assert versions(episode) == [1, 2]
+    assert (episode.policy_version, episode.last_policy_version) == (1, 2)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_an_episode_too_far_behind_fails_as_the_policys(moves: bool):
+    episode, _ = play(moves=moves, max_version_lag=0)
+    assert (episode.status, episode.reward) == ("failed", None)
+    assert episode.error is not None
+    assert (episode.error.type, episode.error.kind) == ("StaleEpisode", "policy")
+    assert (
+        "sampled by version 1, and the policy is at 2; policy.max_version_lag is 0" in episode.error.message
+    )
+
+
+def test_an_episode_within_the_lag_is_kept():
+    assert play(max_version_lag=1)[0].status == "finished"
+
+
+def test_the_base_model_is_asked_for_by_its_own_name():
+    with MockPolicy() as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, version=0)
+        with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
+            assert versions(record(worker.play([spec(rows(worker)[0])])[0])) == [0]
+    assert policy.requests[0]["model"] == "mock"
