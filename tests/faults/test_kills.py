@@ -110,6 +110,29 @@ async def test_container_out_of_memory_does_not_thrash(pools: Pools) -> None:
         await said(await pools.session(pool), "hoard", megabytes=40)
 
 
+async def test_container_that_memory_does_not_come_back_to_is_replaced(
+    pools: Pools, engine: docker.DockerClient
+) -> None:
+    """Many sessions run into its limit for real, and what one has left in `/dev/shm` outlives them all."""
+    pool = pools.make(memory_mb=128, max_sessions=8, cpus=1.0)
+    sessions = [await pools.session(pool) for _ in range(8)]
+    exhausted = sessions[0].sandbox
+    assert {session.sandbox for session in sessions} == {exhausted}
+    leave = "file = open('/dev/shm/left', 'wb')\nfor _ in range(60): file.write(b'x' * (1 << 20))"
+    assert await said(sessions[0], "attempt", code=leave) == "done"
+    async with asyncio.timeout(60):
+        calls = [session.call("hoard", {"megabytes": 60}, timeout=40) for session in sessions]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(outcome, SandboxError) and kind_of(outcome) == "sandbox" for outcome in outcomes)
+    for session in sessions:
+        with suppress(SandboxError):
+            await pool.release(session)
+    again = await pools.session(pool)
+    assert again.sandbox is not exhausted
+    await said(again, "hoard", megabytes=60)
+    await eventually(lambda: exhausted.id not in {c["Id"][:12] for c in engine.api.containers(all=True)})
+
+
 async def test_kill_of_the_tool_host_by_the_kernel_is_a_dead_sandbox(
     pools: Pools, engine: docker.DockerClient
 ) -> None:

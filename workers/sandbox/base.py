@@ -117,6 +117,8 @@ class Sandbox(ABC):
         self.owner = owner
         self.sessions: set[str] = set()
         self.served = 0
+        self.lost = 0
+        """Sessions that were lost one after the other, up to the last that ended."""
         self.died = asyncio.Event()
         self.is_up = False
         """Whether it has come up: until then it has no session, and need not be ended gently."""

@@ -7,6 +7,7 @@ import random
 import socket
 from typing import Any, cast
 
+import docker
 import docker.errors
 import requests
 from docker.types import LogConfig, Ulimit
@@ -31,6 +32,8 @@ _GVISOR = "runsc"
 """Its kernel lets a process of the tool host's own user kill it, though it is init, and open its pipe."""
 _KEPT_MEMORY = {"kernel.shmall": "4096", "kernel.msgmni": "64"}
 """Pages and queues of System V IPC: memory that no process holds, so that no kill would set it free."""
+_left_behind: set[str] = set()
+"""Containers of this process that are to be removed when the engine answers again."""
 
 
 def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
@@ -102,6 +105,7 @@ class DockerSandbox(Sandbox):
     def _create_and_attach(self) -> socket.socket:
         with engine() as client:
             api: Any = client.api
+            _remove_left_behind(client)
             created = api.create_container_from_config(self._config(api))
             self._container = container = str(created["Id"])
             self.id = container[:12]
@@ -140,6 +144,7 @@ class DockerSandbox(Sandbox):
             user=f"{user}:{user}",
             working_dir=_SCRATCH,
             stdin_open=True,
+            stop_signal="SIGKILL",  # it is init, to which no other does anything: an engine would wait
             labels=ownership.labels(self.owner),
             host_config=api.create_host_config(**isolation(self.settings, self._session_users)),
             hostname="sandbox",
@@ -155,7 +160,13 @@ class DockerSandbox(Sandbox):
         self.give_up("it was stopped")
         if self._container is not None:
             container, self._container = self._container, None
-            await asyncio.to_thread(self._remove, container)
+            try:
+                await asyncio.to_thread(self._remove, container)
+            except (docker.errors.DockerException, requests.RequestException) as error:
+                _log.warning(
+                    "the Docker engine could not remove container %s: %s", container[:12], str(error)
+                )
+                _left_behind.add(container)
 
     def _remove(self, container: str) -> None:
         with engine() as client:
@@ -170,6 +181,17 @@ class DockerSandbox(Sandbox):
             except docker.errors.APIError as error:
                 if error.status_code != requests.codes.conflict or not _goes(client, container):
                     raise
+
+
+def _remove_left_behind(client: docker.DockerClient) -> None:
+    """Removes what an engine that was away could not, now that it answers."""
+    while _left_behind:
+        container = _left_behind.pop()
+        try:
+            client.api.remove_container(container, force=True)
+        except docker.errors.APIError as error:
+            if error.status_code not in (requests.codes.not_found, requests.codes.conflict):
+                _log.warning("container %s is left behind: %s", container[:12], str(error))
 
 
 def _goes(client: docker.DockerClient, container: str) -> bool:

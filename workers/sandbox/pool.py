@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 
-from workers.errors import SandboxStartError
+from workers.errors import SandboxStartError, SessionLost
 from workers.sandbox.base import Owner, Sandbox, Session, ToolsetSpec
 from workers.sandbox.capacity import most_sessions
 from workers.sandbox.docker import DockerSandbox
@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 _BACKENDS: dict[str, type[Sandbox]] = {"docker": DockerSandbox, "process": ProcessSandbox}
 _STARTS_AT_ONCE = 4
 """Sandboxes of one worker that come up at the same time: each keeps a core and the engine busy meanwhile."""
+_LOST_IN_A_ROW = 4
+"""Sessions lost one after the other, with none between them that came to its end, that condemn a sandbox."""
 
 
 class SandboxPool:
@@ -82,8 +84,17 @@ class SandboxPool:
                 self._placed.discard(session)
                 self._leave()
             sandbox = session.sandbox
+            self._count_losses(session)
             if self._recycle == "episode" or (sandbox is not self._current and not sandbox.sessions):
                 self._retire(sandbox)
+
+    def _count_losses(self, session: Session) -> None:
+        """Has a sandbox replaced that loses session after session: it lacks what they don't give back."""
+        sandbox = session.sandbox
+        sandbox.lost = sandbox.lost + 1 if type(session.failure) is SessionLost else 0
+        if sandbox.lost >= _LOST_IN_A_ROW and sandbox is self._current:
+            _log.warning("sandbox %s lost %d sessions in a row; replacing it", sandbox.id, sandbox.lost)
+            self._current = None
 
     async def close(self) -> None:
         """Ends every sandbox; returns when nothing of them is left."""
@@ -93,6 +104,7 @@ class SandboxPool:
             starting = self._ready.popleft()
             starting.cancel()
             await asyncio.wait([starting])
+            _has_failed(starting)
         async with self._choosing:  # whoever brings one up sees that it is too late, and ends it
             self._current = None
         for sandbox in list(self._up):
@@ -142,6 +154,8 @@ class SandboxPool:
     async def _fresh(self) -> Sandbox:
         """One nobody has used, from those started ahead; as many as are taken are started again."""
         while not self._closed:
+            # One that failed before anybody asked may have failed for what is over by now.
+            self._ready = deque(ready for ready in self._ready if not _has_failed(ready))
             while len(self._ready) <= self._ahead:
                 self._ready.append(asyncio.create_task(self._start()))
             starting = self._ready.popleft()
@@ -195,4 +209,8 @@ class SandboxPool:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._retired.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            _log.warning("a sandbox could not be ended: %s", error)
+            _log.warning("a sandbox could not be ended: %s", str(error))
+
+
+def _has_failed(start: "asyncio.Future[Sandbox]") -> bool:
+    return start.done() and not start.cancelled() and start.exception() is not None
