@@ -1,4 +1,5 @@
-"""What a container per episode costs: the wait for one, the rate the engine sustains, latency at 1, 4 and 16.
+"""What a container per episode costs: the wait for one, the rate the engine sustains, latency at 1, 4 and 16;
+and beside it forked sessions, 64 of them live. Under runc, and under gVisor where the engine knows it.
 
 `python -m benchmarks.creation`; with `--quick`, a quarter of the samples.
 """
@@ -8,6 +9,8 @@ import asyncio
 import os
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import docker
@@ -15,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.contenders import docker_sdk
+from benchmarks.contenders import docker_sdk, verifiers_docker
 from benchmarks.figures import median_and_p95, ms, verdict
 from sandbox_images.build import build_image
 from workers.environments.agentdojo_tasks import TaskSelection, rows
@@ -28,7 +31,9 @@ WAIT_TARGET = 0.05
 LIVE = 64
 AT_ONCE = (1, 4, 16)
 _LIMIT = 900.0
-_SHELL = ToolsetSpec("shell", "sandbox_images.shell.toolset:ShellToolset")
+_NOTHING = 1 << 16
+_STARTS = "from request to tool host up, {} at once"
+_SHELL = ToolsetSpec("shell", "sandbox_images.shell.toolset:ShellToolset", session_users=True)
 _AGENTDOJO = ToolsetSpec("agentdojo", "sandbox_images.agentdojo.toolset:AgentDojoToolset")
 
 
@@ -36,54 +41,76 @@ def main() -> None:
     """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a quarter of the samples")
-    samples = 8 if parser.parse_args().quick else 32
-    console = Console(width=140)
+    parser.add_argument("--runtimes", nargs="+", help="OCI runtimes; those of runc and runsc that are there")
+    arguments = parser.parse_args()
+    samples = 8 if arguments.quick else 32
+    console = Console(width=160)
     machine.header(console, "Containers: one to an episode, prepared ahead")
     if os.getloadavg()[0] > 2:
         console.print("[yellow]The machine was busy: these figures are worse than it can do.[/yellow]")
-    console.print(asyncio.run(asyncio.wait_for(_measure(samples), _LIMIT)))
+    found = {
+        runtime: asyncio.run(asyncio.wait_for(_measure(runtime, samples), _LIMIT))
+        for runtime in arguments.runtimes or _known()
+    }
+    peer = asyncio.run(asyncio.wait_for(_peer(samples), _LIMIT))
+    console.print(_table(found, peer))
 
 
-async def _measure(samples: int) -> Table:
-    shell, agentdojo = (build_image(name) for name in ("shell", "agentdojo"))
-    table = Table(show_lines=True, caption="Median, 95th percentile.")
-    for column in ("measure", "Kumite", "target"):
+def _known() -> list[str]:
+    with docker_sdk.engine() as client:
+        known = client.info()["Runtimes"]
+    return [runtime for runtime in ("runc", "runsc") if runtime in known]
+
+
+def _table(found: dict[str, dict[str, str]], peer: dict[str, str]) -> Table:
+    table = Table(show_lines=True, caption="Median, 95th percentile. The peer's containers run `sleep`.")
+    for column in ("measure", *(f"Kumite, {runtime}" for runtime in found), "verifiers' Docker runtime"):
         table.add_column(column)
-    rate = await _rate(shell, samples)
-    waits = await _waits(shell, samples, pause=2 / rate)
-    table.add_row(
-        "wait for a container, creation keeping up",
-        median_and_p95(waits),
-        verdict(median(waits), WAIT_TARGET, f"≤ {ms(WAIT_TARGET)}"),
-    )
-    table.add_row("containers made, used and removed, sustained", f"{rate:.1f}/s", "")
-    for at_once in AT_ONCE:
-        table.add_row(
-            f"from request to tool host up, {at_once} at once, engine asked for {at_once}",
-            median_and_p95(await _latency(shell, at_once, at_once, max(1, samples // at_once))),
-            "",
-        )
-    table.add_row(
-        f"the same, 16 at once, engine asked for {creation.AT_ONCE}",
-        median_and_p95(await _latency(shell, 16, creation.AT_ONCE, max(1, samples // 16))),
-        "",
-    )
-    table.add_row(
-        f"memory of one of {LIVE} live AgentDojo sessions in a container",
-        f"{await _memory(agentdojo) / 2**20:.1f} MiB",
-        "",
-    )
+    for measure in next(iter(found.values())):
+        cells = [figures[measure] for figures in found.values()]
+        table.add_row(measure, *cells, peer.get(measure, "–"))
     return table
 
 
-def _pool(image: str, spec: ToolsetSpec, ahead: int, recycle: str) -> SandboxPool:
-    settings = SandboxSettings.model_validate({"image": image, "recycle": recycle})
+async def _measure(runtime: str, samples: int) -> dict[str, str]:
+    """Figures under one runtime, by measure."""
+    shell = partial(_pool, build_image("shell"), _SHELL, runtime)
+    forked = partial(_pool, build_image("agentdojo"), _AGENTDOJO, runtime, 0, "fork")
+    rate = await _rate(shell(4), samples)
+    waits = await _waits(shell(4), samples, pause=2 / rate)
+    found = {
+        "wait for a container, creation keeping up": "\n".join(
+            (median_and_p95(waits), verdict(median(waits), WAIT_TARGET, f"≤ {ms(WAIT_TARGET)}"))
+        ),
+        "containers made, used and removed, sustained": f"{rate:.2f}/s",
+    }
+    for at_once in AT_ONCE:
+        latency = await _latency(shell, at_once, at_once, max(1, samples // at_once))
+        found[_STARTS.format(at_once)] = median_and_p95(latency)
+    latency = await _latency(shell, 16, creation.AT_ONCE, max(1, samples // 16))
+    found[f"the same, 16 at once, {creation.AT_ONCE} of them asked of the engine"] = median_and_p95(latency)
+    return {**found, **await _sessions(forked(), samples)}
+
+
+async def _peer(samples: int) -> dict[str, str]:
+    image = build_image("shell")
+    return {
+        _STARTS.format(at_once): median_and_p95(
+            await verifiers_docker.starts(image, at_once, max(1, samples // at_once))
+        )
+        for at_once in AT_ONCE
+    }
+
+
+def _pool(
+    image: str, spec: ToolsetSpec, runtime: str, ahead: int = 0, recycle: str = "episode"
+) -> SandboxPool:
+    settings = SandboxSettings.model_validate({"image": image, "recycle": recycle, "runtime": runtime})
     return SandboxPool(spec, settings, Owner("benchmark", uuid.uuid4().hex[:8]), ahead)
 
 
-async def _waits(image: str, samples: int, pause: float) -> list[float]:
+async def _waits(pool: SandboxPool, samples: int, pause: float) -> list[float]:
     """Episodes that come at half the rate which creation sustains."""
-    pool = _pool(image, _SHELL, ahead=4, recycle="episode")
     waits: list[float] = []
     try:
         await pool.prepare()
@@ -99,8 +126,7 @@ async def _waits(image: str, samples: int, pause: float) -> list[float]:
     return waits
 
 
-async def _rate(image: str, samples: int) -> float:
-    pool = _pool(image, _SHELL, ahead=4, recycle="episode")
+async def _rate(pool: SandboxPool, samples: int) -> float:
     try:
         await pool.prepare()
         began = time.perf_counter()
@@ -111,16 +137,18 @@ async def _rate(image: str, samples: int) -> float:
         await pool.close()
 
 
-async def _latency(image: str, at_once: int, engine_at_once: int, rounds: int) -> list[float]:
+async def _latency(
+    make: Callable[[], SandboxPool], at_once: int, engine_at_once: int, rounds: int
+) -> list[float]:
     before, creation.AT_ONCE = creation.AT_ONCE, engine_at_once
     try:
-        return [seconds for _ in range(rounds) for seconds in await _burst(image, at_once)]
+        return [seconds for _ in range(rounds) for seconds in await _burst(make, at_once)]
     finally:
         creation.AT_ONCE = before
 
 
-async def _burst(image: str, at_once: int) -> list[float]:
-    pools = [_pool(image, _SHELL, ahead=0, recycle="episode") for _ in range(at_once)]
+async def _burst(make: Callable[[], SandboxPool], at_once: int) -> list[float]:
+    pools = [make() for _ in range(at_once)]
 
     async def up(pool: SandboxPool) -> float:
         began = time.perf_counter()
@@ -133,24 +161,47 @@ async def _burst(image: str, at_once: int) -> list[float]:
         await asyncio.gather(*(pool.close() for pool in pools))
 
 
-async def _memory(image: str) -> float:
-    """What the container's memory grows by with each session, in bytes."""
-    pool = _pool(image, _AGENTDOJO, ahead=0, recycle="fork")
+async def _sessions(pool: SandboxPool, samples: int) -> dict[str, str]:
+    """Forked AgentDojo sessions: time to open and close one, to call a tool, and memory of many."""
     task = rows(TaskSelection(suites=["workspace"]))[0]["info"]
+    opens: list[float] = []
+    calls: list[float] = []
     try:
+        began = time.perf_counter()
+        await pool.prepare()
+        cold = time.perf_counter() - began
         first = await pool.acquire("first")
         await first.open(task)
+        for number in range(samples):
+            began = time.perf_counter()
+            session = await pool.acquire(f"o{number}")
+            await session.open(task)
+            await pool.release(session)
+            opens.append(time.perf_counter() - began)
+        for _ in range(10 * samples):
+            began = time.perf_counter()
+            await first.call("get_current_day", {})
+            calls.append(time.perf_counter() - began)
         with docker_sdk.engine() as client:
             before = _used(client, first.sandbox.id)
             for number in range(LIVE):
                 await (await pool.acquire(f"s{number}")).open(task)
-            return (_used(client, first.sandbox.id) - before) / LIVE
+            memory = (_used(client, first.sandbox.id) - before) / LIVE
     finally:
         await pool.close()
+    return {
+        "AgentDojo: container from cold, four suites loaded": ms(cold),
+        "AgentDojo: forked session, open and close": median_and_p95(opens),
+        "AgentDojo: tool call": median_and_p95(calls),
+        f"AgentDojo: memory of one of {LIVE} live sessions in a container": (
+            f"{memory / 2**20:.1f} MiB" if memory > _NOTHING else "not counted by the engine"
+        ),
+    }
 
 
 def _used(client: docker.DockerClient, container: str) -> int:
-    return int(client.api.stats(container, stream=False)["memory_stats"]["usage"])
+    """The container's memory in bytes; 0 where its runtime leaves the engine's control groups alone."""
+    return int(client.api.stats(container, stream=False)["memory_stats"].get("usage", 0))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,21 @@ async def _at_once(image: str, count: int) -> float:
         return time.perf_counter() - began
 
 
+async def starts(image: str, count: int, rounds: int) -> list[float]:
+    """Seconds that each of so many takes to start when all are asked for at once."""
+    seconds: list[float] = []
+    for _ in range(rounds):
+        async with AsyncExitStack() as stack:
+
+            async def up(stack: AsyncExitStack = stack) -> None:
+                began = time.perf_counter()
+                await stack.enter_async_context(_runtime(image))
+                seconds.append(time.perf_counter() - began)
+
+            await asyncio.gather(*(up() for _ in range(count)))
+    return seconds
+
+
 async def _run(runtime: Runtime, command: list[str]) -> float:
     began = time.perf_counter()
     async with asyncio.timeout(TIMEOUT):

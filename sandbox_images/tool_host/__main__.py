@@ -41,7 +41,9 @@ def main() -> int:
         os.write(writer, wire.encode(hello))
         return 1
     scratch = Path(options.get("scratch") or tempfile.mkdtemp(prefix="kumite-"))
-    if options.get("first_user") is not None:
+    first_user = options.get("first_user")
+    if first_user is not None:
+        first_user = process.first_session_user(first_user)
         scratch.chmod(0o711)  # runc 1.1 gives a tmpfs the mode of the folder it is mounted on, not its own
     server = Server(
         toolset,
@@ -50,7 +52,7 @@ def main() -> int:
         scratch,
         options.get("limits", {}),
         options.get("quiet", True),
-        options.get("first_user"),
+        first_user,
     )
     server.reply(hello)
     try:

@@ -44,6 +44,17 @@ def become_user(user: int, acting_as: int) -> None:
     os.setresuid(user, acting_as, user)
 
 
+def first_session_user(wanted: int, uid_map: str = "/proc/self/uid_map") -> int:
+    """Where the user ids of sessions begin: as wanted, or among those that there are.
+
+    An engine that runs without root, or maps users, has 65,536 of them as a rule.
+    """
+    with open(uid_map, encoding="ascii") as listing:
+        spans = [(int(inside), int(length)) for inside, _, length in map(str.split, listing)]
+    end = max(inside + length for inside, length in spans)
+    return wanted if wanted < end else end // 2
+
+
 def act_for_good() -> None:
     """Makes the user that this process acts as its only one. Must come before `die_with_parent`."""
     user = os.geteuid()

@@ -7,13 +7,24 @@ import psutil
 import pytest
 
 from cluster.shards import iterate_episodes
-from tests.e2e.kumite import banking, containers, journalled, until, write_config
+from tests.e2e.kumite import (
+    banking,
+    containers,
+    journalled,
+    processes_of,
+    remove_container,
+    tool_host,
+    until,
+    write_config,
+)
+from tests.helpers.leftovers import shims_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.faults]
 
 
-def rows(folder):
-    return [row for table in iterate_episodes(folder, ["episode_id", "status"]) for row in table.to_pylist()]
+def rows(folder, *more):
+    columns = ["episode_id", "status", *more]
+    return [row for table in iterate_episodes(folder, columns) for row in table.to_pylist()]
 
 
 def workers(run):
@@ -46,6 +57,25 @@ def test_sigkill_of_a_worker_removes_its_container_and_the_run_completes(started
     assert {row["status"] for row in found} == {"finished"}
     assert len({row["episode_id"] for row in found}) == 32
     assert containers("run") == []
+
+
+def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_completes(started):
+    """One is taken away by the engine, the tool host of the other is killed; nothing of them stays."""
+    run, out, _ = started
+    taken, killed = lost = containers("run")
+    remove_container(taken)
+    os.kill(tool_host(killed), signal.SIGKILL)
+    assert run.wait() == 0, run.output
+    found = rows(out, "attempt", "sandbox_id", "reward")
+    assert len(found) == len({row["episode_id"] for row in found}) == 32
+    assert {row["status"] for row in found} == {"finished"}
+    assert all(row["reward"] is not None for row in found)
+    again = [row for row in found if row["attempt"] > 1]
+    assert 0 < len(again) <= 8  # what two workers had in flight
+    assert not {row["sandbox_id"] for row in again} & {container[:12] for container in lost}
+    assert containers("run") == []
+    assert shims_of({container[:12] for container in lost}) == set()
+    assert processes_of(run) == []
 
 
 def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started, kumite):
