@@ -50,6 +50,7 @@ LEVELS = [
     Level("runc", "fork"),
     Level("runc", "fork", users=True),
     Level("runc", "episode"),
+    Level("runc", "episode", users=True),
     Level("runsc", "fork", users=True),
     Level("runsc", "episode", users=True),
 ]
