@@ -115,8 +115,18 @@ class Subject:
             raise SubmissionFailed(str(error)) from error
 
     def files(self) -> list[str]:
-        """Paths of all regular files in the workspace."""
-        return [entry.path for entry in self._workspace.entries() if entry.kind == "file"]
+        """Paths of all regular files in the workspace.
+
+        Raises:
+            SubmissionFailed: There are more than can be looked at in time.
+        """
+        found: list[str] = []
+        for entry in self._workspace.entries():
+            if time.monotonic() > self._deadline:
+                raise SubmissionFailed("there are too many files")
+            if entry.kind == "file":
+                found.append(entry.path)
+        return found
 
     def call(self, function: str, *arguments: Any) -> Any:
         """What a function of the submission returns, as JSON has it: tuples are lists.

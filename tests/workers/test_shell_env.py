@@ -121,6 +121,16 @@ def test_session_that_is_ended_from_within_scores_0_and_says_so() -> None:
     assert record(result).stop_reason == "has_final_env_response"
 
 
+def test_policy_that_dallies_is_graded_when_its_time_is_up() -> None:
+    slow = Reply(None, [("write_file", GOOD), ("bash", {"command": "sleep 1"}), ("bash", {"command": "ls"})])
+    result = with_policy(slow, task="fix-pagination", tools_timeout=0.5)
+    assert (result.status, record(result).stop_reason) == ("finished", "has_final_env_response")
+    time_is_up = "the time for tools is over; the workspace is judged as it is"
+    assert answers(result)[1:] == [f"[exit code 0]\n[{time_is_up}]", f"bash was not run: {time_is_up}"]
+    assert result.metrics["session_ended"] == 0.0
+    assert (result.metrics["tests_passed"] or 0) > 0
+
+
 def test_submission_that_ends_the_session_while_it_is_examined_scores_0() -> None:
     bad = {"path": "pages.py", "content": "import os\nos.kill(os.getppid(), 9)\n"}
     result = with_policy(Reply(None, [("write_file", bad)]), task="fix-pagination", sandbox=ALONE)

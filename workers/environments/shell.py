@@ -5,6 +5,7 @@ verifiers' own `vf-eval`, the environment brings up a sandbox of its own.
 """
 
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from functools import partial
@@ -26,6 +27,7 @@ _CLEANING_UP = 15.0
 """Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
 _GRADING = 0.8
 """Share of the limit of an evaluation that the hidden tests may take; the rest is for ending them."""
+_TIME_IS_UP = "the time for tools is over; the workspace is judged as it is"
 
 SYSTEM_MESSAGE = (
     "You carry out a task in a Linux workspace, through tools. Paths are relative to the workspace, and the "
@@ -50,6 +52,10 @@ class ShellArgs(TaskSelection):
     """Seconds that a command may take when the policy does not say."""
     max_command_timeout: float = Field(default=120.0, gt=0)
     """Most seconds that the policy may ask for."""
+
+    tools_timeout: float = Field(default=600.0, gt=0)
+    """Seconds that all calls of an episode may take together. When they are over, the episode ends and is
+    graded as it is: well before `episode.timeout`, which would end it without a grade."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ShellArgs":
@@ -90,6 +96,7 @@ class ShellEnv(vf.StatefulToolEnv):
             session_users=True,
         )
         self._call_timeout = args.max_command_timeout + _CLEANING_UP
+        self._tools_timeout = args.tools_timeout
         self._settings = sandbox
         self._own_pool: SandboxPool | None = None
 
@@ -103,6 +110,7 @@ class ShellEnv(vf.StatefulToolEnv):
             for tool in opened.tools
         ]
         state["oracle"] = task.solution.turns()
+        state["tools_seconds"] = 0.0
         return state
 
     def update_tool_args(
@@ -118,7 +126,7 @@ class ShellEnv(vf.StatefulToolEnv):
         answers: vf.Messages = [
             vf.ToolMessage(content=await self._run(call, state), tool_call_id=call.id) for call in calls
         ]
-        if "session_ended" in state:
+        if "session_ended" in state or state["tools_seconds"] > self._tools_timeout:
             state["final_env_response"] = answers
         return answers
 
@@ -158,6 +166,9 @@ class ShellEnv(vf.StatefulToolEnv):
             return f"the arguments of {call.name} are not JSON: {error}"
         if not isinstance(arguments, dict):
             return f"the arguments of {call.name} must be an object, got {type(arguments).__name__}"
+        if state["tools_seconds"] > self._tools_timeout:
+            return f"{call.name} was not run: {_TIME_IS_UP}"
+        began = time.monotonic()
         try:
             session = cast(Session, state["sandbox"])
             result = await session.call(call.name, cast(dict[str, Any], arguments), self._call_timeout)
@@ -165,6 +176,10 @@ class ShellEnv(vf.StatefulToolEnv):
             return f"{call.name} was not run: {error}"
         except SessionLost as error:
             return _ended(state, error)
+        finally:
+            state["tools_seconds"] += time.monotonic() - began
+        if state["tools_seconds"] > self._tools_timeout:
+            return f"{result.text}\n[{_TIME_IS_UP}]"
         return result.text
 
     async def _session(self, state: vf.State) -> Session:
