@@ -36,10 +36,10 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The run's folder. Default: <output>/<name>-<time>.")
+        str | None, typer.Option("--out", help="The run's folder, or URI. Default: <output>/<name>-<time>.")
     ] = None,
     resume: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--resume", metavar="RUN_DIR", help="Take a run up again: play what is missing."),
     ] = None,
     retry_failed: Annotated[
@@ -59,7 +59,7 @@ def run(
     given = load_config(config, overrides or []) if config is not None else None
     if resume is not None:
         target = Target.resumed(resume, retry_failed)
-        given = resumable_config(resume, given)
+        given = resumable_config(target.folder, given)
     elif given is None:
         raise ConfigError("give a config, or --resume with a run's folder")
     else:
@@ -70,7 +70,7 @@ def run(
         _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(interrupted.exit_code) from None
     _console.print(render(summary))
-    _console.print(f"dataset: {target.folder}", highlight=False, soft_wrap=True)
+    _console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -93,16 +93,17 @@ def tasks(
 
 @app.command()
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")],
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show the summary of a run, from its files."""
     from cluster.durable import RunFolderError
+    from cluster.remote import RemoteFolder, is_uri
     from cluster.summary import summarise
     from cluster.summary_view import render
 
     try:
-        summary = summarise(folder)
+        summary = summarise(RemoteFolder(folder).fetch() if is_uri(folder) else Path(folder))
     except RunFolderError as error:
         raise RunError(str(error)) from error
     if as_json:

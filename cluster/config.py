@@ -224,7 +224,10 @@ class RunConfig(Settings):
     observe: ObserveConfig = Field(default_factory=ObserveConfig)
     """What a run tells of itself while it lasts."""
     output: str = "runs"
-    """Folder in which the run's folder is made."""
+    """Folder in which the run's folder is made, or a URI: `s3://…`, `gs://…`, or what else fsspec knows."""
+    upload_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Where the run's folder is at a URI: seconds from one time that the copy there is brought up to date to
+    the next."""
 
     @model_validator(mode="after")
     def _keep_some(self) -> "RunConfig":

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 _log = logging.getLogger(__name__)
@@ -14,7 +13,7 @@ _log = logging.getLogger(__name__)
 class Interrupted(Exception):
     """The user, or the system, asked the run to end."""
 
-    def __init__(self, number: signal.Signals, folder: Path) -> None:
+    def __init__(self, number: signal.Signals, folder: str) -> None:
         super().__init__(
             f"ended by {number.name}; what had finished is in {folder}; go on with: "
             f"kumite run --resume {folder}"

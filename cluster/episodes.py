@@ -9,7 +9,7 @@ from cluster.arrow import pq
 from cluster.journal import list_segments, read_segment
 from cluster.manifest import load_manifest
 from cluster.schemas import STEP_KEYS
-from cluster.shards import uncompacted
+from cluster.shards import reading, uncompacted
 from workers.records import EpisodeRecord
 
 
@@ -19,19 +19,25 @@ def iterate_records(run_dir: Path) -> Iterator[EpisodeRecord]:
     Raises:
         ManifestError: The folder holds no run, or one of another format.
         JournalCorrupt: The journal is damaged.
+        ShardCorrupt: A shard is.
     """
     segments = list_segments(run_dir / "journal")
     manifest = load_manifest(run_dir)
     for shard in manifest.shards:
         steps: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in pq.read_table(run_dir / shard.steps_file).to_pylist():
+        for row in _rows(run_dir / shard.steps_file):
             episode_id = row["episode_id"]
             for key in STEP_KEYS:
                 del row[key]
             steps[episode_id].append(row)
-        for row in pq.read_table(run_dir / shard.episodes_file).to_pylist():
+        for row in _rows(run_dir / shard.episodes_file):
             own = sorted(steps[row["episode_id"]], key=lambda step: step["step_index"])
             yield EpisodeRecord.model_validate({**row, "steps": own})
     for segment in uncompacted(segments, manifest):
         for line in read_segment(segment, torn_tail=segment == segments[-1]):
             yield EpisodeRecord.model_validate_json(line)
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    with reading(file):
+        return pq.read_table(file).to_pylist()

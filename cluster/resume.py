@@ -12,6 +12,7 @@ from cluster.run_folder import ENVIRONMENT
 _FREE = (
     "name",
     "output",
+    "upload_seconds",
     "environment.folder",
     "workers",
     "ray",

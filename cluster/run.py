@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -112,7 +113,7 @@ async def _play(
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
-            async with await Dataset.open(target.folder, target.run_id) as dataset:
+            async with _copied(target, config), await Dataset.open(target.folder, target.run_id) as dataset:
                 await dataset.set_planned(plan.episodes)
                 done, finished = await _done(plan, dataset, target)
                 begun, surplus = plan.begun(finished)
@@ -143,10 +144,20 @@ async def _play(
     except asyncio.CancelledError:
         if ending.signal is None:
             raise
-        raise Interrupted(ending.signal, target.folder) from None
+        raise Interrupted(ending.signal, target.name) from None
     if ending.signal is not None:
-        raise Interrupted(ending.signal, target.folder)
+        raise Interrupted(ending.signal, target.name)
     return summary
+
+
+@asynccontextmanager
+async def _copied(target: Target, config: RunConfig) -> AsyncGenerator[None]:
+    """Where the user has named a URI: has the folder there follow the local one, to its end."""
+    if target.remote is None:
+        yield
+        return
+    async with target.remote.following(config.upload_seconds):
+        yield
 
 
 def _capacity(config: RunConfig) -> str:

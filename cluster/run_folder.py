@@ -9,6 +9,7 @@ import yaml
 from cluster.config import RunConfig
 from cluster.errors import ConfigError, RunError
 from cluster.manifest import load_manifest, manifest_path
+from cluster.remote import RemoteFolder, is_uri
 
 ENVIRONMENT = "environment.py"
 """A run folder's copy of the environment's file, where the environment is a file."""
@@ -22,16 +23,36 @@ class Target:
     run_id: str
     retry_failed: bool = False
     """Of a run taken up again: whether its failed episodes are played again."""
+    remote: RemoteFolder | None = None
+    """Where the folder is copied to while the run goes on, if the user named a URI."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return self.remote.uri if self.remote else str(self.folder)
 
     @classmethod
-    def new(cls, config: RunConfig, out: Path | None) -> "Target":
+    def new(cls, config: RunConfig, out: str | None) -> "Target":
         """The folder of a new run: `out`, else `<output>/<name>-<time>`. It is not made yet.
 
         Raises:
             ConfigError: It holds a run already, or can't be one.
         """
         name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = out or Path(config.output) / name
+        place = out or f"{config.output.rstrip('/')}/{name}"
+        if is_uri(place):
+            remote = RemoteFolder(place)
+            if remote.holds_run():
+                raise ConfigError(
+                    f"--out {place}: there is a run in it already; give a new place, or --resume {place}"
+                )
+            if remote.local.exists():
+                raise ConfigError(
+                    f"--out {place}: a run that began there is in {remote.local}; give a new place, or "
+                    "remove that folder"
+                )
+            return cls(remote.local, place.rstrip("/").rpartition("/")[2], remote=remote)
+        folder = Path(place)
         if manifest_path(folder).exists():
             raise ConfigError(
                 f"--out {folder}: there is a run in it already; give a new folder, or --resume {folder}"
@@ -41,13 +62,16 @@ class Target:
         return cls(folder, name if out is None else folder.resolve().name)
 
     @classmethod
-    def resumed(cls, folder: Path, retry_failed: bool) -> "Target":
+    def resumed(cls, place: str, retry_failed: bool) -> "Target":
         """The folder of a run to take up again.
 
         Raises:
             ManifestError: There is no run in it, or one of another version.
+            ConfigError: There is no run at the URI, or it cannot be read.
         """
-        return cls(folder, load_manifest(folder).run_id, retry_failed)
+        remote = RemoteFolder(place) if is_uri(place) else None
+        folder = remote.fetch() if remote else Path(place)
+        return cls(folder, load_manifest(folder).run_id, retry_failed, remote)
 
     def make(self, config: RunConfig) -> None:
         """Makes the folder, with the config as it was resolved and the environment's file.

@@ -1,7 +1,7 @@
 """Shards: Parquet files made of journal segments, and how to read episodes wherever they lie."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ times this, however large a segment is."""
 
 # Dictionaries cost a third of the writing time here, and zstd finds the same repetitions.
 _PARQUET: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
+
+
+class ShardCorrupt(RunFolderError):
+    """A shard's file is not there, or is not what was written."""
 
 
 class CompactionError(RunFolderError):
@@ -62,6 +66,22 @@ def compact(segment: Path, run_dir: Path) -> Shard:
     return shard
 
 
+@contextmanager
+def reading(file: Path) -> Generator[None]:
+    """Says which file of a shard it is that cannot be read.
+
+    Raises:
+        ShardCorrupt: It cannot.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ShardCorrupt(
+            f"{file} cannot be read: {error}; restore it, or take its shard out of manifest.json to give its "
+            "episodes up, and have `kumite run --resume` play them again"
+        ) from error
+
+
 def without(shard: Shard, run_dir: Path, episode_ids: set[str]) -> Shard:
     """Write a shard again without these episodes, under new names; the old files stay.
 
@@ -69,7 +89,10 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str]) -> Shard:
         The new shard; the same one where it has none of these episodes.
     """
     ids = pa.array(sorted(episode_ids), pa.string())
-    tables = [pq.read_table(run_dir / file) for file in (shard.episodes_file, shard.steps_file)]
+    tables: list[Table] = []
+    for file in (shard.episodes_file, shard.steps_file):
+        with reading(run_dir / file):
+            tables.append(pq.read_table(run_dir / file))
     kept = [table.filter(pc.invert(pc.is_in(table["episode_id"], ids))) for table in tables]
     if kept[0].num_rows == tables[0].num_rows:
         return shard
@@ -138,6 +161,7 @@ def iterate_episodes(run_dir: Path, columns: Sequence[str]) -> Iterator[Table]:
     Raises:
         ManifestError: The folder holds no run, or one of another format.
         JournalCorrupt: A segment is damaged.
+        ShardCorrupt: A shard is.
     """
     # Listed before the manifest is read, so that a segment compacted in between is not missed.
     segments = list_segments(run_dir / "journal")
@@ -155,7 +179,8 @@ def iterate_episodes(run_dir: Path, columns: Sequence[str]) -> Iterator[Table]:
 
 
 def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iterator[Table]:
-    with pq.ParquetFile(run_dir / shard.episodes_file) as file:
+    path = run_dir / shard.episodes_file
+    with reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(columns)
 

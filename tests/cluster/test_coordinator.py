@@ -3,19 +3,24 @@
 import asyncio
 import io
 import json
+import random
+import shutil
 from collections import Counter
 
 import pytest
+from datasets import load_dataset
 from rich.console import Console
 
 from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
+from cluster.durable import RunFolderError
 from cluster.errors import RunError
 from cluster.groups import Groups
 from cluster.progress import Progress
 from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.shards import iterate_episodes
+from cluster.summary import summarise
 from workers.records import (
     EpisodeError,
     EpisodeRecord,
@@ -337,6 +342,37 @@ async def test_a_resumed_group_needs_only_what_it_lacks(dataset):
     await coordinator(Pool(act, 1), dataset, groups).run([s] for s in specs(1, samples=8)[3:])
     assert len(await recorded(dataset)) == 1
     assert groups.cancelled == 4
+
+
+async def test_a_full_disk_ends_the_run_with_a_clear_error_and_a_dataset_that_loads(small_disk, tmp_path):
+    run_dir = small_disk / "r"
+    ballast = "".join(random.Random(0).choices("abcdefgh", k=1000))  # no compression makes it nothing
+
+    async def act(unit):
+        one = result(unit[0])
+        record = json.loads(one.record) | {"stop_reason": ballast + unit[0].task_id}
+        return [one.model_copy(update={"record": json.dumps(record)})]
+
+    with pytest.raises(RunFolderError, match="No space left on device"):
+        async with await Dataset.open(run_dir, "r", segment_records=8) as dataset:
+            try:
+                await coordinator(Pool(act), dataset).run([spec] for spec in specs(500))
+            finally:
+                await dataset.commit()
+    ended = {row for table in iterate_episodes(run_dir, ["task_id"]) for row in table["task_id"].to_pylist()}
+    assert summarise(run_dir).finished == len(ended) > 8
+    loaded = load_dataset(
+        "parquet",
+        data_files=str(run_dir / "episodes" / "*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "hf"),
+    )
+    assert 0 < loaded.num_rows <= len(ended)
+    elsewhere = tmp_path / "r"
+    shutil.copytree(run_dir, elsewhere)
+    async with await Dataset.open(elsewhere, "r") as dataset:
+        await dataset.commit()
+        assert len(await dataset.episode_ids()) == len(ended)
 
 
 async def test_records_are_lines_of_json(dataset):

@@ -1,8 +1,6 @@
 import asyncio
 import logging
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,18 +195,6 @@ async def test_cancelled_append_leaves_the_journal_whole(tmp_path: Path):
     there = records(tmp_path)
     assert len(there) == len(set(there))
     assert {f'{{"n": {number}}}' for number in (*range(1, 20, 2), 99)} <= set(there)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 128 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, timeout=30).returncode:
-        pytest.skip("mounting a file system takes root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=30)
 
 
 async def test_full_disk_fails_every_waiting_append_and_leaves_a_journal_that_loads(small_disk: Path):

@@ -1,5 +1,7 @@
 """What is wrong is said before anything expensive starts, and nothing is left behind."""
 
+import json
+
 import pytest
 
 from tests.e2e.kumite import write_config
@@ -70,3 +72,30 @@ def test_a_resumed_run_must_ask_for_the_same_data(kumite, tmp_path):
     assert run.wait() == 1
     assert "samples: was 1, is 3" in run.output
     assert "workers" not in run.output
+
+
+def test_a_damaged_shard_is_named_and_nothing_is_overwritten(kumite, tmp_path):
+    out = tmp_path / "run"
+    config = write_config(tmp_path / "config.yaml", **GOOD)
+    (out / "episodes").mkdir(parents=True)
+    (out / "config.yaml").write_text(config.read_text())
+    shard = {"segment": "000001", "episodes_file": "episodes/000001.parquet", "episodes": 1, "steps": 1}
+    shard["steps_file"] = "steps/000001.parquet"
+    (out / "manifest.json").write_text(json.dumps({"run_id": "run", "shards": [shard]}))
+    (out / "episodes" / "000001.parquet").write_bytes(b"PAR1 torn")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    run = kumite("show", out)
+    assert run.wait() == 1
+    assert f"{out / 'episodes' / '000001.parquet'} cannot be read" in run.output
+    assert "Traceback" not in run.output
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_journal_is_named_by_file_and_line(kumite, tmp_path):
+    out = tmp_path / "run"
+    (out / "journal").mkdir(parents=True)
+    (out / "manifest.json").write_text('{"run_id": "run"}')
+    (out / "journal" / "000001.jsonl").write_bytes(b"00000000 {}\nffffffff {}\n")
+    run = kumite("show", out)
+    assert run.wait() == 1
+    assert "000001.jsonl, line 1: found a record whose CRC-32 is not 00000000" in run.output

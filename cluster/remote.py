@@ -1,0 +1,189 @@
+"""A run folder on a file system that is not this machine's: a copy that follows the local one."""
+
+import asyncio
+import hashlib
+import logging
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs as arrow_fs
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from cluster.cache import cache_dir
+from cluster.durable import RunFolderLocked, lock_folder, replacing, stray_files
+from cluster.errors import ConfigError, RunError
+
+_log = logging.getLogger(__name__)
+_BY_ARROW = ("s3", "gs", "gcs")
+"""Schemes that Arrow brings a file system for; fsspec wants a package more for each."""
+_MUTABLE = ("config.yaml", "environment.py", "summary.json", "metrics.jsonl", "log.jsonl")
+_IMMUTABLE = ("episodes", "steps", "states", "sequences")
+"""Folders whose files never change under their name."""
+_COPIED = ".copied"
+"""A file of the local folder: the digest of the manifest that was copied last."""
+
+
+def is_uri(place: str) -> bool:
+    """Whether this names a place by scheme, `s3://…`, and not by a path."""
+    return "://" in place
+
+
+class RemoteFolder:
+    """A run folder at a URI, and the local folder that it follows.
+
+    What is copied is copied in an order in which the copy is a run folder at any moment: data files, then
+    the journal, then the manifest that names the data files; only then is removed what is not needed now.
+
+    Args:
+        uri: `s3://bucket/path`, `gs://bucket/path`, or what else fsspec knows.
+
+    Raises:
+        ConfigError: The URI's scheme is not known here, or its credentials are not right.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self.local = cache_dir() / "runs" / hashlib.blake2s(self.uri.encode(), digest_size=8).hexdigest()
+        """Where the run is written to: on this machine's disk, fsynced."""
+        try:
+            self._fs, self._root = _open(self.uri)
+        except (ImportError, ValueError, OSError) as error:
+            raise ConfigError(
+                f"{uri} is no place for runs: {error}; give a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, "
+                "or a URI of which fsspec's package is installed"
+            ) from error
+        self._there: dict[str, tuple[int, int]] = {}
+
+    def holds_run(self) -> bool:
+        """Whether there is a run at the URI.
+
+        Raises:
+            ConfigError: It cannot be asked.
+        """
+        try:
+            return bool(self._fs.exists(f"{self._root}/manifest.json"))
+        except OSError as error:
+            raise ConfigError(f"{self.uri} cannot be reached: {error}") from error
+
+    def fetch(self) -> Path:
+        """Makes the local folder what the remote one is, unless this machine was the last to write there.
+
+        Raises:
+            ConfigError: There is no run at the URI, or it cannot be read.
+        """
+        if not self.holds_run():
+            raise ConfigError(f"{self.uri} holds no run: there is no manifest.json in it")
+        self.local.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock_folder(self.local):
+                if not self._is_behind():
+                    return self.local
+                for path in self.local.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                self._get_all()
+        except RunFolderLocked:
+            return self.local  # a run is writing it
+        except OSError as error:
+            raise ConfigError(f"{self.uri} cannot be read: {error}") from error
+        return self.local
+
+    def _is_behind(self) -> bool:
+        """Whether another machine has written there since this one last did."""
+        copied = self.local / _COPIED
+        there = self._fs.cat_file(f"{self._root}/manifest.json")
+        return not copied.exists() or copied.read_text() != _digest(there)
+
+    def _get_all(self) -> None:
+        for path in sorted(self._fs.find(self._root), key=lambda path: path.endswith("/manifest.json")):
+            local = self.local / str(path)[len(self._root) :].strip("/")
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(local) as temporary:
+                self._fs.get_file(path, str(temporary))
+
+    @asynccontextmanager
+    async def following(self, every: float) -> AsyncGenerator[None]:
+        """Copies now, every so many seconds, and when left. A copy that fails is made again later.
+
+        Raises:
+            RunError: The last one fails.
+        """
+        follower = asyncio.create_task(self._follow(every), name="remote folder")
+        try:
+            yield
+        finally:
+            follower.cancel()
+            await asyncio.wait([follower])
+            try:
+                await asyncio.to_thread(self.copy)
+            except OSError as error:
+                raise RunError(
+                    f"the run is whole in {self.local}, but could not be copied to {self.uri}: {error}; "
+                    f"`kumite run --resume {self.uri}`, on this machine, tries again"
+                ) from error
+
+    async def _follow(self, every: float) -> None:
+        while True:
+            try:
+                # A copy under way is let finish: two at once could remove what the other needs.
+                await asyncio.shield(asyncio.to_thread(self.copy))
+            except OSError as error:
+                _log.warning("%s could not be brought up to date: %s", self.uri, error)
+            await asyncio.sleep(every)
+
+    def copy(self) -> None:
+        """Copies what has changed.
+
+        Raises:
+            OSError: Something could not be copied.
+        """
+        while True:
+            files = self._files()
+            try:
+                for name in files:
+                    self._put(name)
+            except FileNotFoundError:
+                continue  # compaction has taken it away meanwhile, and put something in its place
+            break
+        for name in set(self._there) - set(files):
+            self._fs.rm_file(f"{self._root}/{name}")
+            del self._there[name]
+
+    def _files(self) -> list[str]:
+        data = [path for folder in _IMMUTABLE for path in (self.local / folder).glob("*.parquet")]
+        journal = sorted((self.local / "journal").glob("*.jsonl"))
+        rest = [self.local / name for name in _MUTABLE]
+        strays = {stray for folder in _IMMUTABLE for stray in stray_files(self.local / folder)}
+        found = [path for path in (*data, *journal, *rest) if path.exists() and path not in strays]
+        manifest = [self.local / "manifest.json"] if (self.local / "manifest.json").exists() else []
+        return [path.relative_to(self.local).as_posix() for path in (*found, *manifest)]
+
+    def _put(self, name: str) -> None:
+        path = self.local / name
+        status = path.stat()
+        version = (status.st_size, status.st_mtime_ns)
+        if self._there.get(name) == version:
+            return
+        remote, content = f"{self._root}/{name}", path.read_bytes()
+        self._fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
+        self._fs.pipe_file(remote, content)
+        self._there[name] = version
+        if name == "manifest.json":
+            (self.local / _COPIED).write_text(_digest(content))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _open(uri: str) -> tuple[Any, str]:
+    scheme = uri.partition("://")[0]
+    if scheme in _BY_ARROW:
+        arrow: Any = arrow_fs
+        file_system, path = arrow.FileSystem.from_uri(uri.replace("gcs://", "gs://", 1))
+        return ArrowFSWrapper(file_system), path
+    spec: Any = fsspec
+    return spec.url_to_fs(uri)

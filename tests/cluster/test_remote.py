@@ -1,0 +1,153 @@
+"""Run folders at a URI: a copy from which any machine can take the run up again."""
+
+import asyncio
+import shutil
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from cluster.config import RunConfig
+from cluster.dataset import Dataset, episode_statuses
+from cluster.durable import lock_folder
+from cluster.errors import ConfigError, RunError
+from cluster.remote import RemoteFolder, _open
+from cluster.run_folder import Target
+from cluster.summary import summarise
+from tests.cluster.synthetic import episode, result
+
+
+@pytest.fixture(params=["memory", "file"])
+def uri(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
+    if request.param == "file":
+        return f"file://{tmp_path}/bucket/run"
+    return f"memory://{uuid.uuid4().hex}/run"
+
+
+async def play(remote, numbers, *, commit=True):
+    """What a run does with its folder."""
+    async with remote.following(3600), await Dataset.open(remote.local, "run", segment_records=4) as dataset:
+        for number in numbers:
+            await dataset.append(result(episode(number)))
+        if commit:
+            await dataset.commit()
+
+
+def on_another_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / f"cache-{uuid.uuid4().hex}"))
+
+
+async def test_the_copy_is_the_run(uri, tmp_path, monkeypatch):
+    await play(RemoteFolder(uri), range(10))
+    on_another_machine(tmp_path, monkeypatch)
+    there = RemoteFolder(uri).fetch()
+    assert len(episode_statuses(there)) == summarise(there).finished == 10
+    file_system, root = fsspec.url_to_fs(uri)
+    assert len(file_system.glob(f"{root}/episodes/*.parquet")) == 3
+
+
+async def test_what_was_only_journalled_is_copied_too(uri, tmp_path, monkeypatch):
+    remote = RemoteFolder(uri)
+    dataset = await Dataset.open(remote.local, "run")
+    for number in range(3):
+        await dataset.append(result(episode(number)))
+    remote.copy()  # and then the machine is gone
+    on_another_machine(tmp_path, monkeypatch)
+    assert len(episode_statuses(RemoteFolder(uri).fetch())) == 3
+    await dataset.close()
+
+
+async def test_a_run_goes_on_elsewhere_and_comes_back(uri, tmp_path, monkeypatch):
+    home = str(tmp_path / "cache")
+    await play(RemoteFolder(uri), range(5))
+    on_another_machine(tmp_path, monkeypatch)
+    other = RemoteFolder(uri)
+    other.fetch()
+    await play(other, range(5, 9))
+    monkeypatch.setenv("KUMITE_CACHE", home)
+    back = RemoteFolder(uri)
+    assert len(episode_statuses(back.local)) == 5
+    assert len(episode_statuses(back.fetch())) == 9
+
+
+async def test_a_folder_that_is_ahead_of_its_copy_is_kept(uri):
+    remote = RemoteFolder(uri)
+    await play(remote, range(5))
+    async with await Dataset.open(remote.local, "run") as dataset:
+        await dataset.append(result(episode(5)))
+    assert len(episode_statuses(RemoteFolder(uri).fetch())) == 6
+
+
+async def test_a_folder_that_a_run_is_writing_is_left_alone(uri):
+    remote = RemoteFolder(uri)
+    await play(remote, range(5))
+    (remote.local / ".copied").write_text("of another time")
+    (remote.local / "note").touch()
+    with lock_folder(remote.local):
+        assert RemoteFolder(uri).fetch() == remote.local
+    assert (remote.local / "note").exists()
+    RemoteFolder(uri).fetch()
+    assert not (remote.local / "note").exists()
+
+
+async def test_compacted_segments_go_from_the_copy_after_their_shard_has_come(uri):
+    remote = RemoteFolder(uri)
+    file_system, root = fsspec.url_to_fs(uri)
+    async with await Dataset.open(remote.local, "run") as dataset:
+        await dataset.append(result(episode(0)))
+        remote.copy()
+        assert file_system.glob(f"{root}/journal/*.jsonl")
+        await dataset.commit()
+        remote.copy()
+    assert file_system.glob(f"{root}/journal/*.jsonl") == []
+    assert len(file_system.glob(f"{root}/episodes/*.parquet")) == 1
+
+
+async def test_a_copy_that_fails_is_made_later_and_the_last_one_says_where_the_run_is(
+    uri, monkeypatch, caplog
+):
+    remote = RemoteFolder(uri)
+    remote.local.mkdir(parents=True)
+    (remote.local / "config.yaml").write_text("a: 1")
+
+    def refuse(path, content):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(remote._fs, "pipe_file", refuse)
+    with pytest.raises(RunError, match="Access Denied") as raised:
+        async with remote.following(3600):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+    assert f"the run is whole in {remote.local}" in str(raised.value)
+    assert f"--resume {uri}" in str(raised.value)
+
+
+async def test_a_uri_names_a_new_run_or_one_to_resume(uri):
+    fields = {"environment": {"id": "e"}, "policy": {"kind": "oracle"}, "output": uri.rpartition("/")[0]}
+    config = RunConfig.model_validate(fields)
+    made = Target.new(config, None)
+    assert made.name.startswith(f"{config.output}/run-") and made.remote is not None
+    target = Target.new(config, uri)
+    assert (target.run_id, target.name) == ("run", uri)
+    with pytest.raises(ConfigError, match="holds no run"):
+        Target.resumed(uri, False)
+    await play(target.remote, range(2))
+    with pytest.raises(ConfigError, match="there is a run in it already"):
+        Target.new(config, uri)
+    assert Target.resumed(uri, False).run_id == "run"
+    shutil.rmtree(target.folder)
+    assert len(episode_statuses(Target.resumed(uri, False).folder)) == 2
+
+
+def test_a_scheme_that_nobody_knows_is_an_error_that_says_what_is_known():
+    with pytest.raises(ConfigError, match=r"nope://a/b is no place for runs: .*s3://BUCKET/PATH"):
+        RemoteFolder("nope://a/b")
+
+
+def test_s3_needs_no_package_more():
+    file_system, root = _open("s3://bucket/runs/one?region=eu-west-1")
+    assert isinstance(file_system, ArrowFSWrapper)
+    assert Path(root) == Path("bucket/runs/one")
