@@ -15,6 +15,7 @@ from sandbox_images.host import ImageBuildError, OnLine, cache_dir
 
 BUILD_TIMEOUT = 600.0
 """Seconds that a build may go without printing a line; byte-compiling prints none for half a minute."""
+_CHATTER = ("--->", "Removing intermediate container")
 PULL_TIMEOUT = 20.0
 """Seconds that a registry may go without saying anything before it counts as unreachable."""
 
@@ -90,7 +91,7 @@ def build(
         context: What the Dockerfile may copy: files and folders by their name in the build context.
         arguments: Values of the Dockerfile's ARGs.
         labels: Labels of the image.
-        on_line: Takes what the build prints.
+        on_line: Takes what the build prints, without its talk of layers and containers.
 
     Raises:
         ImageBuildError: If a step fails; with the end of the build's output.
@@ -121,7 +122,8 @@ def build(
             for line in str(event.get("stream", "")).splitlines():
                 if line.strip():
                     lines.append(line.rstrip())
-                    on_line(lines[-1])
+                    if not line.lstrip().startswith(_CHATTER):
+                        on_line(lines[-1])
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
