@@ -329,10 +329,13 @@ class WorkerPool:
 
     def _waiting_for(self) -> str:
         state = self.state
-        return (
-            f"{state.starting} workers start their sandbox, {state.pending} load, or wait for a node with "
-            f"room for {self._needs or 'them'}"
-        )
+        waits: list[str] = []
+        if state.starting:
+            waits.append(f"sandboxes starting: {state.starting}")
+        if state.pending:
+            room = f" for {self._needs}" if self._needs else ""
+            waits.append(f"workers loading, or waiting for a node with room{room}: {state.pending}")
+        return "; ".join(waits)
 
     def _own(
         self, work: Coroutine[Any, Any, None], name: str, among: set[asyncio.Task[None]] | None = None

@@ -204,7 +204,7 @@ async def test_no_worker_at_all_is_an_error_that_says_why():
 
 async def test_workers_that_never_get_a_node_are_an_error_in_the_end():
     cluster = Cluster(nodes=0)
-    with pytest.raises(RunError, match=r"1 load, or wait for a node with room for sandbox 1") as raised:
+    with pytest.raises(RunError, match=r"waiting for a node with room for sandbox 1: 1") as raised:
         async with pool_of(cluster, 2, start_timeout=0.1):
             pass
     assert "workers.start_timeout, 0.1 s" in str(raised.value)
