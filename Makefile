@@ -24,7 +24,7 @@ test: lint image ## Install what is missing, lint, and run all tests
 	@$(python) -m pytest $(PYTEST_ARGS)
 
 test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, nor minutes
-	@$(python) -m pytest -m "not (docker or vllm or ray or faults or parity)" $(PYTEST_ARGS)
+	@$(python) -m pytest -n auto -m "not (docker or vllm or ray or faults or parity)" $(PYTEST_ARGS)
 
 lint: setup ## Check style and types
 	@.venv/bin/ruff check
