@@ -17,6 +17,7 @@ from cluster.metrics import Exporter
 from cluster.observers import Observers
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
+from cluster.policy_watch import PolicyWatch
 from cluster.progress import Progress
 from cluster.run_folder import Target
 from cluster.summary import Summary, summarise, write_summary
@@ -69,8 +70,12 @@ async def _play(
                 groups = Groups(config.keep, begun)
                 skipped = len(surplus - done)
                 missing = plan.episodes - len(done) - skipped
-                meter = Meter(target.folder, Exporter(target.run_id), lambda: pool.state, missing)
-                observers = Observers(progress, meter, *([parts.spans] if parts.spans else []))
+                watch = PolicyWatch(parts.policy.metrics, missing)
+                progress.policy = lambda: watch.use
+                meter = Meter(
+                    target.folder, Exporter(target.run_id), lambda: pool.state, missing, lambda: watch.use
+                )
+                observers = Observers(progress, meter, watch, *([parts.spans] if parts.spans else []))
                 coordinator = Coordinator(
                     config,
                     pool,
@@ -86,7 +91,7 @@ async def _play(
                 began = time.monotonic()
                 try:
                     with progress.episodes(missing):
-                        async with meter.writing(config.observe.every):
+                        async with watch.watching(), meter.writing(config.observe.every):
                             await coordinator.run(plan.units(done | surplus), missing)
                 finally:
                     wall_seconds = before + time.monotonic() - began
