@@ -4,10 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cluster.config import RunConfig
-from cluster.dataset import Dataset
 from cluster.groups import Groups
 from cluster.observers import Observer
 from cluster.ray_worker import NodeLost, WorkerDied
@@ -31,6 +30,18 @@ _GRACE = 30.0
 """Seconds beyond an episode's limit that its worker gets to say so."""
 
 
+class Records(Protocol):
+    """Where episodes go on record; a `Dataset` is one."""
+
+    async def add_states(self, states: dict[str, str]) -> None:
+        """Adds base environment states."""
+        ...
+
+    async def append(self, result: EpisodeResult) -> None:
+        """Adds an episode; durable when this returns."""
+        ...
+
+
 class Coordinator:
     """Runs a plan to its end.
 
@@ -49,7 +60,7 @@ class Coordinator:
         self,
         config: RunConfig,
         pool: WorkerPool,
-        dataset: Dataset,
+        dataset: Records,
         observer: Observer,
         run_id: str,
         model: str,

@@ -15,6 +15,7 @@ from cluster.arrow import DataType, pa
 from cluster.config import RunConfig
 from cluster.meter import MetricsLine, StageSeconds
 from cluster.metrics import METRICS
+from cluster.policy_use import PolicyUse
 from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
 from cluster.sequences import SEQUENCES, Sequence
 from workers.environments.agentdojo_pipeline import PipelineSettings
@@ -114,6 +115,7 @@ def observe_page(page: str) -> str:
     tables = {
         "line": _field_table(MetricsLine),
         "stage": _field_table(StageSeconds),
+        "policy": _field_table(PolicyUse),
         "metrics": _table(("metric", "kind", "labels", "meaning"), measured),
     }
     return _with_tables("docs/observe.md", page, "fields", tables)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.metrics import STAGES, Exporter
+from cluster.policy_use import PolicyUse
 from cluster.tally import Mean
 from cluster.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec, Record
@@ -79,6 +80,8 @@ class MetricsLine(Record):
     """Mean reward of the episodes finished so far."""
     stage_seconds: dict[str, StageSeconds] = Field(default_factory=dict[str, StageSeconds])
     """By stage; empty if no episode finished since the line before."""
+    policy: PolicyUse | None = None
+    """How busy the policy's deployment is. Null where it cannot tell."""
     driver_memory_mb: float
     """Most memory that the driver has held so far, in MiB."""
 
@@ -91,11 +94,18 @@ class Meter:
         exporter: For Prometheus. None: nothing is exported.
         pool: Says how the pool is doing.
         planned: Episodes to see through.
+        policy: Says how busy the policy is.
     """
 
     def __init__(
-        self, folder: Path, exporter: Exporter | None, pool: Callable[[], PoolState], planned: int
+        self,
+        folder: Path,
+        exporter: Exporter | None,
+        pool: Callable[[], PoolState],
+        planned: int,
+        policy: Callable[[], PolicyUse | None] = lambda: None,
     ) -> None:
+        self._policy = policy
         self._path = folder / FILE
         self._written = not self._path.exists()
         self._exporter = exporter
@@ -204,6 +214,7 @@ class Meter:
             tokens_per_second=new["completion_tokens"] / since,
             reward=self._reward.value,
             stage_seconds={name: _stage(values) for name, values in seconds.items()},
+            policy=self._policy(),
             driver_memory_mb=_memory_mb(),
             **{
                 name: self._counts[name]

@@ -30,8 +30,8 @@ class Plan:
         self._config = config
         self._rows = environment.rows()
         self._run_id = run_id
-        self._whole_groups = environment.needs_groups
-        if config.keep is not None and self._whole_groups:
+        self.whole_groups = environment.needs_groups
+        if config.keep is not None and self.whole_groups:
             raise ConfigError(
                 f"keep: {config.environment.id} scores the episodes of a group together, so none of them can "
                 "be cancelled; leave it out"
@@ -57,6 +57,18 @@ class Plan:
         """The tasks, in the order in which they are played, as verifiers' `RolloutInput`s."""
         return (dict(self._rows[index]) for index in self._order)
 
+    def named(self, task_ids: Collection[str]) -> list[dict[str, Any]]:
+        """The tasks of these ids.
+
+        Raises:
+            ConfigError: There is no such task.
+        """
+        by_id = {task_id_of(row): row for row in self.rows()}
+        unknown = [task_id for task_id in task_ids if task_id not in by_id]
+        if unknown:
+            raise ConfigError(f"tasks: there is no task {unknown[0]!r} in {self._config.environment.id}")
+        return [by_id[task_id] for task_id in task_ids]
+
     def units(self, done: Container[str] = ()) -> Iterator[list[EpisodeSpec]]:
         """What a worker takes at once: an episode, or a group where the environment scores groups.
 
@@ -66,14 +78,14 @@ class Plan:
         for row in self.rows():
             group = self._group(row)
             missing = [spec for spec in group if spec.episode_id not in done]
-            if self._whole_groups:
+            if self.whole_groups:
                 yield from [group] if missing else []
             else:
                 yield from ([spec] for spec in missing)
 
     def replayed(self, done: Collection[str]) -> set[str]:
         """Those of the done episodes that `units` has played again, since their group is not whole."""
-        if not (self._whole_groups and done):
+        if not (self.whole_groups and done):
             return set()
         return {spec.episode_id for unit in self.units(done) for spec in unit if spec.episode_id in done}
 
@@ -101,18 +113,29 @@ class Plan:
         return counts, surplus
 
     def _group(self, row: dict[str, Any]) -> list[EpisodeSpec]:
+        return self.group(row, self._config.samples)
+
+    def group(self, row: dict[str, Any], samples: int, first: int = 0, suffix: str = "") -> list[EpisodeSpec]:
+        """The episodes of one task.
+
+        Args:
+            row: The task.
+            samples: How many.
+            first: `sample_index` of the first.
+            suffix: Tells the group from others of the same task.
+        """
         task_id = task_id_of(row)
         environment = self._config.environment.name
         return [
             EpisodeSpec(
                 episode_id=episode_id(environment, task_id, sample),
                 task_id=task_id,
-                group_id=f"{self._run_id}/{task_id}",
+                group_id=f"{self._run_id}/{task_id}{suffix}",
                 sample_index=sample,
                 row=row,
                 dispatched_at=time.time(),
             )
-            for sample in range(self._config.samples)
+            for sample in range(first, first + samples)
         ]
 
 

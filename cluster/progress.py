@@ -1,7 +1,7 @@
 """What a user sees while a run goes on: stages while it starts, then live figures; plain lines in a log."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from cluster.policy_use import PolicyUse
 from cluster.tally import Tally
 from workers.records import EpisodeResult, EpisodeSpec
 
@@ -31,6 +32,8 @@ class Progress:
         self._live: Live | None = None
         self._said = 0.0
         self.stages: dict[str, float] = {}
+        self.policy: Callable[[], PolicyUse | None] = lambda: None
+        """Says how busy the policy is, where that is known."""
 
     @contextmanager
     def stage(self, name: str) -> Generator["Stage"]:
@@ -91,6 +94,11 @@ class Progress:
             "tokens/s": f"{tokens:.0f}",
             "reward": _figure(tally.reward.value),
         }
+        if (use := self.policy()) is not None:
+            figures["policy"] = (
+                f"{use.running} running, {use.waiting} waiting, {use.tokens_per_second:.0f} tokens/s, "
+                f"KV cache {use.kv_cache_usage:.0%}"
+            )
         if tally.utility.count:
             figures["utility"] = _figure(tally.utility.value)
         if tally.attack_success.count:

@@ -4,30 +4,24 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
 
 from rich.console import Console
 
-from cluster.config import RunConfig, VllmPolicy
+from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
-from cluster.images import ensure_image, image_of
 from cluster.meter import Meter
 from cluster.metrics import Exporter
 from cluster.observers import Observers
-from cluster.plan import Plan, load_plan
-from cluster.policy import PolicyHandle, check_policy, open_policy, required_cpus
+from cluster.parts import Parts, brought_up
+from cluster.plan import Plan
+from cluster.policy_watch import PolicyWatch
 from cluster.progress import Progress
-from cluster.ray_session import connect, is_local
-from cluster.ray_worker import asking, resources
 from cluster.run_folder import Target
-from cluster.spans import Spans
 from cluster.summary import Summary, summarise, write_summary
-from cluster.worker_pool import WorkerPool
 from workers import logs
-from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
 
 
 def run(config: RunConfig, target: Target, console: Console) -> Summary:
@@ -46,62 +40,18 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         Interrupted: A signal ended it; the dataset holds what had finished.
     """
     progress = Progress(console)
-    with ExitStack() as stack:
-        with progress.stage("environment") as stage:
-            environment, plan = load_plan(config, target.run_id)
-            stage.outcome = f"{plan.tasks} tasks, {plan.episodes} episodes"
-        sandbox = config.sandbox
-        if environment.toolset is not None and sandbox.backend == "docker":
-            image = image_of(environment.toolset, sandbox)
-            if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
-                with progress.stage("image") as stage:
-                    stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
-            sandbox = sandbox.model_copy(update={"image": image})
-        check_policy(config.policy)
-        spans = stack.enter_context(Spans(target.run_id)) if config.observe.spans else None
-        with progress.stage("ray") as stage:
-            keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
-            cpus = required_cpus(config.policy) + config.workers.max * config.workers.cpus_per_worker
-            session = stack.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
-            stage.outcome = session.address
-        with progress.stage("policy") as stage:
-            policy = stack.enter_context(open_policy(config.policy, session, stage.say))
-            stage.outcome = policy.outcome
-        settings = _worker_settings(config, sandbox, policy.endpoint(), target.run_id)
-        uses_sandbox = environment.toolset is not None
-        ask = asking(settings, config.workers, uses_sandbox)
-        pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox))
-        return asyncio.run(_play(config, plan, pool, progress, target, settings, policy, spans))
-
-
-def _worker_settings(
-    config: RunConfig,
-    sandbox: SandboxSettings,
-    endpoint: PolicyEndpoint,
-    run_id: str,
-) -> WorkerSettings:
-    return WorkerSettings(
-        run_id=run_id,
-        environment=config.environment,
-        sandbox=sandbox,
-        policy=endpoint,
-        episodes=config.workers.episodes_per_worker,
-        seed=config.seed,
-        search_path=Path.cwd(),
-    )
+    with brought_up(config, target.run_id, progress) as parts:
+        return asyncio.run(_play(config, parts, progress, target))
 
 
 async def _play(
     config: RunConfig,
-    plan: Plan,
-    pool: WorkerPool,
+    parts: Parts,
     progress: Progress,
     target: Target,
-    settings: WorkerSettings,
-    policy: PolicyHandle,
-    spans: Spans | None,
 ) -> Summary:
     """Brings up the workers, plays the plan, and leaves a committed dataset, whatever happens."""
+    plan, pool = parts.plan, parts.pool
     ending = Ending()
     stack = ExitStack()
     try:
@@ -120,18 +70,28 @@ async def _play(
                 groups = Groups(config.keep, begun)
                 skipped = len(surplus - done)
                 missing = plan.episodes - len(done) - skipped
-                meter = Meter(target.folder, Exporter(target.run_id), lambda: pool.state, missing)
-                observers = Observers(progress, meter, *([spans] if spans else []))
-                model = settings.policy.model
+                watch = PolicyWatch(parts.policy.metrics, missing)
+                progress.policy = lambda: watch.use
+                meter = Meter(
+                    target.folder, Exporter(target.run_id), lambda: pool.state, missing, lambda: watch.use
+                )
+                observers = Observers(progress, meter, watch, *([parts.spans] if parts.spans else []))
                 coordinator = Coordinator(
-                    config, pool, dataset, observers, target.run_id, model, groups, lambda: policy.version
+                    config,
+                    pool,
+                    dataset,
+                    observers,
+                    target.run_id,
+                    parts.model,
+                    groups,
+                    lambda: parts.policy.version,
                 )
                 ending.drain = coordinator.drain
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
                 try:
                     with progress.episodes(missing):
-                        async with meter.writing(config.observe.every):
+                        async with watch.watching(), meter.writing(config.observe.every):
                             await coordinator.run(plan.units(done | surplus), missing)
                 finally:
                     wall_seconds = before + time.monotonic() - began

@@ -11,6 +11,7 @@ from pydantic import Field
 from cluster.arrow import pc
 from cluster.durable import replacing
 from cluster.manifest import load_manifest
+from cluster.policy_use import PolicyShares, shares
 from cluster.rates import Mode, ScoreRow, Scores, mode_of
 from cluster.shards import iterate_episodes
 from workers.records import Record, Stage, Timings
@@ -96,6 +97,8 @@ class Summary(Record):
     """Tokens of all prompts, those of failed episodes included."""
     completion_tokens: int
     """Tokens sampled, those of failed episodes included."""
+    policy: PolicyShares | None = None
+    """How busy the policy's deployment was. Null where it could not tell."""
     wall_seconds: float | None
     """Seconds the run took. Null where that is not known."""
     episodes_per_second: float | None
@@ -212,6 +215,7 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
         seconds=_seconds(timings),
         prompt_tokens=tokens["prompt_tokens"],
         completion_tokens=tokens["completion_tokens"],
+        policy=shares(run_dir / "metrics.jsonl"),
         wall_seconds=wall_seconds,
         episodes_per_second=ended / wall_seconds if wall_seconds else None,
     )

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cluster.policy_use import PolicyShares
 from cluster.rates import Rate, ScoreRow
 from cluster.summary import Summary
 
@@ -27,6 +28,8 @@ def render(summary: Summary) -> RenderableType:
     others = _other_metrics(summary)
     if others is not None:
         parts.append(others)
+    if summary.policy is not None:
+        parts.append(_policy(summary.policy))
     if summary.seconds:
         parts.append(_times(summary))
     return Group(*parts)
@@ -121,6 +124,16 @@ def _other_metrics(summary: Summary) -> Text | None:
     if not others:
         return None
     return Text("metrics: " + ", ".join(f"{name} {_score(mean)}" for name, mean in others.items()) + "\n")
+
+
+def _policy(policy: PolicyShares) -> Text:
+    """One line on how busy the deployment was."""
+    rate = _MISSING if policy.prefix_hit_rate is None else f"{policy.prefix_hit_rate:.0%}"
+    text = f"policy: {policy.tokens_per_second:,.0f} tokens/s, prefix-cache hits {rate}; "
+    text += f"{policy.busy:.0%} of the run with as many requests as it could batch"
+    lacking = sorted(policy.waited_for.items(), key=lambda item: -item[1])
+    causes = [f"{cause.replace('_', '-')} {share:.0%}" for cause, share in lacking if share >= 0.005]
+    return Text(text + (f", fewer for {', '.join(causes)}" if causes else "") + "\n")
 
 
 def _times(summary: Summary) -> Table:

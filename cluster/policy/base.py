@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from cluster.errors import UpdateRefused
+from cluster.policy.engine_metrics import EngineMetrics
 from workers.settings import PolicyEndpoint
 
 OnStage: TypeAlias = Callable[[str], None]
@@ -22,6 +23,14 @@ class PolicyHandle(ABC):
     @abstractmethod
     def endpoint(self) -> PolicyEndpoint:
         """Where and how workers reach it."""
+
+    def metrics(self) -> EngineMetrics | None:
+        """How busy it is now. None where it cannot tell.
+
+        Raises:
+            PolicyUnavailable: It does not answer.
+        """
+        return None
 
     @property
     def version(self) -> int | None:

@@ -13,8 +13,8 @@ from cluster.cache import cache_dir
 from cluster.config import RayConfig
 from cluster.errors import PolicyInUse, PolicyUnavailable, UpdateRefused
 from cluster.policy.adapters import AdapterFolder
+from cluster.policy.deployment import update
 from cluster.policy.endpoint import list_models
-from cluster.policy.update import update
 
 
 class KeptPolicy(BaseModel):

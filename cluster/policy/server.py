@@ -137,6 +137,11 @@ class PolicyServer(_LLMServer):
         Returns:
             Why vLLM refuses it; None if it does not.
         """
+        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+
+        models = self.engine._oai_models
+        if model in models.lora_requests:  # of an update that another replica refused
+            await models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=model))
         try:
             adapter = await FolderAdapters().load_model_from_config(model, self._llm_config)
             await self.engine.resolve_lora(adapter)

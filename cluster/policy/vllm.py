@@ -15,10 +15,11 @@ from cluster.errors import PolicyInUse, PolicyUnavailable, UpdateRefused
 from cluster.policy import application, kept_policy, serving
 from cluster.policy.adapters import FOLDER_VARIABLE, AdapterFolder
 from cluster.policy.base import OnStage, PolicyHandle
+from cluster.policy.deployment import deployment_metrics, update
 from cluster.policy.endpoint import list_models
+from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.exact import check_renderer
 from cluster.policy.models import Model, check_model, resolve_model
-from cluster.policy.update import update
 from cluster.ray_session import RaySession
 from workers.settings import PolicyEndpoint
 
@@ -53,6 +54,9 @@ class VllmPolicyHandle(PolicyHandle):
 
     def endpoint(self) -> PolicyEndpoint:
         return _endpoint(self._config, self._model, self._base_url, self.version)
+
+    def metrics(self) -> EngineMetrics:
+        return deployment_metrics(self._base_url)
 
     @property
     def version(self) -> int:

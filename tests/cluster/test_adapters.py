@@ -10,7 +10,7 @@ import pytest
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy.adapters import AdapterFolder
-from cluster.policy.update import update
+from cluster.policy.deployment import update
 from tests.helpers.lora_files import write_adapter, write_base
 
 

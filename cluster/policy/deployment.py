@@ -1,4 +1,4 @@
-"""A policy's update: a version is put beside the others, loaded by every replica, and only then in use."""
+"""A deployment asked by HTTP for what only ours can do: to say how busy it is, and to take new weights."""
 
 import urllib.error
 from http.client import HTTPException
@@ -7,14 +7,33 @@ from pathlib import Path
 from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy.adapters import AdapterFolder
 from cluster.policy.endpoint import ask
+from cluster.policy.engine_metrics import EngineMetrics, total
 from workers.versions import name_of
 
+_METRICS_TIMEOUT = 5.0
+"""Seconds in which replicas must say how busy they are."""
 _TIMEOUT = 120.0
 """Seconds in which all replicas must have loaded an adapter."""
 
 
+def deployment_metrics(base_url: str) -> EngineMetrics:
+    """How busy a deployment is, all replicas together.
+
+    Args:
+        base_url: Root of its API.
+
+    Raises:
+        PolicyUnavailable: It does not answer.
+    """
+    try:
+        told = ask(base_url.removesuffix("/v1"), "kumite/engine", None, _METRICS_TIMEOUT)
+        return total(EngineMetrics(**replica) for replica in told)
+    except (OSError, HTTPException, ValueError, TypeError) as error:
+        raise PolicyUnavailable(f"the policy at {base_url} does not say how busy it is: {error}") from error
+
+
 def update(versions: AdapterFolder, base_url: str, path: Path, version: int) -> None:
-    """Gives a deployment new weights.
+    """Gives a deployment new weights: put beside the others, loaded by every replica, and only then in use.
 
     Args:
         versions: Its versions.

@@ -1,0 +1,83 @@
+"""The parts of a run that outlive its episodes: brought up in order, what is cheap and may be wrong first."""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.config import RunConfig, VllmPolicy
+from cluster.images import ensure_image, image_of
+from cluster.plan import Plan, load_plan
+from cluster.policy import PolicyHandle, check_policy, open_policy, required_cpus
+from cluster.progress import Progress
+from cluster.ray_session import connect, is_local
+from cluster.ray_worker import asking, resources
+from cluster.spans import Spans
+from cluster.worker_pool import WorkerPool
+from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
+
+
+@dataclass(frozen=True)
+class Parts:
+    plan: Plan
+    """What there is to play."""
+    policy: PolicyHandle
+    """Who acts; it is up."""
+    pool: WorkerPool
+    """Who plays; to be started."""
+    model: str
+    """The policy's name."""
+    spans: Spans | None
+    """Where it is traced, if it is."""
+
+
+@contextmanager
+def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[Parts]:
+    """Environment, image, Ray, policy and workers, and their end, but for the workers'.
+
+    Raises:
+        ClusterError: One of them cannot be had.
+    """
+    with ExitStack() as stack:
+        with progress.stage("environment") as stage:
+            environment, plan = load_plan(config, run_id)
+            stage.outcome = f"{plan.tasks} tasks, {plan.episodes} episodes"
+        sandbox = config.sandbox
+        if environment.toolset is not None and sandbox.backend == "docker":
+            image = image_of(environment.toolset, sandbox)
+            if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
+                with progress.stage("image") as stage:
+                    stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
+            sandbox = sandbox.model_copy(update={"image": image})
+        check_policy(config.policy)
+        spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
+        with progress.stage("ray") as stage:
+            keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
+            cpus = required_cpus(config.policy) + config.workers.max * config.workers.cpus_per_worker
+            session = stack.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
+            stage.outcome = session.address
+        with progress.stage("policy") as stage:
+            policy = stack.enter_context(open_policy(config.policy, session, stage.say))
+            stage.outcome = policy.outcome
+        settings = _worker_settings(config, sandbox, policy.endpoint(), run_id)
+        uses_sandbox = environment.toolset is not None
+        ask = asking(settings, config.workers, uses_sandbox)
+        pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox))
+        yield Parts(plan, policy, pool, settings.policy.model, spans)
+
+
+def _worker_settings(
+    config: RunConfig,
+    sandbox: SandboxSettings,
+    endpoint: PolicyEndpoint,
+    run_id: str,
+) -> WorkerSettings:
+    return WorkerSettings(
+        run_id=run_id,
+        environment=config.environment,
+        sandbox=sandbox,
+        policy=endpoint,
+        episodes=config.workers.episodes_per_worker,
+        seed=config.seed,
+        search_path=Path.cwd(),
+    )

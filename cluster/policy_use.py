@@ -1,0 +1,101 @@
+"""What a run's files say of how busy its policy was."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from workers.records import Record
+
+
+class PolicyUse(Record):
+    """How busy the deployment was. Counts are of this run, since this process took it up."""
+
+    running: int = 0
+    """Requests in vLLM's batch at the last look."""
+    waiting: int = 0
+    """Requests that waited for a place in it at the last look."""
+    max_requests: int = 0
+    """Requests that the batches of all replicas can hold."""
+    kv_cache_usage: float = 0.0
+    """Share of the KV cache in use at the last look, 0 to 1."""
+    tokens_per_second: float = 0.0
+    """Tokens sampled per second between the last two looks."""
+    prompt_tokens: int = 0
+    """Tokens of prompts that vLLM took."""
+    generated_tokens: int = 0
+    """Tokens that vLLM sampled."""
+    prefix_queries: int = 0
+    """Prompt tokens that vLLM looked up in its prefix cache."""
+    prefix_hits: int = 0
+    """Those of them that were there."""
+    seconds: float = 0.0
+    """Seconds watched."""
+    busy_seconds: float = 0.0
+    """Those of them in which a batch was full, or requests waited."""
+    waited_for: dict[str, float] = Field(default_factory=dict[str, float])
+    """The other seconds by what there were too few requests for: `ramp_up` (no episode had ended yet),
+    `tail` (no episode was left to be started), `places` (`workers` has fewer than vLLM can batch), and, of
+    episodes under way, `sandbox`, `tools`, `scoring`, and `ingest` (all else, on its way to a record)."""
+
+
+class PolicyShares(Record):
+    """How busy the deployment was over the run."""
+
+    prefix_hit_rate: float | None
+    """Share of prompt tokens that were in vLLM's prefix cache. Null where none was looked up."""
+    tokens_per_second: float
+    """Tokens sampled per second of the run."""
+    busy: float
+    """Share of the run in which a batch was full, or requests waited."""
+    waited_for: dict[str, float]
+    """Shares of the run in which it could have taken more, by what they were lacking for: `ramp_up`, `tail`,
+    `places`, `sandbox`, `tools`, `scoring` and `ingest`; with `busy` they add up to 1."""
+
+
+def shares(metrics: Path) -> PolicyShares | None:
+    """Adds up what `metrics.jsonl` says of the policy, over all processes that took the run up.
+
+    Args:
+        metrics: The file.
+
+    Returns:
+        None where it says nothing.
+    """
+    lasts: list[PolicyUse] = []
+    for use in _read(metrics):
+        if lasts and use.seconds >= lasts[-1].seconds:
+            lasts[-1] = use
+        else:
+            lasts.append(use)  # of another process, whose counts begin anew
+    seconds = sum(use.seconds for use in lasts)
+    if not seconds:
+        return None
+    queries = sum(use.prefix_queries for use in lasts)
+    causes = {cause: 0.0 for use in lasts for cause in use.waited_for}
+    for use in lasts:
+        for cause, waited in use.waited_for.items():
+            causes[cause] += waited / seconds
+    return PolicyShares(
+        prefix_hit_rate=sum(use.prefix_hits for use in lasts) / queries if queries else None,
+        tokens_per_second=sum(use.generated_tokens for use in lasts) / seconds,
+        busy=sum(use.busy_seconds for use in lasts) / seconds,
+        waited_for=causes,
+    )
+
+
+def _read(metrics: Path) -> list[PolicyUse]:
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    uses: list[PolicyUse] = []
+    for line in lines:
+        try:
+            fields: Any = json.loads(line)
+            if fields.get("policy") is not None:
+                uses.append(PolicyUse.model_validate(fields["policy"]))
+        except (ValueError, AttributeError, ValidationError):
+            continue  # torn by a crash
+    return uses

@@ -1,0 +1,136 @@
+"""How busy the policy's deployment is kept during a run, and what it waits for when it could take more."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from cluster.errors import PolicyUnavailable
+from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy_use import PolicyUse
+from workers.records import EpisodeResult, EpisodeSpec
+
+_log = logging.getLogger(__name__)
+_EVERY = 1.0
+"""Seconds between two looks; one is a request of some milliseconds to each replica."""
+_STAGES = {"sandbox": ("queue", "setup"), "tools": ("tools",), "scoring": ("scoring",)}
+"""What an episode that the policy does not work on may be in, and the timings that tell of it."""
+
+
+class PolicyWatch:
+    """Looks at a deployment once a second, and notes what is in flight meanwhile.
+
+    Args:
+        metrics: Asks the deployment; None where it cannot tell.
+        planned: Episodes to see through.
+    """
+
+    def __init__(self, metrics: Callable[[], EngineMetrics | None], planned: int) -> None:
+        self._metrics = metrics
+        self._left = planned
+        self._in_flight = 0
+        self._ended = 0
+        self._stages: dict[str, float] = {}
+        self._first: EngineMetrics | None = None
+        self._last: tuple[float, EngineMetrics] | None = None
+        self.use: PolicyUse | None = None
+        """None before the first look, and where the policy cannot tell."""
+
+    def dispatched(self, specs: list[EpisodeSpec]) -> None:
+        """These episodes went to a worker."""
+        self._in_flight += len(specs)
+
+    def returned(self, specs: list[EpisodeSpec]) -> None:
+        """These episodes came back."""
+        self._in_flight -= len(specs)
+
+    def retried(self, episodes: int) -> None:
+        """So many episodes get another attempt; they are in flight again at once."""
+
+    def cancelled(self, episodes: int) -> None:
+        """So many episodes are no longer wanted."""
+        self._left -= episodes
+
+    def ended(self, spec: EpisodeSpec, result: EpisodeResult) -> None:
+        """An episode is on record."""
+        self._ended += 1
+        self._left -= 1
+        timings = result.timings
+        for cause, stages in _STAGES.items():
+            self._spent(cause, sum(getattr(timings, stage) for stage in stages))
+        known = sum(getattr(timings, s) for s in ("queue", "setup", "policy", "tools", "scoring"))
+        self._spent("ingest", max(0.0, timings.total - known))
+
+    def _spent(self, cause: str, seconds: float) -> None:
+        self._stages[cause] = self._stages.get(cause, 0.0) + seconds
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncGenerator[None]:
+        """Looks once a second while entered."""
+        task = asyncio.create_task(self._watch(), name="policy watch")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                metrics = await asyncio.to_thread(self._metrics)
+            except PolicyUnavailable as error:
+                _log.debug("no look at the policy: %s", error)
+                metrics = None
+            if metrics is not None:
+                self.look(time.monotonic(), metrics)
+            elif self.use is None:
+                return
+            await asyncio.sleep(_EVERY)
+
+    def look(self, now: float, metrics: EngineMetrics) -> None:
+        """Takes in what the deployment says at a time."""
+        if self._first is None or self._last is None:
+            self._first, self._last, self.use = metrics, (now, metrics), PolicyUse()
+        before, last = self._last
+        first, use = self._first, self.use or PolicyUse()
+        seconds = now - before
+        waited = dict(use.waited_for)
+        for cause, part in self._waited_for(metrics, seconds).items():
+            waited[cause] = waited.get(cause, 0.0) + part
+        counts: dict[str, Any] = {
+            name: getattr(metrics, name) - getattr(first, name)
+            for name in ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
+        }
+        self.use = PolicyUse(
+            running=metrics.running,
+            waiting=metrics.waiting,
+            max_requests=metrics.max_requests,
+            kv_cache_usage=metrics.kv_cache_usage,
+            tokens_per_second=(metrics.generated_tokens - last.generated_tokens) / seconds
+            if seconds
+            else 0.0,
+            seconds=use.seconds + seconds,
+            busy_seconds=use.busy_seconds + (0.0 if self._missing(metrics) else seconds),
+            waited_for=waited,
+            **counts,
+        )
+        self._last = now, metrics
+
+    def _missing(self, metrics: EngineMetrics) -> int:
+        return max(0, metrics.max_requests - metrics.running - metrics.waiting)
+
+    def _waited_for(self, metrics: EngineMetrics, seconds: float) -> dict[str, float]:
+        """Splits a time by what the missing requests would have had to come from."""
+        missing = self._missing(metrics)
+        if not missing or not seconds:
+            return {}
+        elsewhere = min(missing, max(0, self._in_flight - metrics.running - metrics.waiting))
+        if not self._ended:
+            return {"ramp_up": seconds}
+        absent = "tail" if self._left <= self._in_flight else "places"
+        spent = sum(self._stages.values())
+        shares = {cause: own / spent for cause, own in self._stages.items()} if spent else {"ingest": 1.0}
+        parts = {cause: seconds * elsewhere / missing * share for cause, share in shares.items()}
+        return parts | {absent: seconds * (missing - elsewhere) / missing}

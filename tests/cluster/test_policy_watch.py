@@ -1,0 +1,128 @@
+"""How busy the policy was, and what it waited for."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import PolicyUnavailable
+from cluster.meter import Meter
+from cluster.policy.engine_metrics import EngineMetrics, total
+from cluster.policy_use import PolicyUse, shares
+from cluster.policy_watch import PolicyWatch
+from cluster.worker_pool import PoolState
+from tests.cluster.synthetic import episode, result
+from workers.records import EpisodeSpec, Timings
+
+
+def specs(count: int) -> list[EpisodeSpec]:
+    return [
+        EpisodeSpec(episode_id=str(i), task_id="t", group_id="g", sample_index=i, row={})
+        for i in range(count)
+    ]
+
+
+def engine(running: int, **counts: Any) -> EngineMetrics:
+    return EngineMetrics(running=running, max_requests=10, **counts)
+
+
+def watch(planned: int, in_flight: int, ended: int = 1) -> PolicyWatch:
+    """A run of so many episodes, of which one has ended that spent 1 s in set-up and 3 s in tools."""
+    made = PolicyWatch(lambda: None, planned)
+    made.dispatched(specs(in_flight + ended))
+    made.returned(specs(ended))
+    timings = Timings(setup=1.0, policy=5.0, tools=3.0, total=9.0)
+    for spec in specs(ended):
+        made.ended(spec, result(episode(timings=timings)))
+    made.look(0.0, engine(0))
+    return made
+
+
+def waited(made: PolicyWatch) -> dict[str, float]:
+    assert made.use is not None
+    return {cause: round(seconds, 6) for cause, seconds in made.use.waited_for.items() if seconds}
+
+
+def test_a_full_batch_is_busy():
+    made = watch(planned=100, in_flight=20)
+    made.look(2.0, engine(10))
+    made.look(3.0, engine(8, waiting=5))
+    assert made.use is not None
+    assert (made.use.busy_seconds, made.use.seconds, waited(made)) == (3.0, 3.0, {})
+
+
+def test_before_any_episode_has_ended_it_is_ramp_up():
+    made = watch(planned=100, in_flight=20, ended=0)
+    made.look(2.0, engine(4))
+    assert waited(made) == {"ramp_up": 2.0}
+
+
+def test_episodes_that_are_elsewhere_are_told_apart_by_where_episodes_spend_their_time():
+    made = watch(planned=100, in_flight=10)
+    made.look(4.0, engine(2))
+    assert waited(made) == {"sandbox": 1.0, "tools": 3.0}
+
+
+def test_places_that_workers_lack_and_the_tail_are_told_apart():
+    made = watch(planned=100, in_flight=5)
+    made.look(1.0, engine(5))
+    assert waited(made) == {"places": 1.0}
+    made = watch(planned=6, in_flight=5)
+    made.look(1.0, engine(5))
+    assert waited(made) == {"tail": 1.0}
+
+
+def test_a_kept_deployments_earlier_work_is_not_this_runs():
+    made = PolicyWatch(lambda: None, 1)
+    made.look(0.0, engine(1, generated_tokens=1000, prefix_queries=500, prefix_hits=400))
+    made.look(2.0, engine(1, generated_tokens=1100, prefix_queries=700, prefix_hits=550))
+    assert made.use is not None
+    assert (made.use.generated_tokens, made.use.prefix_queries, made.use.prefix_hits) == (100, 200, 150)
+    assert made.use.tokens_per_second == 50.0
+
+
+def test_replicas_add_up():
+    both = total([engine(3, kv_cache_usage=0.2), engine(4, kv_cache_usage=0.4)])
+    assert (both.running, both.max_requests, both.kv_cache_usage) == (7, 20, pytest.approx(0.3))
+
+
+async def test_a_policy_that_does_not_answer_for_a_while_ends_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.policy_watch._EVERY", 0.01)
+    answers = iter([engine(1), PolicyUnavailable("gone"), engine(2)])
+
+    def ask() -> EngineMetrics:
+        answer = next(answers, engine(3))
+        if isinstance(answer, PolicyUnavailable):
+            raise answer
+        return answer
+
+    made = PolicyWatch(ask, 1)
+    async with made.watching():
+        while made.use is None or made.use.running < 3:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_summary_adds_up_what_all_processes_of_a_run_saw(tmp_path: Path):
+    pool = PoolState(up=1, starting=0, pending=0, in_flight=1, nodes=1, lost=0)
+    for seconds, hits in ((3.0, 30), (1.0, 0)):
+        use = PolicyUse(
+            seconds=seconds,
+            busy_seconds=1.0,
+            prefix_queries=50,
+            prefix_hits=hits,
+            generated_tokens=100,
+            waited_for={"tail": seconds - 1.0},
+        )
+        async with Meter(tmp_path, None, lambda: pool, 1, lambda use=use: use).writing(3600):
+            pass
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"torn')
+    found = shares(tmp_path / "metrics.jsonl")
+    assert found is not None
+    assert (found.prefix_hit_rate, found.tokens_per_second, found.busy) == (0.3, 50.0, 0.5)
+    assert found.waited_for == {"tail": 0.5}
+
+
+def test_a_run_whose_policy_cannot_tell_has_no_shares(tmp_path: Path):
+    assert shares(tmp_path / "metrics.jsonl") is None

@@ -1,0 +1,70 @@
+"""The Python API for a trainer's loop, on a real local Ray cluster with a policy over real HTTP."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import RunConfig
+from cluster.episodes import iterate_records
+from cluster.errors import ConfigError, RunError, UpdateRefused
+from cluster.rollout_engine import RolloutEngine
+from cluster.summary import summarise
+from tests.helpers.mock_policy import MockPolicy, Reply
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def policy() -> Any:
+    with MockPolicy(default=Reply(content="Paris")) as policy:
+        yield policy
+
+
+@pytest.fixture
+def config(policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))  # for the cluster to be the test's own
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return RunConfig.model_validate(
+        {
+            "environment": {"id": str(EXAMPLES / "short_answers.py")},
+            "policy": {"kind": "endpoint", "base_url": policy.base_url, "model": "mock", "token_ids": True},
+            "workers": {"max": 1},
+            "samples": 2,
+        }
+    )
+
+
+async def test_a_trainers_loop_gets_groups_and_leaves_a_run(config: RunConfig, tmp_path: Path):
+    async with RolloutEngine(config, tmp_path / "run") as engine:
+        first = [group async for group in engine.rollouts(3)]
+        second = [group async for group in engine.rollouts(3, samples=4)]
+        named = [group async for group in engine.rollouts(["Egypt"])]
+        with pytest.raises(ConfigError, match="there is no task 'Atlantis'"):
+            [group async for group in engine.rollouts(["Atlantis"])]
+        with pytest.raises(UpdateRefused, match="takes no new weights"):
+            await engine.update_policy("adapter", 1)
+        async for _ in engine.rollouts(8, samples=8):
+            break  # what is in flight is broken off
+    with pytest.raises(RunError, match="inside its `async with`"):
+        [group async for group in engine.rollouts()]
+
+    assert {group.task_id for group in first} == {"France", "Italy", "Japan"}
+    assert {group.task_id for group in second} == {"Spain", "Germany", "Egypt"}
+    assert [len(group.episodes) for group in first + second + named] == [2, 2, 2, 4, 4, 4, 2]
+    france = next(group for group in first if group.task_id == "France")
+    assert france.mean_reward == 1.0
+    assert [sequence.input_ids for sequence in france.sequences()] == [[1, 2, 3, 7, 8]] * 2
+    played = {episode.episode_id for group in first + second + named for episode in group.episodes}
+    assert len(played) == 20, "each episode of each iteration is another one"
+    assert played <= {episode.episode_id for episode in iterate_records(engine.folder)}
+    assert summarise(engine.folder).planned == 20 + 64
+
+
+def test_over_sampling_is_refused(tmp_path: Path):
+    config = RunConfig.model_validate(
+        {"environment": {"id": "e"}, "policy": {"kind": "oracle"}, "samples": 4, "keep": 2}
+    )
+    with pytest.raises(ConfigError, match="keep: a rollout engine plays every episode"):
+        RolloutEngine(config, tmp_path)
