@@ -137,13 +137,18 @@ class Coordinator:
         if not self._draining.done():
             self._draining.set_result(None)
 
-    async def _see_through(self, specs: list[EpisodeSpec], seat: Seat | None) -> None:
+    async def _see_through(self, specs: list[EpisodeSpec], first: Seat) -> None:
         """Plays a unit until each of its episodes has a record: with more attempts where that may help."""
         budget: dict[str | None, int] = {**self._config.episode.attempts.model_dump()}
         began = time.monotonic()
-        unit = specs
-        recorded = 0
-        while specs and not (seat is None and self._groups.is_full(unit)):
+        unit, recorded = specs, 0
+        seat: Seat | None = first
+        while specs:
+            if seat is None:  # another attempt, which does not count as in flight while it waits
+                seat = await self._pool.seat(len(specs))
+                if self._groups.is_full(unit):
+                    await self._pool.leave(seat)
+                    break
             specs = [spec.model_copy(update=self._dispatch(spec, began)) for spec in specs]
             self._observer.dispatched(specs)
             try:
@@ -204,7 +209,7 @@ class Coordinator:
                 told = version
                 self._pool.set_version(version)
 
-    async def _play(self, specs: list[EpisodeSpec], seat: Seat | None) -> list[EpisodeResult]:
+    async def _play(self, specs: list[EpisodeSpec], seat: Seat) -> list[EpisodeResult]:
         """One attempt. The worker keeps the time; when even that does not come back, we do.
 
         Returns:

@@ -1,7 +1,9 @@
 """The dataset of a run: what finished episodes go through on their way to Parquet."""
 
 import asyncio
+import errno
 import logging
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,12 +34,14 @@ class Dataset:
     the two places: in a shard that the manifest names, or in the journal.
 
     Segments are compacted on a thread while the run goes on. A segment that cannot be compacted stays in
-    the journal, and `commit` says why.
+    the journal, and `commit` says why. While it is open the folder holds a reserve of disk space, which
+    `commit` falls back on when the disk is full: each segment that becomes a shard then makes room.
     """
 
     def __init__(self, run_dir: Path, lock: IO[bytes], manifest: Manifest, journal: Journal) -> None:
         """Use `Dataset.open`."""
         self.run_dir = run_dir
+        self._reserve = run_dir / ".reserve"
         self._lock = lock
         self._manifest = manifest
         self._journal = journal
@@ -48,7 +52,13 @@ class Dataset:
 
     @classmethod
     async def open(
-        cls, run_dir: Path, run_id: str, *, segment_records: int = 512, segment_bytes: int = 64 * 2**20
+        cls,
+        run_dir: Path,
+        run_id: str,
+        *,
+        segment_records: int = 512,
+        segment_bytes: int = 64 * 2**20,
+        reserve_bytes: int = 32 * 2**20,
     ) -> "Dataset":
         """Open a run folder, made if it is not there; mend and finish what a killed process left.
 
@@ -57,16 +67,21 @@ class Dataset:
             run_id: The run; a folder that holds another run is refused.
             segment_records: Episodes after which a journal segment becomes a shard.
             segment_bytes: Bytes of JSON text after which it does.
+            reserve_bytes: Disk space to set aside for the first shard that is written to a full disk.
 
         Raises:
             ManifestError: The folder holds another run, or one of another format version.
             RunFolderLocked: Another process is writing this run.
             JournalCorrupt: The journal is damaged.
         """
-        return await asyncio.to_thread(cls._open, run_dir, run_id, segment_records, segment_bytes)
+        return await asyncio.to_thread(
+            cls._open, run_dir, run_id, segment_records, segment_bytes, reserve_bytes
+        )
 
     @classmethod
-    def _open(cls, run_dir: Path, run_id: str, segment_records: int, segment_bytes: int) -> "Dataset":
+    def _open(
+        cls, run_dir: Path, run_id: str, segment_records: int, segment_bytes: int, reserve_bytes: int
+    ) -> "Dataset":
         for folder in ("journal", *TABLES):
             (run_dir / folder).mkdir(parents=True, exist_ok=True)
         for folder in (run_dir, run_dir.parent):
@@ -85,7 +100,9 @@ class Dataset:
                 max_bytes=segment_bytes,
             )
             dataset = cls(run_dir, lock, manifest, journal)
+            dataset._give_up_reserve()  # one that a killed process left: room for what it left undone
             dataset._recover()
+            dataset._set_aside(reserve_bytes)
         except BaseException:
             lock.close()
             raise
@@ -157,16 +174,39 @@ class Dataset:
             RunFolderError: A file could not be written, or a record does not fit the dataset's schema
                 (`CompactionError`). What was to become a shard stays in the journal.
         """
-        await self._journal.rotate()
-        noted = {"wall_seconds": wall_seconds, "cancelled": cancelled}
+        noted: dict[str, object] = {"wall_seconds": wall_seconds, "cancelled": cancelled}
         changes = {name: value for name, value in noted.items() if value is not None}
-        if changes:
-            await self._on_thread(lambda: self._update_manifest(**changes))
+        try:
+            await self._commit(changes)
+        except RunFolderError as error:
+            if not (_is_full(error) and self._give_up_reserve()):
+                raise
+            log.warning("%s: what has finished is committed with the last space set aside", error)
+            await self._commit(changes)
+        return self._manifest
+
+    async def _commit(self, changes: dict[str, object]) -> None:
+        await self._journal.rotate()
         self._stuck.clear()
         await self._on_thread(self._compact_closed)
         for error in self._stuck.values():
             raise error
-        return self._manifest
+        if changes:
+            await self._on_thread(lambda: self._update_manifest(**changes))
+
+    def _set_aside(self, size: int) -> None:
+        try:
+            with self._reserve.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            self._give_up_reserve()
+            log.warning("%s has no %d MiB to spare: %s", self.run_dir, size // 2**20, error.strerror)
+
+    def _give_up_reserve(self) -> bool:
+        """Whether there was one."""
+        there = self._reserve.exists()
+        self._reserve.unlink(missing_ok=True)
+        return there
 
     async def forget(self, episode_ids: set[str]) -> None:
         """Take episodes out of the dataset, so that they can be played again. All or none of a shard's go.
@@ -195,6 +235,7 @@ class Dataset:
             await self._compaction
         await self._journal.close()
         self._thread.shutdown()
+        self._give_up_reserve()
         self._lock.close()
 
     async def __aenter__(self) -> Self:
@@ -233,6 +274,7 @@ class Dataset:
             except OSError as error:
                 reason = f"{segment} cannot be made into a shard: {error.strerror or error}"
                 self._stuck[segment] = RunFolderError(f"{reason}; its episodes are safe in it")
+                self._stuck[segment].__cause__ = error
                 log.warning(reason)
             except RunFolderError as error:
                 self._stuck[segment] = error
@@ -258,6 +300,12 @@ class Dataset:
         manifest = self._manifest.model_copy(update=changes)
         write_manifest(self.run_dir, manifest)
         self._manifest = manifest
+
+
+def _is_full(error: RunFolderError) -> bool:
+    """Whether it comes of a full disk; Arrow's own errors may have a text and no number."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and (cause.errno == errno.ENOSPC or "No space left" in str(cause))
 
 
 def episode_statuses(run_dir: Path) -> dict[str, str]:

@@ -162,21 +162,20 @@ class WorkerPool:
             self._change.notify_all()
         self._wake.set()
 
-    async def play(self, specs: list[EpisodeSpec], seat: Seat | None = None) -> list[EpisodeResult]:
+    async def play(self, specs: list[EpisodeSpec], seat: Seat) -> list[EpisodeResult]:
         """Has a worker play one unit.
 
         Args:
             specs: The unit.
-            seat: The unit's; given back here. None: it waits for one.
+            seat: The unit's; given back here.
 
         Returns:
             A result per episode; none at all if the unit was cancelled.
 
         Raises:
             WorkerDied: The worker died under it.
-            RunError: There is no worker, and none comes up any more.
+            RunError: The seat's worker had gone, and none comes up any more.
         """
-        seat = seat or await self.seat(len(specs))
         try:
             while seat.member.gone:  # it died before the unit came to it: nothing that a unit has done
                 await self.leave(seat)

@@ -77,6 +77,10 @@ async def pool_of(cluster, episodes, **config):
         await pool.close()
 
 
+async def play(pool, *unit):
+    return await pool.play(list(unit), await pool.seat(len(unit)))
+
+
 async def until(condition):
     async with asyncio.timeout(10):
         while not condition():
@@ -106,7 +110,7 @@ async def test_a_worker_with_episodes_is_not_given_back():
     cluster = Cluster()
     async with pool_of(cluster, 4) as pool:
         await until(lambda: pool.state.up == 2)
-        playing = [asyncio.create_task(pool.play([spec(i)])) for i in range(4)]
+        playing = [asyncio.create_task(play(pool, spec(i))) for i in range(4)]
         await until(lambda: pool.state.in_flight == 4)
         pool.expect(2)
         await asyncio.sleep(0.05)
@@ -129,7 +133,7 @@ async def test_workers_without_a_node_keep_nobody_waiting():
     async with pool_of(cluster, 100) as pool:
         assert (pool.state.up, pool.state.pending) == (1, 3)
         cluster.gate.set()
-        assert await pool.play([spec()]) == ["e0"]
+        assert await play(pool, spec()) == ["e0"]
         pool.expect(1)
         await until(lambda: pool.state.pending == 0)
 
@@ -138,7 +142,7 @@ async def test_no_workers_beyond_what_the_policy_is_to_take():
     cluster = Cluster()
     async with pool_of(cluster, 100, max_in_flight=3) as pool:
         await until(lambda: pool.state.up == 2)
-        playing = [asyncio.create_task(pool.play([spec(i)])) for i in range(5)]
+        playing = [asyncio.create_task(play(pool, spec(i))) for i in range(5)]
         await until(lambda: pool.state.in_flight == 3)
         await asyncio.sleep(0.02)
         assert pool.state.in_flight == 3
@@ -153,14 +157,14 @@ async def test_a_worker_that_dies_idle_costs_no_episode_anything():
         worker.die()
         await until(lambda: pool.state.lost == 1)
         cluster.gate.set()
-        assert await pool.play([spec()]) == ["e0"]
+        assert await play(pool, spec()) == ["e0"]
         assert cluster.played == ["worker-0002"]
 
 
 async def test_a_worker_that_dies_under_a_unit_is_replaced():
     cluster = Cluster()
     async with pool_of(cluster, 2, max=1) as pool:
-        playing = asyncio.create_task(pool.play([spec()]))
+        playing = asyncio.create_task(play(pool, spec()))
         await until(lambda: pool.state.in_flight == 1)
         pool.workers[0].die(NodeLost("its node has died"))
         with pytest.raises(NodeLost):
@@ -174,19 +178,19 @@ async def test_a_worker_that_raises_is_kept():
     async with pool_of(cluster, 2, max=1) as pool:
         [worker] = pool.workers
 
-        async def play(specs):
+        async def fail(specs):
             raise PlayFailed("a bug")
 
-        worker.play = play
+        worker.play = fail
         with pytest.raises(PlayFailed):
-            await pool.play([spec()])
+            await play(pool, spec())
         assert pool.workers == [worker]
 
 
 async def test_a_unit_that_is_given_up_is_cancelled_on_its_worker():
     cluster = Cluster()
     async with pool_of(cluster, 2) as pool:
-        playing = asyncio.create_task(pool.play([spec(7)]))
+        playing = asyncio.create_task(play(pool, spec(7)))
         await until(lambda: pool.state.in_flight == 1)
         playing.cancel()
         await asyncio.wait([playing])
@@ -217,4 +221,4 @@ async def test_a_run_goes_on_when_some_workers_fail_to_come_up():
     async with pool_of(cluster, 4) as pool:
         cluster.gate.set()
         assert pool.state.up == 1
-        assert await pool.play([spec()]) == ["e0"]
+        assert await play(pool, spec()) == ["e0"]
