@@ -78,7 +78,7 @@ class VllmPolicy(Settings):
     start_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that the deployment may take to come up."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that one request may take."""
+    """Seconds that one request may take, waiting for a policy that is down included."""
 
     @model_validator(mode="after")
     def _exact(self) -> "VllmPolicy":
@@ -112,7 +112,7 @@ class EndpointPolicy(Settings):
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     """How actions are sampled."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that one request may take."""
+    """Seconds that one request may take, waiting for a policy that is down included."""
 
     @model_validator(mode="after")
     def _exact(self) -> "EndpointPolicy":

@@ -1,13 +1,14 @@
 # pyright: reportMissingTypeStubs=false
 """The client for `policy.tokens: exact`: token ids in, token ids out, each turn going on from the last."""
 
-import asyncio
+from functools import partial
 from typing import Any
 
 from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
 from workers.errors import PolicyError
+from workers.outage import outlast
 from workers.policy_client import PolicyClient, open_client, policy_errors, versioned
 from workers.settings import PolicyEndpoint
 from workers.template_renderer import make_renderer
@@ -49,9 +50,9 @@ class ExactPolicyClient(_RendererClient):
         """
         model = versioned(model)
         with policy_errors(self._endpoint):
-            async with asyncio.timeout(self._endpoint.request_timeout):
-                parent: Any = super()
-                answer = await parent.get_native_response(prompt, model, sampling_args, tools, **kwargs)
+            parent: Any = super()
+            ask = partial(parent.get_native_response, prompt, model, sampling_args, tools, **kwargs)
+            answer = await outlast(ask, self._endpoint.request_timeout)
         self._check_continues(answer["prompt_ids"], prompt, kwargs.get("state"))
         return answer
 

@@ -1,10 +1,10 @@
 # pyright: reportMissingTypeStubs=false
 """The client with which a worker asks an OpenAI-compatible policy for actions."""
 
-import asyncio
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,14 +16,14 @@ from verifiers.legacy.types import Response
 
 from workers.environments import tracing
 from workers.errors import PolicyError
+from workers.outage import outlast
 from workers.settings import PolicyEndpoint
 from workers.versions import model_name
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to open one connection: a policy that is up accepts at once, however busy it is."""
 RETRIES = 6
-"""Tries after the first, for refused and broken connections, 429 and 5xx: about 24 s of backoff in all,
-in which Ray Serve replaces a proxy or a replica that died."""
+"""Tries after the first, for refused and broken connections, 429 and 5xx: about 24 s of backoff in all."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -64,9 +64,9 @@ class PolicyClient(OpenAIChatCompletionsClient):
             sampling_args = {name: value for name, value in sampling_args.items() if name != "tool_choice"}
         model = versioned(model)
         with policy_errors(self._endpoint):
-            async with asyncio.timeout(self._endpoint.request_timeout):
-                parent: Any = super()
-                return await parent.get_native_response(prompt, model, sampling_args, tools, **kwargs)
+            parent: Any = super()
+            ask = partial(parent.get_native_response, prompt, model, sampling_args, tools, **kwargs)
+            return await outlast(ask, self._endpoint.request_timeout)
 
     async def raise_from_native_response(self, response: Any) -> None:
         """Refuses an answer that is not exactly one choice.

@@ -109,8 +109,8 @@ def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]
             "max_loras": config.adapters.live,
         }
     if accelerator == "cpu":
-        # Compiling takes minutes, and gains nothing at the batch sizes a CPU can carry. A seeded request whose
-        # prompt comes in chunks kills vLLM's engine there ("CPU Generator does not use offset").
+        # Compiling takes minutes, and gains nothing at the batch sizes a CPU can carry. A seeded
+        # request whose prompt comes in chunks kills vLLM's engine ("CPU Generator does not use offset").
         args |= {"dtype": "bfloat16", "enforce_eager": True, "enable_chunked_prefill": False}
     return args | config.engine
 

@@ -118,6 +118,18 @@ async def test_a_lasting_failure_is_a_policy_error_with_its_reason():
         assert len(policy.requests) == 1 + workers.policy_client.RETRIES
 
 
+@pytest.mark.parametrize(
+    "fault", [Fault(status=503), Fault(status=500, message="EngineDeadError"), Fault("disconnect")]
+)
+async def test_a_policy_that_is_down_for_long_costs_a_wait(fault: Fault, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("workers.policy_client.RETRIES", 0)
+    monkeypatch.setattr("workers.outage._SHORTEST", 0.01)
+    with MockPolicy(*[fault] * 5, Reply(content="back again")) as policy:
+        answer = await ask(endpoint(policy.base_url))
+    assert answer.message.content == "back again"
+    assert len(policy.requests) == 6
+
+
 async def test_a_refused_request_is_not_retried():
     with MockPolicy(Fault(status=400, message="no such sampling")) as policy:
         with pytest.raises(PolicyError, match=r"answered 400.*no such sampling"):
@@ -154,7 +166,7 @@ async def test_a_policy_that_is_gone_is_a_policy_error():
     with MockPolicy() as policy:
         url = policy.base_url
     with pytest.raises(PolicyError, match="cannot be reached"):
-        await ask(endpoint(url))
+        await ask(endpoint(url, request_timeout=2))
 
 
 async def test_hundreds_of_requests_are_in_flight_at_once():
