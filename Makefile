@@ -23,8 +23,8 @@ image: setup engine ## Build the sandbox images that are not there
 test: lint image ## Install what is missing, lint, and run all tests
 	@$(python) -m pytest $(PYTEST_ARGS)
 
-test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, nor minutes
-	@$(python) -m pytest -n auto -m "not (docker or vllm or ray or faults or parity)" $(PYTEST_ARGS)
+test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, and are done in seconds
+	@$(python) -m pytest -n auto -m "not (slow or docker or vllm or ray or faults or parity)" $(PYTEST_ARGS)
 
 lint: setup ## Check style and types
 	@.venv/bin/ruff check

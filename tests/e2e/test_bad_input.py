@@ -6,6 +6,8 @@ import pytest
 
 from tests.e2e.kumite import write_config
 
+pytestmark = pytest.mark.slow
+
 GOOD = {"environment": {"id": "agentdojo", "args": {"suites": ["banking"]}}, "policy": {"kind": "oracle"}}
 
 

@@ -19,7 +19,7 @@ from tests.e2e.kumite import (
 )
 from tests.helpers.leftovers import shims_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.faults]
+pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.faults, pytest.mark.slow]
 
 
 def rows(folder, *more):

@@ -22,7 +22,7 @@ LINE = re.compile(r"^episodes (\d+)/(\d+), in flight \d+, .*$", re.MULTILINE)
 SECONDS, TASKS, AT_ONCE = 5.0, 400, 8
 """An episode lasts longer than the 3 s that Ray by itself leaves a stopped job."""
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

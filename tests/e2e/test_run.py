@@ -7,7 +7,7 @@ from datasets import load_dataset
 
 from tests.e2e.kumite import banking, containers, write_config
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def load(folder, table, cache):

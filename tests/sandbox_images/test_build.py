@@ -13,6 +13,8 @@ import cluster.cache
 from sandbox_images import build, host, packages
 from sandbox_images.build import ImageBuildError, build_image, image_exists, image_tag
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 DOCKERFILE = """\
 ARG BASE

@@ -23,6 +23,8 @@ from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
 from workers.settings import PolicyEndpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BANKING = {"suites": ["banking"]}
 

@@ -13,6 +13,8 @@ from workers.environments import shell_dataset
 from workers.environments.shell_dataset import TaskSelection, cards, rows, shell_task
 from workers.errors import EnvironmentLoadError
 
+pytestmark = pytest.mark.slow
+
 NAMES = list(cards())
 MADE_UP = [name for name in NAMES if (shell_dataset._FOLDER / name / "generate.py").exists()]
 

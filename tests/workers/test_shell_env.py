@@ -19,6 +19,8 @@ from workers.rollout_worker import RolloutWorker
 from workers.sandbox.base import Session
 from workers.settings import PolicyEndpoint
 
+pytestmark = pytest.mark.slow
+
 ON_THIS_MACHINE = {"recycle": "fork", "unsafe": True}
 
 

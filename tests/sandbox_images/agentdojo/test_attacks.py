@@ -10,6 +10,8 @@ from sandbox_images.agentdojo.environments import EnvironmentCache
 from sandbox_images.tool_host.toolset import ToolsetError
 from tests.helpers.agentdojo import suites
 
+pytestmark = pytest.mark.slow
+
 AUTOMATIC = sorted(ATTACKS.keys() - {"manual"})
 
 

@@ -15,6 +15,8 @@ from agentdojo.task_suite.load_suites import _SUITES
 from tests.helpers.agentdojo import SUITES, VERSION, as_json, suites
 from workers.environments.agentdojo_tasks import catalog
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 BY_ITSELF = """
 import json, sys

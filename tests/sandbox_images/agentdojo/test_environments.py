@@ -18,6 +18,8 @@ from sandbox_images.agentdojo.environments import EnvironmentCache
 from sandbox_images.tool_host.toolset import ToolsetError
 from tests.helpers.agentdojo import SUITES, VERSION, as_json, mutable_parts, suites
 
+pytestmark = pytest.mark.slow
+
 ATTACKS = ("important_instructions", "tool_knowledge", "direct")
 PAIRS_OF_A_LARGE_SUITE = 30
 PAYLOADS = [

@@ -8,6 +8,8 @@ from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime
 from sandbox_images.agentdojo.injected import injected_calls
 from tests.helpers.agentdojo import suites
 
+pytestmark = pytest.mark.slow
+
 IBAN = "US133000000121212121212"
 
 

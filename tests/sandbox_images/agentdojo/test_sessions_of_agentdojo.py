@@ -15,7 +15,7 @@ from workers.errors import SessionSetupError
 from workers.sandbox.base import Scores, Session, ToolsetSpec
 from workers.sandbox.process import ProcessSandbox
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 SPEC = ToolsetSpec(
     "agentdojo",
     "sandbox_images.agentdojo.toolset:AgentDojoToolset",

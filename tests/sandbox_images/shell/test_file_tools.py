@@ -7,6 +7,8 @@ import pytest
 from sandbox_images.shell.toolset import ShellSession, ShellToolset
 from sandbox_images.tool_host.toolset import ToolsetError
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = "".join(f"line {number}\n" for number in range(1, 101))
 
 

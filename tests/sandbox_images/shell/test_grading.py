@@ -10,7 +10,7 @@ from workers.errors import SessionLost, ToolsetError
 from workers.sandbox.base import Scores, Session
 from workers.sandbox.process import ProcessSandbox
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 SECRET = "the-expected-answer-4711"
 TESTS = f"""

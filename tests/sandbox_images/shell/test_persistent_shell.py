@@ -13,7 +13,7 @@ from workers.errors import SessionSetupError
 from workers.sandbox.base import Session
 from workers.sandbox.process import ProcessSandbox
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 STATE = "mkdir -p sub && cd sub; export A=1; b='x  y'; list=(1 '2 3'); f() { echo \"$b\"; }; readonly R=7"
 ASK = "basename $PWD; env | grep ^A=; f; echo ${list[1]} $R"

@@ -22,7 +22,7 @@ from workers.settings import SandboxSettings
 
 __all__ = ["engine"]
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 in_one_container = pytest.mark.asyncio(loop_scope="module")
 
 HANDFUL = [

@@ -9,6 +9,8 @@ import pytest
 
 from sandbox_images.shell.workspace import FileError, Workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

@@ -9,6 +9,8 @@ import pytest
 
 from sandbox_images.shell.toolset import ShellSession, ShellToolset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def session(tmp_path: Path) -> ShellSession:

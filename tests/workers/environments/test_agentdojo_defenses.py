@@ -20,6 +20,8 @@ from workers.records import EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
+pytestmark = pytest.mark.slow
+
 OWN = Path(__file__).resolve().parents[2] / "helpers" / "own"
 TASK = {"suites": ["banking"], "user_tasks": ["user_task_1"]}
 BILL = Call("bill", "read_file", {"file_path": "bill-december-2023.txt"})

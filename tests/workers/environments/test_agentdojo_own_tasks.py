@@ -21,6 +21,8 @@ from workers.environments.classic import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["engine"]
 
 OWN = Path(__file__).resolve().parents[2] / "helpers" / "own"
