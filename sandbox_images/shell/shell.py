@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import select
 import shlex
 import time
@@ -173,7 +172,7 @@ class Shell:
             The exit code; None when the shell has ended or the time is over.
         """
         assert self._pid is not None
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         report = _Report(token)
         unsent = memoryview(token.encode() + b"\0" + command + b"\0")
         open_ends = {self._output, self._reports}

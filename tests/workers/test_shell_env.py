@@ -123,6 +123,16 @@ def test_session_that_is_ended_from_within_scores_0_and_says_so() -> None:
     assert record(result).stop_reason == "has_final_env_response"
 
 
+def test_session_that_is_stopped_from_within_scores_0_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.environments.shell._CLEANING_UP", 1.0)
+    stop = Reply(None, [("bash", {"command": "kill -STOP $PPID"})])
+    limits = {"command_timeout": 0.5, "max_command_timeout": 0.5}
+    result = with_policy(stop, task="fix-pagination", sandbox=ALONE, **limits)
+    assert (result.status, result.reward) == ("finished", 0.0)
+    assert result.metrics["session_ended"] == 1.0
+    assert "did not end within its time limit" in answers(result)[0]
+
+
 def test_policy_that_dallies_is_graded_when_its_time_is_up() -> None:
     slow = Reply(None, [("write_file", GOOD), ("bash", {"command": "sleep 1"}), ("bash", {"command": "ls"})])
     result = with_policy(slow, task="fix-pagination", tools_timeout=0.5)

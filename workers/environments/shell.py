@@ -233,8 +233,9 @@ async def session_ended(state: vf.State) -> float:
 def _ended(state: vf.State, error: SessionLost) -> str:
     """Takes the end of a session from within for the end of its episode, and not for a failure to score it.
 
-    A policy that could have its episodes thrown away would get rid of its bad ones. Where others have been
-    in the same container, or the container itself is gone, it may not have been its own doing.
+    A policy that could have its episodes thrown away would get rid of its bad ones. That its process misses
+    a limit by `_CLEANING_UP` seconds, while its tool host still answers, is such an end too. Where others
+    have been in the same container, or the container itself is gone, it may not have been its own doing.
 
     Returns:
         What the policy would read of it.
@@ -243,7 +244,7 @@ def _ended(state: vf.State, error: SessionLost) -> str:
         SessionLost: It may not have been.
     """
     session = cast(Session, state["sandbox"])
-    if type(error) is not SessionLost or session.sandbox.served > 1:
+    if session.sandbox.served > 1:
         raise error
     session.failure = None
     state["scores"] = dict.fromkeys(_METRICS, 0.0)

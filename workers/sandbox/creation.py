@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 AT_ONCE = 4
-"""Creations at a time. `benchmarks/sandbox.py` shows the latency at 1, 4 and 16."""
+"""Creations at a time. `benchmarks/creation.py` shows the latency at 1, 4 and 16."""
 _LOOK_AGAIN = 0.02
 
 
