@@ -18,6 +18,8 @@ _SAY_EVERY = 10.0
 """Seconds between two words on what a run's first worker is waiting for."""
 _FAILURES = 3
 """Workers that fail to come up, one attempt after the other, before a run without any gives up."""
+_REMIND_AFTER = 60.0
+"""Seconds between two warnings that all workers are lost and none has come up."""
 _LONGEST_PAUSE = 60.0
 """Seconds before the next attempt at a worker after several have failed to come up."""
 
@@ -233,11 +235,15 @@ class WorkerPool:
         while True:
             self._wake.clear()
             pause = self._adjust()
+            deserted = self._lost > 0 and not self._members and bool(self._starting)
+            if deserted:
+                pause = min(_REMIND_AFTER, pause or _REMIND_AFTER)
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
             except TimeoutError:
-                continue
+                if deserted:
+                    _log.warning("no worker is up: %s", self._waiting_for())
 
     def _adjust(self) -> float | None:
         """Asks for workers, or gives some back.

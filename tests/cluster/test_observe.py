@@ -5,6 +5,8 @@ import json
 import logging
 import re
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,30 @@ def test_a_span_tells_what_became_of_an_episode():
     assert failed.attributes["kumite.failed_stage"] == "setup"
     assert "kumite.reward" not in failed.attributes
     assert failed.status.status_code.name == "ERROR"
+
+
+def test_spans_go_where_opentelemetrys_own_variables_say(monkeypatch):
+    posted = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        with Spans("run-1") as spans:
+            play(spans)
+        collector.shutdown()
+    [(path, body)] = posted
+    assert path == "/v1/traces"
+    assert body.count(b"kumite.episode") == 3 and b"run-1" in body
 
 
 def test_spans_without_opentelemetry_are_an_error_that_says_what_to_install(monkeypatch):

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from cluster import worker_pool
 from cluster.config import WorkersConfig
 from cluster.errors import RunError
 from cluster.ray_worker import NodeLost, PlayFailed, WorkerDied, WorkerFailed
@@ -222,3 +223,11 @@ async def test_a_run_goes_on_when_some_workers_fail_to_come_up():
         cluster.gate.set()
         assert pool.state.up == 1
         assert await play(pool, spec()) == ["e0"]
+
+
+async def test_a_run_that_has_lost_all_workers_says_what_it_waits_for(monkeypatch, caplog):
+    monkeypatch.setattr(worker_pool, "_REMIND_AFTER", 0.01)
+    async with pool_of(Cluster(nodes=1), 1) as pool:
+        pool.workers[0].die()
+        await until(lambda: "no worker is up: " in caplog.text)
+        assert "a node with room for sandbox 1" in caplog.text
