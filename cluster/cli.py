@@ -192,6 +192,21 @@ def build_images(
         _console.print(tag, highlight=False)
 
 
+@policy_app.command("up")
+def policy_up(
+    config: Annotated[Path, typer.Argument(help="A run's config, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
+    ] = None,
+) -> None:
+    """Bring up a config's deployment and keep it, for runs to use."""
+    from cluster.policy.kept_policy import up
+    from cluster.progress import Progress
+
+    with Progress(_console).stage("policy") as stage:
+        stage.outcome = up(load_config(config, overrides or []), stage.say)
+
+
 @policy_app.command("status")
 def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say which deployment is kept, if one is, and how it is."""

@@ -35,7 +35,7 @@ def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def vllm_endpoint(vllm_cache: Path) -> PolicyEndpoint:
     """The packaged model on vLLM, up for the session; this process stays out of its Ray cluster."""
     done = subprocess.run(
-        [sys.executable, str(DRIVER), "policy", '{"keep_alive": true}'],
+        [sys.executable, str(DRIVER), "policy", '{"keep_alive": true, "adapters": {}}'],
         env=driver_environment(vllm_cache),
         cwd="/",
         capture_output=True,

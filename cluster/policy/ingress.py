@@ -14,6 +14,8 @@ from ray.llm._internal.serve.core.ingress.mixins.broadcastable import ReplicaBro
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
+from cluster.policy.token_request import TokenRequest
+
 _Ingress: Any = OpenAiIngress
 _Broadcastable: Any = ReplicaBroadcastable
 _make_fastapi_ingress: Any = make_fastapi_ingress
@@ -36,7 +38,7 @@ class PolicyIngress(_Ingress, _Broadcastable):
         model = await self._get_model_id(body.get("model"))
         handle = self._get_configured_serve_handle(model)
         info = _RawRequestInfo.from_starlette_request(request)
-        async for answer in handle.generate_tokens.remote(body, info):
+        async for answer in handle.generate_tokens.remote(TokenRequest(body), info):
             status = int(answer["error"]["code"]) if "error" in answer else 200
             return JSONResponse(answer, status)
         return JSONResponse({"error": {"message": "the replica gave no answer"}}, 500)

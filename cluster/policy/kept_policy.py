@@ -10,9 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from cluster import kept_ray
 from cluster.cache import cache_dir
-from cluster.config import RayConfig
-from cluster.errors import PolicyInUse, PolicyUnavailable, UpdateRefused
+from cluster.config import RayConfig, RunConfig, VllmPolicy
+from cluster.errors import ConfigError, PolicyInUse, PolicyUnavailable, UpdateRefused
 from cluster.policy.adapters import AdapterFolder
+from cluster.policy.base import OnStage
 from cluster.policy.deployment import update
 from cluster.policy.endpoint import list_models
 
@@ -97,6 +98,38 @@ def _adapters(policy: KeptPolicy) -> AdapterFolder | None:
     if policy.versions is None:
         return None
     return AdapterFolder(policy.versions, policy.model_folder, policy.max_rank or 0)
+
+
+def up(config: RunConfig, on_stage: OnStage) -> str:
+    """Brings up a run's policy, to be kept; one that does as well stays as it is.
+
+    Args:
+        config: The run.
+        on_stage: Told what is being waited for.
+
+    Returns:
+        What it is, and where it came from, for the user.
+
+    Raises:
+        ConfigError: The run's policy is none that Kumite starts.
+        PolicyUnavailable: It does not come up.
+        PolicyInUse: It would have to replace a kept policy that a run uses.
+    """
+    from cluster.policy.vllm import check_vllm, open_vllm, required_cpus
+    from cluster.ray_session import connect
+
+    if not isinstance(config.policy, VllmPolicy):
+        raise ConfigError(
+            f"policy.kind is {config.policy.kind!r}, and there is nothing to bring up; `vllm` is"
+        )
+    policy = config.policy.model_copy(update={"keep_alive": True})
+    check_vllm(policy)
+    cpus = required_cpus(policy) + config.workers.max * config.workers.cpus_per_worker
+    with (
+        connect(config.ray, keep=True, extra_cpus=cpus) as session,
+        open_vllm(policy, session, on_stage) as handle,
+    ):
+        return handle.outcome
 
 
 def down(force: bool = False) -> bool:

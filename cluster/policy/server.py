@@ -20,6 +20,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from cluster.policy.adapters import FOLDER_VARIABLE
 from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.token_request import TokenRequest
 
 _LLMServer: Any = LLMServer
 _VLLMEngine: Any = VLLMEngine
@@ -117,12 +118,12 @@ class PolicyServer(_LLMServer):
         base._init_multiplex_loader(model_downloader_cls or FolderAdapters)
 
     async def generate_tokens(
-        self, body: dict[str, Any], raw_request_info: Any = None
+        self, request: TokenRequest, raw_request_info: Any = None
     ) -> AsyncGenerator[dict[str, Any]]:
         """Yields the answer to a token-in, token-out request."""
         await self._maybe_resolve_lora_from_multiplex()
         raw_request = raw_request_info.to_starlette_request() if raw_request_info else None
-        yield await self.engine.generate_tokens(body, raw_request)
+        yield await self.engine.generate_tokens(request.body, raw_request)
 
     async def engine_metrics(self) -> dict[str, Any]:
         """This replica's counts."""

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.config import EndpointPolicy, OraclePolicy, VllmPolicy
-from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy import application, check_policy, open_policy, required_cpus
+from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
+from cluster.errors import ConfigError, PolicyUnavailable, UpdateRefused
+from cluster.policy import application, check_policy, kept_policy, open_policy, required_cpus
 from cluster.policy.failure import engine_error, last_error
 from cluster.policy.models import Model
 from cluster.ray_session import RaySession
@@ -246,3 +246,14 @@ def test_a_deployment_that_takes_adapters_is_another_deployment():
     engine = args["llm_configs"][0]["engine_kwargs"]
     assert (engine["enable_lora"], engine["max_lora_rank"], engine["max_loras"]) == (True, 32, 3)
     assert "enable_lora" not in plain["llm_configs"][0]["engine_kwargs"]
+
+
+def test_there_is_nothing_to_bring_up_or_to_update_where_no_policy_is_kumites_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path))
+    config = RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}})
+    with pytest.raises(ConfigError, match=r"policy\.kind is 'oracle', and there is nothing to bring up"):
+        kept_policy.up(config, print)
+    with pytest.raises(PolicyUnavailable, match="no policy is kept"):
+        kept_policy.update_kept(tmp_path, 1)

@@ -87,7 +87,7 @@ async def test_a_prompt_over_the_context_is_told_from_other_errors(vllm_endpoint
 
 
 def test_the_next_driver_finds_the_kept_deployment(vllm_endpoint: PolicyEndpoint, vllm_cache: Path):
-    told = drive(vllm_cache, "policy", '{"sampling": {"temperature": 0.5}}', timeout=200)
+    told = drive(vllm_cache, "policy", '{"adapters": {}, "sampling": {"temperature": 0.5}}', timeout=200)
     assert told["outcome"] == "smollm2-135m on the cpu, kept from an earlier run"
     assert told["endpoint"]["base_url"] == vllm_endpoint.base_url
     assert told["stages"] == []
