@@ -14,6 +14,8 @@ import yaml
 from agentdojo.strenum import StrEnum
 
 _SCALARS = frozenset({str, int, float, bool, type(None), datetime.datetime, datetime.date})
+_LONGEST_KEY = 100
+"""Characters of a key as it is written; PyYAML gives a line of its own to one of 128."""
 _leaves: dict[tuple[type, Any, int, int], str] = {}
 
 
@@ -99,7 +101,7 @@ def _in_order(mapping: dict[Any, Any]) -> list[str]:
 @cache
 def _key(key: str) -> str:
     text, _, rest = yaml.safe_dump({key: None}).rpartition(": null\n")
-    if rest or not text or "\n" in text or text.startswith("?"):
+    if rest or not text or "\n" in text or text.startswith("?") or len(text) > _LONGEST_KEY:
         raise _Unusual
     return text
 

@@ -25,7 +25,9 @@ SCALARS = st.one_of(
     st.datetimes(timezones=st.sampled_from([None, datetime.UTC])),
     st.dates(),
 )
-KEYS = st.one_of(st.sampled_from(["id_", "body", "0", "a key", "true", "k" * 140]), TEXTS)
+KEYS = st.one_of(
+    st.sampled_from(["id_", "body", "0", "a key", "true", "k" * 140, "0" + "\U00010000" * 12]), TEXTS
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
