@@ -24,8 +24,8 @@ def kumite(cache):
     """Starts `kumite` processes; none of them outlives the test."""
     runs: list[Run] = []
 
-    def start(*arguments: str | Path) -> Run:
-        runs.append(Run(*map(str, arguments), cache=cache))
+    def start(*arguments: str | Path, env: dict[str, str] | None = None) -> Run:
+        runs.append(Run(*map(str, arguments), cache=cache, env=env))
         return runs[-1]
 
     yield start

@@ -26,14 +26,15 @@ class Run:
     Args:
         arguments: What follows `kumite` on the command line.
         cache: Its cache folder.
+        env: Its environment. None: this one.
     """
 
-    def __init__(self, *arguments: str, cache: Path) -> None:
+    def __init__(self, *arguments: str, cache: Path, env: dict[str, str] | None = None) -> None:
         self._log = (cache / f"log-{time.monotonic_ns()}").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cluster", *arguments],
             cwd=ROOT,
-            env={**os.environ, "KUMITE_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
+            env={**(env or os.environ), "KUMITE_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -2,9 +2,12 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -118,10 +121,36 @@ def test_job_stop_lets_episodes_in_flight_finish_and_commits(
 
 
 def test_wrong_token_is_turned_away(head: RayHead, tree: Path) -> None:
-    stranger = RayHead(head.address, head.environment | {"RAY_AUTH_TOKEN": "wrong"})
+    stranger = replace(head, environment=head.environment | {"RAY_AUTH_TOKEN": "wrong"})
     refused = stranger.ray("submit", "--working-dir", ".", "--", "true", timeout=60, cwd=tree)
     assert refused.returncode != 0
     assert "Invalid authentication token" in refused.stdout + refused.stderr
+
+
+def test_run_with_a_wrong_token_is_one_error_that_says_where_it_looks(
+    head: RayHead, tree: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "cluster",
+        "run",
+        "examples/countdown.yaml",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(
+        [*command, "--set", f"ray.address={head.gcs}"],
+        cwd=tree,
+        env=head.environment | {"RAY_AUTH_TOKEN": "wrong", "KUMITE_CACHE": str(tmp_path), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert f"error: ray.address is '{head.gcs}': the cluster asks for its token" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def wait_for_line(head: RayHead, job: str, seconds: float = 240.0) -> str:

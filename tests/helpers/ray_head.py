@@ -1,5 +1,6 @@
-"""A Ray head of a test's own: job server, token authentication, loopback only; ended by process id."""
+"""A Ray cluster of a test's own: job server, token authentication, loopback only; ended by process id."""
 
+import json
 import os
 import secrets
 import shutil
@@ -13,11 +14,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
+
+NODE = Path(__file__).parent / "ray_node.py"
 START_TIMEOUT, STOP_TIMEOUT = 90.0, 30.0
 """Seconds; 7 and 4 are usual."""
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray listens on every interface of a machine that it takes for one of several, and joins by another."""
+_HASTE = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "8",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_FAKE_CLUSTER": "1",
+}
+"""A lost node is noticed in 8 s instead of 15, and a busy one is not taken for lost. Nodes of the autoscaler
+are processes on this machine."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,48 @@ class RayHead:
     """Of the job server."""
     environment: dict[str, str]
     """In which a client has the token, and `ray` and `python` are those of this process."""
+    gcs: str
+    """What a driver joins by, and a node."""
+    folder: Path
+    """For its logs."""
+    _nodes: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+
+    def add_node(self, *, cpus: int, **resources: float) -> "subprocess.Popen[bytes]":
+        """Starts another node on this machine, and returns when it is up."""
+        log = self.folder / f"node-{len(self._nodes)}.log"
+        with log.open("wb") as output:
+            node = subprocess.Popen(
+                [sys.executable, str(NODE), self.gcs, str(cpus), json.dumps(resources)],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._nodes.append(node)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not log.read_text().endswith("up\n"):
+            assert node.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.1)
+        return node
+
+    def lose(self, node: "subprocess.Popen[bytes]") -> None:
+        """Takes a node away without a word: SIGKILL to it and to all that runs on it."""
+        processes = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        for process in processes:
+            process.suspend()  # so that none sees another one's end and acts on it
+        for process in processes:
+            process.kill()
+        node.wait(STOP_TIMEOUT)
+
+    def free_ports(self, count: int) -> list[int]:
+        """Ports of the loopback interface that nothing listens on."""
+        return _free_ports(count)
+
+    def raylets(self) -> int:
+        """How many nodes there are on this machine now, the head among them."""
+        return sum(_name(pid) == "raylet" for pid in having(self.folder / "token"))
 
     def ray(
         self, *arguments: str, timeout: float, cwd: Path | None = None
@@ -43,12 +100,15 @@ class RayHead:
 
 
 @contextmanager
-def ray_head(*, cpus: int, job_stop_wait: int) -> Generator[RayHead]:
-    """Starts a head; ends every process of it when left.
+def ray_head(
+    *, cpus: int, job_stop_wait: int = 3, node_types: dict[str, Any] | None = None
+) -> Generator[RayHead]:
+    """Starts a head; ends every process of it, and of nodes that joined it, when left.
 
     Args:
         cpus: Its logical CPUs.
         job_stop_wait: Seconds that `ray job stop` leaves between SIGTERM and SIGKILL.
+        node_types: What Ray's autoscaler may add, as a cluster-launcher file has them; none: no autoscaler.
     """
     # Not in pytest's folder: a socket's path may have 107 bytes, and Ray's own part takes 65 of them.
     folder = Path(tempfile.mkdtemp(prefix="kumite-ray-", dir="/tmp"))
@@ -59,20 +119,31 @@ def ray_head(*, cpus: int, job_stop_wait: int) -> Generator[RayHead]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        **_LOOPBACK,
     }
-    dashboard, agent, client = _free_ports(3)
-    command = ["ray", "start", "--head", "--block", "--port=0", f"--temp-dir={folder}", f"--num-cpus={cpus}"]
+    dashboard, agent, client, gcs = _free_ports(4)
+    command = [
+        "ray",
+        "start",
+        "--head",
+        "--block",
+        f"--port={gcs}",
+        f"--temp-dir={folder}",
+        f"--num-cpus={cpus}",
+    ]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     command += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
     command += [f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"]
+    if node_types is not None:
+        described = folder / "cluster.json"
+        described.write_text(json.dumps(_autoscaled(f"127.0.0.1:{gcs}", cpus, node_types)))
+        command.append(f"--autoscaling-config={described}")
     log = folder / "head.log"
     with log.open("wb") as output:
         head = subprocess.Popen(
             command,
             cwd=folder,
-            # Ray listens on every interface of a machine that it takes for one of several.
-            env=environment
-            | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_JOB_STOP_WAIT_TIME_S": str(job_stop_wait)},
+            env=environment | _HASTE | {"RAY_JOB_STOP_WAIT_TIME_S": str(job_stop_wait)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -81,10 +152,41 @@ def ray_head(*, cpus: int, job_stop_wait: int) -> Generator[RayHead]:
     try:
         address = f"http://127.0.0.1:{dashboard}"
         _wait_until_up(head, address, log)
-        yield RayHead(address, environment)
+        yield RayHead(address, environment, f"127.0.0.1:{gcs}", folder)
     finally:
         _end(head, token)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _autoscaled(gcs: str, cpus: int, node_types: dict[str, Any]) -> dict[str, Any]:
+    """What `ray up` would make of a file with these node types, for nodes that are processes here."""
+    lists = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "test",
+        "max_workers": sum(each["max_workers"] for each in node_types.values()),
+        "upscaling_speed": 100.0,
+        "idle_timeout_minutes": 0.05,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": gcs,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "auth": {"ssh_user": "nobody"},
+        "docker": {},
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            **node_types,
+            "ray.head.default": {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0},
+        },
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{name}_commands": [] for name in lists},
+    }
 
 
 def _wait_until_up(head: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
@@ -109,7 +211,7 @@ def _end(head: "subprocess.Popen[bytes]", token: Path) -> None:
         head.kill()
         head.wait(STOP_TIMEOUT)
     deadline = time.monotonic() + STOP_TIMEOUT
-    while left := _having(token):
+    while left := having(token):
         if time.monotonic() > deadline:
             raise RuntimeError(f"these processes of the Ray head do not end: {left}")
         for pid in left:
@@ -120,7 +222,14 @@ def _end(head: "subprocess.Popen[bytes]", token: Path) -> None:
         time.sleep(0.1)
 
 
-def _having(token: Path) -> list[int]:
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def having(token: Path) -> list[int]:
     """Processes that inherited the head's environment, which names a token of this head alone."""
     mark = f"RAY_AUTH_TOKEN_PATH={token}".encode()
     found = []
