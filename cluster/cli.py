@@ -117,7 +117,9 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", metavar="URL", help="Deployment to score log-probabilities again with."),
+        typer.Option(
+            "--policy", metavar="URL", help="Deployment to score log-probabilities with again; or `kept`."
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,

@@ -9,6 +9,7 @@ from cluster.config import RunConfig, VllmPolicy
 from cluster.images import ensure_image, image_of
 from cluster.plan import Plan, load_plan
 from cluster.policy import PolicyHandle, check_policy, open_policy, required_cpus
+from cluster.policy.models import check_tools
 from cluster.progress import Progress
 from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
@@ -50,6 +51,8 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
             sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
+        if isinstance(config.policy, VllmPolicy) and environment.has_tools:
+            check_tools(config.policy.model, config.policy.chat_template)
         spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
         with progress.stage("ray") as stage:
             keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive

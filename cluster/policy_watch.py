@@ -80,13 +80,11 @@ class PolicyWatch:
         while True:
             try:
                 metrics = await asyncio.to_thread(self._metrics)
+                if metrics is None:
+                    return  # this kind of policy cannot tell
+                self.look(time.monotonic(), metrics)
             except PolicyUnavailable as error:
                 _log.debug("no look at the policy: %s", error)
-                metrics = None
-            if metrics is not None:
-                self.look(time.monotonic(), metrics)
-            elif self.use is None:
-                return
             await asyncio.sleep(_EVERY)
 
     def look(self, now: float, metrics: EngineMetrics) -> None:

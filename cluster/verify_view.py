@@ -9,7 +9,8 @@ from rich.text import Text
 
 from cluster.config import OraclePolicy, VllmPolicy
 from cluster.config_file import load_config
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, PolicyUnavailable
+from cluster.policy.kept_policy import recorded
 from cluster.rescore import Scorer
 from cluster.verify import RULES, Verification
 
@@ -19,14 +20,19 @@ def scorer(folder: Path, url: str | None) -> Scorer | None:
 
     Args:
         folder: The run's folder.
-        url: Root of the deployment's API. None: none is asked.
+        url: Root of the deployment's API, or `kept`: that of the kept one. None: none is asked.
 
     Raises:
         ConfigError: The run's policy was no model.
-        PolicyUnavailable: It does not answer, or has another model.
+        PolicyUnavailable: It does not answer, or has another model; none is kept.
     """
     if url is None:
         return None
+    if url == "kept":
+        kept = recorded()
+        if kept is None:
+            raise PolicyUnavailable("--policy kept: no policy is kept; `kumite policy up` brings one up")
+        url = kept.base_url
     policy = load_config(folder / "config.yaml").policy
     if isinstance(policy, OraclePolicy):
         raise ConfigError("--policy: the run was played by the oracle, which has no log-probabilities")

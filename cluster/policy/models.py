@@ -1,8 +1,10 @@
 """What `policy.model` names: the packaged model, a folder, or a model of the Hugging Face hub."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import ModelUnavailable
 from cluster.policy import packaged_model
@@ -77,3 +79,37 @@ def _check_hub(model: str) -> None:
         raise ModelUnavailable(
             f"{named}, and neither is it in the Hugging Face cache nor can the hub be asked: {error}"
         ) from error
+
+
+def check_tools(model: str, chat_template: Path | None) -> None:
+    """Sees that a model is shown the tools it may call, where its template is on this machine.
+
+    Raises:
+        ModelUnavailable: Its chat template never speaks of tools.
+    """
+    template = _template(model, chat_template)
+    if template is not None and "tools" not in template:
+        given = (
+            f"policy.chat_template is {str(chat_template)!r}" if chat_template else "its own chat template"
+        )
+        raise ModelUnavailable(
+            f"policy.model is {model!r}, and this environment has tools, of which the model would not hear "
+            f"({given} has no `tools`): set policy.chat_template to a template that has"
+        )
+
+
+def _template(model: str, chat_template: Path | None) -> str | None:
+    """The text of a model's chat template; None where it is not here."""
+    if chat_template is not None:
+        return chat_template.read_text(encoding="utf-8") if chat_template.is_file() else None
+    folder = Path(model).expanduser()
+    if model == packaged_model.NAME or not folder.is_dir():
+        return None
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    try:
+        settings: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    template = settings.get("chat_template")
+    return None if template is None else json.dumps(template)

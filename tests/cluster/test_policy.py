@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
-from cluster.errors import ConfigError, PolicyUnavailable, UpdateRefused
+from cluster.errors import ConfigError, ModelUnavailable, PolicyUnavailable, UpdateRefused
 from cluster.policy import application, check_policy, kept_policy, open_policy, required_cpus
 from cluster.policy.failure import engine_error, last_error
-from cluster.policy.models import Model
+from cluster.policy.models import Model, check_tools
 from cluster.ray_session import RaySession
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import make_tokenizer
@@ -257,3 +257,17 @@ def test_there_is_nothing_to_bring_up_or_to_update_where_no_policy_is_kumites_ow
         kept_policy.up(config, print)
     with pytest.raises(PolicyUnavailable, match="no policy is kept"):
         kept_policy.update_kept(tmp_path, 1)
+
+
+def test_a_model_that_would_not_hear_of_the_tools_is_named(tmp_path: Path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    with pytest.raises(ModelUnavailable, match="its own chat template has no `tools`"):
+        check_tools(str(tmp_path), None)
+    (tmp_path / "chat_template.jinja").write_text("{{ tools }}{{ messages }}")
+    check_tools(str(tmp_path), None)
+    bare = tmp_path / "bare.jinja"
+    bare.write_text("{{ messages }}")
+    with pytest.raises(ModelUnavailable, match=r"policy\.chat_template is '.*bare\.jinja' has no `tools`"):
+        check_tools(str(tmp_path), bare)
+    check_tools("smollm2-135m", None)
+    check_tools("org/on-the-hub", None)

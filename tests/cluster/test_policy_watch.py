@@ -89,7 +89,7 @@ def test_replicas_add_up():
 
 async def test_a_policy_that_does_not_answer_for_a_while_ends_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cluster.policy_watch._EVERY", 0.01)
-    answers = iter([engine(1), PolicyUnavailable("gone"), engine(2)])
+    answers = iter([PolicyUnavailable("not yet"), engine(1), PolicyUnavailable("gone"), engine(2)])
 
     def ask() -> EngineMetrics:
         answer = next(answers, engine(3))

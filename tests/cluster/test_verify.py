@@ -7,7 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from cluster.errors import PolicyUnavailable
 from cluster.verify import Verification, verify
+from cluster.verify_view import scorer
+from tests.helpers.mock_policy import MockPolicy
 from tests.helpers.token_runs import template_in, two_turns, write_run
 from workers.chat_template import ChatTemplate
 from workers.records import EpisodeRecord
@@ -122,3 +125,16 @@ async def test_the_command_exits_with_1_when_a_rule_is_broken(tmp_path: Path, te
     told = CliRunner().invoke(app, ["verify", str(wrong)])
     assert told.exit_code == 1
     assert "[3, 2]" in told.output
+
+
+async def test_a_policy_to_score_with_that_is_not_there_is_named(
+    tmp_path: Path, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
+    run = await write_run(tmp_path / "run", [two_turns(template)], model=template.model)
+    with pytest.raises(PolicyUnavailable, match="no policy is kept; `kumite policy up`"):
+        scorer(run, "kept")
+    with pytest.raises(PolicyUnavailable, match="nothing that lists its models"):
+        scorer(run, "http://127.0.0.1:9/v1")
+    with MockPolicy() as policy, pytest.raises(PolicyUnavailable, match="and it has mock"):
+        scorer(run, policy.base_url)

@@ -52,6 +52,7 @@ class ClassicEnvironment:
             self._env = _load(settings, search_path, policy)
         self.toolset = cast("ToolsetSpec | None", getattr(self._env, "toolset", None))
         self.needs_groups = bool(self._env.requires_group_rollouts)
+        self.has_tools = self.toolset is not None or bool(getattr(self._env, "tool_defs", None))
         self._observe()
 
     def rows(self) -> Rows:
