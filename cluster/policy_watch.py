@@ -68,24 +68,33 @@ class PolicyWatch:
 
     @asynccontextmanager
     async def watching(self) -> AsyncGenerator[None]:
-        """Looks once a second while entered."""
+        """Looks when entered, once a second, and when left."""
+        if not await self._ask():
+            yield
+            return
         task = asyncio.create_task(self._watch(), name="policy watch")
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait([task])
+            await self._ask()
 
     async def _watch(self) -> None:
         while True:
-            try:
-                metrics = await asyncio.to_thread(self._metrics)
-                if metrics is None:
-                    return  # this kind of policy cannot tell
-                self.look(time.monotonic(), metrics)
-            except PolicyUnavailable as error:
-                _log.debug("no look at the policy: %s", error)
             await asyncio.sleep(_EVERY)
+            await self._ask()
+
+    async def _ask(self) -> bool:
+        """Takes a look, if the deployment answers; False if this kind of policy cannot tell."""
+        try:
+            metrics = await asyncio.to_thread(self._metrics)
+        except PolicyUnavailable as error:
+            _log.debug("no look at the policy: %s", error)
+            return True
+        if metrics is not None:
+            self.look(time.monotonic(), metrics)
+        return metrics is not None
 
     def look(self, now: float, metrics: EngineMetrics) -> None:
         """Takes in what the deployment says at a time."""
