@@ -1,9 +1,12 @@
-"""Runs on clusters that lose a node, or a replica of the policy, under load."""
+"""Runs on clusters of several nodes: one that grows and shrinks, and ones that lose something under load."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import psutil
 import pytest
@@ -11,6 +14,8 @@ import pytest
 from cluster.shards import iterate_episodes
 from tests.e2e.kumite import ROOT, banking, containers, journalled, until, write_config
 from tests.helpers.ray_head import having, ray_head
+
+LABELS = ("run", "status", "stage")
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
@@ -28,6 +33,33 @@ def slow(gcs, *, tasks, seconds, last_seconds, **workers):
         "workers": {"episodes_per_worker": 4, "idle_seconds": 0.5, "cpus_per_worker": 1, **workers},
         "ray": {"address": gcs},
     }
+
+
+def test_nodes_come_under_load_and_go_while_the_run_still_lasts(kumite, tmp_path):
+    """Ray's autoscaler, with nodes that are processes here: one for each worker."""
+    out = tmp_path / "run"
+    node_types = {"spot": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}}
+    with ray_head(cpus=0, node_types=node_types) as head:
+        config = slow(head.gcs, tasks=40, seconds=2.0, last_seconds=30.0, min=0, max=2)
+        config["observe"] = {"every": 1.0}
+        until(lambda: head.raylets() == 1, "the head", 30)
+        run = kumite("run", write_config(tmp_path / "c.yaml", **config), "--out", out, env=head.environment)
+        until(lambda: head.raylets() == 3 or run.process.poll() is not None, "two more nodes", 90)
+        until(lambda: journalled(out) == 39 or run.process.poll() is not None, "all but the last episode", 90)
+        until(lambda: head.raylets() == 2 or run.process.poll() is not None, "a node less", 60)
+        expected = {
+            "ray_kumite_episodes_total{run=run,status=finished,stage=} 39.0",
+            "ray_kumite_stage_seconds_count{run=run,stage=setup} 39.0",
+            "ray_kumite_in_flight{run=run} 1.0",
+        }
+        until(lambda: expected <= scraped(head) or run.process.poll() is not None, "metrics", 30)
+        assert run.process.poll() is None, run.output
+        assert run.wait() == 0, run.output
+        until(lambda: head.raylets() == 1, "the end of all nodes but the head", 60)
+    found = rows(out, "node_id")
+    assert len(found) == len({row["episode_id"] for row in found}) == 40
+    assert {row["status"] for row in found} == {"finished"}
+    assert len({row["node_id"] for row in found}) == 2
 
 
 @pytest.mark.docker
@@ -82,6 +114,22 @@ def test_a_replica_of_the_policy_that_is_killed_costs_a_wait_and_no_episode(kumi
     found = rows(out)
     assert len(found) == len({row["episode_id"] for row in found}) == 200
     assert {(row["status"], row["attempt"]) for row in found} == {("finished", 1)}
+
+
+def scraped(head):
+    """What Prometheus would get of us, without the labels that Ray adds."""
+    targets = json.loads((head.folder / "prom_metrics_service_discovery.json").read_text())[0]["targets"]
+    found = set()
+    for target in targets:
+        try:
+            body = urllib.request.urlopen(f"http://{target}/metrics", timeout=10).read().decode()
+        except OSError:  # a node that has just gone
+            continue
+        for name, text, value in re.findall(r"^(ray_kumite_\w+){(.*)} (\S+)$", body, re.MULTILINE):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', text))
+            ours = ",".join(f"{label}={labels[label]}" for label in LABELS if label in labels)
+            found.add(f"{name}{{{ours}}} {value}")
+    return found
 
 
 def name_of(pid):
