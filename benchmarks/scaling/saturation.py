@@ -82,7 +82,7 @@ def main(console: Console, sizes: list[int]) -> None:
         for at_once in sizes:
             found = measure(at_once, Path(folder))
             share = found["mean"] / at_once
-            console.print(f"{at_once} in flight: {share:.1%} of the time all with the policy", style="dim")
+            console.print(f"{at_once} in flight: {share:.1%} of them are with the policy", style="dim")
             cpu = {kind: 1000 * seconds / found["rollouts"] for kind, seconds in found["cpu"].items()}
             stages = found["stages"]
             table.add_row(
