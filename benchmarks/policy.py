@@ -166,7 +166,10 @@ def _rate(run: Path) -> dict[str, Any]:
     """Tokens a second while all places were taken, by vLLM's own count; requests and tokens of the run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line]
     seen = [line for line in lines if line["policy"] is not None]
-    steady = [line for line in seen if line["queued"] > 0 and line["policy"]["generated_tokens"] > 0]
+    full = max(line["in_flight"] for line in seen)
+    steady = [line for line in seen if line["in_flight"] == full and line["policy"]["generated_tokens"] > 0]
+    if len(steady) < 3:
+        raise SystemExit("the run was too short for a rate: raise --episodes, to twice --at-once or more")
     first, last = steady[0]["policy"], steady[-1]["policy"]
     tokens = last["generated_tokens"] - first["generated_tokens"]
     return {
