@@ -259,10 +259,9 @@ class Server:
 
     def _forward(self, child: _Child, body: bytes) -> None:
         """Passes a reply on, if it is one: a tool may have written to the session's own socket."""
-        reply = wire.decode_reply(body)
-        frame = wire.encode(reply)
-        if child.pending.pop(reply["id"], None) is None:
-            raise wire.WireError(f"a reply to a request that is not pending: {reply['id']!r:.80}")
+        request_id, frame = wire.relay(body)
+        if child.pending.pop(request_id, None) is None:
+            raise wire.WireError(f"a reply to a request that is not pending: {request_id!r:.80}")
         self._send(frame)
 
     def _write_to(self, child: _Child) -> None:

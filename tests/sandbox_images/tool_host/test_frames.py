@@ -97,7 +97,7 @@ def test_body_that_is_no_object_is_refused(wire: ModuleType, body: bytes) -> Non
 def test_object_that_is_no_reply_is_refused_by_both_ends(reply: dict[str, Any]) -> None:
     """The tool host ends a session that says such a thing; to the worker, its sandbox is dead."""
     with pytest.raises(inner.WireError):
-        inner.decode_reply(json.dumps(reply).encode())
+        inner.relay(json.dumps(reply).encode())
     with pytest.raises(outer.ProtocolError):
         outer.decode(json.dumps(reply).encode())
 
@@ -111,8 +111,27 @@ def test_object_that_is_no_reply_is_refused_by_both_ends(reply: dict[str, Any]) 
     ],
 )
 def test_reply_is_taken_by_both_ends(reply: dict[str, Any]) -> None:
-    assert inner.decode_reply(json.dumps(reply).encode())["id"] == 1
+    assert inner.relay(json.dumps(reply).encode())[0] == 1
     assert outer.decode(json.dumps(reply).encode()).id == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":1,"ok":true,"result":"\xc3\xa9"}',
+        b'{"id":1,"ok":true,"result":"\\ud800"}',
+        b'{"id":1,"ok":true,"result":"\xed\xa0\x80"}',
+        b'  {"id":1,"ok":true,"result":"a"}',
+        '{"id":1,"ok":true,"result":"a"}'.encode("utf-16-le"),
+        '{"id":1,"ok":true,"result":"a"}'.encode("utf-32"),
+    ],
+)
+def test_what_is_passed_on_is_what_a_worker_can_write_down(body: bytes) -> None:
+    (passed_on,) = outer.FrameBuffer().feed(inner.relay(body)[1])
+    reply = outer.decode(passed_on)
+    assert reply.id == 1
+    passed_on.decode()
+    json.dumps(reply.result, ensure_ascii=False).encode()
 
 
 @both_ends
