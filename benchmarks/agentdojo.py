@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.contenders import agentdojo_attack, kumite_run
-from benchmarks.contenders.kumite_run import STAGES
+from benchmarks.figures import beside, stages
 
 TARGET = 5.0
 ATTACK = "important_instructions"
@@ -41,7 +41,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
         ours = kumite_run.play(CONFIG, overrides, Path(folder, "run"), _LIMIT)
     console.print(_comparison(ours, peer))
-    console.print(_stages(ours))
+    console.print(
+        stages(
+            "Kumite: where an episode's time goes, mean seconds; set-up computes the injections",
+            ours["stages"],
+        )
+    )
 
 
 def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
@@ -69,16 +74,8 @@ def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
         f"{ours['journalled']:.1f}",
         f"{rate:.1f}",
         f"{ours['peak_bytes'] / 2**20:.0f} MiB",
-        f"{rate / peer_rate:.1f}× {'✓' if rate / peer_rate >= TARGET else f'✗ (target {TARGET:g}×)'}",
+        beside(rate, peer_rate, TARGET),
     )
-    return table
-
-
-def _stages(ours: dict[str, Any]) -> Table:
-    table = Table(title="Kumite: where an episode's time goes, mean seconds; set-up computes the injections")
-    for name in STAGES:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{ours['stages'][name]:.3f}" for name in STAGES))
     return table
 
 

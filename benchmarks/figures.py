@@ -2,7 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
 
 
 def median_and_p95(seconds: Sequence[float]) -> str:
@@ -21,6 +23,21 @@ def ms(seconds: float) -> str:
     value = seconds * 1000
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{digits}f} ms"
+
+
+def beside(rate: float, peer_rate: float, target: float) -> str:
+    """How many times the peer's a rate is, and whether that is as many as it should be."""
+    times = rate / peer_rate
+    return f"{times:.1f}× {'✓' if times >= target else f'✗ (target {target:g}×)'}"
+
+
+def stages(title: str, seconds: Mapping[str, float]) -> Table:
+    """Mean seconds by stage."""
+    table = Table(title=title)
+    for name in seconds:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{mean:.3f}" for mean in seconds.values()))
+    return table
 
 
 def verdict(value: float, target: float, text: str) -> str:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.contenders import agentdojo_serial, kumite_run
-from benchmarks.contenders.kumite_run import STAGES
+from benchmarks.figures import beside, stages
 
 TARGET = 5.0
 CONFIG = Path(__file__).parents[1] / "examples" / "agentdojo_oracle.yaml"
@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
         ours = kumite_run.play(CONFIG, [f"samples={samples}"], Path(folder, "run"), _LIMIT)
     console.print(_comparison(ours, peer))
-    console.print(_stages(ours))
+    console.print(stages("Kumite: where an episode's time goes, mean seconds", ours["stages"]))
     console.print(_cpu(ours))
 
 
@@ -72,16 +72,8 @@ def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
             f"{took:.1f}",
             f"{rate:.1f}",
             f"{sum(ours['cpu'].values()) / ours['rollouts'] * 1000:.1f}",
-            f"{rate / peer_rate:.1f}× {'✓' if rate / peer_rate >= TARGET else f'✗ (target {TARGET:g}×)'}",
+            beside(rate, peer_rate, TARGET),
         )
-    return table
-
-
-def _stages(ours: dict[str, Any]) -> Table:
-    table = Table(title="Kumite: where an episode's time goes, mean seconds")
-    for name in STAGES:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{ours['stages'][name]:.3f}" for name in STAGES))
     return table
 
 

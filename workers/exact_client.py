@@ -8,8 +8,7 @@ from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
 from workers.errors import PolicyError
-from workers.outage import outlast
-from workers.policy_client import PolicyClient, open_client, policy_errors, versioned
+from workers.policy_client import PolicyClient, answer_of, open_client, versioned, with_content
 from workers.settings import PolicyEndpoint
 from workers.template_renderer import make_renderer
 
@@ -48,11 +47,9 @@ class ExactPolicyClient(_RendererClient):
             PolicyError: The policy refused, failed, did not answer in time, or cannot go on exactly.
             verifiers.OverlongPromptError: The prompt is longer than the policy's context.
         """
-        model = versioned(model)
-        with policy_errors(self._endpoint):
-            parent: Any = super()
-            ask = partial(parent.get_native_response, prompt, model, sampling_args, tools, **kwargs)
-            answer = await outlast(ask, self._endpoint.request_timeout)
+        parent: Any = super()
+        ask = partial(parent.get_native_response, prompt, versioned(model), sampling_args, tools, **kwargs)
+        answer = await answer_of(self._endpoint, ask)
         self._check_continues(answer["prompt_ids"], prompt, kwargs.get("state"))
         return answer
 
@@ -62,10 +59,7 @@ class ExactPolicyClient(_RendererClient):
     async def from_native_response(self, response: Any) -> Response:
         """The answer as verifiers sees it."""
         parent: Any = super()
-        answer: Response = await parent.from_native_response(response)
-        if answer.message.content is None and not answer.message.tool_calls:
-            answer.message.content = ""
-        return answer
+        return with_content(await parent.from_native_response(response))
 
     def _check_continues(self, ids: list[int], prompt: list[Any], state: Any) -> None:
         trajectory: Any = state.get("trajectory") if state else None

@@ -2,7 +2,7 @@
 """The client with which a worker asks an OpenAI-compatible policy for actions."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -62,11 +62,9 @@ class PolicyClient(OpenAIChatCompletionsClient):
         if not tools:
             # OpenAI-compatible servers refuse a tool choice where there are no tools to choose from.
             sampling_args = {name: value for name, value in sampling_args.items() if name != "tool_choice"}
-        model = versioned(model)
-        with policy_errors(self._endpoint):
-            parent: Any = super()
-            ask = partial(parent.get_native_response, prompt, model, sampling_args, tools, **kwargs)
-            return await outlast(ask, self._endpoint.request_timeout)
+        parent: Any = super()
+        ask = partial(parent.get_native_response, prompt, versioned(model), sampling_args, tools, **kwargs)
+        return await answer_of(self._endpoint, ask)
 
     async def raise_from_native_response(self, response: Any) -> None:
         """Refuses an answer that is not exactly one choice.
@@ -82,11 +80,25 @@ class PolicyClient(OpenAIChatCompletionsClient):
 
     async def from_native_response(self, response: Any) -> Response:
         """The answer as verifiers sees it; an action that says nothing has the empty string for content."""
-        answer = await super().from_native_response(response)
-        message = answer.message
-        if message.content is None and not message.tool_calls:
-            message.content = ""
-        return answer
+        return with_content(await super().from_native_response(response))
+
+
+async def answer_of(endpoint: PolicyEndpoint, ask: Callable[[], Awaitable[Any]]) -> Any:
+    """What a request to an endpoint is answered, within its limit.
+
+    Raises:
+        PolicyError: The policy refused, failed, or did not answer in time.
+    """
+    with policy_errors(endpoint):
+        return await outlast(ask, endpoint.request_timeout)
+
+
+def with_content(answer: Response) -> Response:
+    """The same answer; an action that says nothing and calls nothing gets the empty string for content."""
+    message = answer.message
+    if message.content is None and not message.tool_calls:
+        message.content = ""
+    return answer
 
 
 def versioned(model: str) -> str:

@@ -28,8 +28,7 @@ def test_deepdiff_finds_the_same_differences(one: Any, other: Any, nested: bool)
     if nested:
         one, other = {"x": one, "y": {"z": other}}, {"x": one, "y": {"z": one}}
     own = DeepDiff._diff, DeepDiff._diff_dict
-    plain = {name: getattr(function, "unspared", function) for name, function in zip("ab", own, strict=True)}
-    DeepDiff._diff, DeepDiff._diff_dict = plain["a"], plain["b"]
+    DeepDiff._diff, DeepDiff._diff_dict = (getattr(function, "unspared", function) for function in own)
     try:
         expected = compared(one, other)
         comparison.spare_deepdiff()
