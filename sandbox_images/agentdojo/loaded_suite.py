@@ -1,5 +1,8 @@
 """A suite as the tool host holds it: its caches warm, shared by every session that is forked."""
 
+import hashlib
+import json
+
 from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.task_suite.task_suite import TaskSuite
 
@@ -27,7 +30,9 @@ class LoadedSuite:
             }
             for tool in suite.tools
         ]
-        self.tools_id = f"agentdojo-{version}-{suite.name}"
+        # By what they are: suites of a user's own may share a name.
+        digest = hashlib.blake2s(json.dumps(self.tools).encode(), digest_size=6).hexdigest()
+        self.tools_id = f"agentdojo-{version}-{suite.name}-{digest}"
 
     def task(self, task_id: str) -> BaseUserTask | BaseInjectionTask:
         """A user or injection task by its id."""

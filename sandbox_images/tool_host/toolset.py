@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -68,7 +69,7 @@ class Session:
         raise ToolsetError("this toolset knows no ground truth")
 
 
-class Toolset:
+class Toolset(ABC):
     """Tool resources of one environment, loaded once per container and shared by all its sessions."""
 
     weakest_recycle: ClassVar[Literal["fork", "episode"]] = "fork"
@@ -79,6 +80,7 @@ class Toolset:
 
     def preload(self) -> None:
         """Imports what is heavy and warms caches. Runs once, before any session is forked."""
+        return None
 
     def prepare(self, task: dict[str, Any]) -> Any:
         """Work on a task that its sessions can share. Runs in the host process: keep it short.
@@ -95,9 +97,9 @@ class Toolset:
         """The state that `state_id` names, as JSON."""
         raise ToolsetError(f"there is no base state {state_id}")
 
+    @abstractmethod
     def open(self, task: dict[str, Any], prepared: Any, scratch: Path) -> Session:
         """Sets up a session. Runs in the session's own process, with `scratch` as its working folder."""
-        raise NotImplementedError
 
 
 def load_toolset(path: str, config: dict[str, Any]) -> Toolset:

@@ -105,12 +105,12 @@ class AgentDojoEnv(vf.StatefulToolEnv):
 
     def _suites_tools(self, opened: Opened) -> list[Tool]:
         """A suite's tools, made once; a defense gets its own, since it may change them."""
-        if opened.tools_id not in self._tools:
-            self._tools[opened.tools_id] = [
+        tools = self._tools.get(opened.tools_id)
+        if tools is None:
+            tools = self._tools[opened.tools_id] = [
                 Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
                 for tool in opened.tools
             ]
-        tools = self._tools[opened.tools_id]
         return [tool.model_copy(deep=True) for tool in tools] if self._defenses else tools
 
     def update_tool_args(

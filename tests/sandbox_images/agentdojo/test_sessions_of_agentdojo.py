@@ -15,6 +15,9 @@ from workers.errors import SessionSetupError
 from workers.sandbox.base import Scores, Session, ToolsetSpec
 from workers.sandbox.process import ProcessSandbox
 
+# isort: split
+from sandbox_images.agentdojo.loaded_suite import LoadedSuite
+
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 SPEC = ToolsetSpec(
     "agentdojo",
@@ -227,3 +230,11 @@ async def test_sessions_inherit_and_do_not_disturb_each_other(sandbox: ProcessSa
     assert await sessions[0].state() != before
     assert await sessions[1].state() == before == await sessions[2].state()
     assert await base_state(sandbox, sessions[1]) == before
+
+
+async def test_tools_are_named_by_what_they_are() -> None:
+    """Suites of a user's own may share a name, and a worker asks for tools by name once."""
+    one, other = suites()["banking"], suites()["banking"]
+    other.tools = other.tools[:-1]
+    assert LoadedSuite(VERSION, one).tools_id != LoadedSuite(VERSION, other).tools_id
+    assert LoadedSuite(VERSION, one).tools_id == LoadedSuite(VERSION, suites()["banking"]).tools_id

@@ -324,6 +324,10 @@ async def test_hangup_of_the_worker_ends_the_tool_host_and_every_session() -> No
             type(dummy())("x", "tests.helpers.dummy_toolset:Tools"),
             "tests.helpers.dummy_toolset:Tools is no toolset",
         ),
+        (
+            type(dummy())("x", "sandbox_images.tool_host.toolset:Toolset"),
+            "TypeError.*abstract class Toolset with abstract method open",
+        ),
     ],
 )
 async def test_toolset_that_does_not_load_says_why_and_leaves_nothing(
