@@ -17,6 +17,7 @@ from verifiers.legacy.types import Response
 from workers.environments import tracing
 from workers.errors import PolicyError
 from workers.outage import outlast
+from workers.policy_connection import PolicyConnection
 from workers.settings import PolicyEndpoint
 from workers.versions import model_name
 
@@ -115,20 +116,15 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
     """
     if endpoint.base_url is None:
         raise PolicyError(f"policy {endpoint.model!r} of kind {endpoint.kind!r} has no base_url")
-    timeout = httpx.Timeout(endpoint.request_timeout, connect=CONNECT_TIMEOUT)
     # A proxy named in the environment is for the world outside, never for this machine's own ports.
     local = httpx.URL(endpoint.base_url).host in _LOOPBACK
-    transport: Any = httpx.AsyncClient(  # the openai package takes it, though its types name another
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=1024, keepalive_expiry=30),
-        timeout=timeout,
-        trust_env=not local,
-    )
-    return AsyncOpenAI(
-        api_key=_api_key(endpoint),
+    return PolicyConnection(
+        key=_api_key(endpoint),
         base_url=endpoint.base_url,
-        max_retries=RETRIES,
+        retries=RETRIES,
         timeout=endpoint.request_timeout,
-        http_client=transport,
+        connect=CONNECT_TIMEOUT,
+        trust_env=not local,
     )
 
 
