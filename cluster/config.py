@@ -96,7 +96,8 @@ class EndpointPolicy(Settings):
     model: str
     """Model name to send with every request."""
     api_key_env: str | None = None
-    """Name of the environment variable that holds the API key. Null: no key."""
+    """Name of the environment variable that holds the API key, where the run is started; workers are handed
+    the key. Null: no key."""
     token_ids: bool = False
     """Ask for token ids and log-probabilities with every request (a vLLM server gives them)."""
     tokens: Literal["per_turn", "exact"] = "per_turn"

@@ -25,7 +25,7 @@ class ExactPolicyClient(_RendererClient):
         endpoint: Where the policy is; its kind must be `openai`.
 
     Raises:
-        PolicyError: The endpoint has no URL, or its key's environment variable is not set here.
+        PolicyError: The endpoint has no URL.
         TemplateError: No renderer is exact for the model.
     """
 

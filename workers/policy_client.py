@@ -1,7 +1,6 @@
 # pyright: reportMissingTypeStubs=false
 """The client with which a worker asks an OpenAI-compatible policy for actions."""
 
-import os
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +25,8 @@ CONNECT_TIMEOUT = 10.0
 RETRIES = 6
 """Tries after the first, for refused and broken connections, 429 and 5xx: about 24 s of backoff in all."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NO_KEY = "none"
+"""The package insists on a key; servers that ask for none ignore it."""
 
 
 class PolicyClient(OpenAIChatCompletionsClient):
@@ -39,7 +40,7 @@ class PolicyClient(OpenAIChatCompletionsClient):
         endpoint: Where the policy is; its kind must be `openai`.
 
     Raises:
-        PolicyError: The endpoint has no URL, or its key's environment variable is not set here.
+        PolicyError: The endpoint has no URL.
     """
 
     def __init__(self, endpoint: PolicyEndpoint) -> None:
@@ -112,14 +113,14 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
     """A connection pool to an endpoint.
 
     Raises:
-        PolicyError: The endpoint has no URL, or its key's environment variable is not set here.
+        PolicyError: The endpoint has no URL.
     """
     if endpoint.base_url is None:
         raise PolicyError(f"policy {endpoint.model!r} of kind {endpoint.kind!r} has no base_url")
     # A proxy named in the environment is for the world outside, never for this machine's own ports.
     local = httpx.URL(endpoint.base_url).host in _LOOPBACK
     return PolicyConnection(
-        key=_api_key(endpoint),
+        key=endpoint.api_key.get_secret_value() if endpoint.api_key else _NO_KEY,
         base_url=endpoint.base_url,
         retries=RETRIES,
         timeout=endpoint.request_timeout,
@@ -179,12 +180,3 @@ def sampling_args(endpoint: PolicyEndpoint, seed: int | None) -> dict[str, Any]:
     if extra:
         args["extra_body"] = extra
     return {name: value for name, value in args.items() if value is not None}
-
-
-def _api_key(endpoint: PolicyEndpoint) -> str:
-    if endpoint.api_key_env is None:
-        return "none"  # the client insists on one; servers that ask for none ignore it
-    key = os.environ.get(endpoint.api_key_env)
-    if not key:
-        raise PolicyError(f"policy.api_key_env is {endpoint.api_key_env!r}, a variable that is not set here")
-    return key

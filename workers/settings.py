@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 
 class Settings(BaseModel):
@@ -115,8 +115,8 @@ class PolicyEndpoint(Settings):
     """Name of the model in requests and in the records."""
     base_url: str | None = None
     """Root of the OpenAI-compatible API, for example `http://127.0.0.1:8000/v1`."""
-    api_key_env: str | None = None
-    """Environment variable (on the worker) that holds the API key."""
+    api_key: SecretStr | None = None
+    """The API's key: handed to workers, and in no record."""
     version: int | None = None
     """Version of the policy's weights, where it is known."""
     moves: bool = False

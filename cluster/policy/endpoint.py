@@ -8,6 +8,8 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from pydantic import SecretStr
+
 from cluster.config import EndpointPolicy
 from cluster.errors import PolicyUnavailable
 from cluster.policy.base import PolicyHandle
@@ -37,12 +39,12 @@ class EndpointPolicyHandle(PolicyHandle):
             check_renderer(self.endpoint())
 
     def endpoint(self) -> PolicyEndpoint:
-        config = self._config
+        config, key = self._config, _api_key(self._config)
         return PolicyEndpoint(
             kind="openai",
             model=config.model,
             base_url=config.base_url.rstrip("/"),
-            api_key_env=config.api_key_env,
+            api_key=None if key is None else SecretStr(key),
             token_ids=config.token_ids or config.tokens == "exact",
             tokens=config.tokens,
             tokenizer=config.tokenizer,

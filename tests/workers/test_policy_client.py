@@ -189,20 +189,12 @@ async def test_a_proxy_in_the_environment_is_not_asked_for_this_machines_ports(
     assert answer.message.content == "ok"
 
 
-async def test_the_key_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+async def test_the_key_goes_with_each_request():
     with MockPolicy() as policy:
         policy.api_key = "secret"
-        monkeypatch.setenv("POLICY_KEY", "secret")
-        assert (await ask(endpoint(policy.base_url, api_key_env="POLICY_KEY"))).message.content == "ok"
-        monkeypatch.setenv("POLICY_KEY", "other")
+        assert (await ask(endpoint(policy.base_url, api_key="secret"))).message.content == "ok"
         with pytest.raises(PolicyError, match="answered 401"):
-            await ask(endpoint(policy.base_url, api_key_env="POLICY_KEY"))
-
-
-def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("POLICY_KEY", raising=False)
-    with pytest.raises(PolicyError, match="POLICY_KEY"):
-        PolicyClient(endpoint("http://127.0.0.1:9/v1", api_key_env="POLICY_KEY"))
+            await ask(endpoint(policy.base_url, api_key="other"))
 
 
 def test_an_endpoint_without_a_url_is_named():
