@@ -93,11 +93,11 @@ class SandboxSettings(Settings):
 
 class SamplingSettings(Settings):
     temperature: float = Field(default=1.0, ge=0)
-    """Sampling temperature."""
+    """Sampling temperature; wins over one that the environment brings."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Nucleus sampling: the probability mass to sample from. Null: the policy's default."""
-    max_tokens: int | None = Field(default=512, gt=0)
-    """Most tokens sampled in one turn."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Most tokens sampled in one turn. Null: the environment's own limit, else 512."""
     tool_choice: Literal["auto", "required", "none"] | None = None
     """OpenAI's `tool_choice`. Null: the policy's default, which is `auto` where there are tools."""
     stop: list[str] | None = None

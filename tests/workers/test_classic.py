@@ -87,7 +87,7 @@ def worker(folder: Path, policy: MockPolicy) -> Iterator[RolloutWorker]:
     endpoint = PolicyEndpoint(
         kind="openai", model="mock", base_url=policy.base_url, token_ids=True, version=7, request_timeout=30
     )
-    args = {"sampling_args": {"top_p": 0.25, "extra_body": {"min_p": 0.1}}}
+    args = {"sampling_args": {"top_p": 0.25, "max_tokens": 77, "extra_body": {"min_p": 0.1}}}
     with rollout_worker("sums.py", args=args, policy=endpoint, search_path=folder, seed=3) as worker:
         yield worker
 
@@ -141,8 +141,9 @@ def test_policy_is_asked_as_environment_and_config_say_together(
 ) -> None:
     played(worker, policy, Reply("1"))
     (request,) = policy.requests
-    assert (request["top_p"], request["min_p"]) == (0.25, 0.1)  # the environment's
-    assert (request["temperature"], request["max_completion_tokens"]) == (1.0, 512)  # the config's
+    environments = (request["top_p"], request["max_completion_tokens"], request["min_p"])
+    assert environments == (0.25, 77, 0.1)
+    assert request["temperature"] == 1.0  # the config's
     assert request["return_token_ids"] is True
     assert "n" not in request
     assert [tool["function"]["name"] for tool in request["tools"]] == ["add"]

@@ -28,6 +28,8 @@ from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings
 
 _log = logging.getLogger(__name__)
+_MAX_TOKENS = 512
+"""Most tokens sampled in one turn where neither the run nor the environment says."""
 _OURS = {"agentdojo": "workers.environments.agentdojo", "shell": "workers.environments.shell"}
 
 
@@ -91,6 +93,8 @@ class ClassicEnvironment:
         trace.session = session
         trace.stage = "setup"
         sampling = {**self._env.sampling_args, **actor.sampling}
+        if not {"max_tokens", "max_completion_tokens"} & sampling.keys():
+            sampling["max_tokens"] = _MAX_TOKENS
         sampling["extra_body"] = {
             **self._env.sampling_args.get("extra_body", {}),
             **actor.sampling.get("extra_body", {}),
