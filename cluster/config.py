@@ -144,6 +144,11 @@ class WorkersConfig(Settings):
     max_in_flight: Annotated[int, Field(gt=0)] | None = None
     """Most episodes that all workers play at once, for a policy that gains nothing from more requests: no
     workers are asked for beyond it. Null: as many as fit the workers."""
+    headroom: Literal["auto", "off"] = "auto"
+    """`auto`: where the policy tells how busy it is (`policy.kind: vllm`), start no more episodes than it has
+    use for: while requests wait for a place in its batch for seconds on end, fewer by as many, and workers
+    that this leaves idle are given back; when none waits any more, step by step as many as before. Never
+    fewer than `workers.min` workers take. `off`: as many as fit the workers, or `max_in_flight`."""
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Seconds for which a worker that the rest of the run can do without stays before it is given back."""
     start_timeout: Annotated[float, Field(gt=0)] = 1800.0

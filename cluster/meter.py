@@ -52,6 +52,8 @@ class MetricsLine(Record):
     """Attempts after the first."""
     in_flight: int
     """Episodes that workers are playing."""
+    in_flight_limit: int | None = None
+    """Episodes in flight that the policy has use for (`workers.headroom`). Null: any number."""
     queued: int
     """Episodes that no worker has been given yet."""
     workers_up: int
@@ -204,6 +206,7 @@ class Meter:
             finished=self._counts["ended"] - failed,
             failed=dict(self._failed),
             in_flight=self._in_flight,
+            in_flight_limit=pool.limit,
             queued=self._queued(),
             workers_up=pool.up,
             workers_starting=pool.starting,

@@ -65,7 +65,8 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id)
         uses_sandbox = environment.toolset is not None
         ask = asking(settings, config.workers, uses_sandbox)
-        pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox))
+        replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
+        pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox), replicas)
         yield Parts(plan, policy, pool, settings.policy.model, spans)
 
 

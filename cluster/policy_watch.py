@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,10 +25,17 @@ class PolicyWatch:
     Args:
         metrics: Asks the deployment; None where it cannot tell.
         planned: Episodes to see through.
+        heed: Is told, too.
     """
 
-    def __init__(self, metrics: Callable[[], EngineMetrics | None], planned: int) -> None:
+    def __init__(
+        self,
+        metrics: Callable[[], EngineMetrics | None],
+        planned: int,
+        heed: Callable[[EngineMetrics], Awaitable[None]] | None = None,
+    ) -> None:
         self._metrics = metrics
+        self._heed = heed
         self._left = planned
         self._in_flight = 0
         self._ended = 0
@@ -94,6 +101,8 @@ class PolicyWatch:
             return True
         if metrics is not None:
             self.look(time.monotonic(), metrics)
+            if self._heed is not None:
+                await self._heed(metrics)
         return metrics is not None
 
     def look(self, now: float, metrics: EngineMetrics) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cluster.policy_use import PolicyUse
 from cluster.tally import Tally
+from cluster.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec
 
 _LINE_EVERY = 10.0
@@ -34,6 +35,8 @@ class Progress:
         self.stages: dict[str, float] = {}
         self.policy: Callable[[], PolicyUse | None] = lambda: None
         """Says how busy the policy is, where that is known."""
+        self.pool: Callable[[], PoolState | None] = lambda: None
+        """Says how the workers are doing."""
 
     @contextmanager
     def stage(self, name: str) -> Generator["Stage"]:
@@ -89,7 +92,7 @@ class Progress:
         tally = self._tally
         episodes, tokens = tally.rates()
         figures = {
-            "in flight": str(len(tally.in_flight)),
+            "in flight": self._in_flight(),
             "episodes/s": f"{episodes:.2f}",
             "tokens/s": f"{tokens:.0f}",
             "reward": _figure(tally.reward.value),
@@ -113,6 +116,11 @@ class Progress:
             stages = ", ".join(f"{stage} {count}" for stage, count in tally.failures.most_common())
             figures["failed"] = f"{tally.failed} ({stages})"
         return figures
+
+    def _in_flight(self) -> str:
+        pool = self.pool()
+        held = f" (the policy has use for {pool.limit})" if pool is not None and pool.limit else ""
+        return f"{len(self._tally.in_flight)}{held}"
 
     def _line(self) -> str:
         figures = ", ".join(f"{name} {value}" for name, value in self._figures().items())

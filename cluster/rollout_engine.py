@@ -18,7 +18,9 @@ from cluster.config_file import load_config
 from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.errors import ConfigError, RunError
+from cluster.observers import Observers
 from cluster.parts import Parts, brought_up
+from cluster.policy_watch import PolicyWatch
 from cluster.progress import Progress
 from cluster.run_folder import Target
 from cluster.sequences import Advantage, Sequence, of_records
@@ -105,11 +107,12 @@ class RolloutEngine:
         self._planned += expected
         await dataset.set_planned(self._planned)
         ended: asyncio.Queue[RolloutGroup | None] = asyncio.Queue()
+        watch = PolicyWatch(parts.policy.metrics, expected, parts.pool.heed)
         coordinator = Coordinator(
             self._config,
             parts.pool,
             _Recorder(dataset, groups, ended),
-            self._progress,
+            Observers(self._progress, watch),
             self._target.run_id,
             parts.model,
             None,
@@ -120,7 +123,8 @@ class RolloutEngine:
         async def play() -> None:
             try:
                 with self._progress.episodes(expected):
-                    await coordinator.run(units, expected)
+                    async with watch.watching():
+                        await coordinator.run(units, expected)
             finally:
                 ended.put_nowait(None)
 

@@ -70,8 +70,8 @@ async def _play(
                 groups = Groups(config.keep, begun)
                 skipped = len(surplus - done)
                 missing = plan.episodes - len(done) - skipped
-                watch = PolicyWatch(parts.policy.metrics, missing)
-                progress.policy = lambda: watch.use
+                watch = PolicyWatch(parts.policy.metrics, missing, pool.heed)
+                progress.policy, progress.pool = lambda: watch.use, lambda: pool.state
                 meter = Meter(
                     target.folder, Exporter(target.run_id), lambda: pool.state, missing, lambda: watch.use
                 )

@@ -10,6 +10,8 @@ from typing import Any
 
 from cluster.config import WorkersConfig
 from cluster.errors import RunError
+from cluster.headroom import Headroom
+from cluster.policy.engine_metrics import EngineMetrics
 from cluster.ray_worker import PlayFailed, Worker, WorkerDied, WorkerFailed
 from workers.records import EpisodeResult, EpisodeSpec
 
@@ -58,6 +60,8 @@ class PoolState:
     """Nodes that the workers are on."""
     lost: int
     """Workers that died so far."""
+    limit: int | None = None
+    """Episodes in flight that the policy has use for. None: any number."""
 
 
 class WorkerPool:
@@ -70,14 +74,21 @@ class WorkerPool:
         config: How many there may be.
         ask: Asks for a worker of the given name.
         needs: What a worker asks of its node, for messages.
+        replicas: Up to how many replicas the policy's deployment grows by itself.
     """
 
     def __init__(
-        self, config: WorkersConfig, ask: Callable[[str], Worker], needs: dict[str, float] | None = None
+        self,
+        config: WorkersConfig,
+        ask: Callable[[str], Worker],
+        needs: dict[str, float] | None = None,
+        replicas: int = 1,
     ) -> None:
         self._config = config
         self._ask = ask
         self._needs = " and ".join(f"{name} {amount:g}" for name, amount in (needs or {}).items())
+        places = config.episodes_per_worker
+        self._headroom = Headroom(max(1, config.min) * places, config.max * places, replicas)
         self._members: list[_Member] = []
         self._starting: dict[asyncio.Task[None], Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,6 +112,7 @@ class WorkerPool:
             in_flight=sum(self._config.episodes_per_worker - member.free for member in self._members),
             nodes=len({member.worker.node_id for member in self._members}),
             lost=self._lost,
+            limit=self._headroom.limit,
         )
 
     @property
@@ -112,6 +124,18 @@ class WorkerPool:
         """Says how many episodes are still to come to their end, those in flight included."""
         self._expected = episodes
         self._wake.set()
+
+    async def heed(self, metrics: EngineMetrics) -> None:
+        """Takes in how busy the policy is, for `workers.headroom`; to be told once a second."""
+        if self._config.headroom == "off":
+            return
+        before = self._headroom.limit
+        self._headroom.look(metrics, self.state.in_flight)
+        if self._headroom.limit != before:
+            _log.info("episodes in flight that the policy has use for: %s", self._headroom.limit or "any")
+            async with self._change:
+                self._change.notify_all()
+            self._wake.set()
 
     async def start(self, episodes: int, say: Callable[[str], None] = lambda _: None) -> None:
         """Asks for as many workers as so many episodes can use, and returns when the first is up.
@@ -213,13 +237,18 @@ class WorkerPool:
 
     def _wanted(self) -> int:
         """How many workers the episodes still to come can use."""
-        at_once = min(self._expected, self._config.max_in_flight or self._expected)
+        at_once = min(self._expected, self._most or self._expected)
         wanted = math.ceil(at_once / self._config.episodes_per_worker)
         return max(self._config.min, min(self._config.max, wanted), 1)
 
+    @property
+    def _most(self) -> int | None:
+        """Most episodes that may be in flight; None: any number."""
+        return min(filter(None, (self._config.max_in_flight, self._headroom.limit)), default=None)
+
     def _best(self, places: int) -> _Member | None:
         """The member with the most room; of those that are to stay, if there are more than are wanted."""
-        most = self._config.max_in_flight
+        most = self._most
         if most is not None and self.state.in_flight > 0 and self.state.in_flight + places > most:
             return None
         wanted = self._wanted()

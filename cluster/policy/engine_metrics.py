@@ -10,6 +10,8 @@ from typing import Any
 class EngineMetrics:
     """Counts of one replica, or of all. Those of tokens count since the replica's start."""
 
+    replicas: int = 1
+    """Replicas that are up."""
     running: int = 0
     """Requests in the batch at the last step."""
     waiting: int = 0

@@ -97,10 +97,16 @@ async def test_a_policy_that_does_not_answer_for_a_while_ends_nothing(monkeypatc
             raise answer
         return answer
 
-    made = PolicyWatch(ask, 1)
+    heeded: list[int] = []
+
+    async def heed(metrics: EngineMetrics) -> None:
+        heeded.append(metrics.running)
+
+    made = PolicyWatch(ask, 1, heed)
     async with made.watching():
         while made.use is None or made.use.running < 3:
             await asyncio.sleep(0.01)
+    assert heeded[:3] == [1, 2, 3]
 
 
 async def test_the_summary_adds_up_what_all_processes_of_a_run_saw(tmp_path: Path):

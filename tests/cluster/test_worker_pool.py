@@ -8,6 +8,7 @@ import pytest
 from cluster import worker_pool
 from cluster.config import WorkersConfig
 from cluster.errors import RunError
+from cluster.policy.engine_metrics import EngineMetrics
 from cluster.ray_worker import NodeLost, PlayFailed, WorkerDied, WorkerFailed
 from cluster.worker_pool import WorkerPool
 from workers.records import EpisodeSpec
@@ -149,6 +150,51 @@ async def test_no_workers_beyond_what_the_policy_is_to_take():
         assert pool.state.in_flight == 3
         cluster.gate.set()
         assert len(await asyncio.gather(*playing)) == 5
+
+
+async def test_a_policy_with_a_queue_gets_no_more_episodes_and_the_run_no_more_workers():
+    cluster = Cluster(nodes=2)
+    async with pool_of(cluster, 100) as pool:
+        await until(lambda: pool.state.up == 2)
+        assert pool.state.pending == 2
+        playing = [asyncio.create_task(play(pool, spec(i))) for i in range(4)]
+        await until(lambda: pool.state.in_flight == 4)
+        for _ in range(5):
+            await pool.heed(EngineMetrics(running=2, waiting=2))
+        assert pool.state.limit == 3
+        await until(lambda: pool.state.pending == 0)
+        waiting = asyncio.create_task(play(pool, spec(5)))
+        cluster.gate.set()
+        await asyncio.gather(*playing, waiting)
+        for _ in range(10):
+            await pool.heed(EngineMetrics(running=2, waiting=0))
+        assert pool.state.limit == 5
+        await until(lambda: pool.state.pending == 1)
+
+
+async def test_a_policy_with_a_queue_is_left_alone_where_the_config_says_so():
+    async with pool_of(Cluster(), 100, headroom="off") as pool:
+        for _ in range(5):
+            await pool.heed(EngineMetrics(running=2, waiting=50))
+        assert pool.state.limit is None
+
+
+async def test_a_unit_that_waits_for_headroom_starts_when_it_comes():
+    cluster = Cluster()
+    async with pool_of(cluster, 100) as pool:
+        await until(lambda: pool.state.up == 4)
+        for _ in range(5):
+            await pool.heed(EngineMetrics(running=1, waiting=9))
+        assert pool.state.limit == 2
+        playing = [asyncio.create_task(play(pool, spec(i))) for i in range(3)]
+        await until(lambda: pool.state.in_flight == 2)
+        await asyncio.sleep(0.02)
+        assert pool.state.in_flight == 2
+        for _ in range(5):
+            await pool.heed(EngineMetrics(running=1, waiting=0))
+        await until(lambda: pool.state.in_flight == 3)
+        cluster.gate.set()
+        await asyncio.gather(*playing)
 
 
 async def test_a_worker_that_dies_idle_costs_no_episode_anything():

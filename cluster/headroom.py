@@ -1,0 +1,59 @@
+"""How many episodes at once the policy has use for, told from the queue before its deployment."""
+
+import math
+from collections import deque
+
+from cluster.policy.engine_metrics import EngineMetrics
+
+_LOOKS = 5
+"""Looks in a row, a second apart, that a queue must last to count; or be empty, to count as gone."""
+_SPARE = 0.1
+"""A queue of this share of the batch is wanted: it bridges the time from one's end to another's request."""
+_GROWTH = 0.25
+"""Share by which the limit is raised at a time."""
+
+
+class Headroom:
+    """A limit on episodes in flight: lowered by the part of a queue that lasts, raised when none is left.
+
+    A request that waits for a place in vLLM's batch is served no sooner for another one behind it. So where
+    there was a longer queue than is wanted at each of the last looks, the limit is what is in flight less the
+    part of the queue that was always there: the batch stays full. Where there was none at all, it is raised
+    by a quarter, until it limits nothing. Nothing in flight is broken off for it.
+
+    Args:
+        floor: The limit never goes below this many episodes.
+        ceiling: Episodes that all workers together have room for.
+        replicas: Up to how many replicas the deployment may still grow by itself; till then nothing is
+            limited, for the queue is what it grows by.
+    """
+
+    def __init__(self, floor: int, ceiling: int, replicas: int = 1) -> None:
+        self._floor = floor
+        self._ceiling = ceiling
+        self._replicas = replicas
+        self._waiting: deque[int] = deque(maxlen=_LOOKS)
+        self.limit: int | None = None
+        """Most episodes in flight that the policy has use for. None: any number."""
+
+    def look(self, metrics: EngineMetrics, in_flight: int) -> None:
+        """Takes in what the deployment says, once a second.
+
+        Args:
+            metrics: The deployment's.
+            in_flight: Episodes in flight meanwhile.
+        """
+        self._waiting.append(metrics.waiting)
+        if len(self._waiting) < _LOOKS:
+            return
+        surplus = min(self._waiting) - math.ceil(_SPARE * metrics.running)
+        if surplus > 0 and metrics.replicas >= self._replicas:
+            if self.limit is None or in_flight <= self.limit:  # else the last step has yet to take effect
+                self._set(in_flight - surplus)
+        elif self.limit is not None and max(self._waiting) == 0:
+            self._set(self.limit + math.ceil(_GROWTH * self.limit))
+
+    def _set(self, limit: int) -> None:
+        limit = max(self._floor, limit)
+        self.limit = limit if limit < self._ceiling else None
+        self._waiting.clear()
