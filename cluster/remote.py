@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import shutil
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,6 +58,8 @@ class RemoteFolder:
                 "or a URI of which fsspec's package is installed"
             ) from error
         self._there: dict[str, tuple[int, int]] = {}
+        self._copying = threading.Lock()
+        """Two copies at once could remove what the other has just brought."""
 
     def holds_run(self) -> bool:
         """Whether there is a run at the URI.
@@ -128,18 +131,21 @@ class RemoteFolder:
     async def _follow(self, every: float) -> None:
         while True:
             try:
-                # A copy under way is let finish: two at once could remove what the other needs.
-                await asyncio.shield(asyncio.to_thread(self.copy))
+                await asyncio.to_thread(self.copy)
             except OSError as error:
                 _log.warning("%s could not be brought up to date: %s", self.uri, error)
             await asyncio.sleep(every)
 
     def copy(self) -> None:
-        """Copies what has changed.
+        """Copies what has changed; waits for another copy that is under way.
 
         Raises:
             OSError: Something could not be copied.
         """
+        with self._copying:
+            self._copy()
+
+    def _copy(self) -> None:
         while True:
             files = self._files()
             try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 import uuid
 from pathlib import Path
 
@@ -123,6 +124,30 @@ async def test_a_copy_that_fails_is_made_later_and_the_last_one_says_where_the_r
                 await asyncio.sleep(0.01)
     assert f"the run is whole in {remote.local}" in str(raised.value)
     assert f"--resume {uri}" in str(raised.value)
+
+
+async def test_a_copy_still_under_way_at_the_end_takes_nothing_away(uri, tmp_path, monkeypatch):
+    remote = RemoteFolder(uri)
+    remote.local.mkdir(parents=True)
+    (remote.local / "config.yaml").write_text("a: 1")
+    begun, goes_on = threading.Event(), threading.Event()
+    put = remote._fs.pipe_file
+
+    def slow_at_first(path, content):
+        if not begun.is_set():
+            begun.set()
+            assert goes_on.wait(60)
+        put(path, content)
+
+    monkeypatch.setattr(remote._fs, "pipe_file", slow_at_first)
+    async with remote.following(3600), await Dataset.open(remote.local, "run") as dataset:
+        await asyncio.to_thread(begun.wait, 60)
+        await dataset.append(result(episode(0)))
+        await dataset.commit()
+        asyncio.get_running_loop().call_later(0.3, goes_on.set)
+    await asyncio.get_running_loop().shutdown_default_executor()  # as at the end of a run
+    on_another_machine(tmp_path, monkeypatch)
+    assert summarise(RemoteFolder(uri).fetch()).finished == 1
 
 
 async def test_a_uri_names_a_new_run_or_one_to_resume(uri):
