@@ -1,5 +1,6 @@
-"""A run under which workers, sandboxes and nodes are killed at random: whether it completes, at what cost."""
+"""A run under which workers, sandboxes, nodes and replicas of its policy are killed: what it comes to."""
 
+import itertools
 import json
 import os
 import random
@@ -21,10 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders.kumite_run import ROOT
+from benchmarks.scaling.served_policy import SUITE, VERSION, served_policy
 from tests.helpers.ray_head import RayHead, having, ray_head
 
-EVERY, NODES, LIMIT = 5.0, 3, 220
-"""Seconds between kills; nodes, of one worker each; seconds for a run."""
+EVERY, NODES, LIMIT, SEED = 5.0, 3, 220, 5
+"""Seconds between kills; nodes, of one worker each; seconds for a run; of what is killed."""
+KINDS = ("worker", "replica", "sandbox", "node", "worker", "replica", "sandbox")
+"""What is killed, in turn."""
 
 
 class Monkey:
@@ -33,24 +37,32 @@ class Monkey:
     Args:
         head: The cluster.
         run: The run's id.
-        seed: For what is killed, and when.
+        seed: For which one is killed.
     """
 
     def __init__(self, head: RayHead, run: str, seed: int) -> None:
         self._head = head
         self._run = run
         self._chance = random.Random(seed)
+        self._kinds = itertools.cycle(KINDS)
         self._nodes = [head.add_node(cpus=1, sandbox=1) for _ in range(NODES)]
         self.killed: Counter[str] = Counter()
 
     def strike(self) -> None:
-        """Kills a worker, a sandbox or a node; a lost node is replaced."""
-        kind = self._chance.choices(["worker", "sandbox", "node"], [4, 4, 1])[0]
-        if {"worker": self._worker, "sandbox": self._sandbox, "node": self._node}[kind]():
-            self.killed[kind] += 1
+        """Kills the next kind of thing; a lost node is replaced."""
+        match kind := next(self._kinds):
+            case "worker":
+                done = self._process("RolloutWorker")
+            case "replica":
+                done = self._process("Replica:")
+            case "sandbox":
+                done = self._sandbox()
+            case _:
+                done = self._node()
+        self.killed[kind] += done
 
-    def _worker(self) -> bool:
-        pids = [pid for pid in having(self._head.folder / "token") if _is_worker(pid)]
+    def _process(self, name: str) -> bool:
+        pids = [pid for pid in having(self._head.folder / "token") if name in _command(pid)]
         if pids:
             os.kill(self._chance.choice(pids), signal.SIGKILL)
         return bool(pids)
@@ -88,11 +100,12 @@ def containers(run: str) -> list[str]:
 def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
     """Plays AgentDojo's banking tasks by their ground truth on three nodes, with or without kills."""
     name = "chaos" if kill else "peace"
-    with ray_head(cpus=0) as head:
-        monkey = Monkey(head, name, seed=5)
+    out = folder / name
+    with ray_head(cpus=0) as head, served_policy(head, folder) as url:
+        monkey = Monkey(head, name, SEED)
         config = {
-            "environment": {"id": "agentdojo", "args": {"suites": ["banking"]}},
-            "policy": {"kind": "oracle"},
+            "environment": {"id": "agentdojo", "args": {"version": VERSION, "suites": [SUITE]}},
+            "policy": {"kind": "endpoint", "base_url": url, "model": "mock"},
             "workers": {"min": NODES, "max": NODES, "episodes_per_worker": 8},
             "episode": {"attempts": {"worker": 6, "sandbox": 6}},
             "samples": episodes // 16,
@@ -100,7 +113,6 @@ def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
         }
         written = folder / f"{name}.yaml"
         written.write_text(yaml.safe_dump(config))
-        out = folder / name
         command = [sys.executable, "-m", "cluster", "run", str(written), "--out", str(out)]
         environment = {**os.environ, **head.environment}
         with subprocess.Popen(
@@ -120,11 +132,12 @@ def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
         if run.returncode:
             raise SystemExit(f"the run {name} failed with exit code {run.returncode}")
         left = containers(name)
-    table = pq.read_table(out / "episodes", columns=["episode_id", "status", "attempt"]).to_pylist()
+    table = pq.read_table(out / "episodes", columns=["episode_id", "status", "attempt", "reward"]).to_pylist()
     return {
         "rows": len(table),
         "unique": len({row["episode_id"] for row in table}),
         "finished": sum(row["status"] == "finished" for row in table),
+        "solved": sum(row["reward"] == 1.0 for row in table),
         "again": sum(row["attempt"] > 1 for row in table),
         "seconds": json.loads((out / "summary.json").read_text())["wall_seconds"],
         "killed": dict(monkey.killed),
@@ -132,33 +145,32 @@ def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
     }
 
 
-def _is_worker(pid: int) -> bool:
+def _command(pid: int) -> str:
     try:
-        return "RolloutWorker" in psutil.Process(pid).cmdline()[0]
-    except (psutil.Error, IndexError):
-        return False
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""  # it has ended meanwhile
 
 
 def main(console: Console, episodes: int, in_peace: bool) -> None:
     """Plays a run under fire, and one in peace beside it if asked, and prints the table."""
-    columns = (
-        "episodes",
-        "in the dataset",
-        "unique",
-        "finished",
-        "played again",
-        "seconds",
-        "containers left",
+    columns = ("episodes", "in the dataset", "unique", "finished", "solved", "played again", "seconds")
+    table = Table(
+        title=f"Chaos: something is killed every {EVERY:g} s, on {NODES} nodes of one worker each; "
+        "the ground truth is served by 2 replicas"
     )
-    table = Table(title=f"Chaos: something is killed every {EVERY:g} s, on {NODES} nodes of one worker each")
     table.add_column("")
-    for column in (*columns, "killed"):
+    for column in (*columns, "time lost", "containers left", "killed"):
         table.add_column(column, justify="right")
+    peace: float | None = None
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
         for name, kill in (("in peace", False), ("under fire", True))[not in_peace :]:
             found = measure(episodes, Path(folder), kill)
-            cells = (found[key] for key in ("rows", "unique", "finished", "again"))
+            cells = (found[key] for key in ("rows", "unique", "finished", "solved", "again"))
             killed = ", ".join(f"{count} {kind}" for kind, count in sorted(found["killed"].items()))
+            lost = "–" if not kill or peace is None else f"{found['seconds'] - peace:.0f} s"
+            peace = peace or found["seconds"]
             seconds = f"{found['seconds']:.0f}"
-            table.add_row(name, str(episodes), *map(str, cells), seconds, str(found["left"]), killed or "–")
+            left = str(found["left"])
+            table.add_row(name, str(episodes), *map(str, cells), seconds, lost, left, killed or "–")
     console.print(table)
