@@ -26,7 +26,7 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    console = Console(width=150)
+    console = Console(width=170)
     machine.header(console, "Scale")
     for part in given.parts:
         match part:

@@ -28,11 +28,11 @@ _WORDS = "the account of the customer was checked against the transfers of the m
 
 
 def result(number: int) -> EpisodeResult:
-    """An episode of about 68 KB: ten steps of 4 KB of text with 100 sampled tokens each."""
+    """An episode of about 50 KB: ten steps of 2 KB of text with 100 sampled tokens each."""
     steps = [
         StepRecord(
             step_index=index,
-            prompt_messages=[Message(role="user", content=_WORDS * 30 + str(number))],
+            prompt_messages=[Message(role="user", content=_WORDS * 11 + str(number))],
             action=Message(role="assistant", content=_WORDS * 5 + str(index)),
             observations=[Message(role="tool", content=_WORDS * 5, tool_call_id="c")],
             done=index == STEPS - 1,

@@ -76,14 +76,16 @@ def main(console: Console, sizes: list[int]) -> None:
     table = Table(title=f"Saturation: {LATENCY:g} s per answer, {TURNS} answers and tool calls per episode")
     for column in ("in flight", "mean of requests", "share", "steady s", "episodes/s", "queue s", "set-up s"):
         table.add_column(column, justify="right")
-    for column in ("policy s", "tools s", "scoring s", "CPU ms: driver", "workers", "containers", "ray"):
+    for column in ("policy s", "tools s", "scoring s", "CPU ms: driver", "workers", "sandboxes", "ray"):
         table.add_column(column, justify="right")
+    table.add_column("cores busy", justify="right")
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
         for at_once in sizes:
             found = measure(at_once, Path(folder))
             share = found["mean"] / at_once
             console.print(f"{at_once} in flight: {share:.1%} of them are with the policy", style="dim")
             cpu = {kind: 1000 * seconds / found["rollouts"] for kind, seconds in found["cpu"].items()}
+            cpu["sandboxes"] = cpu["containers"] + cpu["engine"]
             stages = found["stages"]
             table.add_row(
                 str(at_once),
@@ -92,6 +94,7 @@ def main(console: Console, sizes: list[int]) -> None:
                 f"{found['steady']:.0f}",
                 f"{found['rollouts'] / found['journalled']:.1f}",
                 *(f"{stages[name]:.3f}" for name in ("queue", "setup", "policy", "tools", "scoring")),
-                *(f"{cpu[kind]:.0f}" for kind in ("driver", "workers", "containers", "ray")),
+                *(f"{cpu[kind]:.0f}" for kind in ("driver", "workers", "sandboxes", "ray")),
+                f"{sum(found['cpu'].values()) / found['journalled']:.2f}",
             )
     console.print(table)

@@ -189,6 +189,15 @@ async def test_a_proxy_in_the_environment_is_not_asked_for_this_machines_ports(
     assert answer.message.content == "ok"
 
 
+async def test_a_proxy_in_the_environment_is_asked_for_others(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with MockPolicy() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+        answer = await ask(endpoint("http://policy.invalid/v1"))
+    assert answer.message.content == "ok" and len(proxy.requests) == 1
+
+
 async def test_the_key_goes_with_each_request():
     with MockPolicy() as policy:
         policy.api_key = "secret"
