@@ -3,7 +3,8 @@
 `python -m benchmarks.policy` brings up a deployment in a cache of its own (or uses the one that is kept in
 the cache KUMITE_BENCHMARK_CACHE), plays AgentDojo's banking tasks once to warm it up and to learn the
 prompts, lets vLLM's client send the same prompts for as many tokens at the same concurrency, and plays them
-again. Then it says what the time to the first finished episode is made of, with the deployment kept.
+again. Then it says what the time to the first finished episode is made of: cold (Ray and the deployment are
+not up; the sandbox image and the model are there), and with the deployment kept.
 """
 
 import argparse
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--episodes", type=int, default=16, help="user tasks to play")
     parser.add_argument("--at-once", type=int, default=8, help="episodes, and the client's requests, at once")
+    parser.add_argument("--no-peer", action="store_true", help="the time to the first episode alone")
     options = parser.parse_args()
     console = Console(width=110)
     machine.header(console, "Policy: SmolLM2-135M by vLLM on the CPU, AgentDojo banking, user tasks alone")
@@ -53,24 +55,42 @@ def main() -> None:
         was_kept = (cache / "policy" / "kept.json").is_file()
         environment = {**os.environ, "KUMITE_CACHE": str(cache)}
         try:
-            _measure(console, Path(folder), cache, environment, options)
+            first = "kept" if was_kept else "cold"
+            _measure(console, Path(folder), cache, environment, options, first)
         finally:
             if not was_kept:
                 _kumite(environment, "policy", "down", "--force")
 
 
 def _measure(
-    console: Console, folder: Path, cache: Path, environment: dict[str, str], options: argparse.Namespace
+    console: Console,
+    folder: Path,
+    cache: Path,
+    environment: dict[str, str],
+    options: argparse.Namespace,
+    first: str,
 ) -> None:
     _share_models(cache)
-    _play(folder / "warm-up", environment, options)
+    runs = {first: _play(folder / "warm-up", environment, options)}
+    peer = None if options.no_peer else _peer(folder, cache, environment, options)
+    runs["kept"] = _play(folder / "run", environment, options)
+    if peer is not None:
+        console.print(_rates(peer, folder / "run", options.at_once))
+    console.print(_stages(runs))
+
+
+def _peer(
+    folder: Path, cache: Path, environment: dict[str, str], options: argparse.Namespace
+) -> dict[str, Any]:
     prompts = _prompts(folder / "warm-up", folder / "prompts.jsonl")
     kept = KeptPolicy.model_validate_json((cache / "policy" / "kept.json").read_bytes())
-    peer = _measure_peer(kept, folder / "prompts.jsonl", prompts, environment, options.at_once)
-    began = time.time()
-    ours = _play(folder / "run", environment, options)
-    rate, peer_rate = _rate(folder / "run"), float(peer["output_throughput"])
-    table = Table(title=f"Output tokens per second, {options.at_once} requests at once")
+    return _measure_peer(kept, folder / "prompts.jsonl", prompts, environment, options.at_once)
+
+
+def _rates(peer: dict[str, Any], run: Path, at_once: int) -> Table:
+    """A run's tokens a second beside vLLM's client's."""
+    rate, peer_rate = _rate(run), float(peer["output_throughput"])
+    table = Table(title=f"Output tokens per second, {at_once} requests at once")
     for column in ("", "requests", "tokens", "tokens/s", "of the peer"):
         table.add_column(column, justify="left" if not column else "right")
     total = sum(int(length) for length in peer["output_lens"])
@@ -85,12 +105,11 @@ def _measure(
         f"{rate['tokens_per_second']:.1f}",
         f"{reached:.0%} {verdict}",
     )
-    console.print(table)
-    console.print(_stages(ours, folder / "run", began))
+    return table
 
 
 def _play(folder: Path, environment: dict[str, str], options: argparse.Namespace) -> dict[str, float]:
-    """Plays a run; seconds of its stages by name."""
+    """Plays a run; seconds from the command to its first finished episode, by stage."""
     overrides = {
         "environment.args.user_tasks": "null",
         "environment.args.mode": "[benign]",
@@ -101,13 +120,20 @@ def _play(folder: Path, environment: dict[str, str], options: argparse.Namespace
         "observe.every": 1,
     }
     sets = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
+    began = time.time()
     told = _kumite(environment, "run", str(CONFIG), *sets, "--out", str(folder))
     stages: dict[str, float] = {}
     for line in told.splitlines():
         if line.startswith("✓ "):
             name, seconds = line.removeprefix("✓ ").split()[:2]
             stages[name] = float(seconds)
-    return stages
+    ready = float(json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["time"])
+    first = min(
+        episode.started_at + episode.timings.total - episode.timings.queue
+        for episode in iterate_records(folder)
+    )
+    parts = {"Python": ready - began - sum(stages.values()), **stages, "first episode": first - ready}
+    return parts | {"all": first - began}
 
 
 def _kumite(environment: dict[str, str], *arguments: str) -> str:
@@ -179,18 +205,14 @@ def _rate(run: Path) -> dict[str, Any]:
     }
 
 
-def _stages(stages: dict[str, float], run: Path, began: float) -> Table:
+def _stages(runs: dict[str, dict[str, float]]) -> Table:
     """What the time from the command to the first finished episode was made of."""
-    ended = [
-        episode.started_at + episode.timings.total - episode.timings.queue for episode in iterate_records(run)
-    ]
-    table = Table(title="Seconds from `kumite run` to the first finished episode, with a kept deployment")
-    total = min(ended) - began
-    parts = {"start of Python": total - sum(stages.values()), **stages}
-    first = parts.pop("start of Python")
-    for name in ("Python, first episode", *parts, "all"):
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.1f}" for value in (first, *parts.values(), total)))
+    table = Table(title="Seconds from `kumite run` to the first finished episode")
+    names = list(dict.fromkeys(name for parts in runs.values() for name in parts))
+    for name in ("", *names):
+        table.add_column(name, justify="right" if name else "left")
+    for run, parts in runs.items():
+        table.add_row(f"deployment {run}", *(f"{parts.get(name, 0.0):.1f}" for name in names))
     return table
 
 

@@ -228,7 +228,7 @@ def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.
 
 @policy_app.command("update")
 def policy_update(
-    path: Annotated[Path, typer.Argument(help="A LoRA adapter's folder, as PEFT writes it.")],
+    path: Annotated[str, typer.Argument(help="Folder, or URI, of a LoRA adapter or a full checkpoint.")],
     version: Annotated[int, typer.Option("--version", help="Its version, above the present one.")],
 ) -> None:
     """Give the kept deployment new weights, without a restart; runs in flight take them up."""

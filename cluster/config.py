@@ -19,9 +19,6 @@ class AdaptersConfig(Settings):
     in_flight: Literal["finish", "move"] = "finish"
     """What episodes in flight do when a version comes. `finish`: play to their end on theirs. `move`: take
     their next turn on the new one."""
-    folder: Path | None = None
-    """Where versions are put for the replicas to load; all nodes must see it. Null: the cache folder, which
-    is right where the policy runs on this machine."""
 
 
 def _check_exact(policy: "VllmPolicy | EndpointPolicy") -> None:
@@ -56,8 +53,11 @@ class VllmPolicy(Settings):
     chat_template: Path | None = None
     """A Jinja chat template to use in place of the model's own. The packaged model brings its own."""
     adapters: AdaptersConfig | None = None
-    """Take weight updates (`kumite policy update`, `RolloutEngine.update_policy`). Null: the weights stay as
-    they are, at version 0."""
+    """Take weight updates (`kumite policy update`, `RolloutEngine.update_policy`) as LoRA adapters, too.
+    Null: full checkpoints only."""
+    versions_folder: Path | None = None
+    """Where new weights are put for the replicas to load; all nodes must see it. Null: the cache folder,
+    which is right where the policy runs on this machine."""
     max_version_lag: Annotated[int, Field(ge=0)] | None = None
     """Most versions that an episode's oldest turn may be behind the policy's when it ends. One that is more
     behind fails, and is played again as `episode.attempts.policy` allows. Null: any number."""
@@ -220,7 +220,9 @@ class RunConfig(Settings):
     limit: Annotated[int, Field(gt=0)] | None = None
     """Take only the first so many tasks, after shuffling. Null: all."""
     shuffle: bool = False
-    """Play the tasks in an order shuffled by `seed`, instead of the environment's."""
+    """Play the tasks in an order shuffled by `seed`, in which, of each 64, those with the same tools follow
+    each other: the beginnings of their prompts are then in vLLM's prefix cache. False: in the environment's
+    order, as it is, which is the one to give a curriculum."""
     seed: int | None = None
     """Seeds the shuffling and each request's sampling. Null: unseeded."""
     episode: EpisodeConfig = Field(default_factory=EpisodeConfig)

@@ -122,6 +122,10 @@ class Meter:
         self._lost = 0
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
 
+    def expect(self, episodes: int) -> None:
+        """So many episodes more are to be seen through."""
+        self._planned += episodes
+
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
         """These episodes went to a worker."""
         self._in_flight += len(specs)

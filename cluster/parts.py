@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.config import RunConfig, VllmPolicy
 from cluster.images import ensure_image, image_of
 from cluster.plan import Plan, load_plan
-from cluster.policy import PolicyHandle, check_policy, open_policy, required_cpus
+from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models import check_tools
 from cluster.progress import Progress
 from cluster.ray_session import connect, is_local
@@ -22,7 +22,7 @@ from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
 class Parts:
     plan: Plan
     """What there is to play."""
-    policy: PolicyHandle
+    policy: PolicyClient
     """Who acts; it is up."""
     pool: WorkerPool
     """Who plays; to be started."""

@@ -13,6 +13,10 @@ from workers.environments.classic import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeSpec, episode_id
 
+_WINDOW = 64
+"""Tasks of a shuffled order among which those with the same tools follow each other: enough for their prompts
+to meet in vLLM's prefix cache, and few enough for a run's beginning to be a fair sample of its tasks."""
+
 
 class Plan:
     """The episodes of a run, group by group.
@@ -55,7 +59,9 @@ class Plan:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The tasks, in the order in which they are played, as verifiers' `RolloutInput`s."""
-        return (dict(self._rows[index]) for index in self._order)
+        for start in range(0, len(self._order), _WINDOW):
+            rows = [dict(self._rows[index]) for index in self._order[start : start + _WINDOW]]
+            yield from _by_tools(rows) if self._config.shuffle else rows
 
     def named(self, task_ids: Collection[str]) -> list[dict[str, Any]]:
         """The tasks of these ids.
@@ -151,6 +157,21 @@ def load_plan(config: RunConfig, run_id: str) -> tuple[ClassicEnvironment, Plan]
         return environment, Plan(config, environment, run_id)
     except EnvironmentLoadError as error:
         raise ConfigError(str(error)) from error
+
+
+def _by_tools(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same rows, those with the same tools after each other, in the order in which either comes first."""
+    together: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        together.setdefault(_tools_of(row), []).append(row)
+    for same in together.values():
+        yield from same
+
+
+def _tools_of(row: dict[str, Any]) -> str:
+    """What tells a task's tools from others', as far as its row does: AgentDojo's suite, or the tools."""
+    info = info_of(row)
+    return str(info.get("suite") or info.get("tool_defs") or info.get("oai_tools") or row.get("task"))
 
 
 def task_id_of(row: dict[str, Any]) -> str:

@@ -36,8 +36,9 @@ class PolicyUse(Record):
     """Those of them in which a batch was full, or requests waited."""
     waited_for: dict[str, float] = Field(default_factory=dict[str, float])
     """The other seconds by what there were too few requests for: `ramp_up` (no episode had ended yet),
-    `tail` (no episode was left to be started), `places` (`workers` has fewer than vLLM can batch), and, of
-    episodes under way, `sandbox`, `tools`, `scoring`, and `ingest` (all else, on its way to a record)."""
+    `tail` (no episode was left to be started), `trainer` (a rollout engine was between two iterations),
+    `places` (`workers` has fewer than vLLM can batch), and, of episodes under way, `sandbox`, `tools`,
+    `scoring`, and `ingest` (all else, on its way to a record)."""
 
 
 class PolicyShares(Record):
@@ -51,7 +52,7 @@ class PolicyShares(Record):
     """Share of the run in which a batch was full, or requests waited."""
     waited_for: dict[str, float]
     """Shares of the run in which it could have taken more, by what they were lacking for: `ramp_up`, `tail`,
-    `places`, `sandbox`, `tools`, `scoring` and `ingest`; with `busy` they add up to 1."""
+    `trainer`, `places`, `sandbox`, `tools`, `scoring` and `ingest`; with `busy` they add up to 1."""
 
 
 def shares(metrics: Path) -> PolicyShares | None:

@@ -26,6 +26,7 @@ class PolicyWatch:
         metrics: Asks the deployment; None where it cannot tell.
         planned: Episodes to see through.
         heed: Is told, too.
+        between: What the policy waits for when all of them have been.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class PolicyWatch:
         metrics: Callable[[], EngineMetrics | None],
         planned: int,
         heed: Callable[[EngineMetrics], Awaitable[None]] | None = None,
+        between: str = "tail",
     ) -> None:
         self._metrics = metrics
         self._heed = heed
+        self._between = between
         self._left = planned
         self._in_flight = 0
         self._ended = 0
@@ -44,6 +47,10 @@ class PolicyWatch:
         self._last: tuple[float, EngineMetrics] | None = None
         self.use: PolicyUse | None = None
         """None before the first look, and where the policy cannot tell."""
+
+    def expect(self, episodes: int) -> None:
+        """So many episodes more are to be seen through."""
+        self._left += episodes
 
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
         """These episodes went to a worker."""
@@ -142,6 +149,8 @@ class PolicyWatch:
         missing = self._missing(metrics)
         if not missing or not seconds:
             return {}
+        if not self._left and not self._in_flight:
+            return {self._between: seconds}
         elsewhere = min(missing, max(0, self._in_flight - metrics.running - metrics.waiting))
         if not self._ended:
             return {"ramp_up": seconds}

@@ -51,7 +51,7 @@ class RemoteFolder:
         self.local = cache_dir() / "runs" / hashlib.blake2s(self.uri.encode(), digest_size=8).hexdigest()
         """Where the run is written to: on this machine's disk, fsynced."""
         try:
-            self._fs, self._root = _open(self.uri)
+            self._fs, self._root = open_uri(self.uri)
         except (ImportError, ValueError, OSError) as error:
             raise ConfigError(
                 f"{uri} is no place for runs: {error}; give a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, "
@@ -185,7 +185,14 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _open(uri: str) -> tuple[Any, str]:
+def open_uri(uri: str) -> tuple[Any, str]:
+    """The file system that a URI is on, as fsspec has it, and the path there.
+
+    Raises:
+        ImportError: The scheme's package is not installed.
+        ValueError: There is no such scheme.
+        OSError: It cannot be reached, or its credentials are not right.
+    """
     scheme = uri.partition("://")[0]
     if scheme in _BY_ARROW:
         arrow: Any = arrow_fs

@@ -9,7 +9,7 @@ from cluster.errors import PolicyUnavailable
 from cluster.policy.endpoint import ask, list_models
 from workers.records import StepRecord
 from workers.settings import SamplingSettings
-from workers.versions import model_name
+from workers.versions import model_name, version_of
 
 _TIMEOUT = 300.0
 """Seconds that one prompt may take to be scored."""
@@ -63,6 +63,9 @@ class Scorer:
             raise PolicyUnavailable(f"the policy at {self._base_url} does not score: {said}") from error
         except (OSError, HTTPException, ValueError) as error:
             raise PolicyUnavailable(f"the policy at {self._base_url} does not score: {error}") from error
+        acted = version_of(answer.get("model"))
+        if acted is not None and acted != step.policy_version:
+            return f"the policy has no version {step.policy_version} any more; it is at {acted}"
         given = answer["choices"][0].get("prompt_logprobs")
         if not given:
             return "the policy gives no log-probabilities of a prompt"

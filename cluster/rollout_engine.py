@@ -18,9 +18,8 @@ from cluster.config_file import load_config
 from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.errors import ConfigError, RunError
-from cluster.observers import Observers
+from cluster.measures import Measures
 from cluster.parts import Parts, brought_up
-from cluster.policy_watch import PolicyWatch
 from cluster.progress import Progress
 from cluster.run_folder import Target
 from cluster.sequences import Advantage, Sequence, of_records
@@ -72,7 +71,8 @@ class RolloutEngine:
         self._target = Target.new(self._config, None if out is None else str(out))
         self._progress = Progress(console or Console(quiet=True))
         self._stack = AsyncExitStack()
-        self._up: tuple[Parts, Dataset] | None = None
+        self._measuring = AsyncExitStack()
+        self._up: tuple[Parts, Dataset, Measures] | None = None
         self._began = time.monotonic()
         self._iteration = self._next_task = self._sampled = self._planned = 0
 
@@ -101,18 +101,19 @@ class RolloutEngine:
             ConfigError: There is no such task.
             RunError: The rollouts cannot go on.
         """
-        parts, dataset = self._parts
+        parts, dataset, measures = self._parts
         groups = self._groups(parts, tasks, samples or self._config.samples)
         expected = sum(map(len, groups))
         self._planned += expected
         await dataset.set_planned(self._planned)
         ended: asyncio.Queue[RolloutGroup | None] = asyncio.Queue()
-        watch = PolicyWatch(parts.policy.metrics, expected, parts.pool.heed)
+        recorder = _Recorder(dataset, groups, ended)
+        measures.expect(expected)
         coordinator = Coordinator(
             self._config,
             parts.pool,
-            _Recorder(dataset, groups, ended),
-            Observers(self._progress, watch),
+            recorder,
+            measures.observers,
             self._target.run_id,
             parts.model,
             None,
@@ -123,8 +124,7 @@ class RolloutEngine:
         async def play() -> None:
             try:
                 with self._progress.episodes(expected):
-                    async with watch.watching():
-                        await coordinator.run(units, expected)
+                    await coordinator.run(units, expected)
             finally:
                 ended.put_nowait(None)
 
@@ -136,20 +136,22 @@ class RolloutEngine:
         finally:
             playing.cancel()
             await asyncio.wait([playing])
+            measures.observers.cancelled(expected - recorder.recorded)
 
     async def update_policy(self, path: Path | str, version: int) -> None:
         """Gives the policy new weights, and returns when all its replicas have them.
 
         Args:
-            path: A LoRA adapter's folder, as PEFT writes it.
+            path: Folder of a LoRA adapter, as PEFT writes it, or of a full checkpoint, as transformers does;
+                or a URI of one, `s3://…`, `gs://…`, or what else fsspec knows.
             version: Its version, above the present one.
 
         Raises:
             UpdateRefused: The policy does not take it; the version before keeps serving.
             PolicyUnavailable: The policy does not answer.
         """
-        parts, _ = self._parts
-        await asyncio.to_thread(parts.policy.update, Path(path), version)
+        parts, *_ = self._parts
+        await asyncio.to_thread(parts.policy.update, path, version)
         parts.pool.set_version(version)
 
     async def __aenter__(self) -> Self:
@@ -161,7 +163,12 @@ class RolloutEngine:
             if self._target.remote is not None:
                 following = self._target.remote.following(self._config.upload_seconds)
                 await self._stack.enter_async_context(following)
-            self._up = parts, await Dataset.open(self._target.folder, self._target.run_id)
+            dataset = await Dataset.open(self._target.folder, self._target.run_id)
+            measures = Measures(
+                parts, self._target.folder, self._target.run_id, self._progress, 0, between="trainer"
+            )
+            await self._measuring.enter_async_context(measures.taken(self._config.observe.every))
+            self._up = parts, dataset, measures
         except BaseException:
             await parts.pool.close()
             await self._stack.aclose()
@@ -172,9 +179,10 @@ class RolloutEngine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        parts, dataset = self._parts
+        parts, dataset, _ = self._parts
         self._up = None
         try:
+            await self._measuring.aclose()
             await parts.pool.close()
             await dataset.commit(wall_seconds=time.monotonic() - self._began)
             write_summary(self._target.folder, summarise(self._target.folder))
@@ -183,7 +191,7 @@ class RolloutEngine:
             await self._stack.aclose()
 
     @property
-    def _parts(self) -> tuple[Parts, Dataset]:
+    def _parts(self) -> tuple[Parts, Dataset, Measures]:
         if self._up is None:
             raise RunError("a rollout engine works inside its `async with` only")
         return self._up
@@ -212,6 +220,7 @@ class _Recorder:
         self._dataset = dataset
         self._sizes = {group[0].group_id: len(group) for group in groups}
         self._ended = ended
+        self.recorded = 0
         self._episodes: defaultdict[str, list[EpisodeRecord]] = defaultdict(list)
 
     async def add_states(self, states: dict[str, str]) -> None:
@@ -219,6 +228,7 @@ class _Recorder:
 
     async def append(self, result: EpisodeResult) -> None:
         await self._dataset.append(result)
+        self.recorded += 1
         episode = EpisodeRecord.model_validate_json(result.record)
         episodes = self._episodes[episode.group_id]
         episodes.append(episode)

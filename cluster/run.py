@@ -12,12 +12,9 @@ from cluster.coordinator import Coordinator
 from cluster.dataset import Dataset
 from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
-from cluster.meter import Meter
-from cluster.metrics import Exporter
-from cluster.observers import Observers
+from cluster.measures import Measures
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
-from cluster.policy_watch import PolicyWatch
 from cluster.progress import Progress
 from cluster.run_folder import Target
 from cluster.summary import Summary, summarise, write_summary
@@ -70,17 +67,12 @@ async def _play(
                 groups = Groups(config.keep, begun)
                 skipped = len(surplus - done)
                 missing = plan.episodes - len(done) - skipped
-                watch = PolicyWatch(parts.policy.metrics, missing, pool.heed)
-                progress.policy, progress.pool = lambda: watch.use, lambda: pool.state
-                meter = Meter(
-                    target.folder, Exporter(target.run_id), lambda: pool.state, missing, lambda: watch.use
-                )
-                observers = Observers(progress, meter, watch, *([parts.spans] if parts.spans else []))
+                measures = Measures(parts, target.folder, target.run_id, progress, missing)
                 coordinator = Coordinator(
                     config,
                     pool,
                     dataset,
-                    observers,
+                    measures.observers,
                     target.run_id,
                     parts.model,
                     groups,
@@ -91,7 +83,7 @@ async def _play(
                 began = time.monotonic()
                 try:
                     with progress.episodes(missing):
-                        async with watch.watching(), meter.writing(config.observe.every):
+                        async with measures.taken(config.observe.every):
                             await coordinator.run(plan.units(done | surplus), missing)
                 finally:
                     wall_seconds = before + time.monotonic() - began

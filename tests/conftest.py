@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cache import cache_dir
-from tests.helpers.drivers import DRIVER, cluster_processes, driver_environment
+from tests.helpers.drivers import DRIVER, cluster_processes, driver_environment, kumite_policy
 from workers.settings import PolicyEndpoint
 
 
@@ -26,8 +26,8 @@ def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.symlink(cache_dir() / name, folder / name)
     yield folder
     before = cluster_processes(folder)
-    command = [sys.executable, "-c", "from cluster.policy import kept_policy; kept_policy.down(force=True)"]
-    subprocess.run(command, env=driver_environment(folder), check=True, timeout=60)
+    said = kumite_policy(folder, "down", "--force")
+    assert said == ("ended\n" if before else "no policy is kept\n")
     assert not before or not cluster_processes(folder, before[0].session), "the kept policy left processes"
 
 

@@ -18,7 +18,7 @@ from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, Stal
 from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import kind_of, root_of
 from workers.oracle_client import OracleClient
-from workers.policy_client import PolicyClient, sampling_args
+from workers.policy_client import ChatPolicyClient, sampling_args
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Usage
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.pool import SandboxPool
@@ -26,7 +26,7 @@ from workers.settings import WorkerSettings
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-Client: TypeAlias = OracleClient | PolicyClient | ExactPolicyClient
+Client: TypeAlias = OracleClient | ChatPolicyClient | ExactPolicyClient
 
 
 @dataclass

@@ -8,7 +8,7 @@ from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
 from workers.errors import PolicyError
-from workers.policy_client import PolicyClient, answer_of, open_client, versioned, with_content
+from workers.policy_client import ChatPolicyClient, answer_of, open_client, versioned, with_content
 from workers.settings import PolicyEndpoint
 from workers.template_renderer import make_renderer
 
@@ -16,7 +16,7 @@ _RendererClient: Any = RendererClient
 
 
 class ExactPolicyClient(_RendererClient):
-    """verifiers' renderer client, with `PolicyClient`'s limits and errors, over `/inference/v1/generate`.
+    """verifiers' renderer client, with `ChatPolicyClient`'s limits and errors, over `/inference/v1/generate`.
 
     A turn whose messages go on from the turn before has a prompt that begins with that turn's prompt and
     sampled ids, verbatim; where that cannot be had, it fails.
@@ -80,6 +80,6 @@ class ExactPolicyClient(_RendererClient):
             )
 
 
-def make_client(endpoint: PolicyEndpoint) -> "PolicyClient | ExactPolicyClient":
+def make_client(endpoint: PolicyEndpoint) -> "ChatPolicyClient | ExactPolicyClient":
     """The client for an endpoint, by what it asks of tokens."""
-    return ExactPolicyClient(endpoint) if endpoint.tokens == "exact" else PolicyClient(endpoint)
+    return ExactPolicyClient(endpoint) if endpoint.tokens == "exact" else ChatPolicyClient(endpoint)

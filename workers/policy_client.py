@@ -18,7 +18,7 @@ from workers.errors import PolicyError
 from workers.outage import outlast
 from workers.policy_connection import PolicyConnection
 from workers.settings import PolicyEndpoint
-from workers.versions import model_name
+from workers.versions import HEADER, model_name, version_of
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to open one connection: a policy that is up accepts at once, however busy it is."""
@@ -29,7 +29,7 @@ _NO_KEY = "none"
 """The package insists on a key; servers that ask for none ignore it."""
 
 
-class PolicyClient(OpenAIChatCompletionsClient):
+class ChatPolicyClient(OpenAIChatCompletionsClient):
     """verifiers' chat-completions client, for a policy under training.
 
     It differs from its base in what it takes for an action: an answer that says nothing and calls nothing
@@ -66,7 +66,9 @@ class PolicyClient(OpenAIChatCompletionsClient):
             sampling_args = {name: value for name, value in sampling_args.items() if name != "tool_choice"}
         parent: Any = super()
         ask = partial(parent.get_native_response, prompt, versioned(model), sampling_args, tools, **kwargs)
-        return await answer_of(self._endpoint, ask)
+        answer = await answer_of(self._endpoint, ask)
+        note_version(getattr(answer, "model", None))
+        return answer
 
     async def raise_from_native_response(self, response: Any) -> None:
         """Refuses an answer that is not exactly one choice.
@@ -109,6 +111,17 @@ def versioned(model: str) -> str:
     return model_name(model, trace.policy_version if trace else None)
 
 
+def note_version(model: str | None) -> None:
+    """Notes which version has acted, where the answer names it: full weights change between turns."""
+    trace, acted = tracing.current.get(), version_of(model)
+    if trace is not None and acted is not None:
+        trace.policy_version = acted
+
+
+def _note_header(answer: httpx.Response) -> None:
+    note_version(answer.headers.get(HEADER))
+
+
 def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
     """A connection pool to an endpoint.
 
@@ -126,6 +139,7 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
         timeout=endpoint.request_timeout,
         connect=CONNECT_TIMEOUT,
         trust_env=not local,
+        on_answer=_note_header,
     )
 
 

@@ -1,6 +1,7 @@
 """The openai package's client, with a short way for the requests that a worker makes by the thousand."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,7 @@ class PolicyConnection(AsyncOpenAI):
         timeout: Seconds that an answer may take.
         connect: Seconds that one connection may take.
         trust_env: Whether to heed the environment's proxies and certificates.
+        on_answer: Is shown every plain request's answer.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class PolicyConnection(AsyncOpenAI):
         timeout: float,
         connect: float,
         trust_env: bool,
+        on_answer: Callable[[httpx.Response], None] = lambda _: None,
     ) -> None:
+        self._on_answer = on_answer
         self._transport = PolicyTransport(trust_env=trust_env)
         limits = httpx.Timeout(timeout, connect=connect)
         client: Any = httpx.AsyncClient(transport=self._transport, timeout=limits, trust_env=trust_env)
@@ -58,6 +62,7 @@ class PolicyConnection(AsyncOpenAI):
         try:
             answer: Any = await self._transport.send("POST", url, self._plain, body.encode(), self._timeout)
             if answer.is_success:
+                self._on_answer(answer)
                 return answer
             if not self._should_retry(answer):
                 answer.request = httpx.Request("POST", str(url))
@@ -65,7 +70,9 @@ class PolicyConnection(AsyncOpenAI):
         except httpx.TransportError:
             pass
         again: Any = {"max_retries": max(0, self.max_retries - 1)}
-        return await super().post(path, cast_to=cast_to, body=options["body"], options=again)
+        answer = await super().post(path, cast_to=cast_to, body=options["body"], options=again)
+        self._on_answer(answer)
+        return answer
 
     def _url(self, path: str) -> URL:
         if path not in self._urls:

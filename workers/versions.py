@@ -1,4 +1,10 @@
-"""How requests name a version of the policy's weights."""
+"""How requests name a version of the policy's weights, and how answers do."""
+
+import re
+
+HEADER = "x-kumite-model"
+"""Of an answer whose body has no place that clients read: the model that gave it, by version."""
+_NAMED = re.compile(r".*:v(\d+)")
 
 
 def name_of(version: int) -> str:
@@ -7,5 +13,11 @@ def name_of(version: int) -> str:
 
 
 def model_name(model: str, version: int | None) -> str:
-    """What to call a version of a model in a request; 0 is the base model."""
+    """What to call a version of a model in a request; 0 is the model that was there first."""
     return f"{model}:{name_of(version)}" if version else model
+
+
+def version_of(model: str | None) -> int | None:
+    """The version that a model's name names; None if it names none."""
+    named = _NAMED.fullmatch(model or "")
+    return int(named[1]) if named else None

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from cluster.config import EndpointPolicy, OraclePolicy, Policy, VllmPolicy
-from cluster.policy.base import OnStage, PolicyHandle
-from cluster.policy.endpoint import EndpointPolicyHandle, check_endpoint
-from cluster.policy.oracle import OraclePolicyHandle
+from cluster.policy.base import OnStage, PolicyClient
+from cluster.policy.endpoint import EndpointPolicyClient, check_endpoint
+from cluster.policy.oracle import OraclePolicyClient
 
 if TYPE_CHECKING:
     from cluster.ray_session import RaySession
 
-__all__ = ["OnStage", "PolicyHandle", "check_policy", "open_policy", "required_cpus"]
+__all__ = ["OnStage", "PolicyClient", "check_policy", "open_policy", "required_cpus"]
 
 
 def check_policy(config: Policy) -> None:
@@ -36,7 +36,7 @@ def required_cpus(config: Policy) -> float:
     return required(config)
 
 
-def open_policy(config: Policy, session: "RaySession", on_stage: OnStage) -> PolicyHandle:
+def open_policy(config: Policy, session: "RaySession", on_stage: OnStage) -> PolicyClient:
     """Brings a policy up, or sees that it is up.
 
     Args:
@@ -49,9 +49,9 @@ def open_policy(config: Policy, session: "RaySession", on_stage: OnStage) -> Pol
         PolicyInUse: It would have to replace a kept policy that another run uses.
     """
     if isinstance(config, OraclePolicy):
-        return OraclePolicyHandle()
+        return OraclePolicyClient()
     if isinstance(config, EndpointPolicy):
-        return EndpointPolicyHandle(config)
+        return EndpointPolicyClient(config)
     from cluster.policy.vllm import check_vllm, open_vllm
 
     check_vllm(config)

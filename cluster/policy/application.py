@@ -12,6 +12,7 @@ import ray
 
 from cluster.config import VllmPolicy
 from cluster.policy.models import Model
+from cluster.policy.versions import FOLDER_VARIABLE
 
 PREFIX = "kumite-"
 """All our applications' names begin so."""
@@ -19,6 +20,8 @@ REPLICA_CPUS, INGRESS_CPUS = 2.0, 1.0
 """Logical CPUs that Ray Serve LLM asks for: one for a replica, one for its engine; and for an ingress."""
 _CPU_ENGINE = "cluster.policy.cpu_engine"
 _PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
+_IMBALANCE = 8
+"""Requests that a replica may have more than another before prefixes count less than that."""
 _HEALTH_TIMEOUT = 60.0
 """Seconds. A busy CPU replica can miss Ray Serve LLM's 10 s, and would be killed for it."""
 _SHUTDOWN_POLL = 0.2
@@ -55,6 +58,13 @@ def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> 
         "graceful_shutdown_wait_loop_s": _SHUTDOWN_POLL,
     }
     return {"llm_configs": [llm], "ingress_deployment_config": ingress}
+
+
+def set_versions(args: dict[str, Any], folder: Path) -> None:
+    """Adds to the arguments where versions of the weights are put, which is no part of the name."""
+    options = (args["llm_configs"][0], args["ingress_deployment_config"]["ray_actor_options"])
+    for option in options:
+        option["runtime_env"]["env_vars"][FOLDER_VARIABLE] = str(folder)
 
 
 def application_name(config: VllmPolicy, model: Model, args: dict[str, Any]) -> str:
@@ -129,9 +139,18 @@ def _deployment(config: VllmPolicy) -> dict[str, Any]:
             "target_ongoing_requests": _REQUESTS_PER_REPLICA,
         }
     if (config.max_replicas or config.replicas) > 1:
-        # An episode's next prompt begins with its last one: send it where that is cached.
-        deployment["request_router_config"] = {"request_router_class": _PREFIX_ROUTER}
+        deployment["request_router_config"] = routing()
     return deployment
+
+
+def routing() -> dict[str, Any]:
+    """How requests find a replica: where their beginning is cached, as a turn's is by the turn before.
+
+    As Ray Serve LLM has it by default, all prompts with one system prompt go to one replica for ever, and the
+    beginnings that it remembers only grow.
+    """
+    limits = {"imbalanced_threshold": _IMBALANCE, "do_eviction": True}
+    return {"request_router_class": _PREFIX_ROUTER, "request_router_kwargs": limits}
 
 
 def _environment(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, str]:

@@ -14,7 +14,7 @@ OnStage: TypeAlias = Callable[[str], None]
 """Told, in a few words for the user, what is being waited for."""
 
 
-class PolicyHandle(ABC):
+class PolicyClient(ABC):
     """A policy that is up; also a context manager that closes it."""
 
     outcome: str
@@ -37,11 +37,12 @@ class PolicyHandle(ABC):
         """Version of the weights that new episodes act with. None where it is not known."""
         return None
 
-    def update(self, path: Path, version: int) -> None:
+    def update(self, path: Path | str, version: int) -> None:
         """Gives the policy new weights, while it serves.
 
         Args:
-            path: A LoRA adapter's folder, as PEFT writes it.
+            path: Folder of a LoRA adapter, as PEFT writes it, or of a full checkpoint, as transformers does;
+                or a URI of one, `s3://…`, `gs://…`, or what else fsspec knows.
             version: Its version, above the present one.
 
         Raises:

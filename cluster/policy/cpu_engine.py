@@ -11,7 +11,8 @@ from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
 
-from cluster.policy.server import PolicyEngine, PolicyServer
+from cluster.policy.engine import PolicyEngine
+from cluster.policy.server import PolicyServer
 
 _CallbackBase: Any = CallbackBase
 

@@ -2,18 +2,18 @@
 
 import urllib.error
 from http.client import HTTPException
-from pathlib import Path
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.adapters import AdapterFolder
 from cluster.policy.endpoint import ask
 from cluster.policy.engine_metrics import EngineMetrics, total
-from workers.versions import name_of
+from cluster.policy.fetched import fetched
+from cluster.policy.versions import VersionFolder
 
 _METRICS_TIMEOUT = 5.0
 """Seconds in which replicas must say how busy they are."""
-_TIMEOUT = 120.0
-"""Seconds in which all replicas must have loaded an adapter."""
+_TIMEOUT = {"adapter": 120.0, "checkpoint": 3600.0}
+"""Seconds in which all replicas must have loaded new weights. One that takes a checkpoint lets its requests
+end before."""
 
 
 def deployment_metrics(base_url: str) -> EngineMetrics:
@@ -32,25 +32,26 @@ def deployment_metrics(base_url: str) -> EngineMetrics:
         raise PolicyUnavailable(f"the policy at {base_url} does not say how busy it is: {error}") from error
 
 
-def update(versions: AdapterFolder, base_url: str, path: Path, version: int) -> None:
+def update(versions: VersionFolder, base_url: str, place: str, version: int) -> None:
     """Gives a deployment new weights: put beside the others, loaded by every replica, and only then in use.
 
     Args:
         versions: Its versions.
         base_url: Root of its API.
-        path: The LoRA adapter's folder.
+        place: Folder of a LoRA adapter, or of a full checkpoint, or its URI.
         version: Its version.
 
     Raises:
         UpdateRefused: They are not taken; the version before keeps serving.
         PolicyUnavailable: The deployment does not answer.
     """
-    versions.put(path, version)
+    with fetched(place) as folder:
+        kind = versions.put(folder, version, place)
     try:
         root = base_url.removesuffix("/v1")
-        told = ask(root, "kumite/versions", None, _TIMEOUT, {"version": name_of(version)})
+        told = ask(root, "kumite/versions", None, _TIMEOUT[kind], {"version": version, "kind": kind})
         if told["refusals"]:
-            raise UpdateRefused(f"the adapter {path}: vLLM does not load it: {told['refusals'][0]}")
+            raise UpdateRefused(f"the {kind} {place}: vLLM does not load it: {told['refusals'][0]}")
     except (OSError, HTTPException, ValueError) as error:
         said = (
             error.read(2000).decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else error
@@ -60,4 +61,4 @@ def update(versions: AdapterFolder, base_url: str, path: Path, version: int) -> 
     except UpdateRefused:
         versions.drop(version)
         raise
-    versions.use(version)
+    versions.use(version, kind)

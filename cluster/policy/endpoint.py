@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from cluster.config import EndpointPolicy
 from cluster.errors import PolicyUnavailable
-from cluster.policy.base import PolicyHandle
+from cluster.policy.base import PolicyClient
 from workers.settings import PolicyEndpoint
 
 TIMEOUT = 10.0
@@ -21,7 +21,7 @@ _TRIAL_TIMEOUT = 60.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class EndpointPolicyHandle(PolicyHandle):
+class EndpointPolicyClient(PolicyClient):
     """An endpoint that answered and knows the model.
 
     Raises:

@@ -5,6 +5,8 @@ Ray Serve LLM's ingress has no route for tokens in and out, and none that asks a
 be extended (`make_fastapi_ingress`), so these go where the others are.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request, Response
@@ -15,6 +17,8 @@ from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
 from cluster.policy.token_request import TokenRequest
+from cluster.policy.versions import FOLDER_VARIABLE, VersionFolder
+from workers.versions import HEADER, name_of, version_of
 
 _Ingress: Any = OpenAiIngress
 _Broadcastable: Any = ReplicaBroadcastable
@@ -32,6 +36,14 @@ _ROUTES: dict[str, Any] = {
 class PolicyIngress(_Ingress, _Broadcastable):
     """Ray Serve LLM's ingress and our routes."""
 
+    async def _get_model_id(self, model: str | None) -> str:
+        """What to route by: an adapter goes where it is loaded, and full weights are everywhere."""
+        base: Any = super()
+        found: str = await base._get_model_id(model)
+        version = version_of(found)
+        versions = VersionFolder(Path(os.environ[FOLDER_VARIABLE]))
+        return found if version is None or versions.is_adapter(version) else found.partition(":")[0]
+
     async def generate_tokens(self, request: Request) -> Response:
         """Tokens in, tokens out: vLLM's route, with `token_ids` and `sampling_params`."""
         body: dict[str, Any] = await request.json()
@@ -40,7 +52,7 @@ class PolicyIngress(_Ingress, _Broadcastable):
         info = _RawRequestInfo.from_starlette_request(request)
         async for answer in handle.generate_tokens.remote(TokenRequest(body), info):
             status = int(answer["error"]["code"]) if "error" in answer else 200
-            return JSONResponse(answer, status)
+            return JSONResponse(answer, status, {HEADER: answer.get("model") or ""})
         return JSONResponse({"error": {"message": "the replica gave no answer"}}, 500)
 
     async def engine(self) -> list[dict[str, Any]]:
@@ -48,13 +60,40 @@ class PolicyIngress(_Ingress, _Broadcastable):
         return await self._broadcast_to_replicas(next(iter(self._model_cards)), "engine_metrics")
 
     async def load_version(self, request: Request) -> dict[str, Any]:
-        """Has every replica load the adapter `version`; gives the reasons of those that refuse."""
+        """Has every replica load the weights `version`, of a `kind`; gives the reasons of those that refuse.
+
+        An adapter is loaded by all at once, beside the others; a checkpoint by one replica after the other,
+        while the rest serves on.
+        """
         body: dict[str, Any] = await request.json()
         model = next(iter(self._model_cards))
-        told = await self._broadcast_to_replicas(
-            model, "load_version", {"model": f"{model}:{body['version']}"}
-        )
+        if body["kind"] == "checkpoint":
+            return {"refusals": await self._load_checkpoint(model, int(body["version"]))}
+        named = {"model": f"{model}:{name_of(int(body['version']))}"}
+        told = await self._broadcast_to_replicas(model, "load_version", named)
         return {"refusals": [reason for reason in told if reason is not None]}
+
+    async def _load_checkpoint(self, model: str, version: int) -> list[str]:
+        replicas: list[tuple[str, int]] = await self._broadcast_to_replicas(model, "base_version")
+        done: list[tuple[str, int]] = []
+        refusals: list[str] = []
+        try:
+            for replica, before in replicas:
+                refusals = await self._reload(model, replica, version)
+                if refusals:
+                    break
+                done.append((replica, before))
+            else:
+                done = []
+        finally:  # what stays is one version, whatever has come between
+            for replica, before in done:
+                await self._reload(model, replica, before)
+        return refusals
+
+    async def _reload(self, model: str, replica: str, version: int) -> list[str]:
+        given = {"version": version, "replica": replica}
+        told = await self._broadcast_to_replicas(model, "load_checkpoint", given)
+        return [reason for reason in told if reason is not None]
 
 
 def build(args: dict[str, Any]) -> Any:

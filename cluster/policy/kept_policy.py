@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 from cluster import kept_ray
 from cluster.cache import cache_dir
 from cluster.config import RayConfig, RunConfig, VllmPolicy
-from cluster.errors import ConfigError, PolicyInUse, PolicyUnavailable, UpdateRefused
-from cluster.policy.adapters import AdapterFolder
+from cluster.errors import ConfigError, PolicyInUse, PolicyUnavailable
 from cluster.policy.base import OnStage
 from cluster.policy.deployment import update
 from cluster.policy.endpoint import list_models
+from cluster.policy.versions import VersionFolder
 
 
 class KeptPolicy(BaseModel):
@@ -29,10 +29,10 @@ class KeptPolicy(BaseModel):
     """Root of its API."""
     model_folder: Path | None = None
     """The base model, where it is a folder."""
-    versions: Path | None = None
-    """Folder of its weights' versions. None: they stay as they are."""
+    versions: Path
+    """Folder of its weights' versions."""
     max_rank: int | None = None
-    """Highest rank of an adapter."""
+    """Highest rank of an adapter. None: it takes none."""
     ray_address: str
     """The cluster it lives on."""
     local: bool
@@ -70,15 +70,15 @@ def status() -> PolicyStatus | None:
         state="ready" if answers else "not answering",
         in_use=kept_ray.in_use(),
         uptime=time.time() - policy.started_at,
-        version=0 if (versions := _adapters(policy)) is None else versions.version,
+        version=_versions(policy).version,
     )
 
 
-def update_kept(path: Path, version: int) -> None:
+def update_kept(path: Path | str, version: int) -> None:
     """Gives the kept policy new weights. Runs in flight take them up, too.
 
     Args:
-        path: The LoRA adapter's folder.
+        path: Folder of a LoRA adapter, or of a full checkpoint, or its URI.
         version: Its version.
 
     Raises:
@@ -88,16 +88,11 @@ def update_kept(path: Path, version: int) -> None:
     policy = recorded()
     if policy is None:
         raise PolicyUnavailable("no policy is kept: `policy.keep_alive` in a run's config keeps one")
-    versions = _adapters(policy)
-    if versions is None:
-        raise UpdateRefused("policy.adapters was not set when the kept policy was started: it takes none")
-    update(versions, policy.base_url, path, version)
+    update(_versions(policy), policy.base_url, str(path), version)
 
 
-def _adapters(policy: KeptPolicy) -> AdapterFolder | None:
-    if policy.versions is None:
-        return None
-    return AdapterFolder(policy.versions, policy.model_folder, policy.max_rank or 0)
+def _versions(policy: KeptPolicy) -> VersionFolder:
+    return VersionFolder(policy.versions, policy.model_folder, policy.max_rank)
 
 
 def up(config: RunConfig, on_stage: OnStage) -> str:
@@ -127,9 +122,9 @@ def up(config: RunConfig, on_stage: OnStage) -> str:
     cpus = required_cpus(policy) + config.workers.max * config.workers.cpus_per_worker
     with (
         connect(config.ray, keep=True, extra_cpus=cpus) as session,
-        open_vllm(policy, session, on_stage) as handle,
+        open_vllm(policy, session, on_stage) as client,
     ):
-        return handle.outcome
+        return client.outcome
 
 
 def down(force: bool = False) -> bool:
@@ -155,8 +150,8 @@ def down(force: bool = False) -> bool:
         with connect(RayConfig(address=policy.ray_address)):
             delete_application(policy.application)
     stopped = kept_ray.stop_kept()
-    if policy is not None and (versions := _adapters(policy)) is not None:
-        versions.clear()
+    if policy is not None:
+        _versions(policy).clear()
     _record().unlink(missing_ok=True)
     return stopped or policy is not None
 

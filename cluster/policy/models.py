@@ -62,6 +62,16 @@ def resolve_model(model: str, on_stage: OnStage) -> Model:
     return Model(model, model, local=False)
 
 
+def folder_of(model: Model) -> Path | None:
+    """Where a model's files are on this machine; None if they are not."""
+    if model.local:
+        return Path(model.source)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.source, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _check_hub(model: str) -> None:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError

@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportIncompatibleMethodOverride=false
-"""What our vLLM replicas do beyond Ray Serve LLM's: tokens in and out, adapters from a folder, and counts.
+"""What our vLLM replicas do beyond Ray Serve LLM's: tokens in and out, weights from a folder, and counts.
 
 `cluster.policy.application` names these classes; only a replica loads them.
 """
@@ -11,80 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
+from ray import serve
 from ray.llm._internal.common.models import global_id_manager
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
-from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
-from vllm.v1.metrics.loggers import StatLoggerBase
 
-from cluster.policy.adapters import FOLDER_VARIABLE
-from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.engine import PolicyEngine
 from cluster.policy.token_request import TokenRequest
+from cluster.policy.versions import FOLDER_VARIABLE
+from workers.versions import version_of
 
 _LLMServer: Any = LLMServer
-_VLLMEngine: Any = VLLMEngine
 _Loader: Any = LoraModelLoader
-_StatLogger: Any = StatLoggerBase
-
-
-class Counts(_StatLogger):
-    """Adds up what vLLM tells of each engine step."""
-
-    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-        self.metrics = EngineMetrics(max_requests=vllm_config.scheduler_config.max_num_seqs)
-
-    def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
-        """Called by vLLM after each step."""
-        metrics = self.metrics
-        if scheduler_stats is not None:
-            metrics.running = scheduler_stats.num_running_reqs
-            metrics.waiting = scheduler_stats.num_waiting_reqs
-            metrics.kv_cache_usage = scheduler_stats.kv_cache_usage
-            metrics.prefix_queries += scheduler_stats.prefix_cache_stats.queries
-            metrics.prefix_hits += scheduler_stats.prefix_cache_stats.hits
-        if iteration_stats is not None:
-            metrics.prompt_tokens += iteration_stats.num_prompt_tokens
-            metrics.generated_tokens += iteration_stats.num_generation_tokens
-
-    def log_engine_initialized(self) -> None:
-        """Has nothing to say."""
-
-    def log(self) -> None:
-        """Has nothing to say."""
-
-    def record_sleep_state(self, *args: Any, **kwargs: Any) -> None:
-        """Does not matter here."""
-
-
-class PolicyEngine(_VLLMEngine):
-    """vLLM's engine, counted."""
-
-    counts: Counts
-
-    def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
-        base: Any = super()
-        client = base._start_async_llm_engine(engine_args, engine_config, placement_group)
-        self.counts = Counts(engine_config)
-        if client.logger_manager is not None:  # the engine argument disable_log_stats leaves none
-            client.logger_manager.stat_loggers.append(self.counts)
-        return client
-
-    async def generate_tokens(self, body: dict[str, Any], raw_request: Any) -> dict[str, Any]:
-        """Answers a request to vLLM's own `/inference/v1/generate`; an error is an answer, too."""
-        from pydantic import ValidationError
-        from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
-        from vllm.exceptions import VLLMClientError
-
-        serving = self._app_state.serving_tokens
-        try:
-            request = GenerateRequest.model_validate(body)
-            answer = await serving.serve_tokens(request, raw_request)
-        except ValidationError as error:
-            return {"error": {"message": str(error), "type": "BadRequestError", "code": 400}}
-        except (ValueError, VLLMClientError) as error:
-            answer = serving.create_error_response(error)
-        return answer.model_dump(mode="json")
+_serve: Any = serve
 
 
 class FolderAdapters(_Loader):
@@ -113,9 +53,28 @@ class PolicyServer(_LLMServer):
 
     _default_engine_cls = PolicyEngine
 
+    async def start(self) -> None:
+        """Comes up with the weights in use, which a replica that takes another's place must find itself."""
+        await super().start()
+        await self.engine.catch_up()
+
     def _init_multiplex_loader(self, model_downloader_cls: Any = None) -> None:
         base: Any = super()
         base._init_multiplex_loader(model_downloader_cls or FolderAdapters)
+
+    async def _maybe_resolve_lora_from_multiplex(self) -> None:
+        asked = version_of(_serve.get_multiplexed_model_id())
+        if asked is None:
+            return
+        await self.engine.catch_up(asked)
+        if asked > self.engine.base:
+            await super()._maybe_resolve_lora_from_multiplex()
+
+    async def check_health(self) -> None:
+        """Raises where the replica must be replaced."""
+        if self.engine is not None and self.engine.spoilt:
+            raise RuntimeError("a change of weights failed, and so did the way back")
+        await super().check_health()
 
     async def generate_tokens(
         self, request: TokenRequest, raw_request_info: Any = None
@@ -151,3 +110,16 @@ class PolicyServer(_LLMServer):
         except ValueError as error:
             return str(error)
         return None
+
+    async def base_version(self) -> tuple[str, int]:
+        """This replica's name, and the version of its full weights."""
+        return _serve.get_replica_context().replica_id.unique_id, self.engine.base
+
+    async def load_checkpoint(self, version: int, replica: str) -> str | None:
+        """Takes full weights, if this is the replica of that name.
+
+        Returns:
+            Why vLLM refuses them; None if it does not, or another replica is meant.
+        """
+        name, _ = await self.base_version()
+        return await self.engine.load_checkpoint(version) if name == replica else None

@@ -11,29 +11,29 @@ import ray
 
 from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
-from cluster.errors import PolicyInUse, PolicyUnavailable, UpdateRefused
+from cluster.errors import PolicyInUse, PolicyUnavailable
 from cluster.policy import application, kept_policy, serving
-from cluster.policy.adapters import FOLDER_VARIABLE, AdapterFolder
-from cluster.policy.base import OnStage, PolicyHandle
+from cluster.policy.base import OnStage, PolicyClient
 from cluster.policy.deployment import deployment_metrics, update
 from cluster.policy.endpoint import list_models
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.exact import check_renderer
-from cluster.policy.models import Model, check_model, resolve_model
+from cluster.policy.models import Model, check_model, folder_of, resolve_model
+from cluster.policy.versions import VersionFolder
 from cluster.ray_session import RaySession
 from workers.settings import PolicyEndpoint
 
 _ray: Any = ray
 
 
-class VllmPolicyHandle(PolicyHandle):
+class VllmPolicyClient(PolicyClient):
     """A deployment that is up. `open_vllm` makes one.
 
     Args:
         config: The policy.
         model: What it serves.
         base_url: Root of its API.
-        versions: Its weights' versions; None if they stay as they are.
+        versions: Its weights' versions.
         ends: The application to end on closing; None if it is to stay.
     """
 
@@ -42,7 +42,7 @@ class VllmPolicyHandle(PolicyHandle):
         config: VllmPolicy,
         model: Model,
         base_url: str,
-        versions: AdapterFolder | None,
+        versions: VersionFolder,
         ends: str | None,
     ) -> None:
         self._config = config
@@ -60,23 +60,20 @@ class VllmPolicyHandle(PolicyHandle):
 
     @property
     def version(self) -> int:
-        return 0 if self._versions is None else self._versions.version
+        return self._versions.version
 
-    def update(self, path: Path, version: int) -> None:
-        if self._versions is None:
-            raise UpdateRefused("policy.adapters is not set: this deployment takes no new weights")
-        update(self._versions, self._base_url, path, version)
+    def update(self, path: Path | str, version: int) -> None:
+        update(self._versions, self._base_url, str(path), version)
 
     def close(self) -> None:
         if self._ends is not None:
             if _ray.is_initialized():
                 serving.delete_application(self._ends)
-            if self._versions is not None:
-                self._versions.clear()
+            self._versions.clear()
         self._ends = None
 
 
-def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> VllmPolicyHandle:
+def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> VllmPolicyClient:
     """Brings up a vLLM deployment, or finds the kept one that does as well.
 
     A kept deployment whose name says that it is interchangeable (`application_name`) is used as it is,
@@ -104,9 +101,9 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
         base_url = f"{serving.start_serve(session)}/{name}/v1"
         if _answers(base_url, model):
             session.settle()
-            handle = VllmPolicyHandle(config, model, base_url, _versions(config, model, name), ends=None)
-            handle.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
-            return handle
+            client = VllmPolicyClient(config, model, base_url, _versions(config, model, name), ends=None)
+            client.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
+            return client
     if not config.keep_alive:
         name = f"{name}-{uuid.uuid4().hex[:6]}"
     elif session.local:
@@ -142,15 +139,14 @@ def _start(
     args: dict[str, Any],
     name: str,
     on_stage: OnStage,
-) -> VllmPolicyHandle:
+) -> VllmPolicyClient:
     began = time.monotonic()
     if session.local:
         _check_cpus(config, args)
     deployment: Any = application.deploy
     versions = _versions(config, model, name)
-    if versions is not None:
-        versions.clear()  # those of a deployment of this name that was there before
-        args["llm_configs"][0]["runtime_env"]["env_vars"][FOLDER_VARIABLE] = str(versions.path)
+    versions.clear()  # those of a deployment of this name that was there before
+    application.set_versions(args, versions.path)
     try:
         deploying = deployment.remote(name, args)
         base_url = f"{serving.start_serve(session)}/{name}/v1"
@@ -167,19 +163,19 @@ def _start(
                 application=name,
                 model=model.name,
                 base_url=base_url,
-                model_folder=Path(model.source) if model.local else None,
-                versions=versions.path if versions else None,
-                max_rank=versions.max_rank if versions else None,
+                model_folder=folder_of(model),
+                versions=versions.path,
+                max_rank=versions.max_rank,
                 ray_address=session.address,
                 local=session.local,
                 started_at=time.time(),
             )
         )
-    handle = VllmPolicyHandle(config, model, base_url, versions, ends=None if config.keep_alive else name)
+    client = VllmPolicyClient(config, model, base_url, versions, ends=None if config.keep_alive else name)
     kind = args["llm_configs"][0]["accelerator_config"]["kind"]
     kept = ", to be kept" if config.keep_alive else ""
-    handle.outcome = f"{model.name} on the {kind}, started in {time.monotonic() - began:.0f} s{kept}"
-    return handle
+    client.outcome = f"{model.name} on the {kind}, started in {time.monotonic() - began:.0f} s{kept}"
+    return client
 
 
 def _accelerator(config: VllmPolicy, local: bool) -> application.Accelerator:
@@ -233,12 +229,10 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
     )
 
 
-def _versions(config: VllmPolicy, model: Model, name: str) -> AdapterFolder | None:
-    if config.adapters is None:
-        return None
-    root = config.adapters.folder or cache_dir() / "policy" / "adapters"
-    base = Path(model.source) if model.local else None
-    return AdapterFolder(root.absolute() / name, base, config.adapters.max_rank)
+def _versions(config: VllmPolicy, model: Model, name: str) -> VersionFolder:
+    root = config.versions_folder or cache_dir() / "policy" / "versions"
+    max_rank = None if config.adapters is None else config.adapters.max_rank
+    return VersionFolder(root.absolute() / name, folder_of(model), max_rank)
 
 
 def _clear_away(name: str, session: RaySession) -> None:

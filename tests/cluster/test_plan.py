@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from cluster.config import RunConfig
@@ -45,6 +47,23 @@ def test_the_same_seed_gives_the_same_order_and_another_another():
     orders = [ids(Plan(config(shuffle=True, seed=s), FakeEnvironment(50), "r")) for s in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_of_a_shuffled_orders_neighbours_those_with_the_same_tools_follow_each_other():
+    def suites(**fields):
+        environment = FakeEnvironment(640)
+        for i, row in enumerate(environment._rows):
+            row["info"]["suite"] = f"suite{i % 4}"
+        return [row["info"]["suite"] for row in Plan(config(**fields), environment, "r").rows()]
+
+    def changes(order):
+        return sum(one != other for one, other in itertools.pairwise(order))
+
+    shuffled = suites(shuffle=True, seed=1)
+    assert shuffled == suites(shuffle=True, seed=1)
+    assert changes(shuffled) <= 10 * 4
+    assert all(len(set(shuffled[i : i + 64])) == 4 for i in range(0, 640, 64)), "each part is a fair sample"
+    assert changes(suites()) == 639, "an order that was given is kept"
 
 
 def test_limit_takes_the_first_tasks():

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
 from cluster.errors import ConfigError, ModelUnavailable, PolicyUnavailable, UpdateRefused
 from cluster.policy import application, check_policy, kept_policy, open_policy, required_cpus
-from cluster.policy.endpoint import EndpointPolicyHandle
+from cluster.policy.endpoint import EndpointPolicyClient
 from cluster.policy.failure import engine_error, last_error
 from cluster.policy.models import Model, check_tools
 from cluster.ray_session import RaySession
@@ -89,7 +89,7 @@ def test_workers_are_handed_the_key_which_no_text_of_theirs_shows(monkeypatch):
     monkeypatch.setenv("POLICY_KEY", "sesame")
     with MockPolicy() as server:
         server.api_key = "sesame"
-        handed = EndpointPolicyHandle(endpoint(server.base_url, api_key_env="POLICY_KEY")).endpoint()
+        handed = EndpointPolicyClient(endpoint(server.base_url, api_key_env="POLICY_KEY")).endpoint()
     assert handed.api_key.get_secret_value() == "sesame"
     assert "sesame" not in f"{handed!r}{handed.model_dump_json()}"
 

@@ -1,18 +1,18 @@
 """A real deployment: Ray Serve LLM and vLLM on the CPU, with the packaged model."""
 
 import asyncio
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import verifiers as vf
 from tokenizers import Tokenizer
-from verifiers.legacy.types import Response, ResponseTokens, Tool, UserMessage
+from verifiers.legacy.types import Tool
 
-from cluster.policy import kept_policy, packaged_model
-from tests.helpers.drivers import cluster_processes, drive
-from workers.policy_client import PolicyClient, sampling_args
-from workers.settings import PolicyEndpoint, SamplingSettings
+from cluster.policy import packaged_model
+from tests.helpers.asking import ask, tokens
+from tests.helpers.drivers import cluster_processes, drive, kumite_policy
+from workers.settings import PolicyEndpoint
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -25,23 +25,6 @@ TOOL = Tool(
         "required": ["recipient", "amount"],
     },
 )
-
-
-async def ask(
-    endpoint: PolicyEndpoint, content: str, tools: list[Tool] | None = None, **sampling: Any
-) -> Response:
-    endpoint = endpoint.model_copy(update={"sampling": SamplingSettings(**sampling)})
-    client = PolicyClient(endpoint)
-    try:
-        args = sampling_args(endpoint, seed=3)
-        return await client.get_response([UserMessage(content=content)], endpoint.model, args, tools)
-    finally:
-        await client.close()
-
-
-def tokens(answer: Response) -> ResponseTokens:
-    assert answer.message.tokens is not None
-    return answer.message.tokens
 
 
 async def test_a_required_tool_is_called_and_the_tokens_come_with_it(vllm_endpoint: PolicyEndpoint):
@@ -94,13 +77,18 @@ def test_the_next_driver_finds_the_kept_deployment(vllm_endpoint: PolicyEndpoint
     assert told["imported"] == [], "a driver has no use for torch or vLLM"
 
 
-def test_the_kept_policy_tells_how_it_is(
-    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_kept_policy_is_not_brought_up_twice_and_tells_how_it_is(
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, tmp_path: Path
 ):
-    monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
-    status = kept_policy.status()
-    assert status is not None
-    assert (status.state, status.policy.base_url, status.in_use) == ("ready", vllm_endpoint.base_url, False)
+    config = {"environment": {"id": "shell"}, "policy": {"kind": "vllm", "adapters": {}}}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    said = kumite_policy(vllm_cache, "up", tmp_path / "run.yaml")
+    assert "smollm2-135m on the cpu, kept from an earlier run" in said
+    status = json.loads(kumite_policy(vllm_cache, "status", "--json"))
+    assert (status["state"], status["in_use"]) == ("ready", False)
+    assert status["policy"]["base_url"] == vllm_endpoint.base_url
+    said = kumite_policy(vllm_cache, "status")
+    assert f"version {status['version']}: ready, idle, up" in said
     assert any("VLLM::EngineCore" in process.command for process in cluster_processes(vllm_cache))
 
 

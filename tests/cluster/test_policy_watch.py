@@ -73,6 +73,18 @@ def test_places_that_workers_lack_and_the_tail_are_told_apart():
     assert waited(made) == {"tail": 1.0}
 
 
+def test_between_a_trainers_iterations_it_is_the_trainer():
+    made = PolicyWatch(lambda: None, 0, between="trainer")
+    made.look(0.0, engine(0))
+    made.expect(1)
+    made.look(1.0, engine(0))
+    made.dispatched(specs(1))
+    made.returned(specs(1))
+    made.ended(specs(1)[0], result(episode()))
+    made.look(3.0, engine(0))
+    assert waited(made) == {"ramp_up": 1.0, "trainer": 2.0}
+
+
 def test_a_kept_deployments_earlier_work_is_not_this_runs():
     made = PolicyWatch(lambda: None, 1)
     made.look(0.0, engine(1, generated_tokens=1000, prefix_queries=500, prefix_hits=400))

@@ -14,7 +14,7 @@ from cluster.config import RunConfig
 from cluster.dataset import Dataset, episode_statuses
 from cluster.durable import lock_folder
 from cluster.errors import ConfigError, RunError
-from cluster.remote import RemoteFolder, _open
+from cluster.remote import RemoteFolder, open_uri
 from cluster.run_folder import Target
 from cluster.summary import summarise
 from tests.cluster.synthetic import episode, result
@@ -173,6 +173,6 @@ def test_a_scheme_that_nobody_knows_is_an_error_that_says_what_is_known():
 
 
 def test_s3_needs_no_package_more():
-    file_system, root = _open("s3://bucket/runs/one?region=eu-west-1")
+    file_system, root = open_uri("s3://bucket/runs/one?region=eu-west-1")
     assert isinstance(file_system, ArrowFSWrapper)
     assert Path(root) == Path("bucket/runs/one")

@@ -1,5 +1,7 @@
 """The Python API for a trainer's loop, on a real local Ray cluster with a policy over real HTTP."""
 
+import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from cluster.config import RunConfig
 from cluster.episodes import iterate_records
 from cluster.errors import ConfigError, RunError, UpdateRefused
+from cluster.policy.engine_metrics import EngineMetrics
 from cluster.rollout_engine import RolloutEngine
 from cluster.summary import summarise
 from tests.helpers.mock_policy import MockPolicy, Reply
@@ -36,7 +39,12 @@ def config(policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
-async def test_a_trainers_loop_gets_groups_and_leaves_a_run(config: RunConfig, tmp_path: Path):
+async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cluster.policy_watch._EVERY", 0.05)
+    idle = EngineMetrics(max_requests=4)
+    monkeypatch.setattr("cluster.policy.endpoint.EndpointPolicyClient.metrics", lambda _: idle)
     async with RolloutEngine(config, tmp_path / "run") as engine:
         first = [group async for group in engine.rollouts(3)]
         second = [group async for group in engine.rollouts(3, samples=4)]
@@ -47,6 +55,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(config: RunConfig, t
             await engine.update_policy("adapter", 1)
         async for _ in engine.rollouts(8, samples=8):
             break  # what is in flight is broken off
+        await asyncio.sleep(0.5)  # the trainer learns
     with pytest.raises(RunError, match="inside its `async with`"):
         [group async for group in engine.rollouts()]
 
@@ -59,7 +68,13 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(config: RunConfig, t
     played = {episode.episode_id for group in first + second + named for episode in group.episodes}
     assert len(played) == 20, "each episode of each iteration is another one"
     assert played <= {episode.episode_id for episode in iterate_records(engine.folder)}
-    assert summarise(engine.folder).planned == 20 + 64
+    summary = summarise(engine.folder)
+    assert summary.planned == 20 + 64
+    assert summary.policy is not None
+    assert (summary.policy.busy, sum(summary.policy.waited_for.values())) == (0.0, pytest.approx(1.0))
+    assert summary.policy.waited_for["ramp_up"] and summary.policy.waited_for["trainer"]
+    last = json.loads((engine.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["planned"], last["in_flight"], last["queued"]) == (84, 0, 0)
 
 
 def test_over_sampling_is_refused(tmp_path: Path):

@@ -1,48 +1,64 @@
 """Exact tokens and new weights on a real deployment, up to a trainer's whole loop."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cluster.errors import UpdateRefused
 from cluster.policy import kept_policy, packaged_model
+from cluster.policy.deployment import deployment_metrics
 from cluster.rescore import Scorer
 from cluster.sequences import sequences_of
 from cluster.verify import verify
-from tests.helpers.drivers import ROOT, driver_environment
-from tests.helpers.lora_files import write_adapter
+from tests.helpers.asking import ask, tokens
+from tests.helpers.drivers import ROOT, driver_environment, kumite_policy
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.token_runs import write_run
+from tests.helpers.weight_files import perturbed, score, write_adapter
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 
-async def test_exact_turns_are_one_sequence_and_score_as_they_were_sampled(
+def kept_version() -> int:
+    status = kept_policy.status()
+    assert status is not None and status.state == "ready"
+    return status.version
+
+
+def mean_distance(some: list[float], others: list[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(some, others, strict=True)) / len(some)
+
+
+async def test_exact_turns_with_tools_are_one_sequence_and_score_as_they_were_sampled(
     vllm_endpoint: PolicyEndpoint, tmp_path: Path
 ):
-    sampling = SamplingSettings(max_tokens=12)
+    sampling = SamplingSettings(max_tokens=32)
     exact = vllm_endpoint.model_copy(update={"tokens": "exact", "sampling": sampling})
-    with rollout_worker("tests.helpers.dialogue_environment", policy=exact) as worker:
-        tasks = [spec(row) for row in rows(worker)]
-        episodes = [record(result) for result in played(worker, *tasks)]
-    assert [len(episode.steps) for episode in episodes] == [3, 3]
-    assert [len(sequences_of(episode)) for episode in episodes] == [1, 1]
+    with rollout_worker("tests.helpers.looking_environment", policy=exact, seed=1) as worker:
+        episodes = [record(result) for result in played(worker, *map(spec, rows(worker)))]
+    assert [len(episode.steps) for episode in episodes] == [4, 4, 4]
+    called = [step for episode in episodes for step in episode.steps[:-1] if step.action.tool_calls]
+    assert len(called) > 2, "the model calls the tool"
+    assert all(step.observations[0].role == "tool" for step in called)
+    assert [len(sequences_of(episode)) for episode in episodes] == [1, 1, 1]
     run = await write_run(tmp_path, episodes, tokens="exact", sampling=sampling.model_dump())
     assert exact.base_url is not None
     found = verify(run, rescore=Scorer(exact.base_url, exact.model, sampling))
     assert {report.rule: (report.checked, report.violations) for report in found.rules} == {
-        "lengths": (6, 0),
-        "prompts": (6, 0),
-        "append_only": (4, 0),
-        "sequences": (2, 0),
-        "versions": (2, 0),
-        "logprobs": (6, 0),
+        "lengths": (12, 0),
+        "prompts": (12, 0),
+        "append_only": (9, 0),
+        "sequences": (3, 0),
+        "versions": (3, 0),
+        "logprobs": (12, 0),
     }
 
 
@@ -55,6 +71,47 @@ def test_an_adapter_of_another_model_is_refused_and_the_policy_serves_on(
     status = kept_policy.status()
     assert status is not None
     assert (status.state, status.version) == ("ready", 0)
+
+
+async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_gave_them(
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
+    original, url = packaged_model.folder(), str(vllm_endpoint.base_url)
+    other = perturbed(original, tmp_path / "other")
+    version = kept_version()
+
+    async def speak(**sampling: Any) -> tuple[str, list[int], list[float], list[int]]:
+        answer = await ask(vllm_endpoint, "Tell me of the sea and its ships. " * 20, **sampling)
+        given = tokens(answer)
+        return answer.model, given.completion_ids, given.completion_logprobs, given.prompt_ids
+
+    first = await speak(max_tokens=24)
+    assert (await speak(max_tokens=24))[1] == first[1]
+    assert deployment_metrics(url).prefix_hits > 0, "its prompt was cached"
+    in_flight = asyncio.create_task(speak(max_tokens=150, extra_body={"ignore_eos": True}))
+    while not await asyncio.to_thread(lambda: deployment_metrics(url).running):
+        await asyncio.sleep(0.1)
+    update = asyncio.to_thread(kumite_policy, vllm_cache, "update", other, "--version", version + 1)
+    assert f"the policy is at version {version + 1}" in await update
+    assert kept_version() == version + 1
+    model, ids, *_ = await in_flight
+    assert (model, len(ids)) == (f"{vllm_endpoint.model}:v{version}", 150), "it ended on its own weights"
+
+    hits = deployment_metrics(url).prefix_hits
+    model, ids, logprobs, prompt = await speak(max_tokens=24)
+    assert model == f"{vllm_endpoint.model}:v{version + 1}"
+    assert deployment_metrics(url).prefix_hits == hits, "what the old weights computed is not used"
+    off = [mean_distance(logprobs, score(m, prompt + ids, len(ids))) for m in (other, original)]
+    assert off[0] < 0.15 < off[1], "the answer is the other checkpoint's"
+    for how in ("per_turn", "exact"):
+        stale = vllm_endpoint.model_copy(update={"tokens": how, "sampling": SamplingSettings(max_tokens=4)})
+        with rollout_worker("tests.helpers.dialogue_environment", policy=stale) as worker:
+            (result,) = played(worker, spec(rows(worker)[0]))
+        assert [step.policy_version for step in record(result).steps] == [version + 1] * 3
+
+    await asyncio.to_thread(kept_policy.update_kept, original, version + 2)
+    assert (await speak(max_tokens=24))[1:] == first[1:], "the first weights are back, to the last bit"
 
 
 def test_a_trainers_loop_raises_the_mean_reward(

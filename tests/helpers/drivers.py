@@ -44,6 +44,20 @@ def drive(cache: Path, *arguments: str, timeout: float = 120, **environment: str
     return told
 
 
+def kumite_policy(cache: Path, *arguments: object) -> str:
+    """What `kumite policy …` says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", "policy", *map(str, arguments)],
+        env=driver_environment(cache, COLUMNS="200"),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
 def processes() -> list[Process]:
     """All processes of the machine but those that only wait to be reaped."""
     listing = subprocess.run(

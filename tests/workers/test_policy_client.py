@@ -10,7 +10,7 @@ from verifiers.legacy.types import Response, Tool, UserMessage
 import workers.policy_client
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from workers.errors import PolicyError
-from workers.policy_client import PolicyClient, sampling_args
+from workers.policy_client import ChatPolicyClient, sampling_args
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 TOOL = Tool(name="send_money", description="Send money.", parameters={"type": "object", "properties": {}})
@@ -21,8 +21,8 @@ def endpoint(base_url: str | None, **settings: Any) -> PolicyEndpoint:
 
 
 @asynccontextmanager
-async def connected(settings: PolicyEndpoint) -> AsyncIterator[PolicyClient]:
-    client = PolicyClient(settings)
+async def connected(settings: PolicyEndpoint) -> AsyncIterator[ChatPolicyClient]:
+    client = ChatPolicyClient(settings)
     try:
         yield client
     finally:
@@ -208,4 +208,4 @@ async def test_the_key_goes_with_each_request():
 
 def test_an_endpoint_without_a_url_is_named():
     with pytest.raises(PolicyError, match="base_url"):
-        PolicyClient(endpoint(None))
+        ChatPolicyClient(endpoint(None))

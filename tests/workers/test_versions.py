@@ -56,6 +56,20 @@ def test_an_episode_that_moves_says_that_it_spans_versions():
     assert (episode.policy_version, episode.last_policy_version) == (1, 2)
 
 
+def test_where_full_weights_change_beneath_an_episode_each_step_has_the_version_that_answered():
+    class ReloadedPolicy(MockPolicy):
+        def _answer(self, reply: Reply, body: dict[str, Any]) -> Any:
+            self.model = f"mock:v{len(self.requests)}"
+            return super()._answer(reply, body)
+
+    with ReloadedPolicy(CALL) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, version=1)
+        with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
+            episode = record(worker.play([spec(rows(worker)[0])])[0])
+    assert versions(episode) == [1, 2]
+    assert (episode.policy_version, episode.last_policy_version) == (1, 2)
+
+
 @pytest.mark.parametrize("moves", [True, False])
 def test_an_episode_too_far_behind_fails_as_the_policys(moves: bool):
     episode, _ = play(moves=moves, max_version_lag=0)

@@ -1,0 +1,184 @@
+# pyright: reportMissingTypeStubs=false
+"""vLLM's engine in a replica: counted, taking tokens, and with weights that change beneath it.
+
+`cluster.policy.server` names it; only a replica loads it.
+"""
+
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.gate import Gate
+from cluster.policy.versions import FOLDER_VARIABLE, VersionFolder
+from workers.versions import name_of, version_of
+
+_VLLMEngine: Any = VLLMEngine
+_StatLogger: Any = StatLoggerBase
+
+
+class Counts(_StatLogger):
+    """Adds up what vLLM tells of each engine step."""
+
+    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+        self.metrics = EngineMetrics(max_requests=vllm_config.scheduler_config.max_num_seqs)
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+        """Called by vLLM after each step."""
+        metrics = self.metrics
+        if scheduler_stats is not None:
+            metrics.running = scheduler_stats.num_running_reqs
+            metrics.waiting = scheduler_stats.num_waiting_reqs
+            metrics.kv_cache_usage = scheduler_stats.kv_cache_usage
+            metrics.prefix_queries += scheduler_stats.prefix_cache_stats.queries
+            metrics.prefix_hits += scheduler_stats.prefix_cache_stats.hits
+        if iteration_stats is not None:
+            metrics.prompt_tokens += iteration_stats.num_prompt_tokens
+            metrics.generated_tokens += iteration_stats.num_generation_tokens
+
+    def log_engine_initialized(self) -> None:
+        """Has nothing to say."""
+
+    def log(self) -> None:
+        """Has nothing to say."""
+
+    def record_sleep_state(self, *args: Any, **kwargs: Any) -> None:
+        """Does not matter here."""
+
+
+class PolicyEngine(_VLLMEngine):
+    """vLLM's engine, counted, and with versions.
+
+    An answer names the version that gave it: what was asked for, if that is an adapter, else the full
+    weights that are loaded, whichever older ones were asked for.
+    """
+
+    counts: Counts
+
+    def __init__(self, llm_config: Any) -> None:
+        super().__init__(llm_config)
+        self.base = 0
+        """Version of the full weights that are loaded."""
+        self.spoilt = False
+        """Whether a change of weights has left none that can serve."""
+        self._first = ""
+        self._seen = 0
+        self._gate = Gate()
+        self._versions = VersionFolder(Path(os.environ[FOLDER_VARIABLE]))
+
+    def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
+        base: Any = super()
+        client = base._start_async_llm_engine(engine_args, engine_config, placement_group)
+        self._first = engine_config.model_config.model
+        self.counts = Counts(engine_config)
+        if client.logger_manager is not None:  # the engine argument disable_log_stats leaves none
+            client.logger_manager.stat_loggers.append(self.counts)
+        return client
+
+    async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any]:
+        """See the base class."""
+        base: Any = super()
+        await self.catch_up(version_of(request.model))
+        async with self._gate.request():
+            request.model, named = self._acting(request.model)
+            async for answer in base.chat(request, raw_request_info):
+                yield _signed(answer, named)
+
+    async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any]:
+        """See the base class."""
+        base: Any = super()
+        await self.catch_up(version_of(request.model))
+        async with self._gate.request():
+            request.model, named = self._acting(request.model)
+            async for answer in base.completions(request, raw_request_info):
+                yield _signed(answer, named)
+
+    async def generate_tokens(self, body: dict[str, Any], raw_request: Any) -> dict[str, Any]:
+        """Answers a request to vLLM's own `/inference/v1/generate`; an error is an answer, too."""
+        from pydantic import ValidationError
+        from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
+        from vllm.exceptions import VLLMClientError
+
+        serving = self._app_state.serving_tokens
+        await self.catch_up(version_of(body.get("model")))
+        async with self._gate.request():
+            model, named = self._acting(body.get("model"))
+            try:
+                request = GenerateRequest.model_validate({**body, "model": model})
+                answer = await serving.serve_tokens(request, raw_request)
+            except ValidationError as error:
+                return {"error": {"message": str(error), "type": "BadRequestError", "code": 400}}
+            except (ValueError, VLLMClientError) as error:
+                answer = serving.create_error_response(error)
+            return _signed(answer, named).model_dump(mode="json")
+
+    async def catch_up(self, version: int | None = None) -> None:
+        """Loads the full weights in use, where this replica has others: it came up since, or meanwhile.
+
+        Args:
+            version: What was asked for; if it is known here, there is nothing to do. None: looks anyhow.
+        """
+        if version is not None and version <= max(self._seen, self.base):
+            return
+        current = self._versions.current.base
+        if current > self.base and (refusal := await self.load_checkpoint(current)):
+            raise RuntimeError(f"version {current} is in use, and does not load: {refusal}")
+        self._seen = max(self._seen, version or 0)
+
+    async def load_checkpoint(self, version: int) -> str | None:
+        """Takes the full weights of a version, once the requests inside have ended; new ones wait.
+
+        Returns:
+            Why vLLM does not load them, in which case it has the ones before again; None if it has them.
+
+        Raises:
+            Exception: It has neither; the replica must go.
+        """
+        async with self._gate.change():
+            try:
+                await self._reload(version)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the weights before are wanted back
+                self.spoilt = True
+                await self._reload(self.base)
+                self.spoilt = False
+                return f"{type(error).__name__}: {error}"
+            self.base = version
+        return None
+
+    async def _reload(self, version: int) -> None:
+        client = self._engine_client
+        weights = self._versions.checkpoint(version)
+        if weights is None and version:
+            raise FileNotFoundError(f"{self._versions.path} holds no version {version}")
+        await client.pause_generation(mode="wait", clear_cache=True)
+        try:
+            for name in list(self._oai_models.lora_requests):  # what they are added to goes
+                await self._oai_models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
+            await client.collective_rpc(
+                "reload_weights", kwargs={"weights_path": str(weights or self._first)}
+            )
+            if not await client.reset_prefix_cache():
+                raise RuntimeError("the prefix cache holds what the weights before have computed")
+        finally:
+            await client.resume_generation()
+
+    def _acting(self, model: str | None) -> tuple[str, str]:
+        """What vLLM knows the weights by that act for this name, and what answers call them."""
+        if self.spoilt:
+            raise RuntimeError("this replica has lost its weights")
+        own = str(self.llm_config.model_id)
+        asked = version_of(model)
+        if model is not None and asked is not None and asked > self.base:
+            return model, model
+        return own, f"{own}:{name_of(self.base)}"
+
+
+def _signed(answer: Any, model: str) -> Any:
+    if hasattr(answer, "model"):
+        answer.model = model
+    return answer

@@ -1,0 +1,39 @@
+"""New weights from wherever the trainer writes them, as a folder of this machine."""
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.cache import cache_dir
+from cluster.errors import UpdateRefused
+from cluster.remote import is_uri, open_uri
+
+_FILES = (".json", ".safetensors")
+
+
+@contextmanager
+def fetched(place: str) -> Generator[Path]:
+    """A folder with the weights, for as long as it is open: they are copied on from there.
+
+    Args:
+        place: A folder, or the URI of one: `s3://bucket/path`, `gs://bucket/path`, or what else fsspec knows.
+
+    Raises:
+        UpdateRefused: The URI cannot be read.
+    """
+    if not is_uri(place):
+        yield Path(place)
+        return
+    root = cache_dir() / "policy"
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix="fetched-") as scratch:
+        try:
+            files, folder = open_uri(place.rstrip("/"))
+            for path in files.ls(folder, detail=False):
+                name = str(path).rstrip("/").rpartition("/")[2]
+                if name.endswith(_FILES):
+                    files.get_file(path, f"{scratch}/{name}")
+        except (ImportError, ValueError, OSError) as error:
+            raise UpdateRefused(f"the weights {place} cannot be read: {error}") from error
+        yield Path(scratch)

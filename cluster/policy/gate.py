@@ -1,0 +1,44 @@
+"""Requests to a replica, and a change of its weights: never both at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+
+class Gate:
+    """Lets any number of requests in, or one change. What waits for a change's end waits here.
+
+    vLLM can pause by itself, and yet not say which weights an answer that comes at that moment is of.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._open, self._empty = asyncio.Event(), asyncio.Event()
+        self._open.set()
+        self._empty.set()
+        self._change = asyncio.Lock()
+
+    @asynccontextmanager
+    async def request(self) -> AsyncGenerator[None]:
+        """Inside, the weights do not change."""
+        while not self._open.is_set():
+            await self._open.wait()
+        self._inside += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+    @asynccontextmanager
+    async def change(self) -> AsyncGenerator[None]:
+        """Inside, no request is: those that were have ended, and new ones wait."""
+        async with self._change:
+            self._open.clear()
+            try:
+                await self._empty.wait()
+                yield
+            finally:
+                self._open.set()

@@ -1,0 +1,133 @@
+"""The versions of a policy's weights: a folder that the deployment's replicas read."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ValidationError
+
+from cluster.durable import replacing
+from cluster.errors import UpdateRefused
+from cluster.policy import adapters, checkpoints
+from workers.versions import name_of
+
+FOLDER_VARIABLE = "KUMITE_VERSIONS"
+"""Tells replicas the folder. In it a version N is the folder `vN`."""
+Kind: TypeAlias = Literal["adapter", "checkpoint"]
+
+
+class Current(BaseModel):
+    """What is in use."""
+
+    version: int = 0
+    """The version that new episodes act with."""
+    base: int = 0
+    """Version of the full weights beneath: itself, or, of an adapter, what it is added to. 0: the model that
+    the deployment was started with."""
+
+
+class VersionFolder:
+    """A deployment's versions.
+
+    Args:
+        path: The folder; it need not be there yet.
+        model: The folder of the model it was started with, where it is here; new weights are compared
+            with it.
+        max_rank: Highest rank of an adapter that vLLM takes. None: it takes none.
+    """
+
+    def __init__(self, path: Path, model: Path | None = None, max_rank: int | None = None) -> None:
+        self.path = path
+        self._model = model
+        self.max_rank = max_rank
+
+    @property
+    def current(self) -> Current:
+        """What is in use."""
+        try:
+            return Current.model_validate_json((self.path / "current.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return Current()
+
+    @property
+    def version(self) -> int:
+        """The version that new episodes act with."""
+        return self.current.version
+
+    def is_adapter(self, version: int) -> bool:
+        """Whether this version is there, and is an adapter."""
+        return (self.path / name_of(version) / adapters.CONFIG).is_file()
+
+    def checkpoint(self, version: int) -> Path | None:
+        """Folder of a version's full weights; None if it has none here, as 0 has not."""
+        folder = self.path / name_of(version)
+        return folder if (folder / checkpoints.CONFIG).is_file() else None
+
+    def put(self, weights: Path, version: int, called: str | None = None) -> Kind:
+        """Checks new weights and copies them in; they are not in use before `use`.
+
+        Args:
+            weights: A LoRA adapter's folder as PEFT writes it, or a full checkpoint's as transformers does.
+            version: Their version, above the present one.
+            called: What the user calls the folder. None: its path.
+
+        Returns:
+            What they are. The copy appears as a whole or not at all.
+
+        Raises:
+            UpdateRefused: They are missing, malformed, for another model, or their version is not new.
+        """
+        if version <= self.version:
+            raise UpdateRefused(
+                f"version {version} is not above the policy's present one, {self.version}; versions only grow"
+            )
+        kind = self._check(weights, called or str(weights))
+        target = self.path / name_of(version)
+        fresh = self.path / f".{target.name}-{os.getpid()}"
+        try:
+            fresh.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)  # of an update that was refused half-way
+            for file in sorted(weights.iterdir()):
+                if file.suffix in (".json", ".safetensors"):
+                    shutil.copyfile(file, fresh / file.name)
+            fresh.rename(target)
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise UpdateRefused(
+                f"the weights {called or weights} cannot be copied to {self.path}: {error}"
+            ) from error
+        return kind
+
+    def use(self, version: int, kind: Kind) -> None:
+        """Makes a version that was put there the present one; what can no longer act goes."""
+        before = self.current
+        base = version if kind == "checkpoint" else before.base
+        with replacing(self.path / "current.json") as temporary:
+            temporary.write_text(Current(version=version, base=base).model_dump_json(), encoding="utf-8")
+        if kind == "checkpoint":
+            for folder in self.path.glob("v*"):
+                if folder.name != name_of(version):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def drop(self, version: int) -> None:
+        """Takes away a version that the deployment refused."""
+        shutil.rmtree(self.path / name_of(version), ignore_errors=True)
+
+    def clear(self) -> None:
+        """Takes away all versions: the deployment is at the first one again, or gone."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _check(self, weights: Path, called: str) -> Kind:
+        if (weights / adapters.CONFIG).is_file():
+            adapters.check_adapter(weights, called, self._model, self.max_rank)
+            return "adapter"
+        if (weights / checkpoints.CONFIG).is_file():
+            checkpoints.check_checkpoint(weights, called, self._model)
+            return "checkpoint"
+        lacking = f"there is no {adapters.CONFIG} and no {checkpoints.CONFIG} in it"
+        raise UpdateRefused(
+            f"the weights {called}: "
+            + (lacking if weights.is_dir() else "there is no such folder")
+            + "; give a LoRA adapter's folder or a full checkpoint's"
+        )

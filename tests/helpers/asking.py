@@ -1,0 +1,25 @@
+"""A real deployment asked once, as a worker's client asks it."""
+
+from typing import Any
+
+from verifiers.legacy.types import Response, ResponseTokens, Tool, UserMessage
+
+from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.settings import PolicyEndpoint, SamplingSettings
+
+
+async def ask(
+    endpoint: PolicyEndpoint, content: str, tools: list[Tool] | None = None, **sampling: Any
+) -> Response:
+    endpoint = endpoint.model_copy(update={"sampling": SamplingSettings(**sampling)})
+    client = ChatPolicyClient(endpoint)
+    try:
+        args = sampling_args(endpoint, seed=3)
+        return await client.get_response([UserMessage(content=content)], endpoint.model, args, tools)
+    finally:
+        await client.close()
+
+
+def tokens(answer: Response) -> ResponseTokens:
+    assert answer.message.tokens is not None
+    return answer.message.tokens
