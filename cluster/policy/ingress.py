@@ -16,6 +16,7 @@ from ray.llm._internal.serve.core.ingress.mixins.broadcastable import ReplicaBro
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
+from cluster.policy.rolling import roll
 from cluster.policy.token_request import TokenRequest
 from cluster.policy.versions import FOLDER_VARIABLE, VersionFolder
 from workers.versions import HEADER, name_of, version_of
@@ -68,32 +69,19 @@ class PolicyIngress(_Ingress, _Broadcastable):
         body: dict[str, Any] = await request.json()
         model = next(iter(self._model_cards))
         if body["kind"] == "checkpoint":
-            return {"refusals": await self._load_checkpoint(model, int(body["version"]))}
+            refusal = await self._load_checkpoint(model, int(body["version"]))
+            return {"refusals": [] if refusal is None else [refusal]}
         named = {"model": f"{model}:{name_of(int(body['version']))}"}
         told = await self._broadcast_to_replicas(model, "load_version", named)
         return {"refusals": [reason for reason in told if reason is not None]}
 
-    async def _load_checkpoint(self, model: str, version: int) -> list[str]:
-        replicas: list[tuple[str, int]] = await self._broadcast_to_replicas(model, "base_version")
-        done: list[tuple[str, int]] = []
-        refusals: list[str] = []
-        try:
-            for replica, before in replicas:
-                refusals = await self._reload(model, replica, version)
-                if refusals:
-                    break
-                done.append((replica, before))
-            else:
-                done = []
-        finally:  # what stays is one version, whatever has come between
-            for replica, before in done:
-                await self._reload(model, replica, before)
-        return refusals
+    async def _load_checkpoint(self, model: str, version: int) -> str | None:
+        async def load(replica: str, version: int) -> str | None:
+            given = {"version": version, "replica": replica}
+            told = await self._broadcast_to_replicas(model, "load_checkpoint", given)
+            return next((reason for reason in told if reason is not None), None)
 
-    async def _reload(self, model: str, replica: str, version: int) -> list[str]:
-        given = {"version": version, "replica": replica}
-        told = await self._broadcast_to_replicas(model, "load_checkpoint", given)
-        return [reason for reason in told if reason is not None]
+        return await roll(await self._broadcast_to_replicas(model, "base_version"), load, version)
 
 
 def build(args: dict[str, Any]) -> Any:
