@@ -1,11 +1,10 @@
 """Episodes played against two replicas behind the policy's router, on a Ray cluster of its own.
 
-Prints, as JSON: of each episode, the replica of each of its turns.
+Prints, as JSON: of each group, of each sample, the replica of each turn.
 """
 
 import asyncio
 import json
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from ray import serve
 
 from cluster.policy.application import routing
 
-GROUPS, SAMPLES, TURNS = 6, 4, 4
+GROUPS, SAMPLES, TURNS, AT_ONCE = 24, 4, 4, 6
 SYSTEM = "You are an assistant with tools for a bank account, and here is how you use them. " * 20
 
 
@@ -53,13 +52,15 @@ async def play(handle: Any) -> list[list[list[str]]]:
         return replicas
 
     async def group(number: int) -> list[list[str]]:
-        await asyncio.sleep(0.05 * number)
-        return await asyncio.gather(*(episode(number, sample) for sample in range(SAMPLES)))
+        async with places:
+            return await asyncio.gather(*(episode(number, sample) for sample in range(SAMPLES)))
+
+    places = asyncio.Semaphore(AT_ONCE)
 
     return await asyncio.gather(*(group(number) for number in range(GROUPS)))
 
 
-def main(config: dict[str, Any]) -> None:
+def main() -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(proxy_location="Disabled")
     options: dict[str, Any] = {
@@ -67,13 +68,12 @@ def main(config: dict[str, Any]) -> None:
         "max_ongoing_requests": 64,
         "ray_actor_options": {"num_cpus": 0},
     }
-    for name, router in config.items():
-        deployed = serve.deployment(Replica, **options, request_router_config=router)
-        handle = serve.run(deployed.bind(), name=name, route_prefix=None)
-        print(json.dumps({name: asyncio.run(play(handle))}), flush=True)
+    deployed = serve.deployment(Replica, **options, request_router_config=routing("cpu"))
+    handle = serve.run(deployed.bind(), name="policy", route_prefix=None)
+    print(json.dumps(asyncio.run(play(handle))), flush=True)
     serve.shutdown()
     ray.shutdown()
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]) if sys.argv[1:] else {"policy": routing()})
+    main()
