@@ -49,7 +49,8 @@ class PolicyConnection(AsyncOpenAI):
             api_key=key, base_url=base_url, max_retries=retries, timeout=timeout, http_client=client
         )
         self._timeout = aiohttp.ClientTimeout(sock_connect=connect, sock_read=timeout)
-        headers: dict[str, Any] = {**self.default_headers, **self.auth_headers}
+        encodings = {"Accept-Encoding": "gzip, deflate"}  # which httpx can always undo
+        headers: dict[str, Any] = {**self.default_headers, **self.auth_headers, **encodings}
         self._plain = [(name, value) for name, value in headers.items() if isinstance(value, str)]
         self._urls: dict[str, URL] = {}
 
