@@ -21,6 +21,7 @@ def policy(local: bool) -> kept_policy.KeptPolicy:
         application="kumite-m-1",
         model="m",
         base_url="http://127.0.0.1:9/v1",
+        versions=Path("/nowhere"),
         ray_address="127.0.0.1:10",
         local=local,
         started_at=time.time(),
