@@ -51,8 +51,12 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
             sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
-        if isinstance(config.policy, VllmPolicy) and environment.has_tools:
-            check_tools(config.policy.model, config.policy.chat_template)
+
+        def check_hears_of_tools() -> None:
+            if isinstance(config.policy, VllmPolicy) and environment.has_tools:
+                check_tools(config.policy.model, config.policy.chat_template)
+
+        check_hears_of_tools()
         spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
         with progress.stage("ray") as stage:
             keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
@@ -62,6 +66,7 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
         with progress.stage("policy") as stage:
             policy = stack.enter_context(open_policy(config.policy, session, stage.say))
             stage.outcome = policy.outcome
+        check_hears_of_tools()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id)
         uses_sandbox = environment.toolset is not None
         ask = asking(settings, config.workers, uses_sandbox)

@@ -112,8 +112,11 @@ def _template(model: str, chat_template: Path | None) -> str | None:
     """The text of a model's chat template; None where it is not here."""
     if chat_template is not None:
         return chat_template.read_text(encoding="utf-8") if chat_template.is_file() else None
-    folder = Path(model).expanduser()
-    if model == packaged_model.NAME or not folder.is_dir():
+    if model == packaged_model.NAME:
+        return None
+    named = Path(model).expanduser()
+    folder = named if named.is_dir() else folder_of(Model(model, model, local=False))
+    if folder is None:
         return None
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")

@@ -269,7 +269,7 @@ def test_there_is_nothing_to_bring_up_or_to_update_where_no_policy_is_kumites_ow
         kept_policy.update_kept(tmp_path, 1)
 
 
-def test_a_model_that_would_not_hear_of_the_tools_is_named(tmp_path: Path):
+def test_a_model_that_would_not_hear_of_the_tools_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     with pytest.raises(ModelUnavailable, match="its own chat template has no `tools`"):
         check_tools(str(tmp_path), None)
@@ -279,5 +279,14 @@ def test_a_model_that_would_not_hear_of_the_tools_is_named(tmp_path: Path):
     bare.write_text("{{ messages }}")
     with pytest.raises(ModelUnavailable, match=r"policy\.chat_template is '.*bare\.jinja' has no `tools`"):
         check_tools(str(tmp_path), bare)
+    snapshot = tmp_path / "models--org--m" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "chat_template.jinja"):
+        (snapshot / name).write_text("{}")
+    (tmp_path / "models--org--m" / "refs").mkdir()
+    (tmp_path / "models--org--m" / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelUnavailable, match="'org/m', and this environment has tools"):
+        check_tools("org/m", None)
     check_tools("smollm2-135m", None)
     check_tools("org/on-the-hub", None)
