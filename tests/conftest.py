@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,26 @@ import pytest
 from cluster.cache import cache_dir
 from tests.helpers.drivers import DRIVER, cluster_processes, driver_environment, kumite_policy
 from workers.settings import PolicyEndpoint
+
+_GROUPS = ("ray", "vllm", "docker", "parity")
+
+
+def _group(item: pytest.Item) -> str:
+    marks = {mark.name for mark in item.iter_markers()}
+    return next((mark for mark in ("vllm", "ray", "parity", "docker") if mark in marks), item.path.stem)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Says which tests are played one after the other where several processes share them.
+
+    Those on Ray share a head, and count what they started; those of vLLM share a deployment, those of
+    containers an image. The others go by files. The longest row begins first.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if config.getoption("loadgroup", False):
+        items.sort(key=lambda item: (*_GROUPS, _group(item)).index(_group(item)))
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +49,10 @@ def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = cluster_processes(folder)
     said = kumite_policy(folder, "down", "--force")
     assert said == ("ended\n" if before else "no policy is kept\n")
-    assert not before or not cluster_processes(folder, before[0].session), "the kept policy left processes"
+    if before:
+        holder = before[0].session
+        assert not cluster_processes(folder, holder), "the kept policy left processes"
+        assert not list(Path(tempfile.gettempdir()).glob(f"kumite-vllm-{holder}-*")), "it left its folder"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 import json
 import sys
-import time
 from pathlib import Path
 
 import jinja2
@@ -34,9 +33,8 @@ def test_it_is_made_of_the_wheel_once_and_torch_stays_out_of_this_process(cache:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
     stages.clear()
-    began = time.monotonic()
     assert packaged_model.prepare(stages.append) == folder
-    assert not stages and time.monotonic() - began < 1
+    assert not stages, "it is there already"
 
 
 def test_a_file_other_than_the_expected_one_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch):

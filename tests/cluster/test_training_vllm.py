@@ -122,7 +122,7 @@ def test_a_trainers_loop_raises_the_mean_reward(
     config["environment"]["id"] = str(ROOT / "examples" / "short_answers.py")
     config["policy"]["adapters"] = {}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
-    options = ["--config", tmp_path / "train.yaml", "--iterations", "3", "--tasks", "4"]
+    options = ["--config", tmp_path / "train.yaml", "--iterations", "2", "--tasks", "4"]
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "train_lora.py", *options, "--out", tmp_path / "run"],
         env=driver_environment(vllm_cache, OMP_WAIT_POLICY="PASSIVE", PATH=os.environ["PATH"]),
@@ -133,8 +133,9 @@ def test_a_trainers_loop_raises_the_mean_reward(
     )
     assert done.returncode == 0, done.stderr[-4000:]
     curve = [float(reward) for reward in re.findall(r"mean reward ([\d.]+)", done.stdout)]
-    assert len(curve) == 4
-    assert max(curve[1:]) > curve[0] + 0.1, curve
+    assert len(curve) == 3
+    # From 0.32 to 0.75 in each of many runs; the mean of 32 rewards is uncertain by 0.05.
+    assert curve[2] > curve[0] + 0.2, curve
     found = verify(tmp_path / "run", tokenizer=str(packaged_model.folder()))
     assert found.violations == 0
-    assert found.steps == 4 * 4 * 8
+    assert found.steps == 3 * 4 * 8

@@ -6,12 +6,11 @@ import pytest
 from cluster.cache import cache_dir
 from tests.e2e.kumite import Run
 from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.ray_head import ray_head
 
 
-@pytest.fixture
-def cache(tmp_path):
-    """A cache of the test's own, so that it never meets a kept cluster; what is slow to make is shared."""
-    folder = tmp_path / "cache"
+def cache_in(folder):
+    """A cache of a test's own, so that it never meets a kept cluster; what is slow to make is shared."""
     folder.mkdir()
     for name in ("models", "sites", "locks"):
         (cache_dir() / name).mkdir(parents=True, exist_ok=True)
@@ -20,11 +19,16 @@ def cache(tmp_path):
 
 
 @pytest.fixture
+def cache(tmp_path):
+    return cache_in(tmp_path / "cache")
+
+
+@pytest.fixture
 def kumite(cache):
     """Starts `kumite` processes; none of them outlives the test."""
     runs: list[Run] = []
 
-    def start(*arguments: str | Path, env: dict[str, str] | None = None) -> Run:
+    def start(*arguments: str | Path, env: dict[str, str] | None = None, cache: Path = cache) -> Run:
         runs.append(Run(*map(str, arguments), cache=cache, env=env))
         return runs[-1]
 
@@ -35,7 +39,22 @@ def kumite(cache):
 
 
 @pytest.fixture
-def slow_policy():
-    """A policy that takes a second per turn and always looks at the balance."""
-    with MockPolicy(default=Reply(None, [("get_balance", {})]), latency=1.0) as policy:
+def policy():
+    """A policy that always looks at the balance."""
+    with MockPolicy(default=Reply(None, [("get_balance", {})])) as policy:
         yield policy
+
+
+@pytest.fixture(scope="session")
+def head():
+    """A Ray head of the tests' own, for as many nodes and jobs as they like."""
+    with ray_head(cpus=4, job_stop_wait=240) as started:
+        yield started
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Where episodes of `slow_environment` wait."""
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return folder

@@ -34,23 +34,27 @@ def workers(run):
 
 
 @pytest.fixture
-def started(kumite, tmp_path, slow_policy):
-    """A run of 32 episodes of about 3 s each that has some of them behind it."""
+def started(kumite, tmp_path, policy):
+    """A run of 32 episodes of 3 turns that has some of them behind it, and others waiting for the policy."""
+    policy.lets_through = 24
     out = tmp_path / "run"
-    config = write_config(tmp_path / "config.yaml", **banking(slow_policy.base_url, samples=2))
+    config = write_config(tmp_path / "config.yaml", **banking(policy.base_url, samples=2))
     run = kumite("run", config, "--out", out)
-    until(lambda: journalled(out) > 0 or run.process.poll() is not None, "the first episode")
+    until(
+        lambda: (journalled(out) and len(containers("run")) == 2) or run.process.poll() is not None,
+        "the first episode, and both workers",
+    )
     assert run.process.poll() is None, run.output
     return run, out, config
 
 
-def test_sigkill_of_a_worker_removes_its_container_and_the_run_completes(started):
+def test_sigkill_of_a_worker_removes_its_container_and_the_run_completes(started, policy):
     run, out, _ = started
     before = set(containers("run"))
-    assert len(before) == 2
     [victim, _] = workers(run)
     victim.send_signal(signal.SIGKILL)
-    until(lambda: len(before & set(containers("run"))) == 1, "the end of its container", patience=10)
+    until(lambda: len(before & set(containers("run"))) == 1, "the end of its container", patience=60)
+    policy.lets_through = None
     assert run.wait() == 0, run.output
     found = rows(out)
     assert len(found) == 32
@@ -59,12 +63,13 @@ def test_sigkill_of_a_worker_removes_its_container_and_the_run_completes(started
     assert containers("run") == []
 
 
-def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_completes(started):
+def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_completes(started, policy):
     """One is taken away by the engine, the tool host of the other is killed; nothing of them stays."""
     run, out, _ = started
     taken, killed = lost = containers("run")
     remove_container(taken)
     os.kill(tool_host(killed), signal.SIGKILL)
+    policy.lets_through = None
     assert run.wait() == 0, run.output
     found = rows(out, "attempt", "sandbox_id", "reward")
     assert len(found) == len({row["episode_id"] for row in found}) == 32
@@ -78,9 +83,11 @@ def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_comp
     assert processes_of(run) == []
 
 
-def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started, kumite):
+def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started, kumite, policy):
     run, out, _ = started
     os.kill(run.process.pid, signal.SIGINT)
+    until(lambda: "SIGINT: no new episodes" in run.output, "word of it", patience=60)
+    policy.lets_through = None
     assert run.wait() == 130, run.output
     assert "kumite run --resume" in run.output
     assert containers("run") == []
@@ -94,10 +101,11 @@ def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started,
     assert ended < {row["episode_id"] for row in found}
 
 
-def test_sigkill_of_the_driver_loses_nothing_that_was_journalled(started, kumite):
+def test_sigkill_of_the_driver_loses_nothing_that_was_journalled(started, kumite, policy):
     run, out, config = started
     run.kill()
-    until(lambda: containers("run") == [], "the end of its containers", patience=10)
+    policy.lets_through = None
+    until(lambda: containers("run") == [], "the end of its containers", patience=60)
     ended = {row["episode_id"] for row in rows(out)}
     assert ended
     resumed = kumite("run", config, "--resume", out)

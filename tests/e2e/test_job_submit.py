@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,25 +17,27 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
 from cluster.summary import summarise
+from tests.e2e.kumite import until
 from tests.helpers import slow_environment
-from tests.helpers.ray_head import RayHead, ray_head
+from tests.helpers.ray_head import RayHead
 
 PROJECT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"^episodes (\d+)/(\d+), in flight \d+, .*$", re.MULTILINE)
-SECONDS, TASKS, AT_ONCE = 5.0, 400, 8
-"""An episode lasts longer than the 3 s that Ray by itself leaves a stopped job."""
+TASKS, AT_ONCE = 400, 8
+LONGER = 4.0
+"""Seconds: more than the 3 that Ray by itself leaves a stopped job."""
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def head() -> Generator[RayHead]:
-    with ray_head(cpus=4, job_stop_wait=60) as started:
-        yield started
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all but the first episodes of `slow.yaml` wait."""
+    return tmp_path_factory.mktemp("gate")
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Path:
     """A user's checkout, with the things beside the code that must not be uploaded."""
     tree = tmp_path_factory.mktemp("checkout")
     for folder in ("cluster", "workers", "sandbox_images", "examples"):
@@ -50,10 +52,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(slow_environment.__file__, slow)
     config = {
         "name": "slow",
-        "environment": {"id": "slow_environment.py", "args": {"tasks": TASKS, "seconds": SECONDS}},
+        "environment": {
+            "id": "slow_environment.py",
+            "args": {"tasks": TASKS, "gate": str(gate), "free": AT_ONCE},
+        },
         "policy": {"kind": "oracle"},
         "workers": {"min": 1, "max": 1, "episodes_per_worker": AT_ONCE},
-        "episode": {"drain_seconds": 20.0},
+        "episode": {"drain_seconds": 200.0},
     }
     (slow / "slow.yaml").write_text(yaml.safe_dump(config))
     return tree
@@ -93,36 +98,38 @@ def test_submitted_run_tells_its_progress_in_lines_and_leaves_a_dataset(
 
 
 def test_job_stop_lets_episodes_in_flight_finish_and_commits(
-    head: RayHead, tree: Path, tmp_path: Path
+    head: RayHead, tree: Path, gate: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     job = f"stop-{tmp_path.name}"
     entrypoint = ["python", "-m", "cluster", "run", "slow/slow.yaml", "--out", str(run)]
     submitted = head.ray(
         *("submit", "--no-wait", "--submission-id", job, "--working-dir", ".", "--", *entrypoint),
-        timeout=60,
+        timeout=180,
         cwd=tree,
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    logs = wait_for_line(head, job)
-    assert "SIGTERM" not in logs
-
-    stopped = head.ray("stop", job, timeout=120)
+    assert "SIGTERM" not in wait_for_line(head, job)
+    until(lambda: len(list(gate.iterdir())) == AT_ONCE, "episodes that wait")
+    with ThreadPoolExecutor(1) as thread:
+        stopping = thread.submit(head.ray, "stop", job, timeout=240)
+        until(lambda: "SIGTERM" in (run / "log.jsonl").read_text() or stopping.done(), "its SIGTERM")
+        time.sleep(LONGER)
+        (gate / "open").touch()
+        stopped = stopping.result()
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "was stopped" in stopped.stdout
-    logs = head.ray("logs", job, timeout=60).stdout
+    logs = head.ray("logs", job, timeout=180).stdout
     assert "SIGTERM" in logs and str(run) in logs, logs
-    before = int(LINE.findall(logs.partition("SIGTERM")[0])[-1][0])
     ids = episode_ids(run)
-    assert len(set(ids)) == len(ids)
-    assert before + AT_ONCE <= len(ids) < TASKS, logs
+    assert len(ids) == len(set(ids)) == 2 * AT_ONCE, logs
     assert not any((run / "journal").iterdir())
     assert summarise(run).failed == 0
 
 
 def test_wrong_token_is_turned_away(head: RayHead, tree: Path) -> None:
     stranger = replace(head, environment=head.environment | {"RAY_AUTH_TOKEN": "wrong"})
-    refused = stranger.ray("submit", "--working-dir", ".", "--", "true", timeout=60, cwd=tree)
+    refused = stranger.ray("submit", "--working-dir", ".", "--", "true", timeout=180, cwd=tree)
     assert refused.returncode != 0
     assert "Invalid authentication token" in refused.stdout + refused.stderr
 
@@ -145,7 +152,7 @@ def test_run_with_a_wrong_token_is_one_error_that_says_where_it_looks(
         env=head.environment | {"RAY_AUTH_TOKEN": "wrong", "KUMITE_CACHE": str(tmp_path), "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 1
     assert f"error: ray.address is '{head.gcs}': the cluster asks for its token" in done.stderr
@@ -157,9 +164,9 @@ def wait_for_line(head: RayHead, job: str, seconds: float = 240.0) -> str:
     """The job's log, once it has told of an episode."""
     deadline = time.monotonic() + seconds
     while True:
-        logs = head.ray("logs", job, timeout=60).stdout
+        logs = head.ray("logs", job, timeout=180).stdout
         if LINE.search(logs):
             return logs
-        if time.monotonic() > deadline or "failed" in head.ray("status", job, timeout=60).stdout:
+        if time.monotonic() > deadline or "failed" in head.ray("status", job, timeout=180).stdout:
             pytest.fail(f"the job tells of no episode: {logs}")
         time.sleep(0.5)

@@ -49,13 +49,12 @@ def test_the_oracle_solves_a_suite_in_sandboxes_and_leaves_none(kumite, tmp_path
 
 
 @pytest.mark.docker
-def test_token_ids_of_an_endpoint_reach_the_dataset(kumite, tmp_path, cache, slow_policy):
-    slow_policy.latency = 0.0
+def test_token_ids_of_an_endpoint_reach_the_dataset(kumite, tmp_path, cache, policy):
     out = tmp_path / "run"
     args = {"suites": ["banking"], "user_tasks": ["user_task_0"], "max_turns": 2}
     config = write_config(
         tmp_path / "config.yaml",
-        **banking(slow_policy.base_url, environment={"id": "agentdojo", "args": args}, samples=3),
+        **banking(policy.base_url, environment={"id": "agentdojo", "args": args}, samples=3),
     )
     run = kumite("run", config, "--out", out)
     assert run.wait() == 0, run.output

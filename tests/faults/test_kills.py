@@ -24,11 +24,11 @@ def init(engine: docker.DockerClient, session: Session) -> int:
     return int(engine.api.inspect_container(session.sandbox.id)["State"]["Pid"])
 
 
-def session_pids(engine: docker.DockerClient, session: Session) -> list[int]:
-    """Process ids, on this machine, of the sessions in a container, in the order they were opened."""
+def session_pids(engine: docker.DockerClient, session: Session) -> set[int]:
+    """Process ids, on this machine, of the sessions in a container."""
     host = init(engine, session)
     listed = engine.api.top(session.sandbox.id, ps_args="-eo pid,ppid")["Processes"]
-    return sorted(int(pid) for pid, parent in listed if int(parent) == host)
+    return {int(pid) for pid, parent in listed if int(parent) == host}
 
 
 async def test_sigkill_of_the_tool_host_costs_its_sessions_and_the_next_is_replaced(
@@ -51,11 +51,13 @@ async def test_sigkill_of_the_tool_host_costs_its_sessions_and_the_next_is_repla
 
 async def test_sigkill_of_one_session_costs_only_it(pools: Pools, engine: docker.DockerClient) -> None:
     pool = pools.make()
-    one, two = await pools.session(pool), await pools.session(pool)
+    one = await pools.session(pool)
+    [its_pid] = session_pids(engine, one)
+    two = await pools.session(pool)
     waiting = asyncio.create_task(one.call("sleep", {"seconds": 60}))
     going_on = asyncio.create_task(two.call("sleep", {"seconds": 1}))
     await said(await pools.session(pool), "echo")
-    os.kill(session_pids(engine, one)[0], signal.SIGKILL)
+    os.kill(its_pid, signal.SIGKILL)
     with pytest.raises(SessionLost, match=r"its process ended by itself \(exit -9\)") as lost:
         await waiting
     assert kind_of(lost.value) == "sandbox"
@@ -97,8 +99,8 @@ async def test_container_out_of_memory_does_not_thrash(pools: Pools) -> None:
     """Of many sessions that want too much together, enough are killed, soon, for the rest to go on."""
     pool = pools.make(max_sessions=12, cpus=1.0)
     sessions = [await pools.session(pool) for _ in range(12)]
-    async with asyncio.timeout(60):
-        calls = [session.call("hoard", {"megabytes": 40}, timeout=40) for session in sessions]
+    async with asyncio.timeout(240):
+        calls = [session.call("hoard", {"megabytes": 40}, timeout=200) for session in sessions]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     lost = [outcome for outcome in outcomes if isinstance(outcome, SandboxError)]
     assert lost
@@ -106,7 +108,7 @@ async def test_container_out_of_memory_does_not_thrash(pools: Pools) -> None:
     for session in sessions:
         with suppress(SandboxError):
             await pool.release(session)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         await said(await pools.session(pool), "hoard", megabytes=40)
 
 
@@ -120,8 +122,8 @@ async def test_container_that_memory_does_not_come_back_to_is_replaced(
     assert {session.sandbox for session in sessions} == {exhausted}
     leave = "file = open('/dev/shm/left', 'wb')\nfor _ in range(60): file.write(b'x' * (1 << 20))"
     assert await said(sessions[0], "attempt", code=leave) == "done"
-    async with asyncio.timeout(60):
-        calls = [session.call("hoard", {"megabytes": 60}, timeout=40) for session in sessions]
+    async with asyncio.timeout(240):
+        calls = [session.call("hoard", {"megabytes": 60}, timeout=200) for session in sessions]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(outcome, SandboxError) and kind_of(outcome) == "sandbox" for outcome in outcomes)
     for session in sessions:
@@ -158,18 +160,20 @@ async def test_soak_of_random_kills_leaves_no_container(pools: Pools, engine: do
     keeper = await pools.session(pool)
     lost = 0
     for _ in range(200):
+        others = session_pids(engine, keeper)
         session = await pools.session(pool)
         waiting = asyncio.create_task(session.call("sleep", {"seconds": 60}))
         what = chance.choices(["session", "tool host", "container"], [8, 1, 1])[0]
         if what == "session":
-            os.kill(session_pids(engine, session)[-1], signal.SIGKILL)
+            [its_pid] = session_pids(engine, session) - others
+            os.kill(its_pid, signal.SIGKILL)
         elif what == "tool host":
             os.kill(init(engine, session), signal.SIGKILL)
         else:
             with suppress(docker.errors.APIError):
                 engine.api.remove_container(session.sandbox.id, force=True)
         with pytest.raises(SessionLost if what == "session" else SandboxDied):
-            await asyncio.wait_for(waiting, 30)
+            await asyncio.wait_for(waiting, 120)
         lost += 1
         with suppress(SandboxError):
             await pool.release(session)

@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.helpers.sandboxes import dummy, said
+from tests.helpers.sandboxes import LONG, dummy, said
 from workers.sandbox import ownership
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.docker import DockerSandbox
@@ -79,7 +79,7 @@ class Cell:
 
     async def unharmed(self) -> None:
         """The neighbour works on with what it had, and the worker still talks to its sandbox."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LONG):
             assert await said(self.neighbour, "attempt", code="seen = open('mine').read()") == "precious"
             assert json.loads(await said(self.neighbour, "who"))["pid"] == self.neighbour_pid
         sandbox = self.neighbour.sandbox

@@ -27,6 +27,7 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), _Connection)
+        self._path = path
         self.url = f"unix://{path}"
         self.released = threading.Event()
         """Set to let requests through that hang."""
@@ -46,6 +47,7 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
         self.shutdown()
         self._serving.join(10)
         self.server_close()
+        self._path.unlink()
 
     def hang_on(self, pattern: str) -> None:
         self._fault = (pattern, "hang")
@@ -82,7 +84,7 @@ class _Connection(socketserver.BaseRequestHandler):
         line = head.split(b"\r\n", 1)[0].decode()
         fault = self.server.fault_of(line)
         if fault == "hang":
-            self.server.released.wait(60)
+            self.server.released.wait(120)
         elif fault is not None:
             body = json.dumps({"message": fault}).encode()
             head_back = f"HTTP/1.1 500 Error\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"

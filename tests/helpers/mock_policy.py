@@ -60,10 +60,13 @@ class MockPolicy:
         self.api_key: str | None = None
         """A key that requests must carry; None: any."""
         self.requests: list[dict[str, Any]] = []
+        self.lets_through: int | None = None
+        """So many requests are answered; the others wait until this is None again."""
+        self.in_flight = 0
         self.peak = 0
         """Most requests in flight at once so far."""
         self.base_url = ""
-        self._in_flight = 0
+        self._let_through = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runner: web.AppRunner | None = None
@@ -83,10 +86,10 @@ class MockPolicy:
         if self._thread.is_alive():
             self._on_loop(self._stop())
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=60)
 
     def _on_loop(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
 
     async def _start(self) -> None:
         app = web.Application()
@@ -116,13 +119,16 @@ class MockPolicy:
         body = await request.json()
         self.requests.append(body)
         step = self.script.popleft() if self.script else self.default
-        self._in_flight += 1
-        self.peak = max(self.peak, self._in_flight)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
         try:
             await asyncio.sleep(self.latency)
+            while self.lets_through is not None and self._let_through >= self.lets_through:
+                await asyncio.sleep(0.02)
+            self._let_through += 1
             return await self._fail(step, request) if isinstance(step, Fault) else self._answer(step, body)
         finally:
-            self._in_flight -= 1
+            self.in_flight -= 1
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if self.api_key is None or request.headers.get("Authorization") == f"Bearer {self.api_key}":

@@ -14,7 +14,7 @@ import docker
 import docker.errors
 import pytest
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 class OwnEngine:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -13,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import psutil
 
 NODE = Path(__file__).parent / "ray_node.py"
-START_TIMEOUT, STOP_TIMEOUT = 90.0, 30.0
+START_TIMEOUT, STOP_TIMEOUT = 180.0, 60.0
 """Seconds; 7 and 4 are usual."""
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray listens on every interface of a machine that it takes for one of several, and joins by another."""
@@ -76,10 +77,6 @@ class RayHead:
             process.kill()
         node.wait(STOP_TIMEOUT)
 
-    def free_ports(self, count: int) -> list[int]:
-        """Ports of the loopback interface that nothing listens on."""
-        return _free_ports(count)
-
     def raylets(self) -> int:
         """How many nodes there are on this machine now, the head among them."""
         return sum(_name(pid) == "raylet" for pid in having(self.folder / "token"))
@@ -119,9 +116,10 @@ def ray_head(
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        "TMPDIR": str(folder),  # Ray's dashboard leaves sockets there
         **_LOOPBACK,
     }
-    dashboard, agent, client, gcs = _free_ports(4)
+    dashboard, agent, client, gcs = free_ports(4)
     command = [
         "ray",
         "start",
@@ -242,9 +240,11 @@ def having(token: Path) -> list[int]:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, nor will unasked: the kernel itself gives out those from 32768 on."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found += [port] * (port not in found)
+    return found

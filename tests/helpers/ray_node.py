@@ -1,4 +1,4 @@
-"""A Ray node as a process, as `ray.cluster_utils.Cluster` adds one: `ray_node.py GCS CPUS RESOURCES`.
+"""A node that joins a test's Ray head, as a process of its own: `ray_node.py GCS CPUS RESOURCES`.
 
 `ray start --address` would have it listen on every interface of the machine.
 """
@@ -6,26 +6,23 @@
 import json
 import sys
 import threading
+from types import SimpleNamespace
+from typing import Any
 
-from ray._private.node import Node
-from ray._private.parameter import RayParams
+from ray.cluster_utils import Cluster
 
 if __name__ == "__main__":
     gcs, cpus, resources = sys.argv[1:]
-    parameters = RayParams(
-        gcs_address=gcs,
-        redis_address=gcs,
+    cluster: Any = Cluster()
+    # The head runs already, in another process: this is all that adding a node asks of it.
+    cluster.head_node, cluster.redis_address = SimpleNamespace(gcs_address=gcs), gcs
+    cluster.add_node(
+        wait=False,
         node_ip_address="127.0.0.1",
         num_cpus=int(cpus),
-        num_gpus=0,
         resources=json.loads(resources),
         object_store_memory=100 * 2**20,
-        min_worker_port=0,
-        max_worker_port=0,
-        node_manager_port=0,
         dashboard_agent_listen_port=0,
-        include_log_monitor=False,
     )
-    Node(parameters, head=False, shutdown_at_exit=True, spawn_reaper=False)
     print("up", flush=True)
     threading.Event().wait()

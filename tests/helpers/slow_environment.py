@@ -1,21 +1,27 @@
-"""A verifiers environment whose episodes take as long as one says: for runs that have to last."""
+"""A verifiers environment whose episodes last until a test lets them end: for runs that have to last."""
 
 import asyncio
+import os
+from pathlib import Path
 
 import verifiers as vf
 from datasets import Dataset
 
 
 class SlowEnv(vf.SingleTurnEnv):
-    def __init__(self, seconds: float, last_seconds: float, **kwargs) -> None:
+    def __init__(self, gate: Path | None, free: int, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.seconds = seconds
-        self.last_seconds = last_seconds
+        self.gate = gate
+        self.free = free
         self.last = len(self.get_eval_dataset()) - 1
 
     async def setup_state(self, state: vf.State) -> vf.State:
-        is_last = int(state["answer"]) == self.last
-        await asyncio.sleep(self.last_seconds if is_last else self.seconds)
+        number = int(state["answer"])
+        if self.gate is not None and number >= self.free:
+            (self.gate / f"{number}-{os.getpid()}").touch()
+            opens = self.gate / ("end" if number == self.last else "open")
+            while not opens.exists():
+                await asyncio.sleep(0.05)
         return state
 
 
@@ -23,16 +29,17 @@ def named_answer(completion: vf.Messages, answer: str) -> float:
     return float(answer in str(completion[-1].content))
 
 
-def load_environment(tasks: int, seconds: float, last_seconds: float | None = None) -> vf.Environment:
+def load_environment(tasks: int, gate: str | None = None, free: int = 0) -> vf.Environment:
     """Args:
     tasks: How many.
-    seconds: How long an episode takes.
-    last_seconds: How long the last task's take, if not as long as the others.
+    gate: A folder. An episode leaves a file there that is named by its task and its process, and lasts
+        until there is one named `open`, the last task's until there is one named `end`.
+    free: The first so many tasks do not wait.
     """
     rows = [{"question": f"Say {number}.", "answer": str(number)} for number in range(tasks)]
     return SlowEnv(
-        seconds=seconds,
-        last_seconds=seconds if last_seconds is None else last_seconds,
+        gate=None if gate is None else Path(gate),
+        free=free,
         eval_dataset=Dataset.from_list(rows),
         rubric=vf.Rubric(funcs=[named_answer]),
     )

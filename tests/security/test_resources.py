@@ -2,13 +2,12 @@
 
 import asyncio
 import re
-import time
 
 import docker
 import pytest
 
 from tests.helpers.cells import SCRATCH_MB, Cell, cell_of
-from tests.helpers.sandboxes import said
+from tests.helpers.sandboxes import LONG, said
 from workers.errors import SandboxDied, SandboxError, SessionLost, SessionTimeout, ToolsetError
 from workers.sandbox.base import Session
 
@@ -65,7 +64,7 @@ async def test_scratch_that_is_full_is_empty_again_when_its_session_ends(cell: C
         assert answer == "written"
     await cell.unharmed()
     await cell.pool.release(attacker)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LONG):
         while await said(cell.neighbour, "attempt", code=write) != "written":
             await asyncio.sleep(0.02)
 
@@ -102,17 +101,18 @@ async def test_memory_bomb(cell: Cell) -> None:
 
 
 async def test_cpu_hog_leaves_its_neighbour_a_share(cell: Cell) -> None:
-    attacker = await cell.session()
-    hog = asyncio.create_task(attacker.call("use_cpu", {}, timeout=1.5))
-    calls = 0
-    while not hog.done():
+    attacker, limited = await cell.session(), await cell.session()
+    hog = asyncio.create_task(attacker.call("use_cpu", {}, timeout=3600))
+    for _ in range(3):
         await cell.unharmed()
-        calls += 1
-        await asyncio.sleep(0.05)
-    assert calls >= 3
+    assert not hog.done()
     with pytest.raises(SessionTimeout):
-        await hog
+        await limited.call("use_cpu", {}, timeout=0.3)
     await cell.pool.release(attacker)
+    with pytest.raises(SessionLost):
+        await hog
+    await cell.pool.release(limited)
+    await cell.unharmed()
 
 
 async def test_tool_that_never_returns(cell: Cell) -> None:
@@ -180,10 +180,8 @@ async def test_limits_of_a_session(cell: Cell, engine: docker.DockerClient) -> N
         other = await strict.session()
         large = await said(other, "attempt", code="open('f', 'wb').truncate(2 << 20)")
         assert "File too large" in large
-        began = time.monotonic()
         with pytest.raises(SessionLost, match=r"exit -(9|24)\)"):
-            await other.call("use_cpu", {}, timeout=60)
-        assert time.monotonic() - began < 50
+            await other.call("use_cpu", {}, timeout=240)
         await strict.unharmed()
 
 
@@ -194,7 +192,7 @@ async def test_out_of_memory_with_many_sessions_ends_in_a_container_that_serves(
     cell.assert_limited(cell.neighbour)
     others = [await cell.session() for _ in range(6)]
     calls = [session.call("hoard", {"megabytes": 80}) for session in others]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     lost = [one for one in outcomes if isinstance(one, SandboxError)]
     assert lost

@@ -134,8 +134,8 @@ def test_session_that_is_stopped_from_within_scores_0_too(monkeypatch: pytest.Mo
 
 
 def test_policy_that_dallies_is_graded_when_its_time_is_up() -> None:
-    slow = Reply(None, [("write_file", GOOD), ("bash", {"command": "sleep 1"}), ("bash", {"command": "ls"})])
-    result = with_policy(slow, task="fix-pagination", tools_timeout=0.5)
+    slow = Reply(None, [("write_file", GOOD), ("bash", {"command": "sleep 4"}), ("bash", {"command": "ls"})])
+    result = with_policy(slow, task="fix-pagination", tools_timeout=3.0)
     assert (result.status, record(result).stop_reason) == ("finished", "has_final_env_response")
     time_is_up = "the time for tools is over; the workspace is judged as it is"
     assert answers(result)[1:] == [f"[exit code 0]\n[{time_is_up}]", f"bash was not run: {time_is_up}"]

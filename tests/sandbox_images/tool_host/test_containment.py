@@ -57,7 +57,7 @@ async def test_requests_behind_the_one_that_timed_out_are_lost_with_it(sandbox: 
 
 
 async def test_scoring_over_its_limit_costs_only_its_session() -> None:
-    async with process_sandbox(settings=process_settings(call_timeout=0.3)) as sandbox:
+    async with process_sandbox(settings=process_settings(call_timeout=1.5)) as sandbox:
         session = await opened(sandbox)
         with pytest.raises(SessionTimeout, match="evaluate did not end"):
             await session.evaluate({"hang": True})

@@ -364,8 +364,15 @@ async def test_cancelled_start_leaves_no_container(
     await eventually(lambda: owned(engine, who) == [])
 
 
+@pytest.fixture
+def own_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that start meanwhile sweep too, on theirs."""
+    name = f"test-{uuid.uuid4().hex}"
+    monkeypatch.setattr(ownership, "node", lambda: name)
+
+
 async def test_sweep_removes_this_nodes_containers_of_dead_owners_only(
-    dummy_image: str, engine: docker.DockerClient
+    dummy_image: str, engine: docker.DockerClient, own_node: None
 ) -> None:
     mine = ownership.labels(owner())
     gone = await asyncio.create_subprocess_exec("true")
@@ -402,7 +409,7 @@ async def test_sweep_removes_this_nodes_containers_of_dead_owners_only(
 
 
 async def test_sweeps_at_the_same_time_do_not_disturb_each_other(
-    dummy_image: str, engine: docker.DockerClient
+    dummy_image: str, engine: docker.DockerClient, own_node: None
 ) -> None:
     gone = await asyncio.create_subprocess_exec("true")
     await gone.wait()

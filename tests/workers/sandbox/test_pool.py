@@ -237,7 +237,7 @@ async def test_stop_does_not_wait_for_a_daemon_that_holds_stderr_open(pools: Poo
     session = await begun(pool, "one")
     pids = [int(pid) for pid in (await said(session, "daemon")).strip("[]").split(",")]
     kill(session.sandbox)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await pool.close()
     for pid in pids:  # nobody is left to end it: the tool host was killed, and there is no container
         os.kill(pid, 9)
