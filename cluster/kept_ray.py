@@ -19,6 +19,7 @@ from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
+from cluster import engine_folders
 from cluster.cache import cache_dir
 from cluster.errors import RayUnavailable
 
@@ -149,6 +150,7 @@ def _end(pid: int, gone: Callable[[], bool]) -> None:
         _signal(left, signal.SIGKILL)
     _wait(lambda: not _session(pid), 5.0)
     _record().unlink(missing_ok=True)
+    engine_folders.sweep()
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -71,6 +71,12 @@ class RaySession:
         """Says that there is now something to keep the cluster for; until then, it ends with the session."""
         self._unsettled = False
 
+    @property
+    def owner(self) -> int:
+        """The process of this machine that a local cluster ends with."""
+        kept = kept_ray.find_kept() if self.kept else None
+        return os.getpid() if kept is None else kept.pid
+
     def is_only_one(self) -> bool:
         """Whether no other run is connected to the same kept cluster of this machine."""
         return self._lease is None or self._lease.is_only_one()

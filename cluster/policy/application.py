@@ -68,6 +68,11 @@ def set_versions(args: dict[str, Any], folder: Path) -> None:
         option["runtime_env"]["env_vars"][FOLDER_VARIABLE] = str(folder)
 
 
+def set_temporary(args: dict[str, Any], folder: Path) -> None:
+    """Adds to the arguments where vLLM puts temporary files, which is no part of the name."""
+    args["llm_configs"][0]["runtime_env"]["env_vars"]["TMPDIR"] = str(folder)
+
+
 def application_name(config: VllmPolicy, model: Model, args: dict[str, Any]) -> str:
     """A name that two policies share exactly when their deployments are interchangeable.
 

@@ -3,6 +3,7 @@
 import logging
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.context import _get_global_client  # pyright: ignore[reportPrivateUsage]
 from ray.serve.exceptions import RayServeException
 
+from cluster import engine_folders
 from cluster.errors import PolicyUnavailable
 from cluster.policy.base import OnStage
 from cluster.policy.failure import engine_error, last_error
@@ -64,10 +66,10 @@ def delete_application(name: str, wait: bool = True) -> None:
         wait: Return when its processes are gone; one that is still starting up takes its time.
     """
     _quiet()
-    try:
+    # With the controller gone, so is the application.
+    with suppress(RayServeException, RayError, TimeoutError):
         _serve.delete(name, _blocking=wait)
-    except (RayServeException, RayError, TimeoutError):
-        return  # with the controller gone, so is the application
+    engine_folders.remove(name)
 
 
 def await_application(

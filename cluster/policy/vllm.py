@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from cluster import engine_folders
 from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
 from cluster.errors import PolicyInUse, PolicyUnavailable
@@ -69,6 +70,7 @@ class VllmPolicyClient(PolicyClient):
         if self._ends is not None:
             if _ray.is_initialized():
                 serving.delete_application(self._ends)
+            engine_folders.remove(self._ends)
             self._versions.clear()
         self._ends = None
 
@@ -147,6 +149,9 @@ def _start(
     versions = _versions(config, model, name)
     versions.clear()  # those of a deployment of this name that was there before
     application.set_versions(args, versions.path)
+    if session.local:
+        engine_folders.sweep()
+        application.set_temporary(args, engine_folders.make(name, session.owner))
     try:
         deploying = deployment.remote(name, args)
         base_url = f"{serving.start_serve(session)}/{name}/v1"
@@ -217,7 +222,7 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
         model=model.name,
         base_url=base_url,
         version=version,
-        moves=config.in_flight == "move",
+        moves=config.adapters is not None and config.adapters.in_flight == "move",
         max_version_lag=config.max_version_lag,
         token_ids=True,
         tokens=config.tokens,

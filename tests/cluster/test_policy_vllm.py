@@ -4,6 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 import verifiers as vf
 from tokenizers import Tokenizer
@@ -90,6 +91,13 @@ def test_the_kept_policy_is_not_brought_up_twice_and_tells_how_it_is(
     said = kumite_policy(vllm_cache, "status")
     assert f"version {status['version']}: ready, idle, up" in said
     assert any("VLLM::EngineCore" in process.command for process in cluster_processes(vllm_cache))
+
+
+def test_its_sockets_are_in_a_folder_of_its_own(vllm_endpoint: PolicyEndpoint, vllm_cache: Path):
+    [engine] = [each for each in cluster_processes(vllm_cache) if "VLLM::EngineCore" in each.command]
+    folder = Path(psutil.Process(engine.pid).environ()["TMPDIR"])
+    assert folder.name.startswith(f"kumite-vllm-{engine.session}-")
+    assert any(path.is_socket() for path in folder.iterdir())
 
 
 def test_a_deployment_that_cannot_start_says_why_and_leaves_the_kept_one_alone(

@@ -15,6 +15,7 @@ import docker.errors
 import requests
 
 from workers.errors import SandboxStartError
+from workers.process_ids import started
 from workers.sandbox.base import Owner
 from workers.sandbox.engine import engine
 
@@ -36,7 +37,7 @@ def labels(owner: Owner) -> dict[str, str]:
         RUN: owner.run_id,
         WORKER: owner.worker_id,
         NODE: node(),
-        OWNER: f"{pid}:{_started(pid)}",
+        OWNER: f"{pid}:{started(pid)}",
     }
 
 
@@ -60,8 +61,8 @@ def _sweep(client: docker.DockerClient) -> list[str]:
     removed: list[str] = []
     mine = {"label": [f"{NODE}={node()}", RUN]}
     for summary in cast(list[dict[str, Any]], client.api.containers(all=True, filters=mine)):
-        pid, _, started = str(summary["Labels"].get(OWNER, "")).partition(":")
-        if not pid.isdigit() or _started(int(pid)) == started:
+        pid, _, since = str(summary["Labels"].get(OWNER, "")).partition(":")
+        if not pid.isdigit() or started(int(pid)) == since:
             continue
         try:
             client.api.remove_container(summary["Id"], force=True)
@@ -70,11 +71,3 @@ def _sweep(client: docker.DockerClient) -> list[str]:
             if error.status_code not in (404, 409):  # gone, or going
                 raise
     return removed
-
-
-def _started(pid: int) -> str:
-    """When a process started, in clock ticks since boot: with its id, it tells processes apart for ever."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
