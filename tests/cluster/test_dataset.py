@@ -272,7 +272,7 @@ async def test_event_loop_goes_on_during_a_compaction(tmp_path: Path, monkeypatc
         await asyncio.sleep(0)
 
     def observed(segment: Path, run_dir: Path) -> Any:
-        asyncio.run_coroutine_threadsafe(tick(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(tick(), loop).result(timeout=90)
         return real(segment, run_dir)
 
     monkeypatch.setattr(dataset_module, "compact", observed)
@@ -327,7 +327,7 @@ def test_sigkill_at_random_moments_loses_no_acknowledged_episode(tmp_path: Path)
             numbers = [int(writer.stdout.readline()) for _ in range(patience)]
         finally:
             os.kill(writer.pid, signal.SIGKILL)
-        numbers += [int(line) for line in writer.communicate(timeout=30)[0].splitlines() if line.isdecimal()]
+        numbers += [int(line) for line in writer.communicate(timeout=120)[0].splitlines() if line.isdecimal()]
         acknowledged |= {f"{number:016x}" for number in numbers}
         # A new writer never appends what the one before may have appended.
         following = max(numbers) + 100

@@ -241,7 +241,7 @@ async def test_event_loop_goes_on_during_an_fsync(tmp_path: Path, monkeypatch: p
 
     def slow(_descriptor: int) -> None:
         tick: Any = asyncio.run_coroutine_threadsafe(_set(ticked), loop)
-        tick.result(timeout=10)
+        tick.result(timeout=90)
 
     monkeypatch.setattr(journal_module.os, "fsync", slow)
     journal = Journal(tmp_path)

@@ -45,7 +45,7 @@ def deployment(refusals: list[str]) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
     server.server_close()
-    thread.join(timeout=10)
+    thread.join(timeout=90)
 
 
 def test_a_deployment_begins_at_version_0(versions: VersionFolder):
