@@ -25,7 +25,7 @@ class PolicyWatch:
     Args:
         metrics: Asks the deployment; None where it cannot tell.
         planned: Episodes to see through.
-        heed: Is told, too.
+        heed: Is told, too, while there are episodes left.
         between: What the policy waits for when all of them have been.
     """
 
@@ -108,7 +108,7 @@ class PolicyWatch:
             return True
         if metrics is not None:
             self.look(time.monotonic(), metrics)
-            if self._heed is not None:
+            if self._heed is not None and self._left:  # of an idle policy there is nothing to learn
                 await self._heed(metrics)
         return metrics is not None
 

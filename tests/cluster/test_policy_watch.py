@@ -119,6 +119,10 @@ async def test_a_policy_that_does_not_answer_for_a_while_ends_nothing(monkeypatc
         while made.use is None or made.use.running < 3:
             await asyncio.sleep(0.01)
     assert heeded[:3] == [1, 2, 3]
+    idle = PolicyWatch(ask, 0, heed, between="trainer")
+    async with idle.watching():
+        heeded.clear()
+    assert not heeded, "between two iterations nothing is learnt of what the policy has use for"
 
 
 async def test_the_summary_adds_up_what_all_processes_of_a_run_saw(tmp_path: Path):
