@@ -77,6 +77,14 @@ class RayHead:
             process.kill()
         node.wait(STOP_TIMEOUT)
 
+    def descendants(self, head: int) -> list[psutil.Process]:
+        """All that the head and its nodes have started and that has not been left by its parent."""
+        found: list[psutil.Process] = []
+        for pid in (head, *(node.pid for node in self._nodes)):
+            with suppress(psutil.NoSuchProcess):
+                found += psutil.Process(pid).children(recursive=True)
+        return found
+
     def raylets(self) -> int:
         """How many nodes there are on this machine now, the head among them."""
         return sum(_name(pid) == "raylet" for pid in having(self.folder / "token"))
@@ -147,12 +155,13 @@ def ray_head(
             stderr=output,
             start_new_session=True,
         )
+    address = f"http://127.0.0.1:{dashboard}"
+    made = RayHead(address, environment, f"127.0.0.1:{gcs}", folder)
     try:
-        address = f"http://127.0.0.1:{dashboard}"
         _wait_until_up(head, address, log)
-        yield RayHead(address, environment, f"127.0.0.1:{gcs}", folder)
+        yield made
     finally:
-        _end(head, token)
+        _end(head, token, made.descendants(head.pid))
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -201,7 +210,8 @@ def _wait_until_up(head: "subprocess.Popen[bytes]", address: str, log: Path) -> 
     raise RuntimeError(f"the Ray head did not come up: {log.read_text()[-2000:]}")
 
 
-def _end(head: "subprocess.Popen[bytes]", token: Path) -> None:
+def _end(head: "subprocess.Popen[bytes]", token: Path, descendants: list[psutil.Process]) -> None:
+    """Ends the head, and what it and its nodes have started: of some of it, a new title hides the token."""
     head.terminate()
     try:
         head.wait(STOP_TIMEOUT)
@@ -218,6 +228,9 @@ def _end(head: "subprocess.Popen[bytes]", token: Path) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.1)
+    for process in descendants:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _name(pid: int) -> str:
