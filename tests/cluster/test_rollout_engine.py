@@ -40,8 +40,9 @@ def config(policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    policy.latency = 0.2  # some looks at the policy come before the first episode's end
     monkeypatch.setattr("cluster.policy_watch._EVERY", 0.05)
     idle = EngineMetrics(max_requests=4)
     monkeypatch.setattr("cluster.policy.endpoint.EndpointPolicyClient.metrics", lambda _: idle)
