@@ -10,6 +10,7 @@ from cluster.config import OraclePolicy, RunConfig, VllmPolicy
 from cluster.config_file import load_config
 from cluster.episodes import iterate_records
 from cluster.errors import RunError
+from cluster.manifest import load_manifest
 from cluster.policy import packaged_model
 from cluster.sequences import sequences_of
 from cluster.token_rules import continues, goes_on, lengths, prompt_of
@@ -94,13 +95,13 @@ def verify(
         RunFolderError: The folder holds no run, or a damaged one.
         RunError: The tokenizer cannot be had.
     """
+    run_id = load_manifest(run_dir).run_id
     config = load_config(run_dir / "config.yaml")
     template = _template(config, tokenizer)
     reports: dict[Rule, RuleReport] = {rule: RuleReport(rule=rule) for rule in RULES}
-    result = Verification(run_id="", rules=list(reports.values()))
+    result = Verification(run_id=run_id, rules=list(reports.values()))
     differences: list[float] = []
     for episode in iterate_records(run_dir):
-        result.run_id = episode.run_id
         result.episodes += 1
         result.steps += len(episode.steps)
         _check_episode(episode, reports)

@@ -87,7 +87,7 @@ def update_kept(path: Path | str, version: int) -> None:
     """
     policy = recorded()
     if policy is None:
-        raise PolicyUnavailable("no policy is kept: `policy.keep_alive` in a run's config keeps one")
+        raise PolicyUnavailable("no policy is kept; `kumite policy up` brings one up")
     update(_versions(policy), policy.base_url, str(path), version)
 
 

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from cluster.durable import RunFolderError
 from cluster.errors import PolicyUnavailable
 from cluster.verify import Verification, verify
 from cluster.verify_view import scorer
@@ -138,3 +139,8 @@ async def test_a_policy_to_score_with_that_is_not_there_is_named(
         scorer(run, "http://127.0.0.1:9/v1")
     with MockPolicy() as policy, pytest.raises(PolicyUnavailable, match="and it has mock"):
         scorer(run, policy.base_url)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path):
+    with pytest.raises(RunFolderError, match="holds no run"):
+        verify(tmp_path)
