@@ -16,9 +16,6 @@ class AdaptersConfig(Settings):
     live: Annotated[int, Field(gt=0)] = 2
     """Versions that vLLM holds at once, the base model aside: those that episodes in flight still use, and
     the newest. One more takes the place of the one unused for longest; a request brings it back."""
-    in_flight: Literal["finish", "move"] = "finish"
-    """What episodes in flight do when a version comes. `finish`: play to their end on theirs. `move`: take
-    their next turn on the new one."""
 
 
 def _check_exact(policy: "VllmPolicy | EndpointPolicy") -> None:
@@ -55,6 +52,10 @@ class VllmPolicy(Settings):
     adapters: AdaptersConfig | None = None
     """Take weight updates (`kumite policy update`, `RolloutEngine.update_policy`) as LoRA adapters, too.
     Null: full checkpoints only."""
+    in_flight: Literal["finish", "move"] = "finish"
+    """What episodes in flight do when a version comes. `finish`: play to their end on theirs; where a full
+    checkpoint has taken its place, they are played again, as `episode.attempts.policy` allows. `move`: take
+    their next turn on the new one."""
     versions_folder: Path | None = None
     """Where new weights are put for the replicas to load; all nodes must see it. Null: the cache folder,
     which is right where the policy runs on this machine."""

@@ -36,7 +36,7 @@ class ToolsetError(SandboxError):
 
 
 class StaleEpisode(vf.ModelError):
-    """The policy's versions went on while an episode was played, further than it may be behind."""
+    """The policy's versions went on under an episode: further than it may be, or in its place."""
 
 
 class TemplateError(Exception):

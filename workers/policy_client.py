@@ -114,7 +114,7 @@ def versioned(model: str) -> str:
 def note_version(model: str | None) -> None:
     """Notes which version has acted, where the answer names it: full weights change between turns."""
     trace, acted = tracing.current.get(), version_of(model)
-    if trace is not None and acted is not None:
+    if trace is not None and trace.policy_version is not None and acted is not None:
         trace.policy_version = acted
 
 

@@ -222,7 +222,7 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
         model=model.name,
         base_url=base_url,
         version=version,
-        moves=config.adapters is not None and config.adapters.in_flight == "move",
+        moves=config.in_flight == "move",
         max_version_lag=config.max_version_lag,
         token_ids=True,
         tokens=config.tokens,

@@ -56,18 +56,39 @@ def test_an_episode_that_moves_says_that_it_spans_versions():
     assert (episode.policy_version, episode.last_policy_version) == (1, 2)
 
 
-def test_where_full_weights_change_beneath_an_episode_each_step_has_the_version_that_answered():
+def play_reloaded(**settings: Any) -> EpisodeRecord:
+    """A two-turn episode whose second turn is answered by other full weights than the first."""
+
     class ReloadedPolicy(MockPolicy):
         def _answer(self, reply: Reply, body: dict[str, Any]) -> Any:
             self.model = f"mock:v{len(self.requests)}"
             return super()._answer(reply, body)
 
     with ReloadedPolicy(CALL) as policy:
-        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, version=1)
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, **settings)
         with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
-            episode = record(worker.play([spec(rows(worker)[0])])[0])
+            return record(worker.play([spec(rows(worker)[0])])[0])
+
+
+def test_where_full_weights_change_beneath_an_episode_each_step_has_the_version_that_answered():
+    episode = play_reloaded(version=1, moves=True)
     assert versions(episode) == [1, 2]
     assert (episode.policy_version, episode.last_policy_version) == (1, 2)
+
+
+def test_an_episode_that_is_to_finish_on_weights_that_have_gone_is_to_be_played_again():
+    episode = play_reloaded(version=1)
+    assert episode.error is not None
+    assert (episode.error.type, episode.error.kind, episode.error.stage) == (
+        "StaleEpisode",
+        "policy",
+        "policy",
+    )
+    assert "it began on version 1, and version 2 has taken its place" in episode.error.message
+
+
+def test_of_an_endpoint_without_versions_a_name_tells_none():
+    assert versions(play_reloaded()) == [None, None]
 
 
 @pytest.mark.parametrize("moves", [True, False])

@@ -23,7 +23,7 @@ from workers.environments import steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
 from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError
+from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError, StaleEpisode
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings
 
@@ -160,6 +160,7 @@ class ClassicEnvironment:
                 trace.policy_version = trace.newest_version()
             with trace.during("policy"):
                 response = await act(state, *args, **kwargs)
+                _check_version(trace)
             calls = trace.session.calls if trace.session else 0
             turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls)
             index = len(state["trajectory"])
@@ -208,6 +209,16 @@ def _trace() -> EpisodeTrace:
     if trace is None:
         raise EnvironmentLoadError("this environment is played by Kumite's workers only")
     return trace
+
+
+def _check_version(trace: EpisodeTrace) -> None:
+    """Ends an episode that is to finish on the version it began with, and cannot: its weights have gone."""
+    began = trace.turns[0].policy_version if trace.turns else trace.policy_version
+    if trace.newest_version is None and trace.policy_version != began:
+        raise StaleEpisode(
+            f"it began on version {began}, and version {trace.policy_version} has taken its place; with "
+            "policy.in_flight `move`, it would go on"
+        )
 
 
 def _check_session(trace: EpisodeTrace) -> None:
