@@ -13,6 +13,7 @@ from cluster.errors import ConfigError, RunError, UpdateRefused
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.rollout_engine import RolloutEngine
 from cluster.summary import summarise
+from cluster.worker_pool import WorkerPool
 from tests.helpers.mock_policy import MockPolicy, Reply
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -46,6 +47,12 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     monkeypatch.setattr("cluster.policy_watch._EVERY", 0.05)
     idle = EngineMetrics(max_requests=4)
     monkeypatch.setattr("cluster.policy.endpoint.EndpointPolicyClient.metrics", lambda _: idle)
+    heeded: list[EngineMetrics] = []
+
+    async def heed(pool: WorkerPool, metrics: EngineMetrics) -> None:
+        heeded.append(metrics)
+
+    monkeypatch.setattr(WorkerPool, "heed", heed)
     async with RolloutEngine(config, tmp_path / "run") as engine:
         first = [group async for group in engine.rollouts(3)]
         second = [group async for group in engine.rollouts(3, samples=4)]
@@ -60,6 +67,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     with pytest.raises(RunError, match="inside its `async with`"):
         [group async for group in engine.rollouts()]
 
+    assert heeded and all(metrics is idle for metrics in heeded), "the pool is told how busy the policy is"
     assert {group.task_id for group in first} == {"France", "Italy", "Japan"}
     assert {group.task_id for group in second} == {"Spain", "Germany", "Egypt"}
     assert [len(group.episodes) for group in first + second + named] == [2, 2, 2, 4, 4, 4, 2]

@@ -54,7 +54,7 @@ class Policy:
 if __name__ == "__main__":
     script: dict[str, Any] = json.loads(Path(sys.argv[3]).read_text()) if len(sys.argv) > 3 else CONSTANT
     ray.init(address=sys.argv[1], namespace="policy", log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
+    serve.start("HeadOnly", {"host": "127.0.0.1", "port": int(sys.argv[2])})
     serve.run(Policy.bind(script), route_prefix="/v1")
     print("serving", flush=True)
     sys.stdin.read()
