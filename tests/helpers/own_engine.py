@@ -74,7 +74,7 @@ class OwnEngine:
         """Takes an image over from another engine."""
         client = docker.DockerClient(base_url=self.url, timeout=int(_PATIENCE))
         try:
-            client.images.load(source.images.get(image).save(named=True))
+            client.images.load(source.images.get(image).save(named=image))  # it may have other names
         finally:
             client.close()
 
