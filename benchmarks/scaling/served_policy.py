@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.kumite_run import ROOT
-from tests.helpers.ray_head import RayHead
+from tests.helpers.ray_head import RayHead, free_ports
 
 VERSION, SUITE = "v1.2.2", "banking"
 SECONDS = 0.1
@@ -52,7 +52,7 @@ def served_policy(head: RayHead, folder: Path) -> Generator[str]:
     """Serves it on a cluster: its URL."""
     written = folder / "script.json"
     written.write_bytes(subprocess.check_output([sys.executable, "-m", __name__], cwd=ROOT, timeout=60))
-    [port] = head.free_ports(1)
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "tests.helpers.serve_policy", head.gcs, str(port), str(written)]
     with subprocess.Popen(
         command, cwd=ROOT, env=head.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
