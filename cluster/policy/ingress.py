@@ -43,7 +43,7 @@ class PolicyIngress(_Ingress, _Broadcastable):
         found: str = await base._get_model_id(model)
         version = version_of(found)
         versions = VersionFolder(Path(os.environ[FOLDER_VARIABLE]))
-        return found if version is None or versions.is_adapter(version) else found.partition(":")[0]
+        return found if version is None or versions.is_adapter(version) else found.rpartition(":")[0]
 
     async def generate_tokens(self, request: Request) -> Response:
         """Tokens in, tokens out: vLLM's route, with `token_ids` and `sampling_params`."""
