@@ -101,7 +101,7 @@ def test_a_node_that_is_lost_costs_its_episodes_another_attempt(kumite, tmp_path
     assert len(found) == len({row["episode_id"] for row in found}) == 64
     assert {row["status"] for row in found} == {"finished"}
     assert {row["attempt"] for row in found} == {1, 2}
-    assert containers("run") == []
+    until(lambda: containers("run") == [], "the end of all containers", patience=60)
 
 
 def test_a_replica_of_the_policy_that_is_killed_costs_a_wait_and_no_episode(kumite, tmp_path, head):
