@@ -44,21 +44,21 @@ async def test_exact_turns_with_tools_are_one_sequence_and_score_as_they_were_sa
     exact = vllm_endpoint.model_copy(update={"tokens": "exact", "sampling": sampling})
     with rollout_worker("tests.helpers.looking_environment", policy=exact, seed=1) as worker:
         episodes = [record(result) for result in played(worker, *map(spec, rows(worker)))]
-    assert [len(episode.steps) for episode in episodes] == [4, 4, 4]
+    assert [len(episode.steps) for episode in episodes] == [4] * 8
     called = [step for episode in episodes for step in episode.steps[:-1] if step.action.tool_calls]
-    assert len(called) > 2, "the model calls the tool"
+    assert called, "the model calls the tool, in every other turn or so"
     assert all(step.observations[0].role == "tool" for step in called)
-    assert [len(sequences_of(episode)) for episode in episodes] == [1, 1, 1]
+    assert [len(sequences_of(episode)) for episode in episodes] == [1] * 8
     run = await write_run(tmp_path, episodes, tokens="exact", sampling=sampling.model_dump())
     assert exact.base_url is not None
     found = verify(run, rescore=Scorer(exact.base_url, exact.model, sampling))
     assert {report.rule: (report.checked, report.violations) for report in found.rules} == {
-        "lengths": (12, 0),
-        "prompts": (12, 0),
-        "append_only": (9, 0),
-        "sequences": (3, 0),
-        "versions": (3, 0),
-        "logprobs": (12, 0),
+        "lengths": (32, 0),
+        "prompts": (32, 0),
+        "append_only": (24, 0),
+        "sequences": (8, 0),
+        "versions": (8, 0),
+        "logprobs": (32, 0),
     }
 
 

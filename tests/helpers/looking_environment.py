@@ -7,7 +7,7 @@ import verifiers as vf
 from datasets import Dataset
 
 SEEN = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
-ASKED = ("rose", "sea", "sun")
+ASKED = ("rose", "sea", "sun", "moon", "leaf", "wall", "road", "rain")
 """What is asked for turn by turn, whether the policy has called the tool or not."""
 
 
@@ -20,7 +20,7 @@ class LookingEnv(vf.MultiTurnEnv):
         return [vf.UserMessage(content=f"Look at the {ASKED[turn % len(ASKED)]}.")]
 
 
-def load_environment(episodes: int = 3) -> vf.Environment:
+def load_environment() -> vf.Environment:
     prompt: list[dict[str, Any]] = []
     for number, (thing, colour) in enumerate(SEEN.items()):
         call = {"name": "look", "arguments": json.dumps({"thing": thing})}
@@ -35,8 +35,8 @@ def load_environment(episodes: int = 3) -> vf.Environment:
             {"role": "assistant", "content": f"It is {colour}."},
         ]
     rows = [
-        {"prompt": [*prompt, {"role": "user", "content": f"Look at the {ASKED[i]}."}], "answer": ""}
-        for i in range(episodes)
+        {"prompt": [*prompt, {"role": "user", "content": f"Look at the {thing}."}], "answer": ""}
+        for thing in ASKED
     ]
     return LookingEnv(
         eval_dataset=Dataset.from_list(rows),
