@@ -1,5 +1,6 @@
 """Paths that try to leave the workspace, and files that are not what the file tools take."""
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
@@ -81,6 +82,13 @@ def test_workspace_that_was_moved_away_stays_the_one_that_is_used(root: Path, wo
         workspace.read_text("secret")
 
 
+def exchange(one: Path, other: Path) -> None:
+    """Two names change places in one step, so that neither is ever missing (`renameat2`)."""
+    at_cwd, in_one_step = -100, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.renameat2(at_cwd, bytes(one), at_cwd, bytes(other), in_one_step) == 0, ctypes.get_errno()
+
+
 @pytest.fixture
 def swapping(root: Path) -> Iterator[None]:
     """A folder of the workspace that is a folder and a link to the outside by turns, as fast as can be."""
@@ -91,10 +99,7 @@ def swapping(root: Path) -> Iterator[None]:
 
     def swap() -> None:
         while not ended.is_set():
-            os.rename(root / "folder", root / "kept")
-            os.rename(root / "link", root / "folder")
-            os.rename(root / "folder", root / "link")
-            os.rename(root / "kept", root / "folder")
+            exchange(root / "folder", root / "link")
 
     thread = threading.Thread(target=swap)
     thread.start()
