@@ -170,10 +170,11 @@ class DockerSandbox(Sandbox):
 
     def _remove(self, container: str) -> None:
         with engine() as client:
+            _remove_left_behind(client)
             if self.is_up:
                 if _goes(client, container):
                     return
-                _log.warning("container %s did not exit when its pipe closed; removing it", container[:12])
+                _log.warning("container %s did not go when its pipe closed; removing it", container[:12])
             try:
                 client.api.remove_container(container, force=True)
             except docker.errors.NotFound:
@@ -185,24 +186,26 @@ class DockerSandbox(Sandbox):
 
 def _remove_left_behind(client: docker.DockerClient) -> None:
     """Removes what an engine that was away could not, now that it answers."""
-    while _left_behind:
-        container = _left_behind.pop()
+    for container in list(_left_behind):
         try:
             client.api.remove_container(container, force=True)
-        except docker.errors.APIError as error:
-            if error.status_code not in (requests.codes.not_found, requests.codes.conflict):
-                _log.warning("container %s is left behind: %s", container[:12], str(error))
+        except docker.errors.NotFound:
+            pass
+        except docker.errors.APIError as error:  # perhaps it is at it: that may fail, so look again
+            _log.warning("container %s is not removed yet: %s", container[:12], str(error))
+            continue
+        _left_behind.discard(container)
 
 
 def _goes(client: docker.DockerClient, container: str) -> bool:
     """Waits until the engine has removed a container that it is about to remove by itself."""
     try:
-        client.api.wait(container, timeout=int(GRACE), condition="removed")
+        told = client.api.wait(container, timeout=int(GRACE), condition="removed")
     except docker.errors.NotFound:
         return True
     except (docker.errors.APIError, requests.RequestException):
         return False
-    return True
+    return not told.get("Error")  # so it says that it could not
 
 
 class _Stream(asyncio.Protocol):
