@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
@@ -13,34 +14,33 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders.kumite_run import ROOT
+from benchmarks.scaling import waiting_environment
 from tests.helpers.ray_head import ray_head
 
 SECONDS, PER_WORKER, ROUNDS = 4.0, 16, 6
 """Seconds of an episode; episodes at once on a node, which has one worker; episodes per place."""
 
 
+def config(nodes: int, gcs: str) -> dict[str, Any]:
+    """Of a run with one worker on each of so many nodes, of the cluster at an address."""
+    return {
+        "environment": {
+            "id": waiting_environment.__name__,
+            "args": {"tasks": nodes * PER_WORKER * ROUNDS, "seconds": SECONDS},
+        },
+        "policy": {"kind": "oracle"},
+        "workers": {"min": nodes, "max": nodes, "episodes_per_worker": PER_WORKER, "cpus_per_worker": 1.0},
+        "ray": {"address": gcs},
+    }
+
+
 def measure(nodes: int, folder: Path) -> float:
     """Episodes per second on so many nodes, start-up excluded."""
-    tasks = nodes * PER_WORKER * ROUNDS
     with ray_head(cpus=0) as head:
         for _ in range(nodes):
             head.add_node(cpus=1, sandbox=1)
-        config = {
-            "environment": {
-                "id": "tests.helpers.slow_environment",
-                "args": {"tasks": tasks, "seconds": SECONDS},
-            },
-            "policy": {"kind": "oracle"},
-            "workers": {
-                "min": nodes,
-                "max": nodes,
-                "episodes_per_worker": PER_WORKER,
-                "cpus_per_worker": 1.0,
-            },
-            "ray": {"address": head.gcs},
-        }
         written = folder / "config.yaml"
-        written.write_text(yaml.safe_dump(config))
+        written.write_text(yaml.safe_dump(config(nodes, head.gcs)))
         out = folder / f"run-{nodes}"
         command = [sys.executable, "-m", "cluster", "run", str(written), "--out", str(out)]
         environment = {**os.environ, **head.environment}
