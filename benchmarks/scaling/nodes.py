@@ -49,9 +49,11 @@ def measure(nodes: int, folder: Path) -> float:
 
 
 def _ends_by_worker(run: Path) -> list[list[float]]:
-    columns = ["worker_id", "started_at", "timings"]
+    columns = ["worker_id", "started_at", "timings", "status"]
     ends: defaultdict[str, list[float]] = defaultdict(list)
     for row in pq.read_table(run / "episodes", columns=columns).to_pylist():
+        if row["status"] != "finished":
+            raise SystemExit(f"an episode failed: see {run}")
         end = row["started_at"] + row["timings"]["total"] - row["timings"]["queue"]
         ends[row["worker_id"]].append(end)
     return [sorted(each) for each in ends.values()]

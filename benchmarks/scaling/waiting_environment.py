@@ -18,6 +18,6 @@ class WaitingEnv(vf.SingleTurnEnv):
 
 def load_environment(tasks: int, seconds: float) -> vf.Environment:
     """So many tasks, whose episodes last so many seconds."""
-    rows = [{"question": f"Wait, {number}.", "answer": ""} for number in range(tasks)]
+    rows = [{"question": f"Wait, {number}.", "answer": "I waited."} for number in range(tasks)]
     rubric = vf.Rubric(funcs=[lambda state: 1.0])
     return WaitingEnv(seconds=seconds, eval_dataset=Dataset.from_list(rows), rubric=rubric)

@@ -10,3 +10,4 @@ def test_simulated_nodes_are_given_episodes_that_can_be_played():
     environment, plan = load_plan(config, "run")
     assert environment.toolset is None
     assert plan.episodes == 2 * nodes.PER_WORKER * nodes.ROUNDS
+    assert all(row["answer"] for row in plan.rows()), "which is what the oracle says"
