@@ -63,7 +63,7 @@ class Scorer:
             raise PolicyUnavailable(f"the policy at {self._base_url} does not score: {said}") from error
         except (OSError, HTTPException, ValueError) as error:
             raise PolicyUnavailable(f"the policy at {self._base_url} does not score: {error}") from error
-        acted = version_of(answer.get("model"))
+        acted = version_of(answer.get("model"), self._model)
         if acted is not None and acted != step.policy_version:
             return f"the policy has no version {step.policy_version} any more; it is at {acted}"
         given = answer["choices"][0].get("prompt_logprobs")

@@ -67,7 +67,7 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         parent: Any = super()
         ask = partial(parent.get_native_response, prompt, versioned(model), sampling_args, tools, **kwargs)
         answer = await answer_of(self._endpoint, ask)
-        note_version(getattr(answer, "model", None))
+        note_version(getattr(answer, "model", None), self._endpoint.model)
         return answer
 
     async def raise_from_native_response(self, response: Any) -> None:
@@ -111,15 +111,11 @@ def versioned(model: str) -> str:
     return model_name(model, trace.policy_version if trace else None)
 
 
-def note_version(model: str | None) -> None:
-    """Notes which version has acted, where the answer names it: full weights change between turns."""
-    trace, acted = tracing.current.get(), version_of(model)
+def note_version(named: str | None, model: str) -> None:
+    """Notes which version of a model has acted, where the answer names it: weights change between turns."""
+    trace, acted = tracing.current.get(), version_of(named, model)
     if trace is not None and trace.policy_version is not None and acted is not None:
         trace.policy_version = acted
-
-
-def _note_header(answer: httpx.Response) -> None:
-    note_version(answer.headers.get(HEADER))
 
 
 def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
@@ -139,7 +135,7 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
         timeout=endpoint.request_timeout,
         connect=CONNECT_TIMEOUT,
         trust_env=not local,
-        on_answer=_note_header,
+        on_answer=lambda answer: note_version(answer.headers.get(HEADER), endpoint.model),
     )
 
 

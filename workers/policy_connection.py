@@ -19,7 +19,6 @@ class PolicyConnection(AsyncOpenAI):
     the rest of a turn costs. What may pass is the package's to try again, and all that fails its to word.
 
     Args:
-        transport: What requests travel by.
         key: The API's key.
         base_url: The API's root.
         retries: Tries after the first.

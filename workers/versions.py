@@ -1,10 +1,7 @@
 """How requests name a version of the policy's weights, and how answers do."""
 
-import re
-
 HEADER = "x-kumite-model"
 """Of an answer whose body has no place that clients read: the model that gave it, by version."""
-_NAMED = re.compile(r".*:v(\d+)")
 
 
 def name_of(version: int) -> str:
@@ -17,7 +14,7 @@ def model_name(model: str, version: int | None) -> str:
     return f"{model}:{name_of(version)}" if version else model
 
 
-def version_of(model: str | None) -> int | None:
-    """The version that a model's name names; None if it names none."""
-    named = _NAMED.fullmatch(model or "")
-    return int(named[1]) if named else None
+def version_of(named: str | None, model: str) -> int | None:
+    """The version of a model that a name names; None if it names none, or another model."""
+    name, _, version = (named or "").rpartition(":v")
+    return int(version) if name == model and version.isdecimal() else None

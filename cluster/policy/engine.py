@@ -4,9 +4,8 @@
 `cluster.policy.server` names it; only a replica loads it.
 """
 
-import os
 from collections.abc import AsyncGenerator
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -15,7 +14,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.gate import Gate
-from cluster.policy.versions import FOLDER_VARIABLE, VersionFolder
+from cluster.policy.versions import VersionFolder
 from workers.versions import name_of, version_of
 
 _VLLMEngine: Any = VLLMEngine
@@ -69,7 +68,7 @@ class PolicyEngine(_VLLMEngine):
         self._first = ""
         self._seen = 0
         self._gate = Gate()
-        self._versions = VersionFolder(Path(os.environ[FOLDER_VARIABLE]))
+        self._versions = VersionFolder.of_replica()
 
     def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
         base: Any = super()
@@ -83,20 +82,14 @@ class PolicyEngine(_VLLMEngine):
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any]:
         """See the base class."""
         base: Any = super()
-        await self.catch_up(version_of(request.model))
-        async with self._gate.request():
-            request.model, named = self._acting(request.model)
-            async for answer in base.chat(request, raw_request_info):
-                yield _signed(answer, named)
+        async for answer in self._answers(base.chat, request, raw_request_info):
+            yield answer
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any]:
         """See the base class."""
         base: Any = super()
-        await self.catch_up(version_of(request.model))
-        async with self._gate.request():
-            request.model, named = self._acting(request.model)
-            async for answer in base.completions(request, raw_request_info):
-                yield _signed(answer, named)
+        async for answer in self._answers(base.completions, request, raw_request_info):
+            yield answer
 
     async def generate_tokens(self, body: dict[str, Any], raw_request: Any) -> dict[str, Any]:
         """Answers a request to vLLM's own `/inference/v1/generate`; an error is an answer, too."""
@@ -105,9 +98,7 @@ class PolicyEngine(_VLLMEngine):
         from vllm.exceptions import VLLMClientError
 
         serving = self._app_state.serving_tokens
-        await self.catch_up(version_of(body.get("model")))
-        async with self._gate.request():
-            model, named = self._acting(body.get("model"))
+        async with self._acting(body.get("model")) as (model, named):
             try:
                 request = GenerateRequest.model_validate({**body, "model": model})
                 answer = await serving.serve_tokens(request, raw_request)
@@ -116,6 +107,11 @@ class PolicyEngine(_VLLMEngine):
             except (ValueError, VLLMClientError) as error:
                 answer = serving.create_error_response(error)
             return _signed(answer, named).model_dump(mode="json")
+
+    async def forget_adapters(self, *names: str) -> None:
+        """Unloads those of these adapters that are loaded."""
+        for name in set(names) & set(self._oai_models.lora_requests):
+            await self._oai_models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
 
     async def catch_up(self, version: int | None = None) -> None:
         """Loads the full weights in use, where this replica has others: it came up since, or meanwhile.
@@ -157,8 +153,7 @@ class PolicyEngine(_VLLMEngine):
             raise FileNotFoundError(f"{self._versions.path} holds no version {version}")
         await client.pause_generation(mode="wait", clear_cache=True)
         try:
-            for name in list(self._oai_models.lora_requests):  # what they are added to goes
-                await self._oai_models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
+            await self.forget_adapters(*self._oai_models.lora_requests)  # what they are added to goes
             await client.collective_rpc(
                 "reload_weights", kwargs={"weights_path": str(weights or self._first)}
             )
@@ -167,15 +162,27 @@ class PolicyEngine(_VLLMEngine):
         finally:
             await client.resume_generation()
 
-    def _acting(self, model: str | None) -> tuple[str, str]:
-        """What vLLM knows the weights by that act for this name, and what answers call them."""
-        if self.spoilt:
-            raise RuntimeError("this replica has lost its weights")
+    async def _answers(self, give: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any]:
+        async with self._acting(request.model) as (request.model, named):
+            async for answer in give(request, raw_request_info):
+                yield _signed(answer, named)
+
+    @asynccontextmanager
+    async def _acting(self, asked: str | None) -> AsyncGenerator[tuple[str, str]]:
+        """What vLLM knows the weights by that act for this name, and what answers call them.
+
+        Inside, they stay.
+        """
         own = str(self.llm_config.model_id)
-        asked = version_of(model)
-        if model is not None and asked is not None and asked > self.base:
-            return model, model
-        return own, f"{own}:{name_of(self.base)}"
+        version = version_of(asked, own)
+        await self.catch_up(version)
+        async with self._gate.request():
+            if self.spoilt:
+                raise RuntimeError("this replica has lost its weights")
+            if asked is not None and version is not None and version > self.base:
+                yield asked, asked
+            else:
+                yield own, f"{own}:{name_of(self.base)}"
 
 
 def _signed(answer: Any, model: str) -> Any:

@@ -5,8 +5,6 @@ Ray Serve LLM's ingress has no route for tokens in and out, and none that asks a
 be extended (`make_fastapi_ingress`), so these go where the others are.
 """
 
-import os
-from pathlib import Path
 from typing import Any
 
 from fastapi import Request, Response
@@ -18,7 +16,7 @@ from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
 from cluster.policy.rolling import roll
 from cluster.policy.token_request import TokenRequest
-from cluster.policy.versions import FOLDER_VARIABLE, VersionFolder
+from cluster.policy.versions import VersionFolder
 from workers.versions import HEADER, name_of, version_of
 
 _Ingress: Any = OpenAiIngress
@@ -41,9 +39,9 @@ class PolicyIngress(_Ingress, _Broadcastable):
         """What to route by: an adapter goes where it is loaded, and full weights are everywhere."""
         base: Any = super()
         found: str = await base._get_model_id(model)
-        version = version_of(found)
-        versions = VersionFolder(Path(os.environ[FOLDER_VARIABLE]))
-        return found if version is None or versions.is_adapter(version) else found.rpartition(":")[0]
+        own = next(iter(self._model_cards))
+        version = version_of(found, own)
+        return found if version is None or VersionFolder.of_replica().adapter(version) else own
 
     async def generate_tokens(self, request: Request) -> Response:
         """Tokens in, tokens out: vLLM's route, with `token_ids` and `sampling_params`."""

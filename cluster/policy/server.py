@@ -5,9 +5,7 @@
 """
 
 import dataclasses
-import os
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
@@ -19,7 +17,7 @@ from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
 from cluster.policy.engine import PolicyEngine
 from cluster.policy.token_request import TokenRequest
-from cluster.policy.versions import FOLDER_VARIABLE
+from cluster.policy.versions import VersionFolder
 from workers.versions import version_of
 
 _LLMServer: Any = LLMServer
@@ -36,9 +34,10 @@ class FolderAdapters(_Loader):
         Raises:
             HTTPException: 404, there is no such adapter.
         """
-        name = lora_model_id.partition(":")[2]
-        path = Path(os.environ[FOLDER_VARIABLE]) / name
-        if not (path / "adapter_config.json").is_file():
+        version = version_of(lora_model_id, llm_config.model_id)
+        path = None if version is None else VersionFolder.of_replica().adapter(version)
+        if path is None:
+            name = lora_model_id.removeprefix(f"{llm_config.model_id}:")
             raise HTTPException(404, f"there is no version {name!r} of the policy's weights")
         return DiskMultiplexConfig(
             model_id=lora_model_id,
@@ -63,7 +62,7 @@ class PolicyServer(_LLMServer):
         base._init_multiplex_loader(model_downloader_cls or FolderAdapters)
 
     async def _maybe_resolve_lora_from_multiplex(self) -> None:
-        asked = version_of(_serve.get_multiplexed_model_id())
+        asked = version_of(_serve.get_multiplexed_model_id(), self._llm_config.model_id)
         if asked is None:
             return
         await self.engine.catch_up(asked)
@@ -97,11 +96,7 @@ class PolicyServer(_LLMServer):
         Returns:
             Why vLLM refuses it; None if it does not.
         """
-        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
-
-        models = self.engine._oai_models
-        if model in models.lora_requests:  # of an update that another replica refused
-            await models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=model))
+        await self.engine.forget_adapters(model)  # of an update that another replica refused
         try:
             adapter = await FolderAdapters().load_model_from_config(model, self._llm_config)
             await self.engine.resolve_lora(adapter)

@@ -55,9 +55,15 @@ class VersionFolder:
         """The version that new episodes act with."""
         return self.current.version
 
-    def is_adapter(self, version: int) -> bool:
-        """Whether this version is there, and is an adapter."""
-        return (self.path / name_of(version) / adapters.CONFIG).is_file()
+    @classmethod
+    def of_replica(cls) -> "VersionFolder":
+        """Those of the deployment that this process is a replica of."""
+        return cls(Path(os.environ[FOLDER_VARIABLE]))
+
+    def adapter(self, version: int) -> Path | None:
+        """Folder of a version that is an adapter; None if it is none, or not here."""
+        folder = self.path / name_of(version)
+        return folder if (folder / adapters.CONFIG).is_file() else None
 
     def checkpoint(self, version: int) -> Path | None:
         """Folder of a version's full weights; None if it has none here, as 0 has not."""

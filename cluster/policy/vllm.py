@@ -70,7 +70,8 @@ class VllmPolicyClient(PolicyClient):
         if self._ends is not None:
             if _ray.is_initialized():
                 serving.delete_application(self._ends)
-            engine_folders.remove(self._ends)
+            else:
+                engine_folders.remove(self._ends)
             self._versions.clear()
         self._ends = None
 

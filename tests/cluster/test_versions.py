@@ -144,10 +144,11 @@ def test_a_checkpoint_takes_the_place_of_all_that_was(
 ):
     update(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
     update(versions, deployment, str(write_model(tmp_path / "b", transformers_version="2")), 2)
-    assert (versions.version, versions.current.base, versions.is_adapter(2)) == (2, 2, False)
+    assert (versions.version, versions.current.base, versions.adapter(2)) == (2, 2, None)
     assert sorted(path.name for path in versions.path.iterdir()) == ["current.json", "v2"]
     update(versions, deployment, str(write_adapter(tmp_path / "a")), 3)
-    assert (versions.version, versions.current.base, versions.is_adapter(3)) == (3, 2, True)
+    assert (versions.version, versions.current.base) == (3, 2)
+    assert versions.adapter(3) == versions.path / "v3"
     assert versions.checkpoint(2) == versions.path / "v2"
 
 

@@ -10,6 +10,7 @@ from tests.helpers.rollouts import record, rollout_worker, rows, spec
 from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
 from workers.settings import PolicyEndpoint
+from workers.versions import version_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CALL = Reply(content=None, tool_calls=[("add", {"a": 1, "b": 2})])
@@ -112,3 +113,23 @@ def test_the_base_model_is_asked_for_by_its_own_name():
         with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
             assert versions(record(worker.play([spec(rows(worker)[0])])[0])) == [0]
     assert policy.requests[0]["model"] == "mock"
+
+
+@pytest.mark.parametrize(
+    ("named", "version"),
+    [
+        ("org/m:v2", 2),
+        ("org/m", None),
+        ("m:v2", None),
+        ("org/m:v2:v3", None),
+        ("org/m:latest", None),
+        (None, None),
+    ],
+)
+def test_a_name_names_a_version_of_one_model_only(named: str | None, version: int | None):
+    assert version_of(named, "org/m") == version
+
+
+def test_a_models_own_name_may_look_like_a_version():
+    assert version_of("qwen:v2", "qwen:v2") is None
+    assert version_of("qwen:v2:v7", "qwen:v2") == 7
