@@ -55,13 +55,7 @@ class Family:
 
     def reap(self) -> None:
         """Takes the dead off the kernel's hands: until then each counts as a process of the container."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in process.reaped():
             if pid in self._statuses:
                 code = os.waitstatus_to_exitcode(status)
                 self._statuses[pid] = code if code >= 0 else 128 - code

@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -78,6 +79,18 @@ def use_huge_pages() -> None:
         is_memory = access.startswith("rw") and rest[3:] in ([], ["[heap]"])
         if is_memory and end > start:
             _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE)
+
+
+def reaped() -> Iterator[tuple[int, int]]:
+    """Takes this process's dead children off the kernel's hands: process id and wait status of each."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
 
 
 def children() -> set[int]:

@@ -65,13 +65,7 @@ class Reaper:
             SystemExit: Processes outlive their session faster than they can be killed.
         """
         reaped = False
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
+        for pid, status in process.reaped():
             reaped = True
             if pid in self._janitors:
                 self._janitors.remove(pid)
@@ -86,9 +80,8 @@ class Reaper:
         while (left := process.children()) and time.monotonic() < deadline:
             for pid in left:
                 send_kill(os.kill, pid)
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            for _ in process.reaped():
+                pass
             time.sleep(0.005)
 
     def _sweep(self, sessions: Collection[int]) -> None:
