@@ -197,7 +197,7 @@ async def test_gibibyte_of_output_takes_little_memory(session: Session) -> None:
 async def test_endless_background_output_does_not_stop_a_command(session: Session) -> None:
     await ran(session, "yes &")
     assert "[exit code 0]" in await ran(session, "echo hi")
-    await ran(session, "kill %1")
+    await ran(session, "kill %1; wait")
     assert await output(session, "echo clean") == "clean"
 
 
