@@ -12,57 +12,11 @@ from typing import Any
 import jsonpatch
 import pytest
 
-from tests.helpers.dummy_environment import row
+from tests.helpers.dummy_episodes import ENVIRONMENT, GOOD, assert_failed, one, put, sessions, task, turn
 from tests.helpers.rollouts import played, record, rollout_worker, spec
 from tests.helpers.sandboxes import children, is_alive
 from workers.errors import SandboxStartError
-from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
-
-ENVIRONMENT = "tests.helpers.dummy_environment"
-
-
-def turn(*calls: tuple[str, dict[str, Any]], content: str = "") -> dict[str, Any]:
-    return {
-        "content": content,
-        "tool_calls": [{"name": name, "arguments": arguments} for name, arguments in calls],
-    }
-
-
-def put(key: str, value: Any) -> tuple[str, dict[str, Any]]:
-    return "put", {"key": key, "value": value}
-
-
-GOOD = [turn(put("score", 0.5)), turn(put("b", 1), put("c", 2)), turn(content="done")]
-
-
-def task(*turns: dict[str, Any], **info: Any) -> dict[str, Any]:
-    """A row whose oracle takes these turns, or two good ones and a last word."""
-    opening = {"script": list(turns) or GOOD, **info.pop("opening", {})}
-    return row(opening=opening, **info)
-
-
-def one(worker: RolloutWorker, row: dict[str, Any], **spec_fields: Any) -> EpisodeResult:
-    (result,) = worker.play([spec(row, **spec_fields)])
-    return result
-
-
-def assert_failed(result: EpisodeResult, stage: str, kind: str, message: str) -> None:
-    episode = record(result)
-    assert episode.error is not None
-    assert (result.status, episode.status) == ("failed", "failed")
-    assert (episode.error.stage, episode.error.kind) == (stage, kind), episode.error
-    assert (result.error_stage, result.failure) == (stage, kind)
-    assert message in f"{episode.error.type}: {episode.error.message}"
-    assert result.reward is None and episode.reward is None
-    assert result.metrics == {} and episode.metrics == "{}"
-    assert episode.messages[0].content == "go"
-
-
-def sessions(worker: RolloutWorker) -> set[str]:
-    pool = worker._player._pool
-    assert pool is not None and pool._current is not None
-    return pool._current.sessions
 
 
 @pytest.fixture(scope="module")
@@ -347,58 +301,6 @@ def test_episodes_share_a_sandbox_or_not_as_the_settings_say(recycle: str) -> No
     assert [result.reward for result in results] == [0.5] * 3
     sandboxes = {record(result).sandbox_id for result in results}
     assert len(sandboxes) == (1 if recycle == "fork" else 3)
-
-
-@pytest.fixture(scope="module")
-def scoring_groups() -> Iterator[RolloutWorker]:
-    """A worker whose environment has a group reward function: rollouts of a task are scored together."""
-    with rollout_worker(ENVIRONMENT, args={"groups": True}, sandbox={"call_timeout": 3.0}) as worker:
-        assert worker._player._environment.needs_groups
-        yield worker
-
-
-def group(worker: RolloutWorker, row: dict[str, Any], size: int = 3) -> list[EpisodeResult]:
-    return worker.play([spec(row) for _ in range(size)])
-
-
-def test_rollouts_of_a_task_are_scored_together(scoring_groups: RolloutWorker) -> None:
-    results = group(scoring_groups, task())
-    assert [result.reward for result in results] == [0.5] * 3
-    assert [result.metrics["above_average"] for result in results] == [0.0] * 3
-    assert len({record(result).episode_id for result in results}) == 3
-
-
-def test_a_group_may_be_one_rollout(scoring_groups: RolloutWorker) -> None:
-    assert [result.reward for result in group(scoring_groups, task(), size=1)] == [0.5]
-
-
-def test_rollout_that_fails_before_scoring_is_left_out_of_it(
-    scoring_groups: RolloutWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    env = scoring_groups._player._environment._env  # type: ignore[attr-defined]
-    respond, answered = env.env_response, iter([ZeroDivisionError("only once")])
-
-    async def failing_once(messages: Any, state: Any, **kwargs: Any) -> Any:
-        for error in answered:
-            raise error
-        return await respond(messages, state, **kwargs)
-
-    monkeypatch.setattr(env, "env_response", failing_once)
-    results = group(scoring_groups, task())
-    assert sorted(result.status for result in results) == ["failed", "finished", "finished"]
-    for result in results:
-        if result.status == "failed":
-            assert_failed(result, "tools", "environment", "ZeroDivisionError: only once")
-        else:
-            assert result.reward == 0.5
-
-
-@pytest.mark.parametrize(("score", "function"), [("raise", "score"), ("raise for all", "above_average")])
-def test_reward_function_that_raises_fails_the_group(
-    scoring_groups: RolloutWorker, score: str, function: str
-) -> None:
-    for result in group(scoring_groups, task(score=score)):
-        assert_failed(result, "scoring", "environment", f"reward function {function} raised ArithmeticError")
 
 
 def test_a_cancelled_episode_comes_to_no_record_and_leaves_no_session(worker: RolloutWorker) -> None:
