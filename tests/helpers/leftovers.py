@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import docker.errors
 
 from tests.helpers.sandboxes import children
 from workers.sandbox import ownership
@@ -36,17 +37,27 @@ class Holdings:
             engine: To ask for containers.
             run: The run whose containers count.
         """
-        found = engine.api.containers(all=True, filters={"label": f"{ownership.RUN}={run}"})
+        listed = engine.api.containers(all=True, filters={"label": f"{ownership.RUN}={run}"})
+        found = frozenset(str(one["Id"]) for one in listed if _is_there(engine, str(one["Id"])))
         engine.api.close()  # the connections that the test itself keeps
         gc.collect()  # an SDK client's sockets are closed when it is collected
         return cls(
-            containers=frozenset(str(container["Id"]) for container in found),
+            containers=found,
             processes=frozenset(children(os.getpid())),
             # The event loop's pool keeps its idle threads.
             threads=frozenset(t.name for t in threading.enumerate() if not t.name.startswith("asyncio_")),
             descriptors=frozenset(_descriptors()),
             files=frozenset(os.listdir(tempfile.gettempdir())),
         )
+
+
+def _is_there(engine: docker.DockerClient, container: str) -> bool:
+    """Whether there is a listed container: a killed engine may list, as dead, one that it no longer has."""
+    try:
+        engine.api.inspect_container(container)
+    except docker.errors.NotFound:
+        return False
+    return True
 
 
 def _descriptors() -> Iterator[str]:
