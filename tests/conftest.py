@@ -35,6 +35,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: (*_GROUPS, _group(item)).index(_group(item)))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuses to go on if pytest-xdist does not see the groups: tests that share something would meet."""
+    if session.config.getoption("loadgroup", False):
+        loose = [item.nodeid for item in session.items if not item.nodeid.endswith(f"@{_group(item)}")]
+        assert not loose, f"pytest-xdist sees no group of {len(loose)} tests, of {loose[0]} for one"
+
+
 @pytest.fixture(scope="session")
 def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder for the session's own kept policy; what is slow to make is shared with the user's.
