@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from cluster.episodes import iterate_records
+from cluster.dataset.episodes import iterate_records
 from cluster.policy import packaged_model
 from cluster.policy.kept_policy import KeptPolicy
 from workers.chat_template import ChatTemplate

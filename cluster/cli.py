@@ -48,11 +48,11 @@ def run(
 ) -> None:
     """Play episodes and write them as a dataset."""
     # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
+    from cluster.dataset.run_folder import Target
     from cluster.ending import Interrupted
+    from cluster.observe.summary_view import render
     from cluster.resume import resumable_config
     from cluster.run import run
-    from cluster.run_folder import Target
-    from cluster.summary_view import render
 
     if resume is not None and out is not None:
         raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
@@ -97,10 +97,10 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show the summary of a run, from its files."""
-    from cluster.durable import RunFolderError
-    from cluster.remote import RemoteFolder, is_uri
-    from cluster.summary import summarise
-    from cluster.summary_view import render
+    from cluster.dataset.durable import RunFolderError
+    from cluster.dataset.remote import RemoteFolder, is_uri
+    from cluster.observe.summary import summarise
+    from cluster.observe.summary_view import render
 
     try:
         summary = summarise(RemoteFolder(folder).fetch() if is_uri(folder) else Path(folder))
@@ -131,8 +131,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Recompute from a run's dataset alone whether its tokens are what they claim; exit 1 if not."""
-    from cluster.verify import verify
-    from cluster.verify_view import render, scorer
+    from cluster.verify.checks import verify
+    from cluster.verify.view import render, scorer
 
     found = verify(folder, tokenizer=tokenizer, rescore=scorer(folder, policy), tolerance=tolerance)
     if as_json:
@@ -154,7 +154,7 @@ def sequences(
     ] = None,
 ) -> None:
     """Write a run's sequences for training: ids, loss mask, log-probabilities, reward, advantage."""
-    from cluster.sequences import check_advantage, write_sequences
+    from cluster.dataset.sequences import check_advantage, write_sequences
 
     path, count = write_sequences(folder, check_advantage(advantage), out)
     _console.print(f"{count:,} sequences: {path}", highlight=False, soft_wrap=True)
@@ -202,8 +202,8 @@ def policy_up(
     ] = None,
 ) -> None:
     """Bring up a config's deployment and keep it, for runs to use."""
+    from cluster.observe.progress import Progress
     from cluster.policy.kept_policy import up
-    from cluster.progress import Progress
 
     with Progress(_console).stage("policy") as stage:
         stage.outcome = up(load_config(config, overrides or []), stage.say)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from cluster.config import RunConfig
 from cluster.groups import Groups
-from cluster.observers import Observer
+from cluster.observe.observers import Observer
 from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.worker_pool import Seat, WorkerPool
 from workers.environments.messages import to_records

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cluster.arrow import DataType, pa
 from cluster.config import RunConfig
-from cluster.meter import MetricsLine, StageSeconds
-from cluster.metrics import METRICS
-from cluster.policy_use import PolicyUse
-from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
-from cluster.sequences import SEQUENCES, Sequence
+from cluster.dataset.arrow import DataType, pa
+from cluster.dataset.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
+from cluster.dataset.sequences import SEQUENCES, Sequence
+from cluster.observe.meter import MetricsLine, StageSeconds
+from cluster.observe.metrics import METRICS
+from cluster.observe.policy_use import PolicyUse
 from workers.environments.agentdojo_pipeline import PipelineSettings
 from workers.environments.agentdojo_rewards import RewardSettings
 from workers.environments.agentdojo_tasks import TaskSelection

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.images import ensure_image, image_of
+from cluster.observe.progress import Progress
+from cluster.observe.spans import Spans
 from cluster.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models import check_tools
-from cluster.progress import Progress
 from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
-from cluster.spans import Spans
 from cluster.worker_pool import WorkerPool
 from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
 

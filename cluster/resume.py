@@ -5,9 +5,9 @@ from typing import Any, cast
 
 from cluster.config import RunConfig
 from cluster.config_file import load_config
+from cluster.dataset.manifest import load_manifest
+from cluster.dataset.run_folder import ENVIRONMENT
 from cluster.errors import ConfigError
-from cluster.manifest import load_manifest
-from cluster.run_folder import ENVIRONMENT
 
 _FREE = (
     "name",

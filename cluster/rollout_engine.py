@@ -16,14 +16,14 @@ from rich.console import Console
 from cluster.config import RunConfig
 from cluster.config_file import load_config
 from cluster.coordinator import Coordinator
-from cluster.dataset import Dataset
+from cluster.dataset.dataset import Dataset
+from cluster.dataset.run_folder import Target
+from cluster.dataset.sequences import Advantage, Sequence, of_records
 from cluster.errors import ConfigError, RunError
-from cluster.measures import Measures
+from cluster.observe.measures import Measures
+from cluster.observe.progress import Progress
+from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
-from cluster.progress import Progress
-from cluster.run_folder import Target
-from cluster.sequences import Advantage, Sequence, of_records
-from cluster.summary import summarise, write_summary
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec
 
 
@@ -43,7 +43,7 @@ class RolloutGroup:
         return math.fsum(rewards) / len(rewards) if rewards else None
 
     def sequences(self, advantage: Advantage = "grpo") -> list[Sequence]:
-        """What a trainer learns from; see `cluster.sequences`."""
+        """What a trainer learns from; see `cluster.dataset.sequences`."""
         return list(of_records(lambda: self.episodes, advantage))
 
 

@@ -9,15 +9,15 @@ from rich.console import Console
 
 from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
-from cluster.dataset import Dataset
+from cluster.dataset.dataset import Dataset
+from cluster.dataset.run_folder import Target
 from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
-from cluster.measures import Measures
+from cluster.observe.measures import Measures
+from cluster.observe.progress import Progress
+from cluster.observe.summary import Summary, summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
-from cluster.progress import Progress
-from cluster.run_folder import Target
-from cluster.summary import Summary, summarise, write_summary
 from workers import logs
 
 

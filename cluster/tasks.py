@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.config import RunConfig
+from cluster.observe.rates import Mode, mode_of
 from cluster.plan import info_of, load_plan, task_id_of
-from cluster.rates import Mode, mode_of
 from workers.records import Record
 
 _PROMPT_SHOWN = 72

@@ -18,9 +18,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from cluster.dataset.sequences import Sequence
 from cluster.policy import packaged_model
 from cluster.rollout_engine import RolloutEngine, RolloutGroup
-from cluster.sequences import Sequence
 
 CLIP = 0.2
 

@@ -11,7 +11,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from cluster.dataset import Dataset
+from cluster.dataset.dataset import Dataset
 from workers.records import (
     EpisodeRecord,
     EpisodeResult,

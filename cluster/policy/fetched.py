@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.cache import cache_dir
+from cluster.dataset.remote import is_uri, open_uri
 from cluster.errors import UpdateRefused
-from cluster.remote import is_uri, open_uri
 
 _FILES = (".json", ".safetensors")
 

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
-from cluster.durable import replacing
+from cluster.dataset.durable import replacing
 from cluster.errors import UpdateRefused
 from cluster.policy import adapters, checkpoints
 from workers.versions import name_of

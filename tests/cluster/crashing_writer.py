@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.dataset import Dataset
+from cluster.dataset.dataset import Dataset
 from tests.cluster.synthetic import episode, failed_episode, result
 
 

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
-from cluster.dataset import Dataset
-from cluster.durable import RunFolderError
+from cluster.dataset.dataset import Dataset
+from cluster.dataset.durable import RunFolderError
+from cluster.dataset.shards import iterate_episodes
 from cluster.errors import RunError
 from cluster.groups import Groups
-from cluster.progress import Progress
+from cluster.observe.progress import Progress
+from cluster.observe.summary import summarise
 from cluster.ray_worker import NodeLost, WorkerDied
-from cluster.shards import iterate_episodes
-from cluster.summary import summarise
 from workers.records import (
     EpisodeError,
     EpisodeRecord,

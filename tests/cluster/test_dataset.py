@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from cluster import dataset as dataset_module
-from cluster.arrow import pa
-from cluster.dataset import Dataset, episode_statuses
-from cluster.durable import RunFolderError, RunFolderLocked
-from cluster.journal import JournalCorrupt, list_segments
-from cluster.manifest import ManifestError, load_manifest
-from cluster.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
-from cluster.shards import CompactionError, compact
+from cluster.dataset import dataset as dataset_module
+from cluster.dataset.arrow import pa
+from cluster.dataset.dataset import Dataset, episode_statuses
+from cluster.dataset.durable import RunFolderError, RunFolderLocked
+from cluster.dataset.journal import JournalCorrupt, list_segments
+from cluster.dataset.manifest import ManifestError, load_manifest
+from cluster.dataset.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
+from cluster.dataset.shards import CompactionError, compact
 from tests.cluster.synthetic import (
     bare_step,
     episode,

@@ -6,8 +6,8 @@ import pytest
 
 from cluster import docs
 from cluster.config import RunConfig
-from cluster.dataset import Dataset
-from cluster.schemas import EPISODES, STEPS
+from cluster.dataset.dataset import Dataset
+from cluster.dataset.schemas import EPISODES, STEPS
 from tests.cluster.synthetic import episode, result
 from workers.settings import Settings
 

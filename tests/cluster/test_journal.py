@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster import journal as journal_module
-from cluster.journal import Journal, JournalCorrupt, JournalError, list_segments, read_segment
+from cluster.dataset import journal as journal_module
+from cluster.dataset.journal import Journal, JournalCorrupt, JournalError, list_segments, read_segment
 from tests.cluster.synthetic import line
 
 

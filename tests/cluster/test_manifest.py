@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.durable import replacing, stray_files
-from cluster.manifest import Manifest, ManifestError, Shard, load_manifest, write_manifest
+from cluster.dataset.durable import replacing, stray_files
+from cluster.dataset.manifest import Manifest, ManifestError, Shard, load_manifest, write_manifest
 
 
 def test_manifest_comes_back_as_it_was_written(tmp_path: Path):

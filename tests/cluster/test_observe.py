@@ -13,10 +13,10 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cluster.errors import ConfigError
-from cluster.meter import Meter, MetricsLine
-from cluster.metrics import METRICS
-from cluster.progress import Progress
-from cluster.spans import Spans
+from cluster.observe.meter import Meter, MetricsLine
+from cluster.observe.metrics import METRICS
+from cluster.observe.progress import Progress
+from cluster.observe.spans import Spans
 from cluster.worker_pool import PoolState
 from tests.cluster.synthetic import episode, failed_episode, result
 from workers import logs

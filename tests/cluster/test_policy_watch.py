@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from cluster.errors import PolicyUnavailable
-from cluster.meter import Meter
+from cluster.observe.meter import Meter
+from cluster.observe.policy_use import PolicyUse, shares
+from cluster.observe.policy_watch import PolicyWatch
 from cluster.policy.engine_metrics import EngineMetrics, total
-from cluster.policy_use import PolicyUse, shares
-from cluster.policy_watch import PolicyWatch
 from cluster.worker_pool import PoolState
 from tests.cluster.synthetic import episode, result
 from workers.records import EpisodeSpec, Timings
@@ -100,7 +100,7 @@ def test_replicas_add_up():
 
 
 async def test_a_policy_that_does_not_answer_for_a_while_ends_nothing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cluster.policy_watch._EVERY", 0.01)
+    monkeypatch.setattr("cluster.observe.policy_watch._EVERY", 0.01)
     answers = iter([PolicyUnavailable("not yet"), engine(1), PolicyUnavailable("gone"), engine(2)])
 
     def ask() -> EngineMetrics:

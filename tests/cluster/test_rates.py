@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from cluster.rates import ScoreRow, Scores, mode_of, wilson
+from cluster.observe.rates import ScoreRow, Scores, mode_of, wilson
 
 
 @pytest.mark.parametrize(

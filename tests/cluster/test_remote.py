@@ -11,12 +11,12 @@ import pytest
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from cluster.config import RunConfig
-from cluster.dataset import Dataset, episode_statuses
-from cluster.durable import lock_folder
+from cluster.dataset.dataset import Dataset, episode_statuses
+from cluster.dataset.durable import lock_folder
+from cluster.dataset.remote import RemoteFolder, open_uri
+from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError, RunError
-from cluster.remote import RemoteFolder, open_uri
-from cluster.run_folder import Target
-from cluster.summary import summarise
+from cluster.observe.summary import summarise
 from tests.cluster.synthetic import episode, result
 
 

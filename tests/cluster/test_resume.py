@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from cluster.config_file import load_config
+from cluster.dataset.manifest import ManifestError
+from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError
-from cluster.manifest import ManifestError
 from cluster.resume import resumable_config
-from cluster.run_folder import Target
 
 FIELDS = {"policy": {"kind": "oracle"}, "samples": 2}
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from cluster.config import RunConfig
-from cluster.episodes import iterate_records
+from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError, UpdateRefused
+from cluster.observe.summary import summarise
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.rollout_engine import RolloutEngine
-from cluster.summary import summarise
 from cluster.worker_pool import WorkerPool
 from tests.helpers.mock_policy import MockPolicy, Reply
 
@@ -44,7 +44,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     config: RunConfig, policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     policy.latency = 0.2  # some looks at the policy come before the first episode's end
-    monkeypatch.setattr("cluster.policy_watch._EVERY", 0.05)
+    monkeypatch.setattr("cluster.observe.policy_watch._EVERY", 0.05)
     idle = EngineMetrics(max_requests=4)
     monkeypatch.setattr("cluster.policy.endpoint.EndpointPolicyClient.metrics", lambda _: idle)
     heeded: list[EngineMetrics] = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.sequences import advantages, sequences, sequences_of, write_sequences
+from cluster.dataset.sequences import advantages, sequences, sequences_of, write_sequences
 from tests.cluster.synthetic import failed_episode
 from tests.helpers.token_runs import template_in, two_turns, write_run
 from workers.chat_template import ChatTemplate

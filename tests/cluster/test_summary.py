@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.dataset import Dataset
-from cluster.manifest import Manifest, ManifestError, write_manifest
-from cluster.rates import ScoreRow, wilson
-from cluster.summary import Seconds, Summary, SummaryRow, summarise, write_summary
-from cluster.summary_view import render
+from cluster.dataset.dataset import Dataset
+from cluster.dataset.manifest import Manifest, ManifestError, write_manifest
+from cluster.observe.rates import ScoreRow, wilson
+from cluster.observe.summary import Seconds, Summary, SummaryRow, summarise, write_summary
+from cluster.observe.summary_view import render
 from tests.cluster.synthetic import bare_step, episode, failed_episode, line, result, write_segment
 from workers.records import EpisodeError, EpisodeRecord, Timings, Usage
 

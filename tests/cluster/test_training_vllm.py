@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.dataset.sequences import sequences_of
 from cluster.errors import UpdateRefused
 from cluster.policy import kept_policy, packaged_model
 from cluster.policy.deployment import deployment_metrics
-from cluster.rescore import Scorer
-from cluster.sequences import sequences_of
-from cluster.verify import verify
+from cluster.verify.checks import verify
+from cluster.verify.rescore import Scorer
 from tests.helpers.asking import ask, tokens
 from tests.helpers.drivers import ROOT, driver_environment, kumite_policy
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec

@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.durable import RunFolderError
+from cluster.dataset.durable import RunFolderError
 from cluster.errors import PolicyUnavailable
-from cluster.verify import Verification, verify
-from cluster.verify_view import scorer
+from cluster.verify.checks import Verification, verify
+from cluster.verify.view import scorer
 from tests.helpers.mock_policy import MockPolicy
 from tests.helpers.token_runs import template_in, two_turns, write_run
 from workers.chat_template import ChatTemplate

@@ -11,7 +11,7 @@ import urllib.request
 import psutil
 import pytest
 
-from cluster.shards import iterate_episodes
+from cluster.dataset.shards import iterate_episodes
 from tests.e2e.kumite import ROOT, banking, containers, journalled, until, write_config
 from tests.helpers.ray_head import free_ports, having, ray_head
 

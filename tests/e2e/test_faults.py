@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 
-from cluster.shards import iterate_episodes
+from cluster.dataset.shards import iterate_episodes
 from tests.e2e.kumite import (
     banking,
     containers,

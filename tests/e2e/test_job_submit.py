@@ -16,7 +16,7 @@ import yaml
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from cluster.summary import summarise
+from cluster.observe.summary import summarise
 from tests.e2e.kumite import until
 from tests.helpers import slow_environment
 from tests.helpers.ray_head import RayHead

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cluster.dataset import Dataset
+from cluster.dataset.dataset import Dataset
 from tests.cluster.synthetic import episode, result
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
 from workers.chat_template import ChatTemplate

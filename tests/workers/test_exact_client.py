@@ -7,7 +7,7 @@ import pytest
 import verifiers as vf
 from verifiers.legacy.types import Tool, UserMessage
 
-from cluster.sequences import sequences_of
+from cluster.dataset.sequences import sequences_of
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.tiny_tokenizer import END, make_tokenizer

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cluster.metrics import STAGES, Exporter
-from cluster.policy_use import PolicyUse
-from cluster.tally import Mean
+from cluster.observe.metrics import STAGES, Exporter
+from cluster.observe.policy_use import PolicyUse
+from cluster.observe.tally import Mean
 from cluster.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec, Record
 

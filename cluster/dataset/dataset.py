@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
-from cluster.durable import RunFolderError, fsync_folder, lock_folder, stray_files
-from cluster.journal import Journal
-from cluster.manifest import Manifest, ManifestError, load_manifest, manifest_path, write_manifest
-from cluster.shards import compact, iterate_episodes, last_segment, uncompacted, without, write_state
+from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder, stray_files
+from cluster.dataset.journal import Journal
+from cluster.dataset.manifest import Manifest, ManifestError, load_manifest, manifest_path, write_manifest
+from cluster.dataset.shards import compact, iterate_episodes, last_segment, uncompacted, without, write_state
 from workers.records import EpisodeResult
 
 log = logging.getLogger(__name__)

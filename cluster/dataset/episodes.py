@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.arrow import pq
-from cluster.journal import list_segments, read_segment
-from cluster.manifest import load_manifest
-from cluster.schemas import STEP_KEYS
-from cluster.shards import reading, uncompacted
+from cluster.dataset.arrow import pq
+from cluster.dataset.journal import list_segments, read_segment
+from cluster.dataset.manifest import load_manifest
+from cluster.dataset.schemas import STEP_KEYS
+from cluster.dataset.shards import reading, uncompacted
 from workers.records import EpisodeRecord
 
 

@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cluster.meter import Meter
-from cluster.metrics import Exporter
-from cluster.observers import Observers
+from cluster.observe.meter import Meter
+from cluster.observe.metrics import Exporter
+from cluster.observe.observers import Observers
+from cluster.observe.policy_watch import PolicyWatch
+from cluster.observe.progress import Progress
 from cluster.parts import Parts
-from cluster.policy_watch import PolicyWatch
-from cluster.progress import Progress
 
 
 class Measures:

@@ -15,7 +15,7 @@ import pyarrow.fs as arrow_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from cluster.cache import cache_dir
-from cluster.durable import RunFolderLocked, lock_folder, replacing, stray_files
+from cluster.dataset.durable import RunFolderLocked, lock_folder, replacing, stray_files
 from cluster.errors import ConfigError, RunError
 
 _log = logging.getLogger(__name__)

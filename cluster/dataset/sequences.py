@@ -6,11 +6,11 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-from cluster.arrow import pa, pq
-from cluster.durable import replacing
-from cluster.episodes import iterate_records
+from cluster.dataset.arrow import pa, pq
+from cluster.dataset.durable import replacing
+from cluster.dataset.episodes import iterate_records
+from cluster.dataset.schemas import arrow_fields
 from cluster.errors import ConfigError
-from cluster.schemas import arrow_fields
 from workers.records import EpisodeRecord, Record, StepRecord
 
 Advantage: TypeAlias = Literal["grpo", "dr_grpo", "rloo", "none"]

@@ -5,11 +5,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.arrow import Schema, Table, pa, pc, pj, pq
-from cluster.durable import RunFolderError, replacing
-from cluster.journal import list_segments, read_segment, segment_number
-from cluster.manifest import Manifest, Shard, load_manifest
-from cluster.schemas import EPISODES, RECORDS, STATES, STEP_KEYS, STEPS
+from cluster.dataset.arrow import Schema, Table, pa, pc, pj, pq
+from cluster.dataset.durable import RunFolderError, replacing
+from cluster.dataset.journal import list_segments, read_segment, segment_number
+from cluster.dataset.manifest import Manifest, Shard, load_manifest
+from cluster.dataset.schemas import EPISODES, RECORDS, STATES, STEP_KEYS, STEPS
 from workers.records import EpisodeRecord
 
 _BATCH_BYTES = 8 * 2**20

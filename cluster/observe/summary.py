@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from cluster.arrow import pc
-from cluster.durable import replacing
-from cluster.manifest import load_manifest
-from cluster.policy_use import PolicyShares, shares
-from cluster.rates import Mode, ScoreRow, Scores, mode_of
-from cluster.shards import iterate_episodes
+from cluster.dataset.arrow import pc
+from cluster.dataset.durable import replacing
+from cluster.dataset.manifest import load_manifest
+from cluster.dataset.shards import iterate_episodes
+from cluster.observe.policy_use import PolicyShares, shares
+from cluster.observe.rates import Mode, ScoreRow, Scores, mode_of
 from workers.records import Record, Stage, Timings
 
 _Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]

@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 
 from cluster.config import RunConfig
+from cluster.dataset.manifest import load_manifest, manifest_path
+from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.errors import ConfigError, RunError
-from cluster.manifest import load_manifest, manifest_path
-from cluster.remote import RemoteFolder, is_uri
 
 ENVIRONMENT = "environment.py"
 """A run folder's copy of the environment's file, where the environment is a file."""

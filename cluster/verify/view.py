@@ -11,8 +11,8 @@ from cluster.config import OraclePolicy, VllmPolicy
 from cluster.config_file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.policy.kept_policy import recorded
-from cluster.rescore import Scorer
-from cluster.verify import RULES, Verification
+from cluster.verify.checks import RULES, Verification
+from cluster.verify.rescore import Scorer
 
 
 def scorer(folder: Path, url: str | None) -> Scorer | None:

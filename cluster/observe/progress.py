@@ -11,8 +11,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from cluster.policy_use import PolicyUse
-from cluster.tally import Tally
+from cluster.observe.policy_use import PolicyUse
+from cluster.observe.tally import Tally
 from cluster.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec
 

@@ -7,9 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cluster.policy_use import PolicyShares
-from cluster.rates import Rate, ScoreRow
-from cluster.summary import Summary
+from cluster.observe.policy_use import PolicyShares
+from cluster.observe.rates import Rate, ScoreRow
+from cluster.observe.summary import Summary
 
 _MISSING = "–"
 _EXPLANATION = Text(

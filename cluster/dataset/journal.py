@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cluster.durable import RunFolderError, fsync_folder
+from cluster.dataset.durable import RunFolderError, fsync_folder
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from cluster.arrow import DataType, Field, Schema, pa
+from cluster.dataset.arrow import DataType, Field, Schema, pa
 from workers.records import EpisodeRecord, StepRecord
 
 _SCALARS: dict[object, DataType] = {

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from cluster.config import OraclePolicy, RunConfig, VllmPolicy
 from cluster.config_file import load_config
-from cluster.episodes import iterate_records
+from cluster.dataset.episodes import iterate_records
+from cluster.dataset.manifest import load_manifest
+from cluster.dataset.sequences import sequences_of
 from cluster.errors import RunError
-from cluster.manifest import load_manifest
 from cluster.policy import packaged_model
-from cluster.sequences import sequences_of
-from cluster.token_rules import continues, goes_on, lengths, prompt_of
+from cluster.verify.token_rules import continues, goes_on, lengths, prompt_of
 from workers.chat_template import ChatTemplate
 from workers.errors import TemplateError
 from workers.records import EpisodeRecord, Record, StepRecord

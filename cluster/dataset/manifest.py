@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
-from cluster.durable import RunFolderError, replacing
+from cluster.dataset.durable import RunFolderError, replacing
 from workers.records import Record
 
 FORMAT = 1

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from cluster.errors import PolicyUnavailable
+from cluster.observe.policy_use import PolicyUse
 from cluster.policy.engine_metrics import EngineMetrics
-from cluster.policy_use import PolicyUse
 from workers.records import EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
