@@ -15,17 +15,18 @@ import pyarrow.fs as arrow_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from cluster.cache import cache_dir
-from cluster.dataset.durable import RunFolderLocked, lock_folder, replacing, stray_files
+from cluster.dataset.durable import RunFolderLocked, lock_folder, replacing
 from cluster.errors import ConfigError, RunError
 
 _log = logging.getLogger(__name__)
 _BY_ARROW = ("s3", "gs", "gcs")
 """Schemes that Arrow brings a file system for; fsspec wants a package more for each."""
 _MUTABLE = ("config.yaml", "environment.py", "summary.json", "metrics.jsonl", "log.jsonl")
-_IMMUTABLE = ("episodes", "steps", "states", "sequences")
+_IMMUTABLE = ("episodes", "steps", "states")
 """Folders whose files never change under their name."""
+_DATA = (*_IMMUTABLE, "sequences")
 _COPIED = ".copied"
-"""A file of the local folder: the digest of the manifest that was copied last."""
+"""A file of the local folder: digests of the manifest that was copied last, and of one about to be."""
 
 
 def is_uri(place: str) -> bool:
@@ -36,8 +37,10 @@ def is_uri(place: str) -> bool:
 class RemoteFolder:
     """A run folder at a URI, and the local folder that it follows.
 
-    What is copied is copied in an order in which the copy is a run folder at any moment: data files, then
+    What is copied is copied in an order in which the copy is a run folder at any moment: data files and
     the journal, then the manifest that names the data files; only then is removed what is not needed now.
+    The manifest is read after the journal's segments are listed and before the data files are: a segment
+    that is missing has its shard named in it, and what it names is there to be copied.
 
     Args:
         uri: `s3://bucket/path`, `gs://bucket/path`, or what else fsspec knows.
@@ -57,7 +60,10 @@ class RemoteFolder:
                 f"{uri} is no place for runs: {error}; give a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, "
                 "or a URI of which fsspec's package is installed"
             ) from error
-        self._there: dict[str, tuple[int, int]] = {}
+        self._there: dict[str, tuple[int, int]] | None = None
+        """What the copy holds of data and journal: size and time of change of the file it is of, in ns."""
+        self._manifest: str | None = None
+        """Digest of the manifest that this process copied last."""
         self._copying = threading.Lock()
         """Two copies at once could remove what the other has just brought."""
 
@@ -98,7 +104,7 @@ class RemoteFolder:
         """Whether another machine has written there since this one last did."""
         copied = self.local / _COPIED
         there = self._fs.cat_file(f"{self._root}/manifest.json")
-        return not copied.exists() or copied.read_text() != _digest(there)
+        return not copied.exists() or _digest(there) not in copied.read_text().split()
 
     def _get_all(self) -> None:
         for path in sorted(self._fs.find(self._root), key=lambda path: path.endswith("/manifest.json")):
@@ -143,42 +149,84 @@ class RemoteFolder:
             OSError: Something could not be copied.
         """
         with self._copying:
-            self._copy()
+            try:
+                self._copy()
+            except OSError:
+                raise
+            except Exception as error:  # what a file system raises may be its own
+                raise OSError(f"{type(error).__name__}: {error}") from error
 
     def _copy(self) -> None:
+        there = self._there = self._listed() if self._there is None else self._there
         while True:
-            files = self._files()
-            try:
-                for name in files:
-                    self._put(name)
-            except FileNotFoundError:
-                continue  # compaction has taken it away meanwhile, and put something in its place
-            break
-        for name in set(self._there) - set(files):
+            journal = self._names("journal", "*.jsonl")
+            manifest = self._read("manifest.json")
+            data = [name for folder in _DATA for name in self._names(folder, "*.parquet")]
+            files = [*data, *journal, *(name for name in _MUTABLE if (self.local / name).exists())]
+            if all(self._put(name, there) for name in files):
+                break  # else compaction has taken one away meanwhile, and put something in its place
+        if manifest is not None:
+            self._put_manifest(manifest)
+        for name in there.keys() - set(files):
             self._fs.rm_file(f"{self._root}/{name}")
-            del self._there[name]
+            del there[name]
 
-    def _files(self) -> list[str]:
-        data = [path for folder in _IMMUTABLE for path in (self.local / folder).glob("*.parquet")]
-        journal = sorted((self.local / "journal").glob("*.jsonl"))
-        rest = [self.local / name for name in _MUTABLE]
-        strays = {stray for folder in _IMMUTABLE for stray in stray_files(self.local / folder)}
-        found = [path for path in (*data, *journal, *rest) if path.exists() and path not in strays]
-        manifest = [self.local / "manifest.json"] if (self.local / "manifest.json").exists() else []
-        return [path.relative_to(self.local).as_posix() for path in (*found, *manifest)]
+    def _listed(self) -> dict[str, tuple[int, int]]:
+        """What an earlier process has copied: to be brought up to date, or removed."""
+        found: dict[str, tuple[int, int]] = {}
+        self._fs.invalidate_cache()
+        for path, info in self._fs.find(self._root, detail=True).items():
+            name = str(path)[len(self._root) :].strip("/")
+            folder = name.partition("/")[0]
+            if folder not in (*_DATA, "journal"):
+                continue
+            version = self._version(name)
+            is_same = folder in _IMMUTABLE and version is not None and version[0] == info["size"]
+            found[name] = version if is_same and version is not None else (-1, -1)
+        return found
 
-    def _put(self, name: str) -> None:
-        path = self.local / name
-        status = path.stat()
-        version = (status.st_size, status.st_mtime_ns)
-        if self._there.get(name) == version:
+    def _names(self, folder: str, pattern: str) -> list[str]:
+        return [f"{folder}/{path.name}" for path in sorted((self.local / folder).glob(pattern))]
+
+    def _version(self, name: str) -> tuple[int, int] | None:
+        try:
+            status = (self.local / name).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.local / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _put(self, name: str, there: dict[str, tuple[int, int]]) -> bool:
+        """Copies a file that has changed; says whether the local one is still there."""
+        version = self._version(name)
+        if version is None or there.get(name) == version:
+            return version is not None
+        content = self._read(name)
+        if content is not None:
+            self._write(name, content)
+            there[name] = version
+        return content is not None
+
+    def _put_manifest(self, content: bytes) -> None:
+        copied, new = self.local / _COPIED, _digest(content)
+        if self._manifest == new:
             return
-        remote, content = f"{self._root}/{name}", path.read_bytes()
+        before = copied.read_text().split() if copied.exists() else []
+        # Whether it has come there is not known if this process ends in between: then either may be there.
+        copied.write_text("\n".join([*before[-1:], new]))
+        self._write("manifest.json", content)
+        copied.write_text(new)
+        self._manifest = new
+
+    def _write(self, name: str, content: bytes) -> None:
+        remote = f"{self._root}/{name}"
         self._fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(remote, content)
-        self._there[name] = version
-        if name == "manifest.json":
-            (self.local / _COPIED).write_text(_digest(content))
 
 
 def _digest(content: bytes) -> str:

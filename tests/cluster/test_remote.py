@@ -150,6 +150,81 @@ async def test_a_copy_still_under_way_at_the_end_takes_nothing_away(uri, tmp_pat
     assert summarise(RemoteFolder(uri).fetch()).finished == 1
 
 
+async def test_a_segment_compacted_during_a_copy_is_in_it_nonetheless(uri, tmp_path, monkeypatch):
+    remote = RemoteFolder(uri)
+    loop, put = asyncio.get_running_loop(), remote._fs.pipe_file
+    async with await Dataset.open(remote.local, "run") as dataset:
+        await dataset.append(result(episode(0)))
+
+        def and_then_commit(path, content):
+            put(path, content)
+            if path.endswith(".jsonl") and not dataset.manifest.shards:
+                asyncio.run_coroutine_threadsafe(dataset.commit(), loop).result(60)
+
+        monkeypatch.setattr(remote._fs, "pipe_file", and_then_commit)
+        await asyncio.to_thread(remote.copy)  # and then the machine is gone
+        assert dataset.manifest.shards
+    on_another_machine(tmp_path, monkeypatch)
+    async with await Dataset.open(RemoteFolder(uri).fetch(), "run") as dataset:
+        assert len(await dataset.episode_ids()) == 1
+
+
+async def test_what_a_resumed_run_replaces_goes_from_the_copy_and_what_stays_is_not_sent_again(
+    uri, monkeypatch
+):
+    await play(RemoteFolder(uri), range(10))
+    again, sent = RemoteFolder(uri), []
+    put = again._fs.pipe_file
+    monkeypatch.setattr(again._fs, "pipe_file", lambda path, content: (sent.append(path), put(path, content)))
+    async with again.following(3600), await Dataset.open(again.local, "run") as dataset:
+        await dataset.forget({episode(0).episode_id})
+        named = {
+            file for shard in dataset.manifest.shards for file in (shard.episodes_file, shard.steps_file)
+        }
+    file_system, root = fsspec.url_to_fs(uri)
+    there = {path.partition("/run/")[2] for path in file_system.glob(f"{root}/*/*.parquet")}
+    assert {path for path in there if not path.startswith("states/")} == named
+    parquet = {path.partition("/run/")[2] for path in sent if path.endswith(".parquet")}
+    assert {path for path in named if "-1.parquet" in path} <= parquet < there
+
+
+async def test_a_process_that_ends_while_the_manifest_is_sent_leaves_a_folder_that_is_ahead(uri, monkeypatch):
+    remote = RemoteFolder(uri)
+    put = remote._fs.pipe_file
+
+    def end_after_the_manifest(path, content):
+        put(path, content)
+        if path.endswith("manifest.json"):
+            raise ConnectionResetError("nobody hears that it has come")
+
+    async with await Dataset.open(remote.local, "run") as dataset:
+        await dataset.append(result(episode(0)))
+        remote.copy()
+        await dataset.commit()
+        monkeypatch.setattr(remote._fs, "pipe_file", end_after_the_manifest)
+        with pytest.raises(OSError, match="nobody hears"):
+            remote.copy()
+        await dataset.append(result(episode(1)))
+    assert len(episode_statuses(RemoteFolder(uri).fetch())) == 2
+
+
+async def test_errors_that_are_a_file_systems_own_are_told_like_any(uri, monkeypatch):
+    class OfItsOwn(Exception):
+        pass
+
+    remote = RemoteFolder(uri)
+    remote.local.mkdir(parents=True)
+    (remote.local / "config.yaml").write_text("a: 1")
+
+    def refuse(path, content):
+        raise OfItsOwn("no such container")
+
+    monkeypatch.setattr(remote._fs, "pipe_file", refuse)
+    with pytest.raises(RunError, match="OfItsOwn: no such container"):
+        async with remote.following(3600):
+            pass
+
+
 async def test_a_uri_names_a_new_run_or_one_to_resume(uri):
     fields = {"environment": {"id": "e"}, "policy": {"kind": "oracle"}, "output": uri.rpartition("/")[0]}
     config = RunConfig.model_validate(fields)
