@@ -27,7 +27,7 @@ class Plan:
         run_id: The run.
 
     Raises:
-        ConfigError: There is nothing to play.
+        ConfigError: There is nothing to play, or two tasks have one id.
     """
 
     def __init__(self, config: RunConfig, environment: RolloutEnvironment, run_id: str) -> None:
@@ -42,10 +42,23 @@ class Plan:
             )
         order = list(range(len(self._rows)))
         if config.shuffle:
-            random.Random(config.seed).shuffle(order)
+            random.Random(run_id if config.seed is None else config.seed).shuffle(order)
         self._order = order[: config.limit]
         if not self._order:
             raise ConfigError("environment.args: they select no task at all")
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """Episodes are told apart by their task's id, so two tasks must not share one."""
+        seen: set[str] = set()
+        for index in self._order:
+            task_id = task_id_of(self._rows[index])
+            if task_id in seen:
+                raise ConfigError(
+                    f"environment.id: two tasks of {self._config.environment.id} have the id {task_id!r}; "
+                    "give each an `info.task_id` of its own, or none at all, to have them numbered"
+                )
+            seen.add(task_id)
 
     @property
     def tasks(self) -> int:

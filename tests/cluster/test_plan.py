@@ -49,6 +49,19 @@ def test_the_same_seed_gives_the_same_order_and_another_another():
     assert sorted(orders[0]) == sorted(orders[2])
 
 
+def test_without_a_seed_the_order_is_the_runs_own_and_the_same_when_it_is_resumed():
+    orders = [ids(Plan(config(shuffle=True), FakeEnvironment(50), run)) for run in ("a", "a", "b")]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_two_tasks_with_one_id_are_refused():
+    environment = FakeEnvironment(3)
+    environment._rows[2]["info"] = {"task_id": "t0"}
+    with pytest.raises(ConfigError, match=r"environment\.id: two tasks of e have the id 't0'; give each"):
+        Plan(config(), environment, "r")
+    assert Plan(config(limit=2), environment, "r").tasks == 2
+
+
 def test_of_a_shuffled_orders_neighbours_those_with_the_same_tools_follow_each_other():
     def suites(**fields):
         environment = FakeEnvironment(640)
