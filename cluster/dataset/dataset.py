@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,7 @@ from types import TracebackType
 from typing import IO, Self, TypeVar
 
 from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder, stray_files
-from cluster.dataset.journal import Journal
+from cluster.dataset.journal import Journal, read_segment
 from cluster.dataset.manifest import Manifest, ManifestError, load_manifest, manifest_path, write_manifest
 from cluster.dataset.shards import compact, iterate_episodes, last_segment, uncompacted, without, write_state
 from workers.records import EpisodeResult
@@ -49,6 +51,7 @@ class Dataset:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dataset")
         self._compaction: asyncio.Task[None] | None = None
         self._stuck: dict[Path, RunFolderError] = {}
+        self._began = time.monotonic() - (manifest.wall_seconds or 0.0)
 
     @classmethod
     async def open(
@@ -187,8 +190,7 @@ class Dataset:
 
     async def _commit(self, changes: dict[str, object]) -> None:
         await self._journal.rotate()
-        self._stuck.clear()
-        await self._on_thread(self._compact_closed)
+        await self._on_thread(self._compact_all)
         for error in self._stuck.values():
             raise error
         if changes:
@@ -214,7 +216,7 @@ class Dataset:
         Only episodes that are in shards can be taken out: `commit` first.
 
         Raises:
-            RunFolderError: A file could not be written.
+            RunFolderError: A file could not be written, or one of them is in a segment that is no shard yet.
         """
         await self._on_thread(lambda: self._forget(episode_ids))
 
@@ -246,6 +248,10 @@ class Dataset:
     ) -> None:
         await self.close()
 
+    def _seconds(self) -> float:
+        """Seconds that the run has taken, this time and before."""
+        return time.monotonic() - self._began
+
     def _has_work(self) -> bool:
         return any(segment not in self._stuck for segment in self._journal.closed_segments())
 
@@ -262,6 +268,14 @@ class Dataset:
         finally:
             self._compaction = None
 
+    def _compact_all(self) -> None:
+        """Compacts what has failed before, too, for as long as what succeeds makes room for the rest."""
+        left = None
+        while (waiting := len(self._journal.closed_segments())) and waiting != left:
+            left = waiting
+            self._stuck.clear()  # on this thread: a compaction that is under way may add to them
+            self._compact_closed()
+
     def _compact_closed(self) -> None:
         for segment in self._journal.closed_segments():
             if segment in self._stuck:
@@ -269,7 +283,7 @@ class Dataset:
             try:
                 shard = compact(segment, self.run_dir)
                 others = [other for other in self._manifest.shards if other.segment != shard.segment]
-                self._update_manifest(shards=[*others, shard])
+                self._update_manifest(shards=[*others, shard], wall_seconds=self._seconds())
                 self._journal.remove(segment)
             except OSError as error:
                 reason = f"{segment} cannot be made into a shard: {error.strerror or error}"
@@ -281,6 +295,10 @@ class Dataset:
                 log.warning("a segment stays in the journal: %s", error)
 
     def _forget(self, episode_ids: set[str]) -> None:
+        for segment in uncompacted(self._journal.closed_segments(), self._manifest):
+            ids = {json.loads(record)["episode_id"] for record in read_segment(segment)}
+            if ids & episode_ids:
+                raise self._stuck.get(segment) or RunFolderError(f"{segment} has not become a shard yet")
         shards = [without(shard, self.run_dir, episode_ids) for shard in self._manifest.shards]
         self._update_manifest(shards=shards)
         self._remove_unnamed()

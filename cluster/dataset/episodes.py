@@ -7,9 +7,9 @@ from typing import Any
 
 from cluster.dataset.arrow import pq
 from cluster.dataset.journal import list_segments, read_segment
-from cluster.dataset.manifest import load_manifest
+from cluster.dataset.manifest import Shard, load_manifest
 from cluster.dataset.schemas import STEP_KEYS
-from cluster.dataset.shards import reading, uncompacted
+from cluster.dataset.shards import reading, shard_of, uncompacted
 from workers.records import EpisodeRecord
 
 
@@ -24,18 +24,25 @@ def iterate_records(run_dir: Path) -> Iterator[EpisodeRecord]:
     segments = list_segments(run_dir / "journal")
     manifest = load_manifest(run_dir)
     for shard in manifest.shards:
-        steps: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in _rows(run_dir / shard.steps_file):
-            episode_id = row["episode_id"]
-            for key in STEP_KEYS:
-                del row[key]
-            steps[episode_id].append(row)
-        for row in _rows(run_dir / shard.episodes_file):
-            own = sorted(steps[row["episode_id"]], key=lambda step: step["step_index"])
-            yield EpisodeRecord.model_validate({**row, "steps": own})
+        yield from _of_shard(run_dir, shard)
     for segment in uncompacted(segments, manifest):
-        for line in read_segment(segment, torn_tail=segment == segments[-1]):
-            yield EpisodeRecord.model_validate_json(line)
+        try:
+            for line in read_segment(segment, torn_tail=segment == segments[-1]):
+                yield EpisodeRecord.model_validate_json(line)
+        except FileNotFoundError:  # it has become a shard meanwhile
+            yield from _of_shard(run_dir, shard_of(segment, run_dir))
+
+
+def _of_shard(run_dir: Path, shard: Shard) -> Iterator[EpisodeRecord]:
+    steps: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in _rows(run_dir / shard.steps_file):
+        episode_id = row["episode_id"]
+        for key in STEP_KEYS:
+            del row[key]
+        steps[episode_id].append(row)
+    for row in _rows(run_dir / shard.episodes_file):
+        own = sorted(steps[row["episode_id"]], key=lambda step: step["step_index"])
+        yield EpisodeRecord.model_validate({**row, "steps": own})
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -56,10 +56,11 @@ def read_segment(segment: Path, *, torn_tail: bool = False) -> Iterator[bytes]:
 def _scan(segment: Path, file: IO[bytes], *, torn_tail: bool) -> Iterator[tuple[int, bytes]]:
     """Yield each record with the offset at which it ends."""
     end = 0
+    size = os.fstat(file.fileno()).st_size  # the writer may be in the middle of a line, and go on meanwhile
     for number, line in enumerate(file, start=1):
         match = _LINE.fullmatch(line)
         if match is None or int(match[1], 16) != zlib.crc32(match[2]):
-            if torn_tail and not file.read(1):
+            if torn_tail and end + len(line) >= size:
                 return
             wrong = "no record" if match is None else f"a record whose CRC-32 is not {match[1].decode()}"
             raise JournalCorrupt(

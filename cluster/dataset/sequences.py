@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from cluster.dataset.arrow import pa, pq
 from cluster.dataset.durable import replacing
 from cluster.dataset.episodes import iterate_records
+from cluster.dataset.manifest import load_manifest
 from cluster.dataset.schemas import arrow_fields
 from cluster.errors import ConfigError
 from workers.records import EpisodeRecord, Record, StepRecord
@@ -167,7 +168,12 @@ def write_sequences(run_dir: Path, kind: Advantage = "grpo", out: Path | None = 
 
     Returns:
         The file, and its number of rows.
+
+    Raises:
+        ManifestError: The folder holds no run, or one of another format.
+        JournalCorrupt: The journal is damaged.
     """
+    load_manifest(run_dir)
     path = out or run_dir / "sequences" / f"{kind}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []

@@ -174,8 +174,7 @@ def iterate_episodes(run_dir: Path, columns: Sequence[str]) -> Iterator[Table]:
             for _, lines in _batches(segment, torn_tail=segment == segments[-1]):
                 yield parse_records(lines, schema)
         except FileNotFoundError:
-            shards = {shard.segment: shard for shard in load_manifest(run_dir).shards}
-            yield from _shard_episodes(run_dir, shards[segment.stem], columns)
+            yield from _shard_episodes(run_dir, shard_of(segment, run_dir), columns)
 
 
 def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iterator[Table]:
@@ -183,6 +182,11 @@ def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iter
     with reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(columns)
+
+
+def shard_of(segment: Path, run_dir: Path) -> Shard:
+    """The shard that a segment has become, by the manifest as it is now."""
+    return next(shard for shard in load_manifest(run_dir).shards if shard.segment == segment.stem)
 
 
 def uncompacted(segments: Sequence[Path], manifest: Manifest) -> list[Path]:

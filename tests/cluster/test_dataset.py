@@ -1,9 +1,11 @@
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cluster.dataset import dataset as dataset_module
 from cluster.dataset.arrow import pa
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import RunFolderError, RunFolderLocked
+from cluster.dataset.episodes import iterate_records
 from cluster.dataset.journal import JournalCorrupt, list_segments
 from cluster.dataset.manifest import ManifestError, load_manifest
 from cluster.dataset.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
@@ -262,6 +265,65 @@ async def test_shard_that_cannot_be_written_is_made_when_it_can(tmp_path: Path):
         (tmp_path / "steps").mkdir()
         await dataset.commit()
     assert read_back(tmp_path) == [episode(0)]
+
+
+async def test_shard_that_fails_for_room_while_commit_waits_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun, goes_on = threading.Event(), threading.Event()
+    real = dataset_module.compact
+
+    def full_at_first(segment: Path, run_dir: Path) -> Any:
+        if not begun.is_set():
+            begun.set()
+            assert goes_on.wait(60)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(segment, run_dir)
+
+    monkeypatch.setattr(dataset_module, "compact", full_at_first)
+    async with await Dataset.open(tmp_path, "run-1", segment_records=1) as dataset:
+        (tmp_path / ".reserve").unlink()
+        await dataset.append(result(episode(0)))
+        assert await asyncio.to_thread(begun.wait, 60)
+        commit = asyncio.create_task(dataset.commit())
+        while not dataset._thread._work_queue.qsize():
+            await asyncio.sleep(0.01)
+        goes_on.set()
+        assert len((await commit).shards) == 1
+
+
+async def test_episodes_that_are_in_no_shard_yet_are_not_forgotten_unseen(tmp_path: Path):
+    async with await Dataset.open(tmp_path, "run-1", segment_records=1) as dataset:
+        (tmp_path / "steps").rmdir()
+        for number in range(2):
+            await dataset.append(result(episode(number)))
+        with pytest.raises(RunFolderError, match="cannot be made into a shard"):
+            await dataset.commit()
+        with pytest.raises(RunFolderError, match=r"000002\.jsonl cannot be made into a shard"):
+            await dataset.forget({episode(1).episode_id})
+        assert len(await dataset.episode_ids()) == 2
+
+
+async def test_time_that_a_killed_run_took_is_known(tmp_path: Path):
+    async with await Dataset.open(tmp_path, "run-1", segment_records=1) as dataset:
+        await dataset.append(result(episode(0)))
+    taken = load_manifest(tmp_path).wall_seconds
+    assert taken
+    async with await Dataset.open(tmp_path, "run-1", segment_records=1) as dataset:
+        await dataset.append(result(episode(1)))
+    more = load_manifest(tmp_path).wall_seconds
+    assert more and more > taken
+
+
+async def test_records_are_read_from_the_shard_that_a_segment_becomes_meanwhile(tmp_path: Path):
+    async with await Dataset.open(tmp_path, "run-1") as dataset:
+        await dataset.append(result(episode(0)))
+        await dataset.commit()
+        await dataset.append(result(episode(1)))
+        records = iterate_records(tmp_path)
+        assert next(records) == episode(0)
+        await dataset.commit()
+        assert list(records) == [episode(1)]
 
 
 async def test_event_loop_goes_on_during_a_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

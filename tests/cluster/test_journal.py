@@ -157,6 +157,22 @@ def test_reader_of_a_journal_at_work_may_pass_over_a_torn_tail(tmp_path: Path):
         list(read_segment(segment))
 
 
+def test_reader_of_a_line_that_is_being_written_takes_it_as_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    segment, pattern = tmp_path / "000001.jsonl", journal_module._LINE
+    segment.write_bytes(line("{}") + line("{}")[:5])
+
+    class WriterGoesOn:
+        def fullmatch(self, found: bytes) -> Any:
+            if not found.endswith(b"\n"):
+                segment.write_bytes(line("{}") * 3)
+            return pattern.fullmatch(found)
+
+    monkeypatch.setattr(journal_module, "_LINE", WriterGoesOn())
+    assert list(read_segment(segment, torn_tail=True)) == [b"{}"]
+
+
 async def test_record_with_a_line_break_is_refused(tmp_path: Path):
     journal = Journal(tmp_path)
     with pytest.raises(JournalError, match="line break"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.dataset.manifest import ManifestError
 from cluster.dataset.sequences import advantages, sequences, sequences_of, write_sequences
 from tests.cluster.synthetic import failed_episode
 from tests.helpers.token_runs import template_in, two_turns, write_run
@@ -74,3 +75,9 @@ async def test_groups_take_in_finished_episodes_only_and_load_without_our_code(
     loaded = datasets.load_dataset("parquet", data_files=str(path), split="train")
     assert sorted(loaded["advantage"]) == [-1.0, 0.0, 1.0]
     assert loaded.features["input_ids"].feature.dtype == "int32"
+
+
+def test_a_folder_that_holds_no_run_gets_none(tmp_path: Path):
+    with pytest.raises(ManifestError, match="holds no run"):
+        write_sequences(tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
