@@ -32,7 +32,8 @@ class Counts(_StatLogger):
         metrics = self.metrics
         if scheduler_stats is not None:
             metrics.running = scheduler_stats.num_running_reqs
-            metrics.waiting = scheduler_stats.num_waiting_reqs
+            # Those whose grammar is not ready, and those passed over in a step, are counted apart.
+            metrics.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             metrics.kv_cache_usage = scheduler_stats.kv_cache_usage
             metrics.prefix_queries += scheduler_stats.prefix_cache_stats.queries
             metrics.prefix_hits += scheduler_stats.prefix_cache_stats.hits
