@@ -36,7 +36,7 @@ format: setup ## Format the code
 	@.venv/bin/ruff format
 
 docs: setup ## Write docs/config.md, and the tables of four other pages, from the code
-	@$(python) -m cluster.docs
+	@$(python) -m scripts.docs
 
 lock: setup ## Resolve the versions that set-up installs, after a change of dependencies
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(python) scripts/lock.py $(addprefix --find-links ,$(PIP_FIND_LINKS))

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cluster import docs
 from cluster.config import RunConfig
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.schemas import EPISODES, STEPS
+from scripts import docs
 from tests.cluster.synthetic import episode, result
 from workers.settings import Settings
 
@@ -16,7 +16,7 @@ PAGES = [docs.FOLDER.parent / "README.md", *sorted(docs.FOLDER.glob("*.md"))]
 
 @pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
 def test_page_is_what_the_models_say(path: Path):
-    assert path.read_text() == docs.pages()[path], "stale: run `python -m cluster.docs`"
+    assert path.read_text() == docs.pages()[path], "stale: run `python -m scripts.docs`"
 
 
 def keys(model: type[Settings], prefix: str = "") -> set[str]:
