@@ -35,12 +35,13 @@ format: setup ## Format the code
 	@.venv/bin/ruff check --fix --select I
 	@.venv/bin/ruff format
 
-docs: setup ## Write docs/config.md and docs/dataset.md from the code
-	@$(python) -m cluster.docs
+docs: setup ## Write docs/config.md, and the tables of four other pages, from the code
+	@$(python) -m scripts.docs
 
 lock: setup ## Resolve the versions that set-up installs, after a change of dependencies
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(python) scripts/lock.py $(addprefix --find-links ,$(PIP_FIND_LINKS))
 
-clean: ## Remove .venv and what tools left; runs and the cache of images and models stay
+clean: ## End a kept policy; remove .venv and what tools left; runs and the cache of images and models stay
+	@if [ -x .venv/bin/kumite ]; then .venv/bin/kumite policy down | sed '/^no policy is kept$$/d'; fi
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -196,8 +196,9 @@ class ObserveConfig(Settings):
     every: Annotated[float, Field(gt=0)] = 10.0
     """Seconds between two lines of the run's `metrics.jsonl`."""
     spans: bool = False
-    """Send an OpenTelemetry span for every episode; needs `kumite[otel]`. OpenTelemetry's own environment
-    variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, …) say where to."""
+    """Send an OpenTelemetry span for every episode; needs the extra `otel` (`pip install -e '.[otel]'`, in
+    Kumite's folder). OpenTelemetry's own environment variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, …) say where
+    to."""
 
 
 class RunConfig(Settings):

@@ -1,7 +1,7 @@
 """A model's chat template as text and token ids, whole or by what a turn adds to the one before."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +17,15 @@ class ChatTemplate:
     Args:
         model: The model's folder, or its id on the Hugging Face hub.
         template: A Jinja file in place of the model's own template.
+        options: What the template is told besides (vLLM's `chat_template_kwargs`).
 
     Raises:
         TemplateError: The tokenizer or its template cannot be had.
     """
 
-    def __init__(self, model: str, template: Path | None = None) -> None:
+    def __init__(
+        self, model: str, template: Path | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
         try:
             from transformers import AutoTokenizer
 
@@ -35,6 +38,7 @@ class ChatTemplate:
         if not self.tokenizer.chat_template:
             raise TemplateError(f"the tokenizer of {model!r} has no chat template; set policy.chat_template")
         self.model = model
+        self._options = dict(options or {})
         self.end = str(self.tokenizer.eos_token)
 
     def text(
@@ -54,6 +58,7 @@ class ChatTemplate:
                 tools=offered(tools),
                 add_generation_prompt=prompt,
                 tokenize=False,
+                **self._options,
             ),
         )
 

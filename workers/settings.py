@@ -17,7 +17,8 @@ class EnvironmentSettings(Settings):
     """The environment: `agentdojo`, `shell`, any importable module with a verifiers
     `load_environment(...)`, or the path of a Python file that has one (relative to the config file)."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment's `load_environment`."""
+    """Keyword arguments of the environment's `load_environment`. Of the built-in ones:
+    [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
     folder: Path | None = None
     """Folder in which modules of your own are found, beside those that are installed; relative to the
     config file. Null: the config file's folder."""

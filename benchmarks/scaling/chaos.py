@@ -9,13 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import docker
-import docker.errors
-import psutil
 import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
@@ -23,7 +21,8 @@ from rich.table import Table
 
 from benchmarks.contenders.kumite_run import ROOT
 from benchmarks.scaling.served_policy import SUITE, VERSION, served_policy
-from tests.helpers.ray_head import RayHead, having, ray_head
+from tests.helpers.ray_head import RayHead, command_of, having, ray_head
+from tests.helpers.run_containers import containers, kill_container
 
 EVERY, NODES, LIMIT, SEED = 5.0, 3, 220, 5
 """Seconds between kills; nodes, of one worker each; seconds for a run; of what is killed."""
@@ -62,23 +61,14 @@ class Monkey:
         self.killed[kind] += done
 
     def _process(self, name: str) -> bool:
-        pids = [pid for pid in having(self._head.folder / "token") if name in _command(pid)]
+        pids = [pid for pid in having(self._head.folder / "token") if name in command_of(pid)]
         if pids:
             os.kill(self._chance.choice(pids), signal.SIGKILL)
         return bool(pids)
 
     def _sandbox(self) -> bool:
         found = containers(self._run)
-        if not found:
-            return False
-        client = docker.from_env(timeout=30)
-        try:
-            client.api.kill(self._chance.choice(found))
-        except docker.errors.APIError:
-            return False  # its own end came first
-        finally:
-            client.close()
-        return True
+        return bool(found) and kill_container(self._chance.choice(found))
 
     def _node(self) -> bool:
         index = self._chance.randrange(NODES)
@@ -87,19 +77,9 @@ class Monkey:
         return True
 
 
-def containers(run: str) -> list[str]:
-    """Ids of a run's containers."""
-    client = docker.from_env(timeout=30)
-    try:
-        found = client.api.containers(all=True, filters={"label": [f"kumite.run={run}"]})
-        return [container["Id"] for container in found]
-    finally:
-        client.close()
-
-
 def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
     """Plays AgentDojo's banking tasks by their ground truth on three nodes, with or without kills."""
-    name = "chaos" if kill else "peace"
+    name = f"{'chaos' if kill else 'peace'}-{uuid.uuid4().hex[:8]}"
     out = folder / name
     with ray_head(cpus=0) as head, served_policy(head, folder) as url:
         monkey = Monkey(head, name, SEED)
@@ -143,13 +123,6 @@ def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
         "killed": dict(monkey.killed),
         "left": len(left),
     }
-
-
-def _command(pid: int) -> str:
-    try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return ""  # it has ended meanwhile
 
 
 def main(console: Console, episodes: int, in_peace: bool) -> None:

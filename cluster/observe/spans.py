@@ -37,7 +37,7 @@ class Spans:
         except ImportError as error:
             raise ConfigError(
                 f"observe.spans needs OpenTelemetry, of which {error.name} is not installed: "
-                "pip install 'kumite[otel]'"
+                "pip install -e '.[otel]', in Kumite's folder"
             ) from error
         resource = Resource.create({"service.name": "kumite", "kumite.run": run_id})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -14,6 +14,7 @@ from cluster.dataset.manifest import load_manifest
 from cluster.dataset.shards import iterate_episodes
 from cluster.observe.policy_use import PolicyShares, shares
 from cluster.observe.rates import Mode, ScoreRow, Scores, mode_of
+from cluster.observe.tally import Mean
 from workers.records import Record, Stage, Timings
 
 _Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -105,30 +106,14 @@ class Summary(Record):
     """Episodes that ended per second of it."""
 
 
-class _Mean:
-    """A mean in the making; None as long as it is of nothing."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.count = 0
-
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.count += 1
-
-    def value(self) -> float | None:
-        return self.total / self.count if self.count else None
-
-
 class _Tally:
     """What is counted of a set of episodes."""
 
     def __init__(self) -> None:
         self.finished = 0
         self.failed = 0
-        self.reward = _Mean()
-        self.metrics: defaultdict[str, _Mean] = defaultdict(_Mean)
+        self.reward = Mean()
+        self.metrics: defaultdict[str, Mean] = defaultdict(Mean)
 
     def add(self, episode: dict[str, Any], metrics: dict[str, float | None]) -> None:
         if episode["status"] == "failed":
@@ -140,7 +125,7 @@ class _Tally:
             self.metrics[name].add(value)
 
     def metric(self, name: str) -> float | None:
-        return self.metrics[name].value() if name in self.metrics else None
+        return self.metrics[name].value if name in self.metrics else None
 
 
 def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float | None = None) -> Summary:
@@ -193,11 +178,11 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
         failed=overall.failed,
         cancelled=manifest.cancelled,
         failures=dict(sorted(failures.items())),
-        reward=overall.reward.value(),
+        reward=overall.reward.value,
         metrics={
             name: mean
             for name, metric in sorted(overall.metrics.items())
-            if (mean := metric.value()) is not None
+            if (mean := metric.value) is not None
         },
         rows=[
             SummaryRow(
@@ -205,7 +190,7 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
                 mode=mode,
                 episodes=tally.finished + tally.failed,
                 failed=tally.failed,
-                reward=tally.reward.value(),
+                reward=tally.reward.value,
                 utility=tally.metric("utility"),
                 attack_success=tally.metric("attack_success"),
             )

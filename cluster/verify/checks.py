@@ -177,6 +177,8 @@ def _score_again(
 def _template(config: RunConfig, tokenizer: str | None) -> ChatTemplate | None:
     policy = config.policy
     template = policy.chat_template if isinstance(policy, VllmPolicy) else None
+    sampling = None if isinstance(policy, OraclePolicy) else policy.sampling
+    options = sampling.extra_body.get("chat_template_kwargs") if sampling else None
     if tokenizer is None:
         if not isinstance(policy, VllmPolicy):
             return None
@@ -184,7 +186,7 @@ def _template(config: RunConfig, tokenizer: str | None) -> ChatTemplate | None:
     if tokenizer == packaged_model.NAME:
         tokenizer = str(packaged_model.folder())
     try:
-        return ChatTemplate(tokenizer, template)
+        return ChatTemplate(tokenizer, template, options)
     except TemplateError as error:
         raise RunError(str(error)) from error
 

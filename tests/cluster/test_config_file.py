@@ -79,6 +79,19 @@ def test_examples_are_good_configs():
         load_config(example)
 
 
+def test_example_of_an_endpoint_asks_for_what_every_endpoint_has_unless_its_comments_are_taken_off(tmp_path):
+    from pathlib import Path
+
+    example = Path(__file__).parents[2] / "examples" / "endpoint.yaml"
+    uncommented = tmp_path / "endpoint.yaml"
+    uncommented.write_text(
+        example.read_text().replace("  # api_key", "  api_key").replace("  # token", "  token")
+    )
+    policies = [load_config(path).policy for path in (example, uncommented)]
+    asked = [(policy.api_key_env, policy.token_ids) for policy in policies]
+    assert asked == [(None, False), ("OPENAI_API_KEY", True)]
+
+
 def test_modules_of_ones_own_are_looked_for_beside_the_config_unless_it_says_where(config, tmp_path):
     path = config(GOOD)
     assert load_config(path).environment.folder == tmp_path

@@ -1,11 +1,13 @@
 """`deploy/kuberay.yaml` as Ray's autoscaler reads it, and by the fields of KubeRay's RayCluster."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from docker.utils.build import exclude_paths
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
@@ -136,6 +138,51 @@ def test_every_mount_has_its_volume(cluster: dict[str, Any]) -> None:
     for pod in pods(cluster).values():
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for each in containers(pod) for mount in each["volumeMounts"]} == volumes
+
+
+def test_every_pod_may_pull_from_a_registry_that_asks_for_a_login(cluster: dict[str, Any]) -> None:
+    for name, pod in pods(cluster).items():
+        assert pod["imagePullSecrets"] == [{"name": "kumite-registry"}]
+        logins = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "registry"]
+        if name != "sandbox":
+            assert logins == []
+            continue
+        (login,) = logins
+        assert login["secretName"] == "kumite-registry" and login["optional"]
+        (file,) = login["items"]
+        assert file == {"key": ".dockerconfigjson", "path": "config.json"}
+        _, pull = pod["initContainers"]
+        for puller in (pull, pod["containers"][0]):
+            (mount,) = [mount for mount in puller["volumeMounts"] if mount["name"] == "registry"]
+            assert {"name": "DOCKER_CONFIG", "value": mount["mountPath"]} in puller["env"]
+
+
+def test_folder_for_new_weights_is_on_the_head_and_the_gpu_pods() -> None:
+    """As the files are once their comment signs are off those lines."""
+    uncommented = (DEPLOY / "kuberay.yaml").read_text().replace("# - {name: shared", "- {name: shared")
+    described = pods(yaml.safe_load(uncommented))
+    text = (DEPLOY / "kuberay_volume.yaml").read_text()
+    before, start, claim = text.partition("# ---\n")
+    assert start
+    _, shared = yaml.safe_load_all(before + re.sub("^# ", "", start + claim, flags=re.MULTILINE))
+    assert shared["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert shared["spec"].keys() == yaml.safe_load(before)["spec"].keys()
+    for name, pod in described.items():
+        mounted = {"name": "shared", "mountPath": "/shared"} in pod["containers"][0]["volumeMounts"]
+        claims = [volume["persistentVolumeClaim"] for volume in pod["volumes"] if volume["name"] == "shared"]
+        assert claims == ([{"claimName": shared["metadata"]["name"]}] if name != "sandbox" else [])
+        assert mounted == bool(claims)
+
+
+def test_build_of_the_image_is_sent_what_it_copies_and_nothing_else() -> None:
+    project = DEPLOY.parent
+    ignored = (project / ".dockerignore").read_text().split()
+    sent = exclude_paths(str(project), ignored, "deploy/Dockerfile")
+    copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    wanted = {source for line in copied for source in line.split()}
+    files = {path for path in sent if (project / path).is_file()}
+    assert {Path(path).parts[0] for path in files} == wanted | {"deploy", ".dockerignore"}
+    assert not [path for path in files if "__pycache__" in path]
 
 
 def test_engine_has_memory_for_the_sandboxes_it_may_hold(

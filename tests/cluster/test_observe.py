@@ -177,7 +177,7 @@ def test_spans_go_where_opentelemetrys_own_variables_say(monkeypatch):
 
 def test_spans_without_opentelemetry_are_an_error_that_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(ConfigError, match=r"observe\.spans needs .* pip install 'kumite\[otel\]'"):
+    with pytest.raises(ConfigError, match=r"observe\.spans needs .* pip install -e '\.\[otel\]'"):
         Spans("r")
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,38 @@ def test_example_run_fits_the_cluster(autoscaling: AutoscalingConfig) -> None:
     demands += [REPLICA] * (run.policy.max_replicas or run.policy.replicas) + [INGRESS] * run.policy.replicas
     assert set(nodes_for(autoscaling, demands)) == {"sandbox", "gpu"}
     assert Path(run.output).is_absolute()
+
+
+def test_quota_that_the_page_names_is_what_the_file_may_start(described: dict[str, Any]) -> None:
+    cpus = {
+        name: MACHINES[kind["node_config"]["InstanceType"]]["CPU"] * kind.get("max_workers", 1)
+        for name, kind in described["available_node_types"].items()
+    }
+    page = " ".join((PROJECT / "docs" / "cluster.md").read_text().split())
+    assert (
+        f"{cpus['gpu']} vCPUs of On-Demand G instances, {cpus['sandbox']} of Standard Spot and "
+        f"{cpus['head']} of Standard On-Demand"
+    ) in page
+
+
+def test_folder_for_new_weights_is_mounted_on_the_head_and_the_gpu_nodes() -> None:
+    """As the file is once its comment signs are off those lines."""
+    text = (PROJECT / "ray_config.yaml").read_text()
+    before, start, rest = text.partition("    # - &SHARED >-\n")
+    block = re.match(r"(?:    #   .*\n)+", rest)
+    assert start and block
+    uncommented = before + f"{start}{block[0]}".replace("# ", "", 1).replace("\n    # ", "\n    ")
+    uncommented += rest[block.end() :].replace("# - *SHARED", "- *SHARED")
+    described = yaml.safe_load(uncommented)
+    validate_config(prepare_config(copy.deepcopy(described)))
+    (mount,) = {command for command in described["metadata"]["commands"] if "mount -t nfs4" in command}
+    subprocess.run(["bash", "-n", "-c", mount], check=True, timeout=10)
+    assert described["head_setup_commands"][-1] == mount
+    with_it = {
+        name: mount in kind.get("worker_setup_commands", [])
+        for name, kind in described["available_node_types"].items()
+    }
+    assert with_it == {"head": False, "sandbox": False, "gpu": True}
 
 
 def test_every_command_is_bash(autoscaling: AutoscalingConfig) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections import defaultdict
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 from cluster.config import RunConfig
 from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError, UpdateRefused
+from cluster.observe.policy_watch import PolicyWatch
 from cluster.observe.summary import summarise
 from cluster.policy.engine_metrics import EngineMetrics
-from cluster.rollout_engine import RolloutEngine
+from cluster.rollout_engine import RolloutEngine, RolloutGroup
 from cluster.worker_pool import WorkerPool
 from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.sandboxes import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.ray
@@ -43,7 +47,7 @@ def config(policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     config: RunConfig, policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    policy.latency = 0.2  # some looks at the policy come before the first episode's end
+    policy.lets_through = 0  # until a look at the policy has come, so that it comes before an episode's end
     monkeypatch.setattr("cluster.observe.policy_watch._EVERY", 0.05)
     idle = EngineMetrics(max_requests=4)
     monkeypatch.setattr("cluster.policy.endpoint.EndpointPolicyClient.metrics", lambda _: idle)
@@ -53,8 +57,19 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
         heeded.append(metrics)
 
     monkeypatch.setattr(WorkerPool, "heed", heed)
+    waited_for: defaultdict[str, float] = defaultdict(float)
+    look = PolicyWatch.look
+
+    def noted_look(watch: PolicyWatch, now: float, metrics: EngineMetrics) -> None:
+        look(watch, now, metrics)
+        waited_for.update(watch.use.waited_for if watch.use else {})
+
+    monkeypatch.setattr(PolicyWatch, "look", noted_look)
     async with RolloutEngine(config, tmp_path / "run") as engine:
-        first = [group async for group in engine.rollouts(3)]
+        iteration = asyncio.create_task(all_of(engine.rollouts(3)))
+        await eventually(lambda: heeded and waited_for["ramp_up"])
+        policy.lets_through = None
+        first = await iteration
         second = [group async for group in engine.rollouts(3, samples=4)]
         named = [group async for group in engine.rollouts(["Egypt"])]
         with pytest.raises(ConfigError, match="there is no task 'Atlantis'"):
@@ -63,7 +78,8 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
             await engine.update_policy("adapter", 1)
         async for _ in engine.rollouts(8, samples=8):
             break  # what is in flight is broken off
-        await asyncio.sleep(0.5)  # the trainer learns
+        before = waited_for["trainer"]
+        await eventually(lambda: waited_for["trainer"] > before)  # none is in flight, and it learns
     with pytest.raises(RunError, match="inside its `async with`"):
         [group async for group in engine.rollouts()]
 
@@ -84,6 +100,10 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     assert summary.policy.waited_for["ramp_up"] and summary.policy.waited_for["trainer"]
     last = json.loads((engine.folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["planned"], last["in_flight"], last["queued"]) == (84, 0, 0)
+
+
+async def all_of(groups: AsyncIterator[RolloutGroup]) -> list[RolloutGroup]:
+    return [group async for group in groups]
 
 
 def test_over_sampling_is_refused(tmp_path: Path):

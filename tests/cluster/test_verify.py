@@ -9,9 +9,11 @@ from typer.testing import CliRunner
 from cluster.cli import app
 from cluster.dataset.durable import RunFolderError
 from cluster.errors import PolicyUnavailable
+from cluster.policy import packaged_model
 from cluster.verify.checks import Verification, verify
 from cluster.verify.view import scorer
 from tests.helpers.mock_policy import MockPolicy
+from tests.helpers.tiny_tokenizer import make_tokenizer
 from tests.helpers.token_runs import template_in, two_turns, write_run
 from workers.chat_template import ChatTemplate
 from workers.records import EpisodeRecord
@@ -55,6 +57,22 @@ async def test_one_wrong_token_id_of_a_prompt_is_found(tmp_path: Path, template:
     # Not of the second prompt: it no longer goes on from the first, and is not what the template writes.
     assert violated(found) == {"prompts": 2}
     assert "differs from token 30 on" in found.rules[1].examples[0]
+
+
+async def test_prompts_are_made_with_what_the_requests_told_the_template(tmp_path: Path):
+    thoughtless = packaged_model.TEMPLATE.read_text() + (
+        "{% if add_generation_prompt and enable_thinking is false %}<think></think>{% endif %}"
+    )
+    options = {"enable_thinking": False}
+    template = ChatTemplate(str(make_tokenizer(tmp_path / "tokenizer", thoughtless)), options=options)
+    record = two_turns(template, exact=False)
+    for name, extra_body, violations in (
+        ("told", {"chat_template_kwargs": options}, {}),
+        ("not told", {}, {"prompts": 2}),
+    ):
+        sampling = {"extra_body": extra_body}
+        run = await write_run(tmp_path / name, [record], model=template.model, sampling=sampling)
+        assert violated(verify(run)) == violations
 
 
 async def test_a_turn_of_an_exact_run_that_was_tokenised_anew_is_found(

@@ -1,4 +1,5 @@
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ def cache_in(folder):
 @pytest.fixture
 def cache(tmp_path):
     return cache_in(tmp_path / "cache")
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A run's folder. Its name is the run's id, by which its containers are found among everyone's."""
+    return tmp_path / f"run-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture

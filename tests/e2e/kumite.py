@@ -7,11 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
-import docker
-import docker.errors
 import psutil
 import yaml
 
@@ -58,23 +56,6 @@ class Run:
         return Path(self._log.name).read_text()
 
 
-def containers(run_id: str) -> list[str]:
-    with _engine() as client:
-        found = client.api.containers(all=True, filters={"label": [f"kumite.run={run_id}"]})
-        return [container["Id"] for container in found]
-
-
-def remove_container(container: str) -> None:
-    with _engine() as client, suppress(docker.errors.APIError):  # its own end may come first
-        client.api.remove_container(container, force=True)
-
-
-def tool_host(container: str) -> int:
-    """The process id, on this machine, of the first process in a container."""
-    with _engine() as client:
-        return int(client.api.inspect_container(container)["State"]["Pid"])
-
-
 def processes_of(run: Run) -> list[str]:
     """What is left of a run's processes: all of them, Ray's included, are in the driver's session."""
     left: list[str] = []
@@ -83,10 +64,6 @@ def processes_of(run: Run) -> list[str]:
             if os.getsid(process.pid) == run.process.pid:
                 left.append(str(process.info))
     return left
-
-
-def _engine() -> "closing[docker.DockerClient]":
-    return closing(docker.from_env(timeout=30))
 
 
 def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:

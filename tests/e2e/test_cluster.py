@@ -8,12 +8,12 @@ import subprocess
 import sys
 import urllib.request
 
-import psutil
 import pytest
 
 from cluster.dataset.shards import iterate_episodes
-from tests.e2e.kumite import ROOT, banking, containers, journalled, until, write_config
-from tests.helpers.ray_head import free_ports, having, ray_head
+from tests.e2e.kumite import ROOT, banking, journalled, until, write_config
+from tests.helpers.ray_head import command_of, free_ports, having, ray_head
+from tests.helpers.run_containers import containers
 
 LABELS = ("run", "status", "stage")
 
@@ -37,9 +37,8 @@ def slow(gcs, *, tasks, gate=None, **workers):
     }
 
 
-def test_nodes_come_under_load_and_go_while_the_run_still_lasts(kumite, tmp_path, gate):
+def test_nodes_come_under_load_and_go_while_the_run_still_lasts(kumite, tmp_path, out, gate):
     """Ray's autoscaler, with nodes that are processes here: one for each worker."""
-    out = tmp_path / "run"
     node_types = {"spot": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}}
     with ray_head(cpus=0, node_types=node_types) as head:
         config = slow(head.gcs, tasks=40, gate=gate, min=0, max=2)
@@ -59,9 +58,9 @@ def test_nodes_come_under_load_and_go_while_the_run_still_lasts(kumite, tmp_path
         comes(lambda: journalled(out) == 39, "all but the last episode")
         comes(lambda: head.raylets() == 2, "a node less")
         expected = {
-            "ray_kumite_episodes_total{run=run,status=finished,stage=} 39.0",
-            "ray_kumite_stage_seconds_count{run=run,stage=setup} 39.0",
-            "ray_kumite_in_flight{run=run} 1.0",
+            f"ray_kumite_episodes_total{{run={out.name},status=finished,stage=}} 39.0",
+            f"ray_kumite_stage_seconds_count{{run={out.name},stage=setup}} 39.0",
+            f"ray_kumite_in_flight{{run={out.name}}} 1.0",
         }
         comes(lambda: expected <= scraped(head), "metrics")
         (gate / "end").touch()
@@ -84,28 +83,26 @@ def nodes(head):
 
 
 @pytest.mark.docker
-def test_a_node_that_is_lost_costs_its_episodes_another_attempt(kumite, tmp_path, policy, head, nodes):
-    out = tmp_path / "run"
+def test_a_node_that_is_lost_costs_its_episodes_another_attempt(kumite, tmp_path, out, policy, head, nodes):
     policy.lets_through = 48
     config = banking(policy.base_url, samples=4, ray={"address": head.gcs})
     config["workers"] = {"min": 3, "max": 3, "episodes_per_worker": 4}
     run = kumite("run", write_config(tmp_path / "c.yaml", **config), "--out", out, env=head.environment)
-    until(lambda: len(containers("run")) == 3 or run.process.poll() is not None, "three containers")
+    until(lambda: len(containers(out.name)) == 3 or run.process.poll() is not None, "three containers")
     until(lambda: policy.in_flight == 12 or run.process.poll() is not None, "four episodes on each")
     assert run.process.poll() is None, run.output
     head.lose(nodes[1])
-    until(lambda: len(containers("run")) == 2, "the end of its container", patience=60)
+    until(lambda: len(containers(out.name)) == 2, "the end of its container", patience=60)
     policy.lets_through = None
     assert run.wait() == 0, run.output
     found = rows(out, "node_id")
     assert len(found) == len({row["episode_id"] for row in found}) == 64
     assert {row["status"] for row in found} == {"finished"}
     assert {row["attempt"] for row in found} == {1, 2}
-    until(lambda: containers("run") == [], "the end of all containers", patience=60)
+    until(lambda: containers(out.name) == [], "the end of all containers", patience=60)
 
 
-def test_a_replica_of_the_policy_that_is_killed_costs_a_wait_and_no_episode(kumite, tmp_path, head):
-    out = tmp_path / "run"
+def test_a_replica_of_the_policy_that_is_killed_costs_a_wait_and_no_episode(kumite, tmp_path, out, head):
     [port] = free_ports(1)
     serving = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "helpers" / "serve_policy.py"), head.gcs, str(port)],
@@ -120,7 +117,7 @@ def test_a_replica_of_the_policy_that_is_killed_costs_a_wait_and_no_episode(kumi
         config["policy"] = {"kind": "endpoint", "base_url": f"http://127.0.0.1:{port}/v1", "model": "mock"}
         run = kumite("run", write_config(tmp_path / "c.yaml", **config), "--out", out, env=head.environment)
         until(lambda: journalled(out) >= 32 or run.process.poll() is not None, "the first episodes")
-        replicas = [pid for pid in having(head.folder / "token") if "Replica:" in name_of(pid)]
+        replicas = [pid for pid in having(head.folder / "token") if "Replica:" in command_of(pid)]
         assert len(replicas) == 2
         os.kill(replicas[0], signal.SIGKILL)
         assert run.wait() == 0, run.output
@@ -145,10 +142,3 @@ def scraped(head):
             ours = ",".join(f"{label}={labels[label]}" for label in LABELS if label in labels)
             found.add(f"{name}{{{ours}}} {value}")
     return found
-
-
-def name_of(pid):
-    try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return ""

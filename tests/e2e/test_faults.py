@@ -9,15 +9,13 @@ import pytest
 from cluster.dataset.shards import iterate_episodes
 from tests.e2e.kumite import (
     banking,
-    containers,
     journalled,
     processes_of,
-    remove_container,
-    tool_host,
     until,
     write_config,
 )
 from tests.helpers.leftovers import shims_of
+from tests.helpers.run_containers import containers, remove_container, tool_host
 
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.faults, pytest.mark.slow]
 
@@ -33,20 +31,19 @@ def workers(run):
     ]
 
 
-def nothing_is_left():
+def nothing_is_left(out):
     """The engine takes its time to remove what has ended."""
-    until(lambda: containers("run") == [], "the end of all containers", patience=60)
+    until(lambda: containers(out.name) == [], "the end of all containers", patience=60)
 
 
 @pytest.fixture
-def started(kumite, tmp_path, policy):
+def started(kumite, tmp_path, out, policy):
     """A run of 32 episodes of 3 turns that has some of them behind it, and others waiting for the policy."""
     policy.lets_through = 24
-    out = tmp_path / "run"
     config = write_config(tmp_path / "config.yaml", **banking(policy.base_url, samples=2))
     run = kumite("run", config, "--out", out)
     until(
-        lambda: (journalled(out) and len(containers("run")) == 2) or run.process.poll() is not None,
+        lambda: (journalled(out) and len(containers(out.name)) == 2) or run.process.poll() is not None,
         "the first episode, and both workers",
     )
     assert run.process.poll() is None, run.output
@@ -55,23 +52,23 @@ def started(kumite, tmp_path, policy):
 
 def test_sigkill_of_a_worker_removes_its_container_and_the_run_completes(started, policy):
     run, out, _ = started
-    before = set(containers("run"))
+    before = set(containers(out.name))
     [victim, _] = workers(run)
     victim.send_signal(signal.SIGKILL)
-    until(lambda: len(before & set(containers("run"))) == 1, "the end of its container", patience=60)
+    until(lambda: len(before & set(containers(out.name))) == 1, "the end of its container", patience=60)
     policy.lets_through = None
     assert run.wait() == 0, run.output
     found = rows(out)
     assert len(found) == 32
     assert {row["status"] for row in found} == {"finished"}
     assert len({row["episode_id"] for row in found}) == 32
-    nothing_is_left()
+    nothing_is_left(out)
 
 
 def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_completes(started, policy):
     """One is taken away by the engine, the tool host of the other is killed; nothing of them stays."""
     run, out, _ = started
-    taken, killed = lost = containers("run")
+    taken, killed = lost = containers(out.name)
     remove_container(taken)
     os.kill(tool_host(killed), signal.SIGKILL)
     policy.lets_through = None
@@ -83,7 +80,7 @@ def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_comp
     again = [row for row in found if row["attempt"] > 1]
     assert 0 < len(again) <= 8  # what two workers had in flight
     assert not {row["sandbox_id"] for row in again} & {container[:12] for container in lost}
-    nothing_is_left()
+    nothing_is_left(out)
     until(lambda: not shims_of({container[:12] for container in lost}), "the end of what ran them", 60)
     until(lambda: not processes_of(run), "the end of its processes", 60)
 
@@ -95,7 +92,7 @@ def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started,
     policy.lets_through = None
     assert run.wait() == 130, run.output
     assert "kumite run --resume" in run.output
-    nothing_is_left()
+    nothing_is_left(out)
     ended = {row["episode_id"] for row in rows(out)}
     assert 0 < len(ended) < 32
     assert not list((out / "journal").glob("*.jsonl"))
@@ -110,7 +107,7 @@ def test_sigkill_of_the_driver_loses_nothing_that_was_journalled(started, kumite
     run, out, config = started
     run.kill()
     policy.lets_through = None
-    until(lambda: containers("run") == [], "the end of its containers", patience=60)
+    until(lambda: containers(out.name) == [], "the end of its containers", patience=60)
     ended = {row["episode_id"] for row in rows(out)}
     assert ended
     resumed = kumite("run", config, "--resume", out)

@@ -40,10 +40,9 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tree(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Path:
     """A user's checkout, with the things beside the code that must not be uploaded."""
     tree = tmp_path_factory.mktemp("checkout")
-    for folder in ("cluster", "workers", "sandbox_images", "examples"):
-        shutil.copytree(PROJECT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (".gitignore", "pyproject.toml"):
-        shutil.copy(PROJECT / file, tree)
+    for file in tracked():
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / file, tree / file)
     for heavy in (".git/objects/pack", ".venv/lib/torch.so", "runs/old/episodes/1.parquet", ".ruff_cache/1"):
         (tree / heavy).parent.mkdir(parents=True)
         (tree / heavy).write_bytes(b"\0" * 2**20)
@@ -64,22 +63,29 @@ def tree(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Path:
     return tree
 
 
+def tracked() -> list[str]:
+    """The project's own files."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return [file for file in listed.stdout.splitlines() if (PROJECT / file).is_file()]
+
+
 def episode_ids(run: Path) -> list[str]:
     shards = sorted((run / "episodes").glob("*.parquet"))
     return [id for shard in shards for id in parquet.read_table(shard)["episode_id"].to_pylist()]
 
 
-def test_upload_is_the_code_alone(tree: Path, tmp_path: Path) -> None:
+def test_upload_is_the_projects_own_files_and_as_large_as_the_page_says(tree: Path, tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     excludes = get_runtime_env_default_excludes()
     create_package(str(tree), package, include_gitignore=True, excludes=excludes)
     with zipfile.ZipFile(package) as archive:
         names = archive.namelist()
-    assert {name.partition("/")[0] for name in names} == {
-        *("cluster", "workers", "sandbox_images", "examples", "slow"),
-        *(".gitignore", "pyproject.toml"),
-    }
-    assert package.stat().st_size < 2 * 2**20
+    files = {name for name in names if not name.endswith("/")}
+    assert files == {*tracked(), "slow/slow.yaml", "slow/slow_environment.py"}
+    [megabytes] = re.findall(r"own files, about (\d+) MB", (PROJECT / "docs" / "cluster.md").read_text())
+    assert package.stat().st_size == pytest.approx(int(megabytes) * 1e6, rel=0.5)
 
 
 def test_submitted_run_tells_its_progress_in_lines_and_leaves_a_dataset(

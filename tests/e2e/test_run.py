@@ -5,7 +5,8 @@ import json
 import pytest
 from datasets import load_dataset
 
-from tests.e2e.kumite import banking, containers, write_config
+from tests.e2e.kumite import banking, write_config
+from tests.helpers.run_containers import containers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -15,8 +16,7 @@ def load(folder, table, cache):
     return load_dataset("parquet", data_files=files, split="train", cache_dir=str(cache / "hf"))
 
 
-def test_a_verifiers_environment_by_the_book_runs_without_a_sandbox(kumite, tmp_path, cache):
-    out = tmp_path / "run"
+def test_a_verifiers_environment_by_the_book_runs_without_a_sandbox(kumite, out, cache):
     run = kumite("run", "examples/countdown.yaml", "--out", out)
     assert run.wait() == 0, run.output
     episodes = load(out, "episodes", cache)
@@ -27,8 +27,7 @@ def test_a_verifiers_environment_by_the_book_runs_without_a_sandbox(kumite, tmp_
 
 
 @pytest.mark.docker
-def test_the_oracle_solves_a_suite_in_sandboxes_and_leaves_none(kumite, tmp_path, cache):
-    out = tmp_path / "run"
+def test_the_oracle_solves_a_suite_in_sandboxes_and_leaves_none(kumite, tmp_path, out, cache):
     config = write_config(
         tmp_path / "config.yaml",
         environment={"id": "agentdojo", "args": {"suites": ["banking"]}},
@@ -42,15 +41,14 @@ def test_the_oracle_solves_a_suite_in_sandboxes_and_leaves_none(kumite, tmp_path
     assert {json.loads(metrics)["attack_success"] for metrics in episodes["metrics"]} == {None}
     assert len(set(episodes["episode_id"])) == 16
     assert sum(steps["done"]) == 16
-    assert containers("run") == []
+    assert containers(out.name) == []
     shown = kumite("show", out, "--json")
     assert shown.wait() == 0
     assert json.loads(shown.output)["finished"] == 16
 
 
 @pytest.mark.docker
-def test_token_ids_of_an_endpoint_reach_the_dataset(kumite, tmp_path, cache, policy):
-    out = tmp_path / "run"
+def test_token_ids_of_an_endpoint_reach_the_dataset(kumite, tmp_path, out, cache, policy):
     args = {"suites": ["banking"], "user_tasks": ["user_task_0"], "max_turns": 2}
     config = write_config(
         tmp_path / "config.yaml",

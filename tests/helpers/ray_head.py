@@ -253,6 +253,14 @@ def having(token: Path) -> list[int]:
     return found
 
 
+def command_of(pid: int) -> str:
+    """A process's command line; empty if it has ended meanwhile."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, nor will unasked: the kernel itself gives out those from 32768 on."""
     found: list[int] = []

@@ -38,7 +38,7 @@ class TransformersPiDetector(Defense):
         if missing:
             raise EnvironmentLoadError(
                 f"environment.args.defense: transformers_pi_detector needs {' and '.join(missing)}; "
-                "install kumite[pi-detector]"
+                "pip install -e '.[pi-detector]', in Kumite's folder"
             )
         self._model = model
         self._safe_label = safe_label

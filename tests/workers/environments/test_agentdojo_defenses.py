@@ -177,7 +177,7 @@ def test_detector_without_its_packages_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name)
     )
-    with pytest.raises(EnvironmentLoadError, match=r"needs transformers; install kumite\[pi-detector\]"):
+    with pytest.raises(EnvironmentLoadError, match=r"needs transformers; pip install -e '\.\[pi-detector\]'"):
         TransformersPiDetector()
 
 

@@ -4,17 +4,19 @@ from typing import Any
 
 import pytest
 
-from cluster import docs
 from cluster.config import RunConfig
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.schemas import EPISODES, STEPS
+from scripts import docs
 from tests.cluster.synthetic import episode, result
 from workers.settings import Settings
+
+PAGES = [docs.FOLDER.parent / "README.md", *sorted(docs.FOLDER.glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
 def test_page_is_what_the_models_say(path: Path):
-    assert path.read_text() == docs.pages()[path], "stale: run `python -m cluster.docs`"
+    assert path.read_text() == docs.pages()[path], "stale: run `python -m scripts.docs`"
 
 
 def keys(model: type[Settings], prefix: str = "") -> set[str]:
@@ -51,6 +53,29 @@ def test_dataset_page_lists_every_column_with_its_type():
 def test_dataset_page_without_its_markers_is_an_error():
     with pytest.raises(ValueError, match="<!-- columns: episodes -->"):
         docs.dataset_page("# The dataset")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https:", "http:")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings are called in a link, as GitHub makes it of their words."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_readme_names_every_page():
+    readme = PAGES[0].read_text()
+    assert [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme] == []
 
 
 async def test_code_of_the_dataset_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Writes the reference pages of `docs/` from the models: `python -m cluster.docs`."""
+"""Writes the reference pages of `docs/` from the models: `python -m scripts.docs`."""
 
 import inspect
 import json
@@ -32,7 +32,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _CONFIG_INTRO = """\
 # The config file
 
-A run is described by one YAML file. This page lists every key; `python -m cluster.docs` writes it from the
+A run is described by one YAML file. This page lists every key; `python -m scripts.docs` writes it from the
 code that checks the file. An unknown key or a wrong value is an error before anything starts. Any key can
 be set from the command line too: `kumite run CONFIG.yaml --set workers.max=4`.
 """
