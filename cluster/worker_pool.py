@@ -12,7 +12,7 @@ from cluster.config import WorkersConfig
 from cluster.errors import RunError
 from cluster.headroom import Headroom
 from cluster.policy.engine_metrics import EngineMetrics
-from cluster.ray_worker import PlayFailed, Worker, WorkerDied, WorkerFailed
+from cluster.ray_worker import PlayFailed, ResultLost, Worker, WorkerDied, WorkerFailed
 from workers.records import EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class WorkerPool:
                 seat.member.worker.cancel([spec.episode_id for spec in specs])
             raise
         except WorkerDied as error:
-            if not isinstance(error, PlayFailed):
+            if not isinstance(error, PlayFailed | ResultLost):
                 self._bury(seat.member, str(error))
             raise
         finally:
