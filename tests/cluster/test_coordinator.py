@@ -90,6 +90,7 @@ class Pool:
         self.act = act
         self.capacity = capacity
         self.seats = asyncio.Semaphore(capacity)
+        self.taken = set()
         self.in_flight = self.most = 0
         self.played = []
         self.expected = []
@@ -103,10 +104,14 @@ class Pool:
 
     async def seat(self, places):
         await self.seats.acquire()
-        return self
+        seat = object()
+        self.taken.add(seat)
+        return seat
 
     async def leave(self, seat):
-        self.seats.release()
+        if seat in self.taken:
+            self.taken.remove(seat)
+            self.seats.release()
 
     async def play(self, unit, seat):
         self.in_flight += 1
@@ -117,7 +122,7 @@ class Pool:
             return await self.act(unit)
         finally:
             self.in_flight -= 1
-            self.seats.release()
+            await self.leave(seat)
 
 
 @pytest.fixture
