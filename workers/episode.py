@@ -8,7 +8,9 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
+
+from pydantic_core import PydanticSerializationError
 
 from workers import logs
 from workers.base_states import BaseStates
@@ -16,12 +18,12 @@ from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
 from workers.environments.messages import to_records
 from workers.environments.tracing import EpisodeTrace
-from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode
+from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode, UnrecordableEpisode
 from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import kind_of, root_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
-from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Usage
+from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Timings, Usage
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.pool import SandboxPool
 from workers.settings import WorkerSettings
@@ -255,21 +257,46 @@ class EpisodePlayer:
         waited = max(0.0, play.started_at - spec.dispatched_at) if spec.dispatched_at else 0.0
         trace.seconds["queue"] = trace.seconds.get("queue", 0.0) + waited
         timings = trace.timings(total=now - play.started_at + waited)
-        error: EpisodeError | None = None
-        rollout: Rollout
-        if isinstance(outcome, BaseException):
-            error = _error(outcome, trace)
-            rollout = _broken_off(trace, spec)
+        record = self._record(play, outcome, timings)
+        try:
+            text = record.model_dump_json()
+        except PydanticSerializationError as error:
+            if not isinstance(outcome, BaseException):
+                outcome = UnrecordableEpisode(f"it holds text that cannot be written as UTF-8: {error}")
+                record = self._record(play, outcome, timings)
+            record = EpisodeRecord.model_validate(_in_utf8(record.model_dump()))
+            text = record.model_dump_json()
+        failed = record.error
+        if failed:
             self._base_states.forget([spec.episode_id])  # another attempt may take this result's place
-        else:
-            rollout = outcome
+        return EpisodeResult(
+            episode_id=spec.episode_id,
+            status=record.status,
+            failure=failed.kind if failed else None,
+            reward=record.reward,
+            metrics=json.loads(record.metrics),
+            error_stage=failed.stage if failed else None,
+            error_message=f"{failed.type}: {failed.message}" if failed else None,
+            labels=spec.labels,
+            usage=record.usage,
+            timings=timings,
+            record=text,
+            states=play.states,
+            policy_requests=len(trace.turns),
+            sandbox_creations=self._new_creations(),
+        )
+
+    def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
+        spec, trace = play.spec, play.trace
+        error = _error(outcome, trace) if isinstance(outcome, BaseException) else None
+        rollout = _broken_off(trace, spec) if isinstance(outcome, BaseException) else outcome
         usage = Usage()
         for step in rollout.steps:
             if step.usage:
                 usage.prompt_tokens += step.usage.prompt_tokens
                 usage.completion_tokens += step.usage.completion_tokens
         labels = spec.labels
-        record = EpisodeRecord(
+        return EpisodeRecord(
             episode_id=spec.episode_id,
             task_id=spec.task_id,
             group_id=spec.group_id,
@@ -301,22 +328,6 @@ class EpisodePlayer:
             worker_id=self._worker_id,
             node_id=self._node_id,
             sandbox_id=play.session.sandbox.id if play.session else None,
-        )
-        return EpisodeResult(
-            episode_id=spec.episode_id,
-            status=record.status,
-            failure=error.kind if error else None,
-            reward=record.reward,
-            metrics=rollout.metrics,
-            error_stage=error.stage if error else None,
-            error_message=f"{error.type}: {error.message}" if error else None,
-            labels=labels,
-            usage=usage,
-            timings=timings,
-            record=record.model_dump_json(),
-            states=play.states,
-            policy_requests=len(trace.turns),
-            sandbox_creations=self._new_creations(),
         )
 
     def _new_creations(self) -> int:
@@ -353,6 +364,19 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
     return Rollout(messages, "[]", taken, None, {}, None, is_truncated=False)
+
+
+def _in_utf8(value: Any) -> Any:
+    """The same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {name: _in_utf8(each) for name, each in cast(dict[str, Any], value).items()}
+        case list():
+            return [_in_utf8(each) for each in cast(list[Any], value)]
+        case _:
+            return value
 
 
 def _error(outcome: BaseException, trace: EpisodeTrace) -> EpisodeError:
