@@ -91,6 +91,7 @@ class Coordinator:
             RunError: The run cannot go on: no worker, or no place to write to.
         """
         self._left = expected
+        self._pool.expect(expected)
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tasks: dict[asyncio.Task[None], Seat] = {}
         watch = asyncio.create_task(self._watch_versions(), name="versions")

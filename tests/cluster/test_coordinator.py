@@ -161,7 +161,7 @@ async def test_the_pool_is_told_what_is_left(dataset):
 
     pool = Pool(act)
     await coordinator(pool, dataset).run(([spec] for spec in specs(3)), 3)
-    assert pool.expected == [2, 1, 0]
+    assert pool.expected == [3, 2, 1, 0]
 
 
 async def test_units_are_made_only_as_there_is_room(dataset):
