@@ -90,7 +90,7 @@ async def _play(
                     groups,
                     lambda: parts.policy.version,
                 )
-                ending.drain = coordinator.drain
+                ending.call(coordinator.drain)
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
                 try:

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import os
+import signal
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from rich.console import Console
 from cluster.config import RunConfig
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
+from cluster.ending import Interrupted
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary
 from cluster.parts import Parts
@@ -94,3 +97,27 @@ async def test_a_resumed_run_that_lacks_nothing_asks_for_no_worker(run: Run) -> 
     await run.play()
     assert (await run.play()).finished == 12
     assert run.asked == []
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_a_signal_while_the_dataset_is_opened_ends_the_run_before_its_first_episode(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, resumed: bool
+) -> None:
+    if resumed:
+        await run.play()
+        async with await Dataset.open(run.target.folder, "run") as dataset:
+            await dataset.forget(await dataset.episode_ids())
+    set_planned = Dataset.set_planned
+
+    async def interrupted(dataset: Dataset, episodes: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        while "SIGINT: no new episodes" not in caplog.text:
+            await asyncio.sleep(0)
+        await set_planned(dataset, episodes)
+
+    monkeypatch.setattr(Dataset, "set_planned", interrupted)
+    with pytest.raises(Interrupted) as ended:
+        await run.play()
+    assert ended.value.exit_code == 130
+    async with await Dataset.open(run.target.folder, "run") as dataset:
+        assert await dataset.episode_ids() == set()
