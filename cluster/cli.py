@@ -56,9 +56,13 @@ def run(
 
     if resume is not None and out is not None:
         raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
+    if retry_failed and resume is None:
+        raise ConfigError("--retry-failed goes with --resume RUN_DIR: a new run has no failed episodes")
     given = load_config(config, overrides or []) if config is not None else None
     if resume is not None:
         target = Target.resumed(resume, retry_failed)
+        if given is None and overrides:
+            given = load_config(target.folder / "config.yaml", overrides)
         given = resumable_config(target.folder, given)
     elif given is None:
         raise ConfigError("give a config, or --resume with a run's folder")
@@ -97,15 +101,11 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show the summary of a run, from its files."""
-    from cluster.dataset.durable import RunFolderError
     from cluster.dataset.remote import RemoteFolder, is_uri
     from cluster.observe.summary import summarise
     from cluster.observe.summary_view import render
 
-    try:
-        summary = summarise(RemoteFolder(folder).fetch() if is_uri(folder) else Path(folder))
-    except RunFolderError as error:
-        raise RunError(str(error)) from error
+    summary = summarise(RemoteFolder(folder).fetch() if is_uri(folder) else Path(folder))
     if as_json:
         print(summary.model_dump_json(indent=2))
     else:

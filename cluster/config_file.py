@@ -26,6 +26,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the config {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the config {path} is not text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the config {path} is not YAML: {error}") from error
     if not isinstance(data, dict):

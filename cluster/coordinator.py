@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from cluster.config import RunConfig
 from cluster.groups import Groups
@@ -23,7 +23,6 @@ from workers.records import (
 )
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _VERSION_POLL = 0.5
 """Seconds between two looks at the policy's version: a small file read."""
 _GRACE = 30.0
@@ -92,18 +91,19 @@ class Coordinator:
             RunError: The run cannot go on: no worker, or no place to write to.
         """
         self._left = expected
+        self._pool.expect(expected)
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tasks: set[asyncio.Task[None]] = set()
+        tasks: dict[asyncio.Task[None], Seat] = {}
         watch = asyncio.create_task(self._watch_versions(), name="versions")
 
         def ended(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
+            tasks.pop(task)
             if not task.cancelled() and (error := task.exception()) and not failure.done():
                 failure.set_exception(error)
 
         try:
             for unit in units:
-                seat = await _either(self._pool.seat(len(unit)), failure, self._draining)
+                seat = await self._seat(len(unit), failure)
                 if seat is None:
                     break
                 if not self._groups.take_up(unit):
@@ -112,7 +112,7 @@ class Coordinator:
                     self._observer.cancelled(len(unit))
                     continue
                 task = asyncio.create_task(self._see_through(unit, seat))
-                tasks.add(task)
+                tasks[task] = seat
                 task.add_done_callback(ended)
             while tasks and not self._draining.done():
                 await _first([*tasks, failure, self._draining])
@@ -123,10 +123,13 @@ class Coordinator:
         finally:
             watch.cancel()
             await asyncio.wait([watch])
-            for task in tasks:
+            broken_off = dict(tasks)
+            for task in broken_off:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            if broken_off:
+                await asyncio.wait(broken_off)
+            for seat in broken_off.values():
+                await self._pool.leave(seat)  # of a unit that had not begun, nobody else has
             if not failure.done():
                 failure.cancel()
         if failure.done() and not failure.cancelled():
@@ -136,6 +139,27 @@ class Coordinator:
         """Has `run` take up nothing more, and end."""
         if not self._draining.done():
             self._draining.set_result(None)
+
+    async def _seat(self, places: int, failure: "asyncio.Future[None]") -> Seat | None:
+        """A seat for the next unit; None once the run drains.
+
+        Raises:
+            RunError: What else has failed meanwhile.
+        """
+        asked = asyncio.create_task(self._pool.seat(places))
+        taken = False
+        try:
+            await _first([asked, failure, self._draining])
+            if failure.done():
+                failure.result()
+            taken = not self._draining.done()
+            return asked.result() if taken else None
+        finally:
+            if not taken:
+                asked.cancel()
+                await asyncio.wait([asked])
+                if not asked.cancelled() and asked.exception() is None:
+                    await self._pool.leave(asked.result())
 
     async def _see_through(self, specs: list[EpisodeSpec], first: Seat) -> None:
         """Plays a unit until each of its episodes has a record: with more attempts where that may help."""
@@ -154,6 +178,7 @@ class Coordinator:
             try:
                 results = await self._play(specs, seat)
             finally:
+                await self._pool.leave(seat)  # an attempt that was cancelled before it began has not
                 seat = None
                 self._observer.returned(specs)
             for failure in {result.failure for result in results} & budget.keys():
@@ -275,20 +300,6 @@ class Coordinator:
             timings=timings,
             record=record.model_dump_json(),
         )
-
-
-async def _either(work: Coroutine[Any, Any, _T], *others: "asyncio.Future[None]") -> _T | None:
-    """Waits for work, or for what makes it pointless: a failure, which is raised, or a drain (None)."""
-    waiting = asyncio.create_task(work)
-    try:
-        await _first([waiting, *others])
-        for other in others:
-            if other.done():
-                other.result()
-                return None
-        return waiting.result()
-    finally:
-        waiting.cancel()
 
 
 async def _first(futures: "list[asyncio.Future[Any]]") -> None:

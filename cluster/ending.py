@@ -26,16 +26,23 @@ class Ending:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self.drain: Callable[[], None] | None = None
-        """What to call on the first signal; without it, what is guarded is cancelled."""
+        self._drain: Callable[[], None] | None = None
         self._guarded: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
 
+    def call(self, drain: Callable[[], None]) -> None:
+        """Says what to call on the first signal, or now if it has come, in place of cancelling."""
+        self._drain = drain
+        if self.signal is not None:
+            drain()
+
     async def guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Awaits work that a signal may cancel."""
+        """Awaits work that a signal cancels, one that has come included."""
         self._guarded = asyncio.create_task(work)
+        if self.signal is not None:
+            self._guarded.cancel()
         try:
             await self._guarded
         finally:
@@ -48,7 +55,7 @@ class Ending:
             os._exit(128 + number)
         self.signal = number
         _log.warning("%s: no new episodes; again to end at once", number.name)
-        if self.drain is not None:
-            self.drain()
+        if self._drain is not None:
+            self._drain()
         elif self._guarded is not None:
             self._guarded.cancel()

@@ -28,6 +28,13 @@ class NodeLost(WorkerDied):
     """The worker's whole node is gone, which is nothing that an episode can have done."""
 
 
+class ResultLost(NodeLost):
+    """A unit was played, and its results are not to be had: the node that held them went before they came.
+
+    Whether its worker is gone, too, is for the worker's own end to say.
+    """
+
+
 class PlayFailed(WorkerDied):
     """The worker raised where it should have recorded a failure; it is alive."""
 
@@ -102,6 +109,9 @@ class RayWorker:
             raise lost(f"worker {self.name} died: {_first_line(error)}") from error
         except RayTaskError as error:
             raise PlayFailed(f"worker {self.name} failed: {error.cause}") from error
+        except RayError as error:  # large results stay in their node's store until they are fetched
+            what = f"{type(error).__name__}: {_first_line(error)}"
+            raise ResultLost(f"results of worker {self.name} were lost: {what}") from error
 
     def cancel(self, episode_ids: Collection[str]) -> None:
         """See `Worker`."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
+from cluster.dataset.manifest import manifest_path
 from cluster.dataset.run_folder import Target
 from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
@@ -51,22 +52,33 @@ async def _play(
     plan, pool = parts.plan, parts.pool
     ending = Ending()
     stack = ExitStack()
+
+    async def bring_up_workers(episodes: int) -> None:
+        with progress.stage("workers") as stage:
+            await ending.guard(pool.start(episodes, stage.say))
+            stage.outcome = _capacity(config)
+
     try:
         try:
-            with progress.stage("workers") as stage:
-                await ending.guard(pool.start(plan.episodes, stage.say))
-                stage.outcome = _capacity(config)
+            new = not manifest_path(target.folder).exists()
+            if new:  # one that gets no workers is to leave no folder
+                await bring_up_workers(plan.episodes)
             target.make(config)
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
             async with _copied(target, config), await Dataset.open(target.folder, target.run_id) as dataset:
                 await dataset.set_planned(plan.episodes)
-                done, finished = await _done(plan, dataset, target)
+                statuses = await dataset.statuses()
+                done, finished = _done(plan, statuses, target)
                 begun, surplus = plan.begun(finished)
                 groups = Groups(config.keep, begun)
                 skipped = len(surplus - done)
-                missing = plan.episodes - len(done) - skipped
+                missing = max(0, plan.episodes - len(done) - skipped)
+                if not new and next(plan.units(done | surplus), None):
+                    await bring_up_workers(missing)
+                if again := statuses.keys() - done:
+                    await dataset.forget(set(again))
                 measures = Measures(parts, target.folder, target.run_id, progress, missing)
                 coordinator = Coordinator(
                     config,
@@ -78,7 +90,7 @@ async def _play(
                     groups,
                     lambda: parts.policy.version,
                 )
-                ending.drain = coordinator.drain
+                ending.call(coordinator.drain)
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
                 try:
@@ -118,17 +130,10 @@ def _capacity(config: RunConfig) -> str:
     return f"up to {workers.max}, {min(at_once, workers.max_in_flight or at_once)} episodes at once"
 
 
-async def _done(plan: Plan, dataset: Dataset, target: Target) -> tuple[set[str], set[str]]:
-    """Ids of the episodes that a resumed run need not play, and those of them that have finished.
-
-    Takes those out that it plays again.
-    """
-    statuses = await dataset.statuses()
+def _done(plan: Plan, statuses: dict[str, str], target: Target) -> tuple[set[str], set[str]]:
+    """Ids of the episodes that a resumed run need not play, and those of them that have finished."""
     finished = {i for i, status in statuses.items() if status == "finished"}
     _, surplus = plan.begun(finished)
     keep = finished | (statuses.keys() & surplus) if target.retry_failed else set(statuses)
     keep -= plan.replayed(keep)
-    again = statuses.keys() - keep
-    if again:
-        await dataset.forget(set(again))
     return keep, finished & keep

@@ -12,7 +12,7 @@ from cluster.config import WorkersConfig
 from cluster.errors import RunError
 from cluster.headroom import Headroom
 from cluster.policy.engine_metrics import EngineMetrics
-from cluster.ray_worker import PlayFailed, Worker, WorkerDied, WorkerFailed
+from cluster.ray_worker import PlayFailed, ResultLost, Worker, WorkerDied, WorkerFailed
 from workers.records import EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Seat:
 
     member: _Member
     places: int
+    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,19 +182,22 @@ class WorkerPool:
             return Seat(member, places)
 
     async def leave(self, seat: Seat) -> None:
-        """Gives a seat back."""
-        async with self._change:
-            seat.member.free += seat.places
-            seat.member.idle_since = time.monotonic()
-            self._change.notify_all()
+        """Gives a seat back; once is enough, and more do no harm."""
+        if seat.left:
+            return
+        seat.left = True
+        seat.member.free += seat.places
+        seat.member.idle_since = time.monotonic()
         self._wake.set()
+        async with self._change:
+            self._change.notify_all()
 
     async def play(self, specs: list[EpisodeSpec], seat: Seat) -> list[EpisodeResult]:
         """Has a worker play one unit.
 
         Args:
             specs: The unit.
-            seat: The unit's; given back here.
+            seat: The unit's; given back here, if this is not cancelled before it begins.
 
         Returns:
             A result per episode; none at all if the unit was cancelled.
@@ -212,7 +216,7 @@ class WorkerPool:
                 seat.member.worker.cancel([spec.episode_id for spec in specs])
             raise
         except WorkerDied as error:
-            if not isinstance(error, PlayFailed):
+            if not isinstance(error, PlayFailed | ResultLost):
                 self._bury(seat.member, str(error))
             raise
         finally:

@@ -6,20 +6,24 @@ import json
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
+
+from pydantic_core import PydanticSerializationError
 
 from workers import logs
+from workers.base_states import BaseStates
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
 from workers.environments.messages import to_records
 from workers.environments.tracing import EpisodeTrace
-from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode
+from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode, UnrecordableEpisode
 from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import kind_of, root_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
-from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Usage
+from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Timings, Usage
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.pool import SandboxPool
 from workers.settings import WorkerSettings
@@ -64,7 +68,7 @@ class EpisodePlayer:
         self._told_creations = 0
         self._seating = asyncio.Lock()
         self._version = settings.policy.version
-        self._known_states: set[str] = set()
+        self._base_states = BaseStates()
 
     @classmethod
     async def create(
@@ -125,6 +129,7 @@ class EpisodePlayer:
         try:
             return await self._tracked(work)
         except asyncio.CancelledError:
+            self._base_states.forget(ids)
             if self._cancelled & ids:
                 return []
             raise
@@ -135,7 +140,8 @@ class EpisodePlayer:
                     del self._cancellable[episode_id]
 
     def cancel(self, episode_ids: set[str]) -> None:
-        """Breaks off the units of these episodes; those that are not in flight are passed over."""
+        """Breaks off the units of these episodes; of those that are not in flight, the result is not used."""
+        self._base_states.forget(episode_ids)
         units = {self._cancellable[i] for i in (episode_ids & self._cancellable.keys()) - self._cancelled}
         self._cancelled |= {i for i, unit in self._cancellable.items() if unit in units}
         for unit in units:
@@ -153,23 +159,29 @@ class EpisodePlayer:
     async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         logs.episode.set(specs[0].episode_id)
         plays = [_Play(spec, self._trace(spec)) for spec in specs]
-        outcomes: list[Rollout | BaseException]
-        seconds = specs[0].seconds_left
-        limit = asyncio.timeout(seconds)
         try:
-            async with limit:
-                await self._seat(plays)
-                outcomes = await self._play(plays)
-        except Exception as error:  # noqa: BLE001 - the boundary where a worker's failure becomes a record
-            late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
-            outcomes = [late if limit.expired() else error] * len(plays)
+            outcomes = await self._outcomes(plays)
+            for play in plays:
+                if play.session is not None:
+                    play.states = await self._base_states.of(play.session, play.spec.episode_id)
         finally:
-            await self._release(plays)
+            await _to_its_end(self._release(plays))
         outcomes = [
             outcome if isinstance(outcome, BaseException) else self._kept(play, outcome)
             for play, outcome in zip(plays, outcomes, strict=True)
         ]
         return [self._result(play, outcome) for play, outcome in zip(plays, outcomes, strict=True)]
+
+    async def _outcomes(self, plays: list[_Play]) -> list[Rollout | BaseException]:
+        seconds = plays[0].spec.seconds_left
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                await self._seat(plays)
+                return await self._play(plays)
+        except Exception as error:  # noqa: BLE001 - the boundary where a worker's failure becomes a record
+            late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
+            return [late if limit.expired() else error] * len(plays)
 
     def _trace(self, spec: EpisodeSpec) -> EpisodeTrace:
         if spec.policy_version is not None:
@@ -223,29 +235,11 @@ class EpisodePlayer:
             return await self._pool.acquire(f"{play.spec.episode_id}-{play.spec.attempt}")
 
     async def _release(self, plays: list[_Play]) -> None:
-        """Notes what the records need of the sessions, and closes them, whatever state they are in."""
+        """Closes the sessions, whatever state they are in."""
         for play in plays:
-            if self._pool is None or play.session is None:
-                continue
-            try:
-                await self._note_base_state(play, play.session)
-            except SandboxError as error:
-                _log.warning("the base state of task %s is not to be had: %s", play.spec.task_id, error)
-            try:
-                await self._pool.release(play.session)
-            except SandboxError:
-                continue  # the sandbox is gone, and took the session with it
-
-    async def _note_base_state(self, play: _Play, session: Session) -> None:
-        state_id = session.opened.state_id if session.opened else None
-        if state_id is None or state_id in self._known_states or not session.sandbox.alive:
-            return
-        self._known_states.add(state_id)
-        try:
-            play.states[state_id] = json.dumps(await session.sandbox.base_state(state_id))
-        except BaseException:
-            self._known_states.discard(state_id)
-            raise
+            if self._pool is not None and play.session is not None:
+                with suppress(SandboxError):  # the sandbox is gone, and took the session with it
+                    await self._pool.release(play.session)
 
     def _actor(self, seed: int | None) -> Actor:
         endpoint = self._settings.policy
@@ -263,21 +257,46 @@ class EpisodePlayer:
         waited = max(0.0, play.started_at - spec.dispatched_at) if spec.dispatched_at else 0.0
         trace.seconds["queue"] = trace.seconds.get("queue", 0.0) + waited
         timings = trace.timings(total=now - play.started_at + waited)
-        error: EpisodeError | None = None
-        rollout: Rollout
-        if isinstance(outcome, BaseException):
-            error = _error(outcome, trace)
-            rollout = _broken_off(trace, spec)
-            self._known_states -= play.states.keys()  # another attempt may take this result's place
-        else:
-            rollout = outcome
+        record = self._record(play, outcome, timings)
+        try:
+            text = record.model_dump_json()
+        except PydanticSerializationError as error:
+            if not isinstance(outcome, BaseException):
+                outcome = UnrecordableEpisode(f"it holds text that cannot be written as UTF-8: {error}")
+                record = self._record(play, outcome, timings)
+            record = EpisodeRecord.model_validate(_in_utf8(record.model_dump()))
+            text = record.model_dump_json()
+        failed = record.error
+        if failed:
+            self._base_states.forget([spec.episode_id])  # another attempt may take this result's place
+        return EpisodeResult(
+            episode_id=spec.episode_id,
+            status=record.status,
+            failure=failed.kind if failed else None,
+            reward=record.reward,
+            metrics=json.loads(record.metrics),
+            error_stage=failed.stage if failed else None,
+            error_message=f"{failed.type}: {failed.message}" if failed else None,
+            labels=spec.labels,
+            usage=record.usage,
+            timings=timings,
+            record=text,
+            states=play.states,
+            policy_requests=len(trace.turns),
+            sandbox_creations=self._new_creations(),
+        )
+
+    def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
+        spec, trace = play.spec, play.trace
+        error = _error(outcome, trace) if isinstance(outcome, BaseException) else None
+        rollout = _broken_off(trace, spec) if isinstance(outcome, BaseException) else outcome
         usage = Usage()
         for step in rollout.steps:
             if step.usage:
                 usage.prompt_tokens += step.usage.prompt_tokens
                 usage.completion_tokens += step.usage.completion_tokens
         labels = spec.labels
-        record = EpisodeRecord(
+        return EpisodeRecord(
             episode_id=spec.episode_id,
             task_id=spec.task_id,
             group_id=spec.group_id,
@@ -310,22 +329,6 @@ class EpisodePlayer:
             node_id=self._node_id,
             sandbox_id=play.session.sandbox.id if play.session else None,
         )
-        return EpisodeResult(
-            episode_id=spec.episode_id,
-            status=record.status,
-            failure=error.kind if error else None,
-            reward=record.reward,
-            metrics=rollout.metrics,
-            error_stage=error.stage if error else None,
-            error_message=f"{error.type}: {error.message}" if error else None,
-            labels=labels,
-            usage=usage,
-            timings=timings,
-            record=record.model_dump_json(),
-            states=play.states,
-            policy_requests=len(trace.turns),
-            sandbox_creations=self._new_creations(),
-        )
 
     def _new_creations(self) -> int:
         """Sandboxes brought up since this was last asked."""
@@ -333,6 +336,20 @@ class EpisodePlayer:
             return 0
         before, self._told_creations = self._told_creations, self._pool.created
         return self._told_creations - before
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does work that a cancellation does not break off; it is heeded afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
@@ -347,6 +364,19 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
     return Rollout(messages, "[]", taken, None, {}, None, is_truncated=False)
+
+
+def _in_utf8(value: Any) -> Any:
+    """The same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {name: _in_utf8(each) for name, each in cast(dict[str, Any], value).items()}
+        case list():
+            return [_in_utf8(each) for each in cast(list[Any], value)]
+        case _:
+            return value
 
 
 def _error(outcome: BaseException, trace: EpisodeTrace) -> EpisodeError:

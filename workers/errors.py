@@ -66,5 +66,9 @@ class ScoringError(Exception):
     """A reward function raised, which verifiers would have called a reward of 0."""
 
 
+class UnrecordableEpisode(Exception):
+    """An episode came to its end with something in it that no record can hold."""
+
+
 class EpisodeTimeout(TimeoutError):
     """An episode took longer than `episode.timeout`."""

@@ -63,6 +63,12 @@ def test_a_config_that_is_not_there_is_named(tmp_path):
         load_config(tmp_path / "missing.yaml")
 
 
+def test_a_file_that_is_no_text_is_no_config(tmp_path):
+    (tmp_path / "weights.bin").write_bytes(b"\x80\x02PK")
+    with pytest.raises(ConfigError, match=r"weights\.bin is not text in UTF-8: .* can't decode byte 0x80"):
+        load_config(tmp_path / "weights.bin")
+
+
 def test_every_complaint_is_made_at_once(config):
     with pytest.raises(ConfigError) as raised:
         load_config(config(GOOD), ["samples=0", "seed=x"])

@@ -90,6 +90,7 @@ class Pool:
         self.act = act
         self.capacity = capacity
         self.seats = asyncio.Semaphore(capacity)
+        self.taken = set()
         self.in_flight = self.most = 0
         self.played = []
         self.expected = []
@@ -103,10 +104,14 @@ class Pool:
 
     async def seat(self, places):
         await self.seats.acquire()
-        return self
+        seat = object()
+        self.taken.add(seat)
+        return seat
 
     async def leave(self, seat):
-        self.seats.release()
+        if seat in self.taken:
+            self.taken.remove(seat)
+            self.seats.release()
 
     async def play(self, unit, seat):
         self.in_flight += 1
@@ -117,7 +122,7 @@ class Pool:
             return await self.act(unit)
         finally:
             self.in_flight -= 1
-            self.seats.release()
+            await self.leave(seat)
 
 
 @pytest.fixture
@@ -156,7 +161,7 @@ async def test_the_pool_is_told_what_is_left(dataset):
 
     pool = Pool(act)
     await coordinator(pool, dataset).run(([spec] for spec in specs(3)), 3)
-    assert pool.expected == [2, 1, 0]
+    assert pool.expected == [3, 2, 1, 0]
 
 
 async def test_units_are_made_only_as_there_is_room(dataset):

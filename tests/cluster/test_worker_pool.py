@@ -9,7 +9,7 @@ from cluster import worker_pool
 from cluster.config import WorkersConfig
 from cluster.errors import RunError
 from cluster.policy.engine_metrics import EngineMetrics
-from cluster.ray_worker import NodeLost, PlayFailed, WorkerDied, WorkerFailed
+from cluster.ray_worker import NodeLost, PlayFailed, ResultLost, WorkerDied, WorkerFailed
 from cluster.worker_pool import WorkerPool
 from workers.records import EpisodeSpec
 
@@ -220,16 +220,17 @@ async def test_a_worker_that_dies_under_a_unit_is_replaced():
         assert (pool.state.lost, cluster.asked) == (1, ["worker-0001", "worker-0002"])
 
 
-async def test_a_worker_that_raises_is_kept():
+@pytest.mark.parametrize("failure", [PlayFailed("a bug"), ResultLost("they were on another node")])
+async def test_a_worker_that_raises_or_whose_results_are_lost_is_kept(failure):
     cluster = Cluster()
     async with pool_of(cluster, 2, max=1) as pool:
         [worker] = pool.workers
 
         async def fail(specs):
-            raise PlayFailed("a bug")
+            raise failure
 
         worker.play = fail
-        with pytest.raises(PlayFailed):
+        with pytest.raises(type(failure)):
             await play(pool, spec())
         assert pool.workers == [worker]
 

@@ -1,0 +1,93 @@
+"""An episode that is cancelled leaves nothing behind, however near its end it was."""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helpers.dummy_episodes import ENVIRONMENT, one, sessions, task
+from tests.helpers.rollouts import rollout_worker, spec
+from workers.records import EpisodeResult
+from workers.rollout_worker import RolloutWorker
+from workers.sandbox.base import Sandbox
+from workers.sandbox.pool import SandboxPool
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["single", "groups"])
+def worker(request: pytest.FixtureRequest) -> Iterator[RolloutWorker]:
+    """A worker; one that plays the rollouts of a task together."""
+    with rollout_worker(ENVIRONMENT, args={"groups": request.param}, sandbox={"max_sessions": 4}) as worker:
+        yield worker
+
+
+class Gate:
+    """Holds up a method's first call until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> None:
+        self.reached, self._open = threading.Event(), threading.Event()
+        real, first = getattr(owner, method), threading.Lock()
+
+        async def gated(*args: Any) -> Any:
+            if first.acquire(blocking=False):
+                self.reached.set()
+                while not self._open.is_set():
+                    await asyncio.sleep(0.01)
+            return await real(*args)
+
+        monkeypatch.setattr(owner, method, gated)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def cancelled_at(gate: Gate, worker: RolloutWorker, row: dict[str, Any]) -> list[EpisodeResult]:
+    """What comes of a unit that is cancelled when it has come to a gate."""
+    size = 3 if worker._player._environment.needs_groups else 1
+    unit = [spec(row) for _ in range(size)]
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        playing = threads.submit(worker.play, unit)
+        assert gate.reached.wait(90)
+        worker.cancel([unit[0].episode_id])
+        for _ in range(2):  # it is told, and hears of it
+            worker._on_loop(asyncio.sleep(0))
+        gate.open()
+        return playing.result(timeout=90)
+
+
+def free_places(worker: RolloutWorker) -> int:
+    pool = worker._player._pool
+    assert pool is not None and pool._places is not None
+    return pool._places._value
+
+
+@pytest.mark.parametrize(("owner", "method"), [(SandboxPool, "release"), (Sandbox, "base_state")])
+def test_episodes_cancelled_while_they_are_wound_up_give_back_their_sessions_and_places(
+    worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
+) -> None:
+    row = task(opening={"state_id": f"wound-up-{method}"})
+    assert cancelled_at(Gate(monkeypatch, owner, method), worker, row) == []
+    assert not sessions(worker)
+    assert free_places(worker) == 4
+
+
+@pytest.mark.parametrize(("owner", "method"), [(SandboxPool, "release"), (Sandbox, "base_state")])
+def test_the_base_state_of_a_cancelled_episode_is_named_again(
+    worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
+) -> None:
+    row = task(opening={"state_id": f"cancelled-at-{method}"})
+    assert cancelled_at(Gate(monkeypatch, owner, method), worker, row) == []
+    assert one(worker, row).states.keys() == {f"cancelled-at-{method}"}
+
+
+def test_the_base_state_of_an_episode_whose_result_came_too_late_is_named_again(
+    worker: RolloutWorker,
+) -> None:
+    row = task(opening={"state_id": "late"})
+    late = one(worker, row)
+    assert late.states.keys() == {"late"}
+    worker.cancel([late.episode_id])
+    assert one(worker, row).states.keys() == {"late"}
+    assert one(worker, row).states == {}
