@@ -101,11 +101,11 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show the summary of a run, from its files."""
-    from cluster.dataset.remote import RemoteFolder, is_uri
+    from cluster.dataset.remote import local_folder
     from cluster.observe.summary import summarise
     from cluster.observe.summary_view import render
 
-    summary = summarise(RemoteFolder(folder).fetch() if is_uri(folder) else Path(folder))
+    summary = summarise(local_folder(folder))
     if as_json:
         print(summary.model_dump_json(indent=2))
     else:
@@ -114,7 +114,7 @@ def show(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")],
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
     policy: Annotated[
         str | None,
         typer.Option(
@@ -131,10 +131,12 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Recompute from a run's dataset alone whether its tokens are what they claim; exit 1 if not."""
+    from cluster.dataset.remote import local_folder
     from cluster.verify.checks import verify
     from cluster.verify.view import render, scorer
 
-    found = verify(folder, tokenizer=tokenizer, rescore=scorer(folder, policy), tolerance=tolerance)
+    run = local_folder(folder)
+    found = verify(run, tokenizer=tokenizer, rescore=scorer(run, policy), tolerance=tolerance)
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
@@ -145,7 +147,7 @@ def verify(
 
 @app.command()
 def sequences(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")],
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
     advantage: Annotated[
         str, typer.Option("--advantage", help="grpo, dr_grpo (not divided by the deviation), rloo or none.")
     ] = "grpo",
@@ -154,9 +156,10 @@ def sequences(
     ] = None,
 ) -> None:
     """Write a run's sequences for training: ids, loss mask, log-probabilities, reward, advantage."""
+    from cluster.dataset.remote import local_folder
     from cluster.dataset.sequences import check_advantage, write_sequences
 
-    path, count = write_sequences(folder, check_advantage(advantage), out)
+    path, count = write_sequences(local_folder(folder), check_advantage(advantage), out)
     _console.print(f"{count:,} sequences: {path}", highlight=False, soft_wrap=True)
 
 

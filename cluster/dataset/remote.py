@@ -229,6 +229,15 @@ class RemoteFolder:
         self._fs.pipe_file(remote, content)
 
 
+def local_folder(place: str) -> Path:
+    """A run's folder on this machine: the path itself; of a URI, the local one, brought up to date.
+
+    Raises:
+        ConfigError: There is no run at the URI, or it cannot be read.
+    """
+    return RemoteFolder(place).fetch() if is_uri(place) else Path(place)
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.arrow import ArrowFSWrapper
+from typer.testing import CliRunner
 
+from cluster.cli import app
 from cluster.config import RunConfig
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import lock_folder
@@ -240,6 +242,18 @@ async def test_a_uri_names_a_new_run_or_one_to_resume(uri):
     assert Target.resumed(uri, False).run_id == "run"
     shutil.rmtree(target.folder)
     assert len(episode_statuses(Target.resumed(uri, False).folder)) == 2
+
+
+async def test_commands_read_a_run_at_its_uri(tmp_path, monkeypatch):
+    uri = f"file://{tmp_path}/bucket/run"
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
+    await play(RemoteFolder(uri), range(2))
+    on_another_machine(tmp_path, monkeypatch)
+    assert "2 finished" in CliRunner().invoke(app, ["show", uri]).output
+    written = CliRunner().invoke(app, ["sequences", uri, "--out", str(tmp_path / "s.parquet")])
+    assert (written.exit_code, (tmp_path / "s.parquet").exists()) == (0, True), written.output
+    missing = CliRunner().invoke(app, ["verify", f"{uri}-not"])
+    assert isinstance(missing.exception, ConfigError) and "holds no run" in str(missing.exception)
 
 
 def test_a_scheme_that_nobody_knows_is_an_error_that_says_what_is_known():
