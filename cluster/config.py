@@ -71,7 +71,10 @@ class VllmPolicy(Settings):
     model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
     hermes-style tool calls."""
     engine: dict[str, Any] = Field(default_factory=dict)
-    """More vLLM engine arguments, as `vllm serve` names them, with underscores."""
+    """More vLLM engine arguments, as `vllm serve` names them, with underscores. They win over ours, of which
+    two matter to a trainer: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`, by which
+    nothing is sampled with that `policy.sampling` does not say (`auto`: the model's own `top_k`, `top_p`, …
+    too, but not with `policy.tokens: exact`)."""
     cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
     """KV-cache memory of one replica on the CPU, in GiB."""
     keep_alive: bool = False
@@ -100,7 +103,9 @@ class EndpointPolicy(Settings):
     """Name of the environment variable that holds the API key, where the run is started; workers are handed
     the key. Null: no key."""
     token_ids: bool = False
-    """Ask for token ids and log-probabilities with every request (a vLLM server gives them)."""
+    """Ask for token ids and log-probabilities with every request (a vLLM server gives them). These are of
+    what it sampled from, as a trainer needs them, where the server was started with `--logprobs-mode
+    processed_logprobs`; with `--generation-config vllm`, it adds no `top_k` or `top_p` of the model's own."""
     tokens: Literal["per_turn", "exact"] = "per_turn"
     """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
     `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an

@@ -82,7 +82,8 @@ class StepRecord(Record):
     completion_token_ids: list[int] | None = None
     """Token ids that the policy sampled. Null where the policy cannot tell."""
     completion_logprobs: list[float] | None = None
-    """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it."""
+    """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it: of a
+    deployment of Kumite's own, after temperature, `top_p` and the like."""
     policy_version: int | None = None
     """Version of the weights that produced the action. Null where it is not known."""
     finish_reason: str | None = None
