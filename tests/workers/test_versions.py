@@ -57,6 +57,18 @@ def test_an_episode_that_moves_says_that_it_spans_versions():
     assert (episode.policy_version, episode.last_policy_version) == (1, 2)
 
 
+def test_an_episode_that_a_newer_version_has_answered_does_not_go_back():
+    with MockPolicy(CALL) as policy:
+        policy.model = "mock:v2"  # a replica that has the next weights before they are in use everywhere
+        endpoint = PolicyEndpoint(
+            kind="openai", model="mock", base_url=policy.base_url, version=1, moves=True
+        )
+        with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
+            episode = record(worker.play([spec(rows(worker)[0])])[0])
+    assert [request["model"] for request in policy.requests] == ["mock:v1", "mock:v2"]
+    assert versions(episode) == [2, 2]
+
+
 def play_reloaded(**settings: Any) -> EpisodeRecord:
     """A two-turn episode whose second turn is answered by other full weights than the first."""
 
