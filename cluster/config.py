@@ -54,14 +54,14 @@ class VllmPolicy(Settings):
     Null: full checkpoints only."""
     in_flight: Literal["finish", "move"] = "finish"
     """What episodes in flight do when a version comes. `finish`: play to their end on theirs; where a full
-    checkpoint has taken its place, they are played again, as `episode.attempts.policy` allows. `move`: take
+    checkpoint has taken its place, they are played again, as `episode.attempts.version` allows. `move`: take
     their next turn on the new one."""
     versions_folder: Path | None = None
     """Where new weights are put for the replicas to load; all nodes must see it. Null: the cache folder,
     which is right where the policy runs on this machine."""
     max_version_lag: Annotated[int, Field(ge=0)] | None = None
     """Most versions that an episode's oldest turn may be behind the policy's when it ends. One that is more
-    behind fails, and is played again as `episode.attempts.policy` allows. Null: any number."""
+    behind fails, and is played again as `episode.attempts.version` allows. Null: any number."""
     tokens: Literal["per_turn", "exact"] = "per_turn"
     """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
     `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
@@ -170,6 +170,10 @@ class WorkersConfig(Settings):
 class AttemptsConfig(Settings):
     policy: Annotated[int, Field(gt=0)] = 2
     """Times an episode is played when the policy fails it. Requests are repeated by themselves before."""
+    version: Annotated[int, Field(gt=0)] = 5
+    """Times an episode is played when the policy's versions go on under it: a full checkpoint takes the place
+    of the weights that it began with (replicas take it one by one, and one that is still to come may be where
+    it is played again), or `policy.max_version_lag` is passed."""
     sandbox: Annotated[int, Field(gt=0)] = 3
     """Times an episode is played when its sandbox dies, or does not come up."""
     worker: Annotated[int, Field(gt=0)] = 2

@@ -94,7 +94,7 @@ def test_an_episode_that_is_to_finish_on_weights_that_have_gone_is_to_be_played_
     assert episode.error is not None
     assert (episode.error.type, episode.error.kind, episode.error.stage) == (
         "StaleEpisode",
-        "policy",
+        "version",
         "policy",
     )
     assert "it began on version 1, and version 2 has taken its place" in episode.error.message
@@ -105,11 +105,11 @@ def test_of_an_endpoint_without_versions_a_name_tells_none():
 
 
 @pytest.mark.parametrize("moves", [True, False])
-def test_an_episode_too_far_behind_fails_as_the_policys(moves: bool):
+def test_an_episode_too_far_behind_fails_for_its_version(moves: bool):
     episode, _ = play(moves=moves, max_version_lag=0)
     assert (episode.status, episode.reward) == ("failed", None)
     assert episode.error is not None
-    assert (episode.error.type, episode.error.kind) == ("StaleEpisode", "policy")
+    assert (episode.error.type, episode.error.kind) == ("StaleEpisode", "version")
     assert (
         "sampled by version 1, and the policy is at 2; policy.max_version_lag is 0" in episode.error.message
     )
