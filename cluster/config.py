@@ -16,6 +16,10 @@ class AdaptersConfig(Settings):
     live: Annotated[int, Field(gt=0)] = 2
     """Versions that vLLM holds at once, the base model aside: those that episodes in flight still use, and
     the newest. One more takes the place of the one unused for longest; a request brings it back."""
+    kept: Annotated[int, Field(gt=0)] = 32
+    """Versions that stay in the folder of versions, the newest included, for episodes in flight that act with
+    them; never fewer than `live`, or than `policy.max_version_lag` lets count. An episode whose version
+    has gone is played again, as `episode.attempts.version` allows."""
 
 
 def _check_exact(policy: "VllmPolicy | EndpointPolicy") -> None:
@@ -88,6 +92,13 @@ class VllmPolicy(Settings):
     def _exact(self) -> "VllmPolicy":
         _check_exact(self)
         return self
+
+    @property
+    def kept_versions(self) -> int | None:
+        """Versions that stay, where they are adapters. None: the deployment takes none."""
+        if self.adapters is None:
+            return None
+        return max(self.adapters.kept, self.adapters.live, (self.max_version_lag or 0) + 1)
 
 
 class EndpointPolicy(Settings):

@@ -108,6 +108,19 @@ class PolicyEngine(_VLLMEngine):
         for name in set(names) & set(self._oai_models.lora_requests):
             await self._oai_models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
 
+    async def retire_versions(self, oldest: int) -> list[int]:
+        """Takes no more requests for adapters older than this, and unloads them.
+
+        Returns:
+            Those that a request is still answered by, which stay.
+        """
+        busy = self.weights.retire(oldest)
+        own = str(self.llm_config.model_id)
+        loaded = {name: version_of(name, own) for name in self._oai_models.lora_requests}
+        old = (name for name, v in loaded.items() if v is not None and v < oldest and v not in busy)
+        await self.forget_adapters(*old)
+        return busy
+
     async def _reload(self, version: int) -> None:
         client = self._engine_client
         weights = self._versions.checkpoint(version)

@@ -1,6 +1,7 @@
 """The full weights that a replica has, how it comes by those in use, and which weights act for a request."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -26,6 +27,8 @@ class FullWeights:
         self._versions = versions
         self._reload = reload
         self._seen = 0
+        self._oldest = 0
+        self._inside = Counter[int]()
         self._gate = Gate()
         self._loading = asyncio.Lock()
 
@@ -58,6 +61,26 @@ class FullWeights:
             if current.base > self.version and (refusal := await self._load(current.base)):
                 raise RuntimeError(f"version {current.base} is in use, and does not load: {refusal}")
             self._seen = max(self._seen, current.version)
+            self._oldest = max(self._oldest, current.oldest)
+
+    def retire(self, oldest: int) -> list[int]:
+        """Takes no more requests for adapters older than this.
+
+        Returns:
+            Those that a request is still answered by.
+        """
+        self._oldest = max(self._oldest, oldest)
+        self._inside = +self._inside  # those with a count
+        return sorted(version for version in self._inside if version < oldest)
+
+    def check_kept(self, asked: int) -> None:
+        """Sees whether an adapter is still served.
+
+        Raises:
+            HTTPException: 410, it is not.
+        """
+        if asked < self._oldest:
+            raise HTTPException(410, f"version {asked} has gone; the oldest that is served is {self._oldest}")
 
     @asynccontextmanager
     async def acting(self, asked: int | None) -> AsyncGenerator[int]:
@@ -66,7 +89,8 @@ class FullWeights:
         Inside, they stay.
 
         Raises:
-            HTTPException: 503, the version is a checkpoint that this replica is still to be given.
+            HTTPException: 503, the version is a checkpoint that this replica is still to be given; 410, it is
+                an adapter that is served no more.
             RuntimeError: There are no weights.
         """
         await self.catch_up(asked)
@@ -78,7 +102,12 @@ class FullWeights:
                 return
             if asked > self._seen and self._versions.checkpoint(asked) is not None:
                 raise HTTPException(503, f"version {asked} is not on this replica yet")
-            yield asked
+            self.check_kept(asked)
+            self._inside[asked] += 1
+            try:
+                yield asked
+            finally:
+                self._inside[asked] -= 1
 
     async def _load(self, version: int) -> str | None:
         async with self._gate.change():

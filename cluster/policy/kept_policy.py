@@ -33,6 +33,8 @@ class KeptPolicy(BaseModel):
     """Folder of its weights' versions."""
     max_rank: int | None = None
     """Highest rank of an adapter. None: it takes none."""
+    kept_versions: int | None = None
+    """Adapters that stay, the newest included. None: all."""
     ray_address: str
     """The cluster it lives on."""
     local: bool
@@ -92,7 +94,7 @@ def update_kept(path: Path | str, version: int) -> None:
 
 
 def _versions(policy: KeptPolicy) -> VersionFolder:
-    return VersionFolder(policy.versions, policy.model_folder, policy.max_rank)
+    return VersionFolder(policy.versions, policy.model_folder, policy.max_rank, policy.kept_versions)
 
 
 def up(config: RunConfig, on_stage: OnStage) -> str:

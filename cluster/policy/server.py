@@ -67,6 +67,7 @@ class PolicyServer(_LLMServer):
             return
         await self.engine.weights.catch_up(asked)
         if asked > self.engine.weights.version:
+            self.engine.weights.check_kept(asked)
             await super()._maybe_resolve_lora_from_multiplex()
 
     async def check_health(self) -> None:
@@ -105,6 +106,10 @@ class PolicyServer(_LLMServer):
         except ValueError as error:
             return str(error)
         return None
+
+    async def retire_versions(self, oldest: int) -> list[int]:
+        """Takes no more requests for adapters older than this; gives those that one is still answered by."""
+        return await self.engine.retire_versions(oldest)
 
     async def base_version(self) -> tuple[str, int]:
         """This replica's name, and the version of its full weights."""

@@ -172,6 +172,7 @@ def _start(
                 model_folder=folder_of(model),
                 versions=versions.path,
                 max_rank=versions.max_rank,
+                kept_versions=versions.kept,
                 ray_address=session.address,
                 local=session.local,
                 started_at=time.time(),
@@ -238,7 +239,7 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
 def _versions(config: VllmPolicy, model: Model, name: str) -> VersionFolder:
     root = config.versions_folder or cache_dir() / "policy" / "versions"
     max_rank = None if config.adapters is None else config.adapters.max_rank
-    return VersionFolder(root.absolute() / name, folder_of(model), max_rank)
+    return VersionFolder(root.absolute() / name, folder_of(model), max_rank, config.kept_versions)
 
 
 def _clear_away(name: str, session: RaySession) -> None:

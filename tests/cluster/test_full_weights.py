@@ -106,6 +106,36 @@ async def test_an_adapter_acts_by_its_own_name_and_what_nobody_has_is_the_engine
     assert engine.loaded == [2]
 
 
+async def test_an_adapter_that_has_gone_answers_the_requests_inside_and_no_others(versions: VersionFolder):
+    engine = Engine(versions)
+    for version in (3, 4, 5):
+        write_adapter(versions.path / f"v{version}")
+    async with engine.weights.acting(3) as acts:
+        assert (acts, await engine.ask(4)) == (3, 4)
+        assert engine.weights.retire(5) == [3]
+        for asked in (3, 4):
+            with pytest.raises(
+                HTTPException, match=f"version {asked} has gone; the oldest .* is 5"
+            ) as refusal:
+                await engine.ask(asked)
+            assert refusal.value.status_code == 410
+    assert engine.weights.retire(5) == []
+    assert await engine.ask(5) == 5
+    assert await engine.ask(0) == 0
+
+
+async def test_a_replica_that_comes_up_later_knows_which_adapters_have_gone(tmp_path: Path):
+    versions = VersionFolder(tmp_path / "versions", kept=1)
+    for version in (3, 4):
+        write_adapter(versions.path / f"v{version}")
+    versions.use(4, "adapter")
+    engine = Engine(versions)
+    await engine.weights.catch_up()
+    with pytest.raises(HTTPException, match="version 3 has gone"):
+        await engine.ask(3)
+    assert await engine.ask(4) == 4
+
+
 async def test_weights_that_do_not_load_leave_those_before(versions: VersionFolder):
     engine = Engine(versions, 2)
     assert await engine.weights.load(2) == "ValueError: no room"

@@ -296,6 +296,16 @@ def test_a_deployment_that_takes_adapters_is_another_deployment():
     assert "enable_lora" not in plain["llm_configs"][0]["engine_kwargs"]
 
 
+@pytest.mark.parametrize(
+    ("adapters", "lag", "kept"),
+    [({}, None, 32), ({}, 40, 41), ({"kept": 3}, 1, 3), ({"kept": 1, "live": 2}, 0, 2), (None, 3, None)],
+)
+def test_versions_are_kept_as_long_as_an_episode_may_act_with_them(
+    adapters: dict[str, int] | None, lag: int | None, kept: int | None
+):
+    assert vllm(adapters=adapters, max_version_lag=lag).kept_versions == kept
+
+
 def test_there_is_nothing_to_bring_up_or_to_update_where_no_policy_is_kumites_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

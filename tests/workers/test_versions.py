@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import record, rollout_worker, rows, spec
 from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
@@ -98,6 +98,19 @@ def test_an_episode_that_is_to_finish_on_weights_that_have_gone_is_to_be_played_
         "policy",
     )
     assert "it began on version 1, and version 2 has taken its place" in episode.error.message
+
+
+@pytest.mark.parametrize(
+    ("version", "error"), [(1, ("StaleEpisode", "version")), (None, ("PolicyError", "policy"))]
+)
+def test_an_episode_whose_version_has_gone_is_to_be_played_again(version: int | None, error: tuple[str, str]):
+    with MockPolicy(CALL, Fault(status=410, message="version 1 has gone")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, version=version)
+        with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
+            episode = record(worker.play([spec(rows(worker)[0])])[0])
+    assert episode.error is not None
+    assert (episode.error.type, episode.error.kind) == error
+    assert "version 1 has gone" in episode.error.message
 
 
 def test_of_an_endpoint_without_versions_a_name_tells_none():
