@@ -62,7 +62,7 @@ class VllmPolicy(Settings):
     their next turn on the new one."""
     versions_folder: Path | None = None
     """Where new weights are put for the replicas to load; all nodes must see it. Null: the cache folder,
-    which is right where the policy runs on this machine."""
+    which is right where the policy runs on this machine; on a cluster of several, updates are refused."""
     max_version_lag: Annotated[int, Field(ge=0)] | None = None
     """Most versions that an episode's oldest turn may be behind the policy's when it ends. One that is more
     behind fails, and is played again as `episode.attempts.version` allows. Null: any number."""

@@ -35,6 +35,8 @@ class KeptPolicy(BaseModel):
     """Highest rank of an adapter. None: it takes none."""
     kept_versions: int | None = None
     """Adapters that stay, the newest included. None: all."""
+    shared: bool = True
+    """Whether all nodes see that folder."""
     ray_address: str
     """The cluster it lives on."""
     local: bool
@@ -90,7 +92,10 @@ def update_kept(path: Path | str, version: int) -> None:
     policy = recorded()
     if policy is None:
         raise PolicyUnavailable("no policy is kept; `kumite policy up` brings one up")
-    update(_versions(policy), policy.base_url, str(path), version)
+    versions = _versions(policy)
+    if not policy.shared:
+        raise versions.unshared()
+    update(versions, policy.base_url, str(path), version)
 
 
 def _versions(policy: KeptPolicy) -> VersionFolder:

@@ -147,6 +147,13 @@ class VersionFolder:
         """Takes away all versions: the deployment is at the first one again, or gone."""
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def unshared(self) -> UpdateRefused:
+        """Why no weights are taken where other machines' replicas do not see this folder."""
+        return UpdateRefused(
+            f"policy.versions_folder is not set: replicas on other nodes cannot read {self.path}; name a "
+            "folder that all nodes share"
+        )
+
     def _adapters(self) -> list[int]:
         """Those that are here, the oldest first."""
         names = (folder.name.removeprefix("v") for folder in self.path.glob("v*"))
