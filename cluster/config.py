@@ -16,6 +16,10 @@ class AdaptersConfig(Settings):
     live: Annotated[int, Field(gt=0)] = 2
     """Versions that vLLM holds at once, the base model aside: those that episodes in flight still use, and
     the newest. One more takes the place of the one unused for longest; a request brings it back."""
+    kept: Annotated[int, Field(gt=0)] = 32
+    """Versions that stay in the folder of versions, the newest included, for episodes in flight that act with
+    them; never fewer than `live`, or than `policy.max_version_lag` lets count. An episode whose version
+    has gone is played again, as `episode.attempts.version` allows."""
 
 
 def _check_exact(policy: "VllmPolicy | EndpointPolicy") -> None:
@@ -54,14 +58,14 @@ class VllmPolicy(Settings):
     Null: full checkpoints only."""
     in_flight: Literal["finish", "move"] = "finish"
     """What episodes in flight do when a version comes. `finish`: play to their end on theirs; where a full
-    checkpoint has taken its place, they are played again, as `episode.attempts.policy` allows. `move`: take
+    checkpoint has taken its place, they are played again, as `episode.attempts.version` allows. `move`: take
     their next turn on the new one."""
     versions_folder: Path | None = None
     """Where new weights are put for the replicas to load; all nodes must see it. Null: the cache folder,
-    which is right where the policy runs on this machine."""
+    which is right where the policy runs on this machine; on a cluster of several, updates are refused."""
     max_version_lag: Annotated[int, Field(ge=0)] | None = None
     """Most versions that an episode's oldest turn may be behind the policy's when it ends. One that is more
-    behind fails, and is played again as `episode.attempts.policy` allows. Null: any number."""
+    behind fails, and is played again as `episode.attempts.version` allows. Null: any number."""
     tokens: Literal["per_turn", "exact"] = "per_turn"
     """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
     `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
@@ -71,7 +75,10 @@ class VllmPolicy(Settings):
     model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
     hermes-style tool calls."""
     engine: dict[str, Any] = Field(default_factory=dict)
-    """More vLLM engine arguments, as `vllm serve` names them, with underscores."""
+    """More vLLM engine arguments, as `vllm serve` names them, with underscores. They win over ours, of which
+    two matter to a trainer: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`, by which
+    nothing is sampled with that `policy.sampling` does not say (`auto`: the model's own `top_k`, `top_p`, …
+    too, but not with `policy.tokens: exact`)."""
     cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
     """KV-cache memory of one replica on the CPU, in GiB."""
     keep_alive: bool = False
@@ -85,6 +92,13 @@ class VllmPolicy(Settings):
     def _exact(self) -> "VllmPolicy":
         _check_exact(self)
         return self
+
+    @property
+    def kept_versions(self) -> int | None:
+        """Versions that stay, where they are adapters. None: the deployment takes none."""
+        if self.adapters is None:
+            return None
+        return max(self.adapters.kept, self.adapters.live, (self.max_version_lag or 0) + 1)
 
 
 class EndpointPolicy(Settings):
@@ -100,7 +114,9 @@ class EndpointPolicy(Settings):
     """Name of the environment variable that holds the API key, where the run is started; workers are handed
     the key. Null: no key."""
     token_ids: bool = False
-    """Ask for token ids and log-probabilities with every request (a vLLM server gives them)."""
+    """Ask for token ids and log-probabilities with every request (a vLLM server gives them). These are of
+    what it sampled from, as a trainer needs them, where the server was started with `--logprobs-mode
+    processed_logprobs`; with `--generation-config vllm`, it adds no `top_k` or `top_p` of the model's own."""
     tokens: Literal["per_turn", "exact"] = "per_turn"
     """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
     `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
@@ -165,6 +181,10 @@ class WorkersConfig(Settings):
 class AttemptsConfig(Settings):
     policy: Annotated[int, Field(gt=0)] = 2
     """Times an episode is played when the policy fails it. Requests are repeated by themselves before."""
+    version: Annotated[int, Field(gt=0)] = 5
+    """Times an episode is played when the policy's versions go on under it: a full checkpoint takes the place
+    of the weights that it began with (replicas take it one by one, and one that is still to come may be where
+    it is played again), or `policy.max_version_lag` is passed."""
     sandbox: Annotated[int, Field(gt=0)] = 3
     """Times an episode is played when its sandbox dies, or does not come up."""
     worker: Annotated[int, Field(gt=0)] = 2

@@ -9,6 +9,7 @@ from workers.errors import (
     SessionLost,
     SessionSetupError,
     SessionTimeout,
+    StaleEpisode,
 )
 from workers.records import FailureKind
 
@@ -16,8 +17,8 @@ from workers.records import FailureKind
 def kind_of(error: BaseException) -> FailureKind:
     """Whose failure an error is.
 
-    The policy's and the sandbox's may pass, so another attempt may help. The task's and the environment's
-    own would come again.
+    The policy's, its versions' and the sandbox's may pass, so another attempt may help. The task's and the
+    environment's own would come again.
     """
     cause = root_of(error)
     match cause:
@@ -25,6 +26,8 @@ def kind_of(error: BaseException) -> FailureKind:
             return "task"
         case SandboxDied() | SandboxStartError() | SessionLost():
             return "sandbox"
+        case StaleEpisode():
+            return "version"
         case vf.ModelError():
             return "policy"
         case _:

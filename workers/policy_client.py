@@ -14,7 +14,7 @@ from verifiers.legacy.clients.openai_chat_completions_client import OpenAIChatCo
 from verifiers.legacy.types import Response
 
 from workers.environments import tracing
-from workers.errors import PolicyError
+from workers.errors import PolicyError, StaleEpisode
 from workers.outage import outlast
 from workers.policy_connection import PolicyConnection
 from workers.settings import PolicyEndpoint
@@ -25,6 +25,8 @@ CONNECT_TIMEOUT = 10.0
 RETRIES = 6
 """Tries after the first, for refused and broken connections, 429 and 5xx: about 24 s of backoff in all."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_GONE = 410
+"""What our deployments say of an adapter that has been superseded too often."""
 _NO_KEY = "none"
 """The package insists on a key; servers that ask for none ignore it."""
 
@@ -145,6 +147,7 @@ def policy_errors(endpoint: PolicyEndpoint) -> Generator[None]:
 
     Raises:
         PolicyError: In place of the openai package's errors, and of those of an answer that is none.
+        StaleEpisode: The version that the episode acts with is served no more.
     """
     where = f"the policy at {endpoint.base_url}"
     try:
@@ -153,6 +156,8 @@ def policy_errors(endpoint: PolicyEndpoint) -> Generator[None]:
         limit = endpoint.request_timeout
         raise PolicyError(f"{where} gave no answer within policy.request_timeout, {limit} s") from error
     except openai.APIStatusError as error:
+        if error.status_code == _GONE and endpoint.version is not None:
+            raise StaleEpisode(f"{where} no longer acts by this version: {error.message}") from error
         raise PolicyError(f"{where} answered {error.status_code}: {error.message}") from error
     except openai.APIConnectionError as error:
         raise PolicyError(f"{where} cannot be reached: {error.__cause__ or error}") from error

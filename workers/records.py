@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Json = Annotated[str, Field(json_schema_extra={"format": "json"})]
-FailureKind = Literal["policy", "sandbox", "worker", "node", "environment", "task"]
+FailureKind = Literal["policy", "version", "sandbox", "worker", "node", "environment", "task"]
 Stage = Literal["queue", "setup", "policy", "tools", "scoring", "worker"]
 
 
@@ -82,7 +82,8 @@ class StepRecord(Record):
     completion_token_ids: list[int] | None = None
     """Token ids that the policy sampled. Null where the policy cannot tell."""
     completion_logprobs: list[float] | None = None
-    """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it."""
+    """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it: of a
+    deployment of Kumite's own, after temperature, `top_p` and the like."""
     policy_version: int | None = None
     """Version of the weights that produced the action. Null where it is not known."""
     finish_reason: str | None = None
@@ -99,8 +100,9 @@ class EpisodeError(Record):
     stage: Stage
     """Where it failed."""
     kind: FailureKind
-    """Whose failure it is: the policy's, the sandbox's, the worker's or its node's, which may pass and so
-    were tried again; or the environment's or the task's own, which would not."""
+    """Whose failure it is: the policy's, its versions', the sandbox's, the worker's
+    or its node's, which may pass and so were tried again; or the environment's or the task's own, which would
+    not."""
     type: str
     """Class of the error."""
     message: str

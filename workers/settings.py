@@ -96,7 +96,7 @@ class SamplingSettings(Settings):
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; wins over one that the environment brings."""
     top_p: float | None = Field(default=None, gt=0, le=1)
-    """Nucleus sampling: the probability mass to sample from. Null: the policy's default."""
+    """Nucleus sampling: the probability mass to sample from. Null: all, or an endpoint's own default."""
     max_tokens: int | None = Field(default=None, gt=0)
     """Most tokens sampled in one turn. Null: the environment's own limit, else 512."""
     tool_choice: Literal["auto", "required", "none"] | None = None

@@ -111,12 +111,12 @@ def _bare(tools: list[Any] | None) -> list[dict[str, Any]]:
 def _parsed(text: str) -> ParsedToolCall:
     try:
         call = json.loads(text)
-        name, arguments = call["name"], call["arguments"]
-    except (ValueError, KeyError, TypeError):
+        name, arguments = str(call["name"]), json.dumps(call["arguments"], ensure_ascii=False)
+        name.encode()
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ParsedToolCall(raw=text, status=ToolCallParseStatus.INVALID_JSON)
-    return ParsedToolCall(
-        raw=text,
-        name=str(name),
-        arguments=json.dumps(arguments, ensure_ascii=False),
-        id=f"call_{uuid.uuid4().hex[:16]}",
-    )
+    try:
+        arguments.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write, and UTF-8 cannot
+        arguments = json.dumps(call["arguments"])
+    return ParsedToolCall(raw=text, name=name, arguments=arguments, id=f"call_{uuid.uuid4().hex[:16]}")

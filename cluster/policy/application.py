@@ -111,6 +111,9 @@ def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]
         "tensor_parallel_size": config.tensor_parallel,
         # The probabilities that an action was sampled with: after temperature and top_p, not before.
         "logprobs_mode": "processed_logprobs",
+        # Nothing is sampled with that the run's config does not say: else, a chat completion would have the
+        # model's own top_k and top_p, and a request by token ids would not. Its end tokens are read even so.
+        "generation_config": "vllm",
     }
     if config.max_model_len is not None:
         args["max_model_len"] = config.max_model_len

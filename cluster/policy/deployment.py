@@ -49,10 +49,12 @@ def update(versions: VersionFolder, base_url: str, place: str, version: int) -> 
         kind = versions.put(folder, version, place)
     try:
         root = base_url.removesuffix("/v1")
-        told = ask(root, "kumite/versions", None, _TIMEOUT[kind], {"version": version, "kind": kind})
+        asked = {"version": version, "kind": kind, "oldest": versions.oldest()}
+        told = ask(root, "kumite/versions", None, _TIMEOUT[kind], asked)
         if told["refusals"]:
             raise UpdateRefused(f"the {kind} {place}: vLLM does not load it: {told['refusals'][0]}")
-    except (OSError, HTTPException, ValueError) as error:
+        busy: list[int] = told["busy"]
+    except (OSError, HTTPException, ValueError, KeyError) as error:
         said = (
             error.read(2000).decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else error
         )
@@ -61,4 +63,4 @@ def update(versions: VersionFolder, base_url: str, place: str, version: int) -> 
     except UpdateRefused:
         versions.drop(version)
         raise
-    versions.use(version, kind)
+    versions.use(version, kind, busy)

@@ -13,7 +13,7 @@ from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from cluster.policy.engine_metrics import EngineMetrics
-from cluster.policy.gate import Gate
+from cluster.policy.full_weights import FullWeights
 from cluster.policy.versions import VersionFolder
 from workers.versions import name_of, version_of
 
@@ -62,14 +62,9 @@ class PolicyEngine(_VLLMEngine):
 
     def __init__(self, llm_config: Any) -> None:
         super().__init__(llm_config)
-        self.base = 0
-        """Version of the full weights that are loaded."""
-        self.spoilt = False
-        """Whether a change of weights has left none that can serve."""
         self._first = ""
-        self._seen = 0
-        self._gate = Gate()
         self._versions = VersionFolder.of_replica()
+        self.weights = FullWeights(self._versions, self._reload)
 
     def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
         base: Any = super()
@@ -114,38 +109,18 @@ class PolicyEngine(_VLLMEngine):
         for name in set(names) & set(self._oai_models.lora_requests):
             await self._oai_models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
 
-    async def catch_up(self, version: int | None = None) -> None:
-        """Loads the full weights in use, where this replica has others: it came up since, or meanwhile.
-
-        Args:
-            version: What was asked for; if it is known here, there is nothing to do. None: looks anyhow.
-        """
-        if version is not None and version <= max(self._seen, self.base):
-            return
-        current = self._versions.current.base
-        if current > self.base and (refusal := await self.load_checkpoint(current)):
-            raise RuntimeError(f"version {current} is in use, and does not load: {refusal}")
-        self._seen = max(self._seen, version or 0)
-
-    async def load_checkpoint(self, version: int) -> str | None:
-        """Takes the full weights of a version, once the requests inside have ended; new ones wait.
+    async def retire_versions(self, oldest: int) -> list[int]:
+        """Takes no more requests for adapters older than this, and unloads them.
 
         Returns:
-            Why vLLM does not load them, in which case it has the ones before again; None if it has them.
-
-        Raises:
-            Exception: It has neither; the replica must go.
+            Those that a request is still answered by, which stay.
         """
-        async with self._gate.change():
-            try:
-                await self._reload(version)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the weights before are wanted back
-                self.spoilt = True
-                await self._reload(self.base)
-                self.spoilt = False
-                return f"{type(error).__name__}: {error}"
-            self.base = version
-        return None
+        busy = self.weights.retire(oldest)
+        own = str(self.llm_config.model_id)
+        loaded = {name: version_of(name, own) for name in self._oai_models.lora_requests}
+        old = (name for name, v in loaded.items() if v is not None and v < oldest and v not in busy)
+        await self.forget_adapters(*old)
+        return busy
 
     async def _reload(self, version: int) -> None:
         client = self._engine_client
@@ -175,15 +150,11 @@ class PolicyEngine(_VLLMEngine):
         Inside, they stay.
         """
         own = str(self.llm_config.model_id)
-        version = version_of(asked, own)
-        await self.catch_up(version)
-        async with self._gate.request():
-            if self.spoilt:
-                raise RuntimeError("this replica has lost its weights")
-            if asked is not None and version is not None and version > self.base:
+        async with self.weights.acting(version_of(asked, own)) as version:
+            if asked is not None and version > self.weights.version:
                 yield asked, asked
             else:
-                yield own, f"{own}:{name_of(self.base)}"
+                yield own, f"{own}:{name_of(version)}"
 
 
 def _signed(answer: Any, model: str) -> Any:

@@ -62,16 +62,21 @@ class PolicyIngress(_Ingress, _Broadcastable):
         """Has every replica load the weights `version`, of a `kind`; gives the reasons of those that refuse.
 
         An adapter is loaded by all at once, beside the others; a checkpoint by one replica after the other,
-        while the rest serves on.
+        while the rest serves on. Of adapters older than `oldest`, it gives those that are still `busy`: no
+        request but those inside is answered by them any more.
         """
         body: dict[str, Any] = await request.json()
         model = next(iter(self._model_cards))
         if body["kind"] == "checkpoint":
             refusal = await self._load_checkpoint(model, int(body["version"]))
-            return {"refusals": [] if refusal is None else [refusal]}
+            return {"refusals": [] if refusal is None else [refusal], "busy": []}
         named = {"model": f"{model}:{name_of(int(body['version']))}"}
         told = await self._broadcast_to_replicas(model, "load_version", named)
-        return {"refusals": [reason for reason in told if reason is not None]}
+        refusals = [reason for reason in told if reason is not None]
+        if refusals:
+            return {"refusals": refusals, "busy": []}
+        busy = await self._broadcast_to_replicas(model, "retire_versions", {"oldest": int(body["oldest"])})
+        return {"refusals": [], "busy": sorted({version for versions in busy for version in versions})}
 
     async def _load_checkpoint(self, model: str, version: int) -> str | None:
         async def load(replica: str, version: int) -> str | None:

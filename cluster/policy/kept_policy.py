@@ -33,6 +33,10 @@ class KeptPolicy(BaseModel):
     """Folder of its weights' versions."""
     max_rank: int | None = None
     """Highest rank of an adapter. None: it takes none."""
+    kept_versions: int | None = None
+    """Adapters that stay, the newest included. None: all."""
+    shared: bool = True
+    """Whether all nodes see that folder."""
     ray_address: str
     """The cluster it lives on."""
     local: bool
@@ -88,11 +92,14 @@ def update_kept(path: Path | str, version: int) -> None:
     policy = recorded()
     if policy is None:
         raise PolicyUnavailable("no policy is kept; `kumite policy up` brings one up")
-    update(_versions(policy), policy.base_url, str(path), version)
+    versions = _versions(policy)
+    if not policy.shared:
+        raise versions.unshared()
+    update(versions, policy.base_url, str(path), version)
 
 
 def _versions(policy: KeptPolicy) -> VersionFolder:
-    return VersionFolder(policy.versions, policy.model_folder, policy.max_rank)
+    return VersionFolder(policy.versions, policy.model_folder, policy.max_rank, policy.kept_versions)
 
 
 def up(config: RunConfig, on_stage: OnStage) -> str:

@@ -55,7 +55,7 @@ class PolicyServer(_LLMServer):
     async def start(self) -> None:
         """Comes up with the weights in use, which a replica that takes another's place must find itself."""
         await super().start()
-        await self.engine.catch_up()
+        await self.engine.weights.catch_up()
 
     def _init_multiplex_loader(self, model_downloader_cls: Any = None) -> None:
         base: Any = super()
@@ -65,13 +65,14 @@ class PolicyServer(_LLMServer):
         asked = version_of(_serve.get_multiplexed_model_id(), self._llm_config.model_id)
         if asked is None:
             return
-        await self.engine.catch_up(asked)
-        if asked > self.engine.base:
+        await self.engine.weights.catch_up(asked)
+        if asked > self.engine.weights.version:
+            self.engine.weights.check_kept(asked)
             await super()._maybe_resolve_lora_from_multiplex()
 
     async def check_health(self) -> None:
         """Raises where the replica must be replaced."""
-        if self.engine is not None and self.engine.spoilt:
+        if self.engine is not None and self.engine.weights.spoilt:
             raise RuntimeError("a change of weights failed, and so did the way back")
         await super().check_health()
 
@@ -106,9 +107,13 @@ class PolicyServer(_LLMServer):
             return str(error)
         return None
 
+    async def retire_versions(self, oldest: int) -> list[int]:
+        """Takes no more requests for adapters older than this; gives those that one is still answered by."""
+        return await self.engine.retire_versions(oldest)
+
     async def base_version(self) -> tuple[str, int]:
         """This replica's name, and the version of its full weights."""
-        return _serve.get_replica_context().replica_id.unique_id, self.engine.base
+        return _serve.get_replica_context().replica_id.unique_id, self.engine.weights.version
 
     async def load_checkpoint(self, version: int, replica: str) -> str | None:
         """Takes full weights, if this is the replica of that name.
@@ -117,4 +122,4 @@ class PolicyServer(_LLMServer):
             Why vLLM refuses them; None if it does not, or another replica is meant.
         """
         name, _ = await self.base_version()
-        return await self.engine.load_checkpoint(version) if name == replica else None
+        return await self.engine.weights.load(version) if name == replica else None

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -25,6 +26,8 @@ class Current(BaseModel):
     base: int = 0
     """Version of the full weights beneath: itself, or, of an adapter, what it is added to. 0: the model that
     the deployment was started with."""
+    oldest: int = 0
+    """The oldest version that is still served, of those that are adapters."""
 
 
 class VersionFolder:
@@ -35,12 +38,20 @@ class VersionFolder:
         model: The folder of the model it was started with, where it is here; new weights are compared
             with it.
         max_rank: Highest rank of an adapter that vLLM takes. None: it takes none.
+        kept: Adapters that stay, the newest included. None: all.
     """
 
-    def __init__(self, path: Path, model: Path | None = None, max_rank: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        model: Path | None = None,
+        max_rank: int | None = None,
+        kept: int | None = None,
+    ) -> None:
         self.path = path
         self._model = model
         self.max_rank = max_rank
+        self.kept = kept
 
     @property
     def current(self) -> Current:
@@ -105,16 +116,28 @@ class VersionFolder:
             ) from error
         return kind
 
-    def use(self, version: int, kind: Kind) -> None:
-        """Makes a version that was put there the present one; what can no longer act goes."""
-        before = self.current
-        base = version if kind == "checkpoint" else before.base
+    def oldest(self) -> int:
+        """The oldest of the adapters that stay; 0 if there are none."""
+        return min(self._adapters()[-(self.kept or 0) :], default=0)
+
+    def use(self, version: int, kind: Kind, busy: Collection[int] = ()) -> None:
+        """Makes a version that was put there the present one; what can no longer act goes.
+
+        Args:
+            version: The version.
+            kind: What it is.
+            busy: Adapters that a request is still answered by; they stay, until the next version comes.
+        """
+        base = version if kind == "checkpoint" else self.current.base
+        current = Current(version=version, base=base, oldest=self.oldest())
         with replacing(self.path / "current.json") as temporary:
-            temporary.write_text(Current(version=version, base=base).model_dump_json(), encoding="utf-8")
-        if kind == "checkpoint":
-            for folder in self.path.glob("v*"):
-                if folder.name != name_of(version):
-                    shutil.rmtree(folder, ignore_errors=True)
+            temporary.write_text(current.model_dump_json(), encoding="utf-8")
+        if kind == "adapter":
+            gone = {name_of(old) for old in self._adapters() if old < current.oldest and old not in busy}
+        else:
+            gone = {folder.name for folder in self.path.glob("v*")} - {name_of(version)}
+        for name in gone:
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def drop(self, version: int) -> None:
         """Takes away a version that the deployment refused."""
@@ -123,6 +146,19 @@ class VersionFolder:
     def clear(self) -> None:
         """Takes away all versions: the deployment is at the first one again, or gone."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def unshared(self) -> UpdateRefused:
+        """Why no weights are taken where other machines' replicas do not see this folder."""
+        return UpdateRefused(
+            f"policy.versions_folder is not set: replicas on other nodes cannot read {self.path}; name a "
+            "folder that all nodes share"
+        )
+
+    def _adapters(self) -> list[int]:
+        """Those that are here, the oldest first."""
+        names = (folder.name.removeprefix("v") for folder in self.path.glob("v*"))
+        versions = sorted(int(name) for name in names if name.isdecimal())
+        return [version for version in versions if self.adapter(version) is not None]
 
     def _check(self, weights: Path, called: str) -> Kind:
         if (weights / adapters.CONFIG).is_file():

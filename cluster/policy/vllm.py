@@ -13,6 +13,7 @@ from cluster import engine_folders
 from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
 from cluster.errors import PolicyInUse, PolicyUnavailable
+from cluster.machines import other_machines
 from cluster.policy import application, kept_policy, serving
 from cluster.policy.base import OnStage, PolicyClient
 from cluster.policy.deployment import deployment_metrics, update
@@ -35,6 +36,7 @@ class VllmPolicyClient(PolicyClient):
         model: What it serves.
         base_url: Root of its API.
         versions: Its weights' versions.
+        local: Whether it is on a cluster that Kumite started on this machine.
         ends: The application to end on closing; None if it is to stay.
     """
 
@@ -44,9 +46,11 @@ class VllmPolicyClient(PolicyClient):
         model: Model,
         base_url: str,
         versions: VersionFolder,
+        local: bool,
         ends: str | None,
     ) -> None:
         self._config = config
+        self._local = local
         self._model = model
         self._base_url = base_url
         self._versions = versions
@@ -64,6 +68,8 @@ class VllmPolicyClient(PolicyClient):
         return self._versions.version
 
     def update(self, path: Path | str, version: int) -> None:
+        if not _is_shared(self._config, self._local):
+            raise self._versions.unshared()
         update(self._versions, self._base_url, str(path), version)
 
     def close(self) -> None:
@@ -104,7 +110,8 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
         base_url = f"{serving.start_serve(session)}/{name}/v1"
         if _answers(base_url, model):
             session.settle()
-            client = VllmPolicyClient(config, model, base_url, _versions(config, model, name), ends=None)
+            versions = _versions(config, model, name)
+            client = VllmPolicyClient(config, model, base_url, versions, session.local, ends=None)
             client.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
             return client
     if not config.keep_alive:
@@ -172,12 +179,15 @@ def _start(
                 model_folder=folder_of(model),
                 versions=versions.path,
                 max_rank=versions.max_rank,
+                kept_versions=versions.kept,
+                shared=_is_shared(config, session.local),
                 ray_address=session.address,
                 local=session.local,
                 started_at=time.time(),
             )
         )
-    client = VllmPolicyClient(config, model, base_url, versions, ends=None if config.keep_alive else name)
+    ends = None if config.keep_alive else name
+    client = VllmPolicyClient(config, model, base_url, versions, session.local, ends)
     kind = args["llm_configs"][0]["accelerator_config"]["kind"]
     kept = ", to be kept" if config.keep_alive else ""
     client.outcome = f"{model.name} on the {kind}, started in {time.monotonic() - began:.0f} s{kept}"
@@ -238,7 +248,12 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
 def _versions(config: VllmPolicy, model: Model, name: str) -> VersionFolder:
     root = config.versions_folder or cache_dir() / "policy" / "versions"
     max_rank = None if config.adapters is None else config.adapters.max_rank
-    return VersionFolder(root.absolute() / name, folder_of(model), max_rank)
+    return VersionFolder(root.absolute() / name, folder_of(model), max_rank, config.kept_versions)
+
+
+def _is_shared(config: VllmPolicy, local: bool) -> bool:
+    """Whether all nodes see the folder of versions, as far as can be told from here."""
+    return local or config.versions_folder is not None or not other_machines()
 
 
 def _clear_away(name: str, session: RaySession) -> None:

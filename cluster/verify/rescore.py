@@ -56,7 +56,7 @@ class Scorer:
             answer = ask(self._base_url, "completions", None, _TIMEOUT, body)
         except urllib.error.HTTPError as error:
             said = error.read(2000).decode(errors="replace")
-            if error.code == 404:
+            if error.code in (404, 410):
                 return f"the policy has no version {step.policy_version} any more"
             if error.code == 400:
                 return f"the policy refuses to score it: {said}"

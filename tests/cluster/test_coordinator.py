@@ -199,6 +199,28 @@ async def test_an_episode_whose_sandbox_died_is_played_again(dataset):
     assert (row["status"], row["attempt"]) == ("finished", 2)
 
 
+async def test_an_episode_whose_version_has_gone_again_and_again_has_its_attempts_at_the_policy_left(dataset):
+    failures = ["version", "version", "policy", "version", "version"]
+
+    async def act(unit):
+        [spec] = unit
+        failed = spec.attempt <= len(failures)
+        return [result(spec, status="failed", failure=failures[spec.attempt - 1]) if failed else result(spec)]
+
+    await coordinator(Pool(act), dataset).run([specs(1)])
+    [row] = (await recorded(dataset)).values()
+    assert (row["status"], row["attempt"]) == ("finished", 6)
+
+
+async def test_an_episode_whose_version_always_goes_is_not_played_for_ever(dataset):
+    async def act(unit):
+        return [result(spec, status="failed", failure="version") for spec in unit]
+
+    await coordinator(Pool(act), dataset, attempts={"version": 3}).run([specs(1)])
+    [row] = (await recorded(dataset)).values()
+    assert (row["status"], row["attempt"]) == ("failed", 3)
+
+
 async def test_an_episode_that_fails_by_itself_is_not_played_again(dataset):
     async def act(unit):
         return [result(spec, status="failed") for spec in unit]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster import kept_ray
-from cluster.errors import PolicyInUse
+from cluster.errors import PolicyInUse, UpdateRefused
 from cluster.policy import kept_policy
 
 
@@ -16,12 +16,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def policy(local: bool) -> kept_policy.KeptPolicy:
+def policy(local: bool, shared: bool = True) -> kept_policy.KeptPolicy:
     return kept_policy.KeptPolicy(
         application="kumite-m-1",
         model="m",
         base_url="http://127.0.0.1:9/v1",
         versions=Path("/nowhere"),
+        shared=shared,
         ray_address="127.0.0.1:10",
         local=local,
         started_at=time.time(),
@@ -33,6 +34,17 @@ def test_nothing_is_kept_at_first():
     assert kept_policy.status() is None
     assert not kept_ray.in_use()
     assert not kept_policy.down()
+
+
+def test_a_kept_policy_on_other_machines_takes_weights_from_a_shared_folder_alone(tmp_path: Path):
+    kept_policy.record(policy(local=False, shared=False))
+    with pytest.raises(
+        UpdateRefused, match=r"policy\.versions_folder is not set: replicas on other nodes cannot"
+    ):
+        kept_policy.update_kept(tmp_path / "weights", 1)
+    kept_policy.record(policy(local=False))
+    with pytest.raises(UpdateRefused, match="there is no such folder"):
+        kept_policy.update_kept(tmp_path / "weights", 1)
 
 
 def test_a_lease_is_seen_by_others_until_it_is_released():

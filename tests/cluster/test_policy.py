@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
 from cluster.errors import ConfigError, ModelUnavailable, PolicyUnavailable, UpdateRefused
-from cluster.policy import application, check_policy, kept_policy, open_policy, required_cpus
+from cluster.policy import (
+    application,
+    check_policy,
+    kept_policy,
+    open_policy,
+    packaged_model,
+    required_cpus,
+)
 from cluster.policy.endpoint import EndpointPolicyClient
 from cluster.policy.failure import engine_error, last_error
 from cluster.policy.models import Model, check_tools
@@ -173,6 +180,37 @@ def test_ray_takes_the_description_of_a_gpu_deployment():
     assert json.loads(done.stdout.splitlines()[-1]) == [[{"GPU": 1}, {"GPU": 1}], 2, "ray", 4]
 
 
+AS_VLLM_SAMPLES = """
+import json, sys
+from ray.serve.llm import LLMConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+
+engine = LLMConfig(**json.load(sys.stdin)).get_engine_config()
+given = {**engine.get_initialization_kwargs(), "distributed_executor_backend": "uni"}
+model = AsyncEngineArgs(**given).create_model_config()
+print(json.dumps([model.get_diff_sampling_param(), model.try_get_generation_config()["eos_token_id"]]))
+"""
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("engine", "defaults"), [({}, {}), ({"generation_config": "auto"}, {"top_k": 20, "top_p": 0.95})]
+)
+def test_a_models_own_sampling_defaults_are_used_only_where_the_config_asks_for_them(
+    tmp_path: Path, engine: dict[str, Any], defaults: dict[str, Any]
+):
+    config = json.loads((packaged_model.folder() / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    own = {"top_k": 20, "top_p": 0.95, "eos_token_id": [2, 0]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    model = Model("m", str(tmp_path), local=True)
+    description = json.dumps(application.serving_args(vllm(engine=engine), model, "cpu")["llm_configs"][0])
+    program = [sys.executable, "-c", AS_VLLM_SAMPLES]
+    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [defaults, [2, 0]]
+
+
 def test_the_reason_is_the_last_error_with_its_lines():
     said = """Traceback (most recent call last):
   File "x.py", line 1, in <module>
@@ -256,6 +294,16 @@ def test_a_deployment_that_takes_adapters_is_another_deployment():
     engine = args["llm_configs"][0]["engine_kwargs"]
     assert (engine["enable_lora"], engine["max_lora_rank"], engine["max_loras"]) == (True, 32, 3)
     assert "enable_lora" not in plain["llm_configs"][0]["engine_kwargs"]
+
+
+@pytest.mark.parametrize(
+    ("adapters", "lag", "kept"),
+    [({}, None, 32), ({}, 40, 41), ({"kept": 3}, 1, 3), ({"kept": 1, "live": 2}, 0, 2), (None, 3, None)],
+)
+def test_versions_are_kept_as_long_as_an_episode_may_act_with_them(
+    adapters: dict[str, int] | None, lag: int | None, kept: int | None
+):
+    assert vllm(adapters=adapters, max_version_lag=lag).kept_versions == kept
 
 
 def test_there_is_nothing_to_bring_up_or_to_update_where_no_policy_is_kumites_own(

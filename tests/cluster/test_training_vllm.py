@@ -1,10 +1,13 @@
 """Exact tokens and new weights on a real deployment, up to a trainer's whole loop."""
 
 import asyncio
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import yaml
 
 from cluster.dataset.sequences import sequences_of
 from cluster.errors import UpdateRefused
-from cluster.policy import kept_policy, packaged_model
+from cluster.policy import deployment, endpoint, kept_policy, packaged_model
 from cluster.policy.deployment import deployment_metrics
+from cluster.policy.versions import VersionFolder
 from cluster.verify.checks import verify
 from cluster.verify.rescore import Scorer
 from tests.helpers.asking import ask, tokens
@@ -89,14 +93,22 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
     first = await speak(max_tokens=24)
     assert (await speak(max_tokens=24))[1] == first[1]
     assert deployment_metrics(url).prefix_hits > 0, "its prompt was cached"
-    in_flight = asyncio.create_task(speak(max_tokens=150, extra_body={"ignore_eos": True}))
+    in_flight = asyncio.create_task(speak(max_tokens=1000, extra_body={"ignore_eos": True}))
     while not await asyncio.to_thread(lambda: deployment_metrics(url).running):
         await asyncio.sleep(0.1)
-    update = asyncio.to_thread(kumite_policy, vllm_cache, "update", other, "--version", version + 1)
-    assert f"the policy is at version {version + 1}" in await update
+    running_at_load: list[bool] = []
+
+    def told(*request: Any) -> Any:
+        running_at_load.append(not in_flight.done())
+        return endpoint.ask(*request)
+
+    with monkeypatch.context() as noting:
+        noting.setattr(deployment, "ask", told)
+        await asyncio.to_thread(kept_policy.update_kept, other, version + 1)
+    assert running_at_load == [True], "it was checked and copied while the request ran"
     assert kept_version() == version + 1
     model, ids, *_ = await in_flight
-    assert (model, len(ids)) == (f"{vllm_endpoint.model}:v{version}", 150), "it ended on its own weights"
+    assert (model, len(ids)) == (f"{vllm_endpoint.model}:v{version}", 1000), "it ended on its own weights"
 
     hits = deployment_metrics(url).prefix_hits
     model, ids, logprobs, prompt = await speak(max_tokens=24)
@@ -110,8 +122,56 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
             (result,) = played(worker, spec(rows(worker)[0]))
         assert [step.policy_version for step in record(result).steps] == [version + 1] * 3
 
-    await asyncio.to_thread(kept_policy.update_kept, original, version + 2)
+    back = asyncio.to_thread(kumite_policy, vllm_cache, "update", original, "--version", version + 2)
+    assert f"the policy is at version {version + 2}" in await back
     assert (await speak(max_tokens=24))[1:] == first[1:], "the first weights are back, to the last bit"
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "inference/v1/generate"])
+def test_of_a_version_that_has_gone_or_is_still_to_come_the_deployment_says_so(
+    route: str,
+    vllm_endpoint: PolicyEndpoint,
+    vllm_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
+    model, url = packaged_model.folder(), str(vllm_endpoint.base_url)
+    kept = kept_policy.recorded()
+    assert kept is not None
+    versions = VersionFolder(kept.versions, model, kept.max_rank, kept=1)
+    version = versions.version
+    adapter = write_adapter(tmp_path / "adapter", outputs=576, inputs=576)
+    config = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+
+    def status(asked: int) -> int:
+        body: dict[str, Any] = {"model": f"{vllm_endpoint.model}:v{asked}"}
+        if route == "chat/completions":
+            body |= {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 1}
+        else:
+            body |= {"token_ids": [1, 2], "sampling_params": {"max_tokens": 1}}
+        try:
+            root = url if route == "chat/completions" else url.removesuffix("/v1")
+            endpoint.ask(root, route, None, 60.0, body)
+        except urllib.error.HTTPError as error:
+            return error.code
+        return 200
+
+    for new in (version + 1, version + 2):
+        deployment.update(versions, url, str(adapter), new)
+        assert status(new) == 200
+    assert (status(version + 1), status(version + 2)) == (410, 200)
+    assert versions.adapter(version + 1) is None
+
+    coming = versions.path / f"v{version + 3}"
+    coming.mkdir()
+    shutil.copyfile(model / "config.json", coming / "config.json")
+    try:
+        assert status(version + 3) == 503, "a replica that is to be given it later"
+    finally:
+        shutil.rmtree(coming)
+    assert status(version + 3) == 404
 
 
 def test_a_trainers_loop_raises_the_mean_reward(

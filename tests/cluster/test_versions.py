@@ -27,14 +27,19 @@ def refusals() -> list[str]:
 
 
 @pytest.fixture
-def deployment(refusals: list[str]) -> Iterator[str]:
+def busy() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def deployment(refusals: list[str], busy: list[int]) -> Iterator[str]:
     """An ingress that answers what its replicas would."""
 
     class Ingress(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"refusals": refusals}).encode())
+            self.wfile.write(json.dumps({"refusals": refusals, "busy": busy}).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -78,6 +83,27 @@ def test_a_version_that_goes_backwards_is_refused(
     with pytest.raises(UpdateRefused, match=f"version {version} is not above the policy's present one, 3"):
         update(versions, deployment, str(tmp_path / "a"), version)
     assert versions.version == 3
+
+
+def test_adapters_that_have_been_superseded_often_go_unless_a_request_is_still_answered_by_them(
+    deployment: str, busy: list[int], tmp_path: Path
+):
+    model, adapter = write_model(tmp_path / "model"), write_adapter(tmp_path / "a")
+    versions = VersionFolder(tmp_path / "versions", model, max_rank=8, kept=2)
+
+    def after(version: int) -> list[str]:
+        update(versions, deployment, str(adapter), version)
+        return sorted(path.name for path in versions.path.glob("v*"))
+
+    assert (after(1), after(5)) == (["v1"], ["v1", "v5"])
+    busy.append(1)
+    assert (after(9), versions.current.oldest) == (["v1", "v5", "v9"], 5)
+    busy.clear()
+    assert (after(10), versions.current.oldest) == (["v10", "v9"], 9)
+    update(versions, deployment, str(write_model(tmp_path / "b")), 11)
+    assert after(12) == ["v11", "v12"], "the checkpoint that it is added to stays"
+    assert after(13) == ["v11", "v12", "v13"]
+    assert after(14) == ["v11", "v13", "v14"]
 
 
 def break_missing(adapter: Path) -> None:

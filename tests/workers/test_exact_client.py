@@ -95,11 +95,34 @@ async def test_the_request_carries_the_sampling_settings_as_vllm_names_them(temp
     assert answer.message.content == "3"
 
 
-@pytest.mark.parametrize("text", ["<tool_call>\n{broken}\n</tool_call>", "", "<tool_call>{"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>\n{broken}\n</tool_call>",
+        "",
+        "<tool_call>{",
+        "<tool_call>" + "[" * 100_000,
+        r'<tool_call>{"name": "\ud83d", "arguments": {}}</tool_call>',
+    ],
+    ids=["broken", "nothing", "cut off", "too deep", "no UTF-8"],
+)
 async def test_what_is_no_call_is_content(template: ChatTemplate, text: str):
     with MockPolicy(says(template, text + END)) as policy:
         message = (await ask(exact(policy, template))).message
     assert (message.content, message.tool_calls) == (text, None)
+
+
+def test_a_character_that_is_none_reaches_the_record_as_the_model_wrote_it(template: ChatTemplate):
+    call = r'<tool_call>{"name": "add", "arguments": {"a": 1, "b": "\ud83d \u00e9"}}</tool_call>'
+    replies = [says(template, call + END), says(template, "3" + END)]
+    with (
+        MockPolicy(*replies) as policy,
+        rollout_worker("countdown.py", policy=exact(policy, template), search_path=EXAMPLES) as worker,
+    ):
+        episode = record(played(worker, spec(rows(worker)[0]))[0])
+    assert (episode.status, len(episode.steps)) == ("finished", 2)
+    [called] = episode.steps[0].action.tool_calls or []
+    assert called.function.arguments == r'{"a": 1, "b": "\ud83d \u00e9"}'
 
 
 async def test_calls_have_ids_of_their_own(template: ChatTemplate):

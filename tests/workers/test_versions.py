@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import record, rollout_worker, rows, spec
 from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
@@ -57,6 +57,18 @@ def test_an_episode_that_moves_says_that_it_spans_versions():
     assert (episode.policy_version, episode.last_policy_version) == (1, 2)
 
 
+def test_an_episode_that_a_newer_version_has_answered_does_not_go_back():
+    with MockPolicy(CALL) as policy:
+        policy.model = "mock:v2"  # a replica that has the next weights before they are in use everywhere
+        endpoint = PolicyEndpoint(
+            kind="openai", model="mock", base_url=policy.base_url, version=1, moves=True
+        )
+        with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
+            episode = record(worker.play([spec(rows(worker)[0])])[0])
+    assert [request["model"] for request in policy.requests] == ["mock:v1", "mock:v2"]
+    assert versions(episode) == [2, 2]
+
+
 def play_reloaded(**settings: Any) -> EpisodeRecord:
     """A two-turn episode whose second turn is answered by other full weights than the first."""
 
@@ -82,10 +94,23 @@ def test_an_episode_that_is_to_finish_on_weights_that_have_gone_is_to_be_played_
     assert episode.error is not None
     assert (episode.error.type, episode.error.kind, episode.error.stage) == (
         "StaleEpisode",
-        "policy",
+        "version",
         "policy",
     )
     assert "it began on version 1, and version 2 has taken its place" in episode.error.message
+
+
+@pytest.mark.parametrize(
+    ("version", "error"), [(1, ("StaleEpisode", "version")), (None, ("PolicyError", "policy"))]
+)
+def test_an_episode_whose_version_has_gone_is_to_be_played_again(version: int | None, error: tuple[str, str]):
+    with MockPolicy(CALL, Fault(status=410, message="version 1 has gone")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, version=version)
+        with rollout_worker("countdown.py", policy=endpoint, search_path=EXAMPLES) as worker:
+            episode = record(worker.play([spec(rows(worker)[0])])[0])
+    assert episode.error is not None
+    assert (episode.error.type, episode.error.kind) == error
+    assert "version 1 has gone" in episode.error.message
 
 
 def test_of_an_endpoint_without_versions_a_name_tells_none():
@@ -93,11 +118,11 @@ def test_of_an_endpoint_without_versions_a_name_tells_none():
 
 
 @pytest.mark.parametrize("moves", [True, False])
-def test_an_episode_too_far_behind_fails_as_the_policys(moves: bool):
+def test_an_episode_too_far_behind_fails_for_its_version(moves: bool):
     episode, _ = play(moves=moves, max_version_lag=0)
     assert (episode.status, episode.reward) == ("failed", None)
     assert episode.error is not None
-    assert (episode.error.type, episode.error.kind) == ("StaleEpisode", "policy")
+    assert (episode.error.type, episode.error.kind) == ("StaleEpisode", "version")
     assert (
         "sampled by version 1, and the policy is at 2; policy.max_version_lag is 0" in episode.error.message
     )

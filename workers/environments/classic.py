@@ -156,8 +156,11 @@ class ClassicEnvironment:
         async def get_model_response(state: vf.State, *args: Any, **kwargs: Any) -> Any:
             trace = _trace()
             before = trace.seconds.get("policy", 0.0)
-            if trace.newest_version is not None:
-                trace.policy_version = trace.newest_version()
+            newest = trace.newest_version() if trace.newest_version is not None else None
+            if (
+                newest is not None
+            ):  # while replicas change one by one, the turn before may have had a newer one
+                trace.policy_version = max(newest, trace.policy_version or 0)
             with trace.during("policy"):
                 response = await act(state, *args, **kwargs)
                 _check_version(trace)
