@@ -246,6 +246,7 @@ class Coordinator:
             sample_index=spec.sample_index,
             run_id=self._run_id,
             environment=self._config.environment.name,
+            split=spec.split,
             suite=labels.suite,
             user_task=labels.user_task,
             injection_task=labels.injection_task,

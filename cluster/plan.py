@@ -131,13 +131,14 @@ class Plan:
             suffix: Tells the group from others of the same task.
         """
         task_id = task_id_of(row)
-        environment = self._config.environment.name
+        environment = self._config.environment
         return [
             EpisodeSpec(
-                episode_id=episode_id(environment, task_id, sample),
+                episode_id=episode_id(environment.scope, task_id, sample),
                 task_id=task_id,
                 group_id=f"{self._run_id}/{task_id}{suffix}",
                 sample_index=sample,
+                split=environment.split,
                 row=row,
                 dispatched_at=time.time(),
             )

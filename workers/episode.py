@@ -284,6 +284,7 @@ class EpisodePlayer:
             sample_index=spec.sample_index,
             run_id=self._settings.run_id,
             environment=self._settings.environment.name,
+            split=spec.split,
             suite=labels.suite,
             user_task=labels.user_task,
             injection_task=labels.injection_task,

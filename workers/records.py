@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workers.settings import Split
+
 Json = Annotated[str, Field(json_schema_extra={"format": "json"})]
 FailureKind = Literal["policy", "sandbox", "worker", "node", "environment", "task"]
 Stage = Literal["queue", "setup", "policy", "tools", "scoring", "worker"]
@@ -133,9 +135,9 @@ class EpisodeRecord(Record):
     """One rollout of one task."""
 
     episode_id: str
-    """Identity: a hash of environment, task and sample index."""
+    """Identity: a hash of environment, split, task and sample index."""
     task_id: str
-    """The task, unique within the environment."""
+    """The task, unique within the environment's split."""
     group_id: str
     """Rollouts of the same task in this run share it; GRPO's group."""
     sample_index: int
@@ -144,6 +146,8 @@ class EpisodeRecord(Record):
     """The run that made it."""
     environment: str
     """The environment's id; of one that is a file, the file's name without its ending."""
+    split: Split | None = None
+    """The `environment.split` that the task is of. Null in a run that was begun before there was one."""
     suite: str | None = None
     """AgentDojo: the suite."""
     user_task: str | None = None
@@ -217,6 +221,8 @@ class EpisodeSpec(Record):
     task_id: str
     group_id: str
     sample_index: int
+    split: Split = "eval"
+    """The `environment.split` that the task is of."""
     row: dict[str, Any]
     """The task: the environment's dataset row, as verifiers' `RolloutInput`."""
     attempt: int = 0

@@ -25,6 +25,8 @@ class Sequence(Record):
     """The episode it is of."""
     task_id: str
     """The episode's task."""
+    split: str | None = None
+    """The episode's split, `train` or `eval`: of the latter are a trainer's own evaluations."""
     group_id: str
     """The episode's group."""
     sample_index: int
@@ -188,6 +190,7 @@ def _begin(episode: EpisodeRecord, step: StepRecord, index: int, advantage: floa
     return Sequence(
         episode_id=episode.episode_id,
         task_id=episode.task_id,
+        split=episode.split,
         group_id=episode.group_id,
         sample_index=episode.sample_index,
         sequence_index=index,

@@ -67,7 +67,14 @@ def test_a_file_of_another_name_is_another_environment(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["samples=3", "keep=1", "seed=1", "policy={kind: endpoint, base_url: 'http://a/v1', model: m}"]
+    "change",
+    [
+        "samples=3",
+        "keep=1",
+        "seed=1",
+        "environment.split=train",
+        "policy={kind: endpoint, base_url: 'http://a/v1', model: m}",
+    ],
 )
 def test_what_would_change_the_data_is_named(tmp_path, change):
     run = begun(tmp_path)

@@ -52,9 +52,11 @@ async def named(completion, answer, **kwargs):
     return float(answer in str(completion[-1].content))
 
 
-def load_environment(weight=0.5, max_turns=4, sampling_args=None):
+def load_environment(weight=0.5, max_turns=4, sampling_args=None, train=()):
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(3)]
+    train = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in train]
     return SumEnv(
+        dataset=Dataset.from_list(train) if train else None,
         tools=[add],
         max_turns=max_turns,
         eval_dataset=Dataset.from_list(rows),
@@ -204,6 +206,23 @@ def test_rows_are_the_evaluation_datasets(folder: Path) -> None:
     assert len(found) == 3
     assert found[1]["answer"] == "2"
     assert found[1]["prompt"][-1]["content"] == "What is 1 + 1?"
+
+
+def of_split(folder: Path, split: str, **args: Any) -> ClassicEnvironment:
+    return ClassicEnvironment(EnvironmentSettings(id="sums.py", args=args, split=split), folder)
+
+
+def test_rows_of_the_train_split_are_the_training_datasets(folder: Path) -> None:
+    training = of_split(folder, "train", train=[7, 8])
+    assert [row["answer"] for row in training.rows()] == ["8", "9"]  # type: ignore[attr-defined]
+    assert len(training.of_split("eval").rows()) == 3
+    assert len(training.rows()) == 2, "it stays what it was"
+
+
+def test_split_that_an_environment_has_no_dataset_for_is_named(folder: Path) -> None:
+    complaint = r"environment\.split: got 'train', and sums\.py has no training dataset.*; give 'eval'"
+    with pytest.raises(EnvironmentLoadError, match=complaint):
+        of_split(folder, "train").rows()
 
 
 def test_signal_handlers_stay_as_they_were(folder: Path) -> None:

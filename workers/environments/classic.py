@@ -1,6 +1,7 @@
 """Environments written against verifiers' classic API: `load_environment`, `MultiTurnEnv`, `Rubric`."""
 
 import asyncio
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import verifiers as vf
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError, StaleEpisode
 from workers.sandbox.base import Session, ToolsetSpec
-from workers.settings import EnvironmentSettings
+from workers.settings import EnvironmentSettings, Split
 
 _log = logging.getLogger(__name__)
 _MAX_TOKENS = 512
@@ -52,14 +53,32 @@ class ClassicEnvironment:
     ) -> None:
         with _signal_handlers_kept():
             self._env = _load(settings, search_path, policy)
+        self._settings = settings
         self.toolset = cast("ToolsetSpec | None", getattr(self._env, "toolset", None))
         self.needs_groups = bool(self._env.requires_group_rollouts)
         self.has_tools = self.toolset is not None or bool(getattr(self._env, "tool_defs", None))
         self._observe()
 
     def rows(self) -> Rows:
-        """The tasks of its evaluation dataset, or of its training dataset where it has no other."""
-        return cast(Rows, self._env.get_eval_dataset())
+        """The tasks of the dataset that `environment.split` names.
+
+        Raises:
+            EnvironmentLoadError: It has no such dataset.
+        """
+        if self._settings.split == "eval":
+            return cast(Rows, self._env.get_eval_dataset())
+        if self._env.build_dataset() is None:
+            raise EnvironmentLoadError(
+                f"environment.split: got 'train', and {self._settings.id} has no training dataset "
+                "(verifiers' `dataset`), only one to evaluate on; give 'eval'"
+            )
+        return cast(Rows, self._env.get_dataset())
+
+    def of_split(self, split: Split) -> Self:
+        """The same environment, with the tasks of this split."""
+        other = copy.copy(self)
+        other._settings = self._settings.model_copy(update={"split": split})
+        return other
 
     async def play(
         self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
