@@ -1,12 +1,9 @@
 """Rollouts for a trainer's loop: all stays up between iterations, while the weights change."""
 
 import asyncio
-import math
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Collection
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,33 +15,15 @@ from cluster.config_file import load_config
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
-from cluster.dataset.sequences import Advantage, Sequence, of_records
 from cluster.errors import ConfigError, RunError
+from cluster.iteration import Iteration, RolloutGroup
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
-from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec
+from workers.records import EpisodeSpec
 
-
-@dataclass(frozen=True)
-class RolloutGroup:
-    """The rollouts of one task in one iteration, failed ones included."""
-
-    group_id: str
-    task_id: str
-    episodes: list[EpisodeRecord]
-    """In order of `sample_index`."""
-
-    @property
-    def mean_reward(self) -> float | None:
-        """Of the finished ones; None if none has finished."""
-        rewards = [episode.reward for episode in self.episodes if episode.reward is not None]
-        return math.fsum(rewards) / len(rewards) if rewards else None
-
-    def sequences(self, advantage: Advantage = "grpo") -> list[Sequence]:
-        """What a trainer learns from; see `cluster.dataset.sequences`."""
-        return list(of_records(lambda: self.episodes, advantage))
+__all__ = ["RolloutEngine", "RolloutGroup"]
 
 
 class RolloutEngine:
@@ -71,9 +50,10 @@ class RolloutEngine:
         self._target = Target.new(self._config, None if out is None else str(out))
         self._progress = Progress(console or Console(quiet=True))
         self._stack = AsyncExitStack()
-        self._measuring = AsyncExitStack()
         self._up: tuple[Parts, Dataset, Measures] | None = None
         self._began = time.monotonic()
+        self._current: Iteration | None = None
+        self._preparing = asyncio.Lock()
         self._iteration = self._next_task = self._sampled = self._planned = 0
 
     @property
@@ -91,7 +71,8 @@ class RolloutEngine:
     ) -> AsyncGenerator[RolloutGroup]:
         """Plays one iteration; gives each group as soon as its last episode has ended and is on disk.
 
-        Leaving the loop early breaks off what is still in flight.
+        Leaving the loop early breaks off what is still in flight; where the generator is kept, the next
+        iteration or the engine's end does.
 
         Args:
             tasks: Ids of tasks; or how many, going round and round; None: all.
@@ -99,20 +80,34 @@ class RolloutEngine:
 
         Raises:
             ConfigError: There is no such task.
-            RunError: The rollouts cannot go on.
+            RunError: The rollouts cannot go on, or the next ones have begun.
         """
-        parts, dataset, measures = self._parts
-        groups = self._groups(parts, tasks, samples or self._config.samples)
-        expected = sum(map(len, groups))
-        self._planned += expected
-        await dataset.set_planned(self._planned)
-        ended: asyncio.Queue[RolloutGroup | None] = asyncio.Queue()
-        recorder = _Recorder(dataset, groups, ended)
-        measures.expect(expected)
+        async with self._preparing:
+            parts, dataset, measures = self._parts
+            await self._break_off()
+            groups = self._groups(parts, tasks, samples or self._config.samples)
+            expected = sum(map(len, groups))
+            self._planned += expected
+            await dataset.set_planned(self._planned)
+            measures.expect(expected)
+            iteration = self._current = Iteration(dataset, groups, measures.observers.cancelled)
+            iteration.begin(self._play(parts, measures, iteration, groups, expected))
+        async with aclosing(iteration.groups()) as ended:
+            async for group in ended:
+                yield group
+
+    async def _play(
+        self,
+        parts: Parts,
+        measures: Measures,
+        iteration: Iteration,
+        groups: list[list[EpisodeSpec]],
+        expected: int,
+    ) -> None:
         coordinator = Coordinator(
             self._config,
             parts.pool,
-            recorder,
+            iteration,
             measures.observers,
             self._target.run_id,
             parts.model,
@@ -120,23 +115,12 @@ class RolloutEngine:
             lambda: parts.policy.version,
         )
         units = groups if parts.plan.whole_groups else [[spec] for group in groups for spec in group]
+        with self._progress.episodes(expected):
+            await coordinator.run(units, expected)
 
-        async def play() -> None:
-            try:
-                with self._progress.episodes(expected):
-                    await coordinator.run(units, expected)
-            finally:
-                ended.put_nowait(None)
-
-        playing = asyncio.create_task(play(), name="rollouts")
-        try:
-            while (group := await ended.get()) is not None:
-                yield group
-            await playing
-        finally:
-            playing.cancel()
-            await asyncio.wait([playing])
-            measures.observers.cancelled(expected - recorder.recorded)
+    async def _break_off(self) -> None:
+        if self._current is not None:
+            await self._current.break_off()
 
     async def update_policy(self, path: Path | str, version: int) -> None:
         """Gives the policy new weights, and returns when all its replicas have them.
@@ -155,40 +139,40 @@ class RolloutEngine:
         parts.pool.set_version(version)
 
     async def __aenter__(self) -> Self:
-        parts = self._stack.enter_context(brought_up(self._config, self._target.run_id, self._progress))
-        try:
-            with self._progress.stage("workers"):
-                await parts.pool.start(parts.plan.episodes)
+        async with AsyncExitStack() as stack:
+            parts = stack.enter_context(brought_up(self._config, self._target.run_id, self._progress))
+            stack.push_async_callback(parts.pool.close)
+            with self._progress.stage("workers") as stage:
+                await parts.pool.start(parts.plan.episodes, stage.say)
             self._target.make(self._config)
             if self._target.remote is not None:
                 following = self._target.remote.following(self._config.upload_seconds)
-                await self._stack.enter_async_context(following)
-            dataset = await Dataset.open(self._target.folder, self._target.run_id)
+                await stack.enter_async_context(following)
+            opened = await Dataset.open(self._target.folder, self._target.run_id)
+            dataset = await stack.enter_async_context(opened)
+            stack.push_async_callback(self._commit, dataset)
             measures = Measures(
                 parts, self._target.folder, self._target.run_id, self._progress, 0, between="trainer"
             )
-            await self._measuring.enter_async_context(measures.taken(self._config.observe.every))
-            self._up = parts, dataset, measures
-        except BaseException:
-            await parts.pool.close()
-            await self._stack.aclose()
-            raise
+            await stack.enter_async_context(measures.taken(self._config.observe.every))
+            stack.push_async_callback(self._break_off)
+            self._stack = stack.pop_all()
+        self._up = parts, dataset, measures
         self._began = time.monotonic()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        parts, dataset, _ = self._parts
-        self._up = None
-        try:
-            await self._measuring.aclose()
-            await parts.pool.close()
-            await dataset.commit(wall_seconds=time.monotonic() - self._began)
-            write_summary(self._target.folder, summarise(self._target.folder))
-        finally:
-            await dataset.close()
-            await self._stack.aclose()
+        async with self._preparing:
+            self._up = None
+        await self._stack.aclose()
+
+    async def _commit(self, dataset: Dataset) -> None:
+        """Makes shards of what there is; what is not there was broken off."""
+        missing = self._planned - len(await dataset.episode_ids())
+        await dataset.commit(wall_seconds=time.monotonic() - self._began, cancelled=missing)
+        write_summary(self._target.folder, summarise(self._target.folder))
 
     @property
     def _parts(self) -> tuple[Parts, Dataset, Measures]:
@@ -209,29 +193,3 @@ class RolloutEngine:
         self._iteration += 1
         first, self._sampled = self._sampled, self._sampled + samples
         return [parts.plan.group(row, samples, first, f"/{self._iteration}") for row in chosen]
-
-
-class _Recorder:
-    """Puts episodes on record, and groups together."""
-
-    def __init__(
-        self, dataset: Dataset, groups: list[list[EpisodeSpec]], ended: "asyncio.Queue[RolloutGroup | None]"
-    ) -> None:
-        self._dataset = dataset
-        self._sizes = {group[0].group_id: len(group) for group in groups}
-        self._ended = ended
-        self.recorded = 0
-        self._episodes: defaultdict[str, list[EpisodeRecord]] = defaultdict(list)
-
-    async def add_states(self, states: dict[str, str]) -> None:
-        await self._dataset.add_states(states)
-
-    async def append(self, result: EpisodeResult) -> None:
-        await self._dataset.append(result)
-        self.recorded += 1
-        episode = EpisodeRecord.model_validate_json(result.record)
-        episodes = self._episodes[episode.group_id]
-        episodes.append(episode)
-        if len(episodes) == self._sizes[episode.group_id]:
-            done = sorted(self._episodes.pop(episode.group_id), key=lambda e: e.sample_index)
-            self._ended.put_nowait(RolloutGroup(episode.group_id, episode.task_id, done))

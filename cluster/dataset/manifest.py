@@ -44,7 +44,8 @@ class Manifest(Record):
     planned: int | None = None
     """Episodes that the run is to have in the end. Null while that is not known."""
     cancelled: int = 0
-    """Episodes that are not there since their group had enough without them (`keep`)."""
+    """Episodes that are not there since their group had enough without them (`keep`), or since a trainer's
+    loop broke their iteration off."""
     wall_seconds: float | None = None
     """Seconds the run has taken so far, its resumptions together. Null before the first commit."""
     shards: list[Shard] = Field(default_factory=list[Shard])

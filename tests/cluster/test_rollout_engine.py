@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.config import RunConfig
+from cluster.dataset.dataset import Dataset
 from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError, UpdateRefused
 from cluster.observe.summary import summarise
@@ -32,7 +33,7 @@ def config(policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return RunConfig.model_validate(
         {
-            "environment": {"id": str(EXAMPLES / "short_answers.py")},
+            "environment": {"id": str(EXAMPLES / "short_answers.py"), "split": "train"},
             "policy": {"kind": "endpoint", "base_url": policy.base_url, "model": "mock", "token_ids": True},
             "workers": {"max": 1},
             "samples": 2,
@@ -79,11 +80,50 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     assert played <= {episode.episode_id for episode in iterate_records(engine.folder)}
     summary = summarise(engine.folder)
     assert summary.planned == 20 + 64
+    assert summary.finished + summary.cancelled == summary.planned, "what was broken off is not missing"
     assert summary.policy is not None
     assert (summary.policy.busy, sum(summary.policy.waited_for.values())) == (0.0, pytest.approx(1.0))
     assert summary.policy.waited_for["ramp_up"] and summary.policy.waited_for["trainer"]
     last = json.loads((engine.folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["planned"], last["in_flight"], last["queued"]) == (84, 0, 0)
+
+
+async def test_an_iteration_that_was_left_is_over_when_the_next_begins(
+    config: RunConfig, policy: MockPolicy, tmp_path: Path
+):
+    policy.lets_through = 1
+    async with RolloutEngine(config, tmp_path / "run") as engine:
+        left = engine.rollouts(["France", "Italy"], samples=1)
+        async for _ in left:
+            break
+        policy.lets_through = None
+        groups = [group async for group in engine.rollouts(["Japan"], samples=1)]
+        with pytest.raises(RunError, match="broken off: the engine has begun the next ones"):
+            await anext(left)
+        policy.lets_through, asked = 0, len(policy.requests)
+        waiting = asyncio.create_task(anext(engine.rollouts(1)))
+        while len(policy.requests) == asked:
+            await asyncio.sleep(0.01)
+    with pytest.raises(RunError, match="broken off"):
+        await waiting
+    assert [group.task_id for group in groups] == ["Japan"]
+    assert len(list(iterate_records(engine.folder))) == 2
+    summary = summarise(engine.folder)
+    assert (summary.planned, summary.finished, summary.cancelled) == (5, 2, 3)
+
+
+async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise RunError("nothing can be measured")
+
+    monkeypatch.setattr("cluster.observe.measures.Measures.taken", refuse)
+    with pytest.raises(RunError, match="nothing can be measured"):
+        async with RolloutEngine(config, tmp_path / "run"):
+            pass
+    async with await Dataset.open(tmp_path / "run", "run") as dataset:
+        assert not dataset.manifest.shards
 
 
 def test_over_sampling_is_refused(tmp_path: Path):
