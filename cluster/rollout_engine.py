@@ -21,6 +21,7 @@ from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
+from cluster.schedule import Schedule
 from workers.records import EpisodeSpec
 
 __all__ = ["RolloutEngine", "RolloutGroup"]
@@ -33,7 +34,8 @@ class RolloutEngine:
     own. It must be entered on the main thread, where verifiers builds its environment.
 
     Args:
-        config: The run, or its YAML file. `samples` and `limit` are defaults of `rollouts`.
+        config: The run, or its YAML file. `samples` is the default of `rollouts`; `limit` bounds the tasks
+            that they choose from, also those by name.
         out: The run's folder, or a URI. None: `<output>/<name>-<time>`.
         console: Where to tell how it goes. None: nowhere.
 
@@ -50,11 +52,11 @@ class RolloutEngine:
         self._target = Target.new(self._config, None if out is None else str(out))
         self._progress = Progress(console or Console(quiet=True))
         self._stack = AsyncExitStack()
-        self._up: tuple[Parts, Dataset, Measures] | None = None
+        self._up: tuple[Parts, Dataset, Measures, Schedule] | None = None
         self._began = time.monotonic()
         self._current: Iteration | None = None
         self._preparing = asyncio.Lock()
-        self._iteration = self._next_task = self._sampled = self._planned = 0
+        self._planned = 0
 
     @property
     def folder(self) -> Path:
@@ -75,17 +77,19 @@ class RolloutEngine:
         iteration or the engine's end does.
 
         Args:
-            tasks: Ids of tasks; or how many, going round and round; None: all.
+            tasks: Ids of tasks; or how many, going round and round; None: all. A task that comes twice is
+                two groups.
             samples: Rollouts per task. None: the config's.
 
         Raises:
-            ConfigError: There is no such task.
+            ConfigError: There is no such task, or a number is not above 0.
             RunError: The rollouts cannot go on, or the next ones have begun.
         """
         async with self._preparing:
-            parts, dataset, measures = self._parts
+            parts, dataset, measures, schedule = self._parts
             await self._break_off()
-            groups = self._groups(parts, tasks, samples or self._config.samples)
+            samples = self._config.samples if samples is None else samples
+            groups = await asyncio.to_thread(schedule.groups, tasks, samples)
             expected = sum(map(len, groups))
             self._planned += expected
             await dataset.set_planned(self._planned)
@@ -157,7 +161,7 @@ class RolloutEngine:
             await stack.enter_async_context(measures.taken(self._config.observe.every))
             stack.push_async_callback(self._break_off)
             self._stack = stack.pop_all()
-        self._up = parts, dataset, measures
+        self._up = parts, dataset, measures, Schedule(parts.plan)
         self._began = time.monotonic()
         return self
 
@@ -175,21 +179,7 @@ class RolloutEngine:
         write_summary(self._target.folder, summarise(self._target.folder))
 
     @property
-    def _parts(self) -> tuple[Parts, Dataset, Measures]:
+    def _parts(self) -> tuple[Parts, Dataset, Measures, Schedule]:
         if self._up is None:
             raise RunError("a rollout engine works inside its `async with` only")
         return self._up
-
-    def _groups(
-        self, parts: Parts, tasks: Collection[str] | int | None, samples: int
-    ) -> list[list[EpisodeSpec]]:
-        """An iteration's groups; samples are counted on, so that each episode is another one."""
-        rows = list(parts.plan.rows())
-        if isinstance(tasks, int):
-            chosen = [rows[(self._next_task + i) % len(rows)] for i in range(tasks)]
-            self._next_task = (self._next_task + tasks) % len(rows)
-        else:
-            chosen = parts.plan.named(tasks) if tasks is not None else rows
-        self._iteration += 1
-        first, self._sampled = self._sampled, self._sampled + samples
-        return [parts.plan.group(row, samples, first, f"/{self._iteration}") for row in chosen]

@@ -1,0 +1,81 @@
+"""What the iterations of a trainer's loop play."""
+
+import pytest
+
+from cluster.config import RunConfig
+from cluster.errors import ConfigError
+from cluster.plan import Plan
+from cluster.schedule import Schedule
+from tests.cluster.test_plan import FakeEnvironment
+
+
+class CountingRows:
+    """Rows that count how often they are read."""
+
+    def __init__(self, rows):
+        self.rows, self.read = rows, 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.read += 1
+        return self.rows[index]
+
+
+def schedule(tasks, **fields):
+    config = RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}, **fields})
+    environment = FakeEnvironment(tasks)
+    environment._rows = CountingRows(environment._rows)
+    return Schedule(Plan(config, environment, "r")), environment._rows
+
+
+def ids(groups):
+    return [group[0].task_id for group in groups]
+
+
+def test_tasks_are_taken_in_turn_round_and_round():
+    turns, _ = schedule(3)
+    assert [ids(turns.groups(2, 1)) for _ in range(3)] == [["t0", "t1"], ["t2", "t0"], ["t1", "t2"]]
+    assert ids(turns.groups(None, 1)) == ["t0", "t1", "t2"]
+    assert ids(turns.groups(["t2", "t0"], 1)) == ["t2", "t0"]
+
+
+@pytest.mark.parametrize("tasks", [5, ["t0", "t1", "t0", "t1", "t0"]])
+def test_a_task_that_comes_again_is_another_group_of_other_episodes(tasks):
+    turns, _ = schedule(2)
+    iterations = [turns.groups(tasks, 2), turns.groups(2, 3), turns.groups(2, 2)]
+    groups = [group for iteration in iterations for group in iteration]
+    specs = [spec for group in groups for spec in group]
+    assert len({group[0].group_id for group in groups}) == len(groups) == 9
+    assert len({spec.episode_id for spec in specs}) == len(specs) == 5 * 2 + 2 * 3 + 2 * 2
+    assert all(len({spec.group_id for spec in group}) == 1 for group in groups)
+
+
+def test_no_more_tasks_are_read_than_are_taken():
+    turns, rows = schedule(1000)
+    turns.groups(3, 1)
+    assert rows.read <= 64, "a window of the plan's"
+    turns.groups(3, 1)
+    assert rows.read <= 64
+
+
+@pytest.mark.parametrize(
+    ("tasks", "samples", "complaint"),
+    [
+        (0, 1, r"tasks: got 0; give 1 or more"),
+        (-1, 1, r"tasks: got -1; give 1 or more"),
+        ("t0", 1, r"tasks: got the text 't0'; give a list of ids, \['t0'\]"),
+        (["t9"], 1, r"tasks: there is no task 't9' in e$"),
+        (1, 0, r"samples: got 0; give 1 or more"),
+        (1, -2, r"samples: got -2; give 1 or more"),
+    ],
+)
+def test_what_cannot_be_played_is_named(tasks, samples, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        schedule(2)[0].groups(tasks, samples)
+
+
+def test_a_task_beyond_the_limit_is_said_to_be():
+    with pytest.raises(ConfigError, match=r"there is no task 't2' in the first 2 of e \(limit\)"):
+        schedule(3, limit=2)[0].groups(["t2"], 1)
