@@ -256,6 +256,7 @@ class Coordinator:
             messages=to_records(spec.row["prompt"]),
             steps=[],
             model=self._model,
+            sampling=spec.sampling_json,
             usage=Usage(),
             timings=timings,
             attempt=spec.attempt,

@@ -10,7 +10,7 @@ from typing import Self
 
 from rich.console import Console
 
-from cluster.config import RunConfig
+from cluster.config import RunConfig, check_sampling
 from cluster.config_file import load_config
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
@@ -23,6 +23,7 @@ from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.schedule import Schedule
 from workers.records import EpisodeSpec
+from workers.settings import SamplingSettings, Split
 
 __all__ = ["RolloutEngine", "RolloutGroup"]
 
@@ -69,7 +70,12 @@ class RolloutEngine:
         return self._parts[0].policy.version
 
     async def rollouts(
-        self, tasks: Collection[str] | int | None = None, samples: int | None = None
+        self,
+        tasks: Collection[str] | int | None = None,
+        samples: int | None = None,
+        *,
+        split: Split | None = None,
+        sampling: SamplingSettings | None = None,
     ) -> AsyncGenerator[RolloutGroup]:
         """Plays one iteration; gives each group as soon as its last episode has ended and is on disk.
 
@@ -80,16 +86,22 @@ class RolloutEngine:
             tasks: Ids of tasks; or how many, going round and round; None: all. A task that comes twice is
                 two groups.
             samples: Rollouts per task. None: the config's.
+            split: Whose tasks: `eval`, to evaluate between two iterations of `train`. None: the config's.
+            sampling: How actions are sampled, in place of all of `policy.sampling`. None: the config's.
 
         Raises:
-            ConfigError: There is no such task, or a number is not above 0.
+            ConfigError: There is no such task or split, a number is not above 0, or the policy can't be
+                sampled like that.
             RunError: The rollouts cannot go on, or the next ones have begun.
         """
         async with self._preparing:
             parts, dataset, measures, schedule = self._parts
             await self._break_off()
             samples = self._config.samples if samples is None else samples
-            groups = await asyncio.to_thread(schedule.groups, tasks, samples)
+            if sampling is not None:
+                check_sampling(self._config.policy, sampling)
+            split = split or self._config.environment.split
+            groups = await asyncio.to_thread(schedule.groups, tasks, samples, split, sampling)
             expected = sum(map(len, groups))
             self._planned += expected
             await dataset.set_planned(self._planned)
@@ -126,21 +138,26 @@ class RolloutEngine:
         if self._current is not None:
             await self._current.break_off()
 
-    async def update_policy(self, path: Path | str, version: int) -> None:
+    async def update_policy(self, path: Path | str, version: int | None = None) -> int:
         """Gives the policy new weights, and returns when all its replicas have them.
 
         Args:
             path: Folder of a LoRA adapter, as PEFT writes it, or of a full checkpoint, as transformers does;
                 or a URI of one, `s3://…`, `gs://…`, or what else fsspec knows.
-            version: Its version, above the present one.
+            version: Its version, above the present one. None: the next.
+
+        Returns:
+            Its version.
 
         Raises:
             UpdateRefused: The policy does not take it; the version before keeps serving.
             PolicyUnavailable: The policy does not answer.
         """
         parts, *_ = self._parts
+        version = (parts.policy.version or 0) + 1 if version is None else version
         await asyncio.to_thread(parts.policy.update, path, version)
         parts.pool.set_version(version)
+        return version
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -161,7 +178,7 @@ class RolloutEngine:
             await stack.enter_async_context(measures.taken(self._config.observe.every))
             stack.push_async_callback(self._break_off)
             self._stack = stack.pop_all()
-        self._up = parts, dataset, measures, Schedule(parts.plan)
+        self._up = parts, dataset, measures, Schedule(parts.plan_of)
         self._began = time.monotonic()
         return self
 

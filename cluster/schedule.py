@@ -1,41 +1,52 @@
 """What each iteration of a trainer's loop plays: which tasks, and which samples of them."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, count, islice
-from typing import Any
+from typing import Any, get_args
 
 from cluster.errors import ConfigError
 from cluster.plan import Plan, task_id_of
 from workers.records import EpisodeSpec
+from workers.settings import SamplingSettings, Split
 
 
 class Schedule:
-    """A plan's tasks, taken in turn, round and round; samples are counted on: each episode is another one.
+    """Tasks, taken in turn, round and round; samples are counted on, so that each episode is another one.
 
     Args:
-        plan: Whose tasks.
+        plan_of: Gives the plan of a split.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._rounds = chain.from_iterable(plan.rows() for _ in count())
+    def __init__(self, plan_of: Callable[[Split], Plan]) -> None:
+        self._plan_of = plan_of
+        self._plans: dict[Split, Plan] = {}
+        self._rounds: dict[Split, Iterator[dict[str, Any]]] = {}
         self._iteration = 0
         self._sampled = 0
 
-    def groups(self, tasks: Collection[str] | int | None, samples: int) -> list[list[EpisodeSpec]]:
+    def groups(
+        self,
+        tasks: Collection[str] | int | None,
+        samples: int,
+        split: Split,
+        sampling: SamplingSettings | None = None,
+    ) -> list[list[EpisodeSpec]]:
         """The next iteration's groups. Reads the dataset: all of it, unless asked for so many tasks.
 
         Args:
             tasks: Ids of tasks, or how many, or None for all. One that comes again is another group.
             samples: Rollouts per task.
+            split: Whose tasks.
+            sampling: How actions are sampled. None: as the config says.
 
         Raises:
-            ConfigError: There is no such task, or `tasks` or `samples` is nothing that can be played.
+            ConfigError: There is no such task or split, or no such number of them.
         """
         if samples < 1:
             raise ConfigError(f"samples: got {samples}; give 1 or more, or None for the config's")
-        rows = self._rows(tasks)
+        plan = self._plan(split)
+        rows = self._rows(tasks, split)
         self._iteration += 1
         times: Counter[str] = Counter()
         groups: list[list[EpisodeSpec]] = []
@@ -43,17 +54,26 @@ class Schedule:
             again = times[task_id_of(row)]
             times[task_id_of(row)] += 1
             suffix = f"/{self._iteration}" + (f".{again}" if again else "")
-            groups.append(self._plan.group(row, samples, self._sampled + again * samples, suffix))
+            group = plan.group(row, samples, self._sampled + again * samples, suffix)
+            groups.append([spec.model_copy(update={"sampling": sampling}) for spec in group])
         self._sampled += samples * max(times.values(), default=0)
         return groups
 
-    def _rows(self, tasks: Collection[str] | int | None) -> list[dict[str, Any]]:
+    def _plan(self, split: Split) -> Plan:
+        if split not in get_args(Split):
+            raise ConfigError(f"split: got {split!r}; it must be one of {', '.join(get_args(Split))}")
+        if split not in self._plans:
+            plan = self._plans[split] = self._plan_of(split)
+            self._rounds[split] = chain.from_iterable(plan.rows() for _ in count())
+        return self._plans[split]
+
+    def _rows(self, tasks: Collection[str] | int | None, split: Split) -> list[dict[str, Any]]:
         if tasks is None:
-            return list(self._plan.rows())
+            return list(self._plan(split).rows())
         if isinstance(tasks, str):
             raise ConfigError(f"tasks: got the text {tasks!r}; give a list of ids, [{tasks!r}], or how many")
         if not isinstance(tasks, int):
-            return self._plan.named(tasks)
+            return self._plan(split).named(tasks)
         if tasks < 1:
             raise ConfigError(f"tasks: got {tasks}; give 1 or more, a list of ids, or None for all")
-        return list(islice(self._rounds, tasks))
+        return list(islice(self._rounds[split], tasks))

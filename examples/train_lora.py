@@ -118,8 +118,7 @@ async def train(
         trainer = Trainer(packaged_model.folder())
         with tempfile.TemporaryDirectory() as scratch:
             if engine.version:  # of a kept deployment that was trained: a fresh adapter is the base model
-                await engine.update_policy(trainer.save(Path(scratch) / "fresh"), engine.version + 1)
-            first = engine.version or 0
+                await engine.update_policy(trainer.save(Path(scratch) / "fresh"))
             for iteration in range(iterations + 1):
                 groups = [group async for group in engine.rollouts(tasks, samples)]
                 curve.append(mean_reward(groups))
@@ -129,8 +128,7 @@ async def train(
                     sequences = [sequence for group in groups for sequence in group.sequences("grpo")]
                     await asyncio.to_thread(trainer.learn, sequences)
                     console.print(f"learned for {time.monotonic() - began:.0f} s", highlight=False)
-                    adapter = trainer.save(Path(scratch) / str(iteration))
-                    await engine.update_policy(adapter, first + iteration + 1)
+                    await engine.update_policy(trainer.save(Path(scratch) / str(iteration)))
     return curve
 
 

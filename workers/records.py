@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workers.settings import Split
+from workers.settings import SamplingSettings, Split
 
 Json = Annotated[str, Field(json_schema_extra={"format": "json"})]
 FailureKind = Literal["policy", "sandbox", "worker", "node", "environment", "task"]
@@ -184,6 +184,9 @@ class EpisodeRecord(Record):
     """Version of the weights that produced the first action."""
     last_policy_version: int | None = None
     """Version that produced the last action: another than the first where the episode spans versions."""
+    sampling: Json | None = None
+    """How a trainer's loop had it sampled, as JSON text with the keys of `policy.sampling`. Null: as the
+    run's config says."""
     usage: Usage
     """Tokens of all turns."""
     timings: Timings
@@ -233,12 +236,19 @@ class EpisodeSpec(Record):
     """What is left of `episode.timeout` at dispatch. Null: no limit."""
     policy_version: int | None = None
     """The policy's version at dispatch. Null: the one that the worker was started with."""
+    sampling: SamplingSettings | None = None
+    """How actions are sampled. Null: as the config says."""
 
     @property
     def info(self) -> dict[str, Any]:
         """The row's `info`, which verifiers allows to be JSON text."""
         info: Any = self.row.get("info")
         return json.loads(info) if isinstance(info, str) else info or {}
+
+    @property
+    def sampling_json(self) -> str | None:
+        """Its own sampling, as a record has it."""
+        return self.sampling.model_dump_json() if self.sampling else None
 
     @property
     def labels(self) -> TaskLabels:

@@ -16,6 +16,7 @@ from cluster.policy.engine_metrics import EngineMetrics
 from cluster.rollout_engine import RolloutEngine
 from cluster.worker_pool import WorkerPool
 from tests.helpers.mock_policy import MockPolicy, Reply
+from workers.settings import SamplingSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.ray
@@ -110,6 +111,40 @@ async def test_an_iteration_that_was_left_is_over_when_the_next_begins(
     assert len(list(iterate_records(engine.folder))) == 2
     summary = summarise(engine.folder)
     assert (summary.planned, summary.finished, summary.cancelled) == (5, 2, 3)
+
+
+async def test_a_trainer_evaluates_as_it_likes_and_need_not_count_versions(
+    config: RunConfig, policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    updates: list[tuple[str, int]] = []
+    client = "cluster.policy.endpoint.EndpointPolicyClient"
+    monkeypatch.setattr(f"{client}.update", lambda _, path, version: updates.append((path, version)))
+    monkeypatch.setattr(f"{client}.version", property(lambda _: updates[-1][1] if updates else 0))
+    greedy = SamplingSettings(temperature=0.0)
+    async with RolloutEngine(config, tmp_path / "run") as engine:
+        trained = [group async for group in engine.rollouts(2)]
+        assert [await engine.update_policy("a"), await engine.update_policy("b", 7)] == [1, 7]
+        assert await engine.update_policy("c") == engine.version == 8
+        asked = len(policy.requests)
+        held_out = [group async for group in engine.rollouts(samples=1, split="eval", sampling=greedy)]
+        with pytest.raises(ConfigError, match="split: got 'test'"):
+            [group async for group in engine.rollouts(split="test")]  # type: ignore[arg-type]
+        again = [group async for group in engine.rollouts(2)]
+    assert updates == [("a", 1), ("b", 7), ("c", 8)]
+    assert {group.task_id for group in held_out} == {"Norway", "Portugal", "Greece", "Poland"}
+    assert [request["temperature"] for request in policy.requests] == [
+        0.0 if asked <= i < asked + 4 else 1.0 for i in range(4 + 4 + 4)
+    ]
+    played = [sorted(group.task_id for group in groups) for groups in (trained, again)]
+    assert played == [["France", "Italy"], ["Japan", "Spain"]]
+    records = {episode.episode_id: episode for episode in iterate_records(engine.folder)}
+    assert len(records) == 12
+    for group in held_out:
+        (episode,) = (records[episode.episode_id] for episode in group.episodes)
+        assert episode.split == "eval"
+        assert SamplingSettings.model_validate_json(episode.sampling or "") == greedy
+    others = [episode for episode in records.values() if episode.split == "train"]
+    assert len(others) == 8 and {episode.sampling for episode in others} == {None}
 
 
 async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(

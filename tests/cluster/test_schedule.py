@@ -7,6 +7,7 @@ from cluster.errors import ConfigError
 from cluster.plan import Plan
 from cluster.schedule import Schedule
 from tests.cluster.test_plan import FakeEnvironment
+from workers.settings import SamplingSettings
 
 
 class CountingRows:
@@ -27,7 +28,12 @@ def schedule(tasks, **fields):
     config = RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}, **fields})
     environment = FakeEnvironment(tasks)
     environment._rows = CountingRows(environment._rows)
-    return Schedule(Plan(config, environment, "r")), environment._rows
+    return Schedule(lambda split: Plan(of_split(config, split), environment, "r")), environment._rows
+
+
+def of_split(config, split):
+    environment = config.environment.model_copy(update={"split": split})
+    return config.model_copy(update={"environment": environment})
 
 
 def ids(groups):
@@ -36,15 +42,15 @@ def ids(groups):
 
 def test_tasks_are_taken_in_turn_round_and_round():
     turns, _ = schedule(3)
-    assert [ids(turns.groups(2, 1)) for _ in range(3)] == [["t0", "t1"], ["t2", "t0"], ["t1", "t2"]]
-    assert ids(turns.groups(None, 1)) == ["t0", "t1", "t2"]
-    assert ids(turns.groups(["t2", "t0"], 1)) == ["t2", "t0"]
+    assert [ids(turns.groups(2, 1, "train")) for _ in range(3)] == [["t0", "t1"], ["t2", "t0"], ["t1", "t2"]]
+    assert ids(turns.groups(None, 1, "train")) == ["t0", "t1", "t2"]
+    assert ids(turns.groups(["t2", "t0"], 1, "train")) == ["t2", "t0"]
 
 
 @pytest.mark.parametrize("tasks", [5, ["t0", "t1", "t0", "t1", "t0"]])
 def test_a_task_that_comes_again_is_another_group_of_other_episodes(tasks):
     turns, _ = schedule(2)
-    iterations = [turns.groups(tasks, 2), turns.groups(2, 3), turns.groups(2, 2)]
+    iterations = [turns.groups(tasks, 2, "train"), turns.groups(2, 3, "train"), turns.groups(2, 2, "train")]
     groups = [group for iteration in iterations for group in iteration]
     specs = [spec for group in groups for spec in group]
     assert len({group[0].group_id for group in groups}) == len(groups) == 9
@@ -52,11 +58,27 @@ def test_a_task_that_comes_again_is_another_group_of_other_episodes(tasks):
     assert all(len({spec.group_id for spec in group}) == 1 for group in groups)
 
 
+def test_each_split_has_a_round_of_its_own_and_no_episode_in_common():
+    turns, _ = schedule(3)
+    greedy = SamplingSettings(temperature=0.0)
+    iterations = [
+        turns.groups(2, 2, "train"),
+        turns.groups(2, 1, "eval", greedy),
+        turns.groups(2, 2, "train"),
+    ]
+    assert [ids(groups) for groups in iterations] == [["t0", "t1"], ["t0", "t1"], ["t2", "t0"]]
+    specs = [[spec for group in groups for spec in group] for groups in iterations]
+    assert [{spec.split for spec in part} for part in specs] == [{"train"}, {"eval"}, {"train"}]
+    assert [[spec.sampling for spec in part] for part in specs] == [[None] * 4, [greedy] * 2, [None] * 4]
+    assert len({spec.episode_id for part in specs for spec in part}) == 4 + 2 + 4
+    assert len({spec.group_id for part in specs for spec in part}) == 6
+
+
 def test_no_more_tasks_are_read_than_are_taken():
     turns, rows = schedule(1000)
-    turns.groups(3, 1)
+    turns.groups(3, 1, "train")
     assert rows.read <= 64, "a window of the plan's"
-    turns.groups(3, 1)
+    turns.groups(3, 1, "train")
     assert rows.read <= 64
 
 
@@ -73,9 +95,14 @@ def test_no_more_tasks_are_read_than_are_taken():
 )
 def test_what_cannot_be_played_is_named(tasks, samples, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        schedule(2)[0].groups(tasks, samples)
+        schedule(2)[0].groups(tasks, samples, "train")
+
+
+def test_a_split_that_there_is_not_is_named():
+    with pytest.raises(ConfigError, match=r"split: got 'test'; it must be one of train, eval"):
+        schedule(2)[0].groups(1, 1, "test")
 
 
 def test_a_task_beyond_the_limit_is_said_to_be():
     with pytest.raises(ConfigError, match=r"there is no task 't2' in the first 2 of e \(limit\)"):
-        schedule(3, limit=2)[0].groups(["t2"], 1)
+        schedule(3, limit=2)[0].groups(["t2"], 1, "train")

@@ -16,7 +16,7 @@ from workers.environments.classic import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeRecord, EpisodeResult
 from workers.rollout_worker import RolloutWorker
-from workers.settings import EnvironmentSettings, PolicyEndpoint
+from workers.settings import EnvironmentSettings, PolicyEndpoint, SamplingSettings
 
 BY_THE_BOOK = '''
 import verifiers as vf
@@ -149,6 +149,21 @@ def test_policy_is_asked_as_environment_and_config_say_together(
     assert request["return_token_ids"] is True
     assert "n" not in request
     assert [tool["function"]["name"] for tool in request["tools"]] == ["add"]
+
+
+def test_policy_is_asked_as_an_iteration_says_where_it_does(
+    worker: RolloutWorker, policy: MockPolicy
+) -> None:
+    greedy = SamplingSettings(temperature=0.0, max_tokens=5)
+    policy.requests.clear()
+    row = rows(worker)[0]
+    for sampling in (greedy, None):
+        (result,) = worker.play([spec(row).model_copy(update={"sampling": sampling})])
+        recorded = record(result).sampling
+        assert sampling == (recorded and SamplingSettings.model_validate_json(recorded))
+    asked = [(request["temperature"], request["max_completion_tokens"]) for request in policy.requests]
+    assert asked == [(0.0, 5), (1.0, 77)]
+    assert all(request["return_token_ids"] for request in policy.requests)
 
 
 def test_seed_is_the_episodes_own_and_the_same_again(worker: RolloutWorker, policy: MockPolicy) -> None:
