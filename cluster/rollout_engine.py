@@ -22,6 +22,7 @@ from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.schedule import Schedule
+from workers import logs
 from workers.records import EpisodeSpec
 from workers.settings import SamplingSettings, Split
 
@@ -105,6 +106,7 @@ class RolloutEngine:
             expected = sum(map(len, groups))
             self._planned += expected
             await dataset.set_planned(self._planned)
+            parts.pool.hold(expected)
             measures.expect(expected)
             iteration = self._current = Iteration(dataset, groups, measures.observers.cancelled)
             iteration.begin(self._play(parts, measures, iteration, groups, expected))
@@ -166,6 +168,9 @@ class RolloutEngine:
             with self._progress.stage("workers") as stage:
                 await parts.pool.start(parts.plan.episodes, stage.say)
             self._target.make(self._config)
+            log = logs.LogFile(self._target.folder / "log.jsonl", encoding="utf-8")
+            logs.log_to(log, run=self._target.run_id)
+            stack.callback(logs.stop_logging_to, log)
             if self._target.remote is not None:
                 following = self._target.remote.following(self._config.upload_seconds)
                 await stack.enter_async_context(following)

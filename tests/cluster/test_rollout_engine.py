@@ -15,7 +15,7 @@ from cluster.observe.summary import summarise
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.rollout_engine import RolloutEngine
 from cluster.worker_pool import WorkerPool
-from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from workers.settings import SamplingSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -145,6 +145,26 @@ async def test_a_trainer_evaluates_as_it_likes_and_need_not_count_versions(
         assert SamplingSettings.model_validate_json(episode.sampling or "") == greedy
     others = [episode for episode in records.values() if episode.split == "train"]
     assert len(others) == 8 and {episode.sampling for episode in others} == {None}
+
+
+async def test_workers_stay_while_the_trainer_learns_and_the_log_tells_what_happened(
+    config: RunConfig, policy: MockPolicy, tmp_path: Path
+):
+    policy.script.append(Fault(status=400))
+    workers = {"max": 2, "episodes_per_worker": 1, "idle_seconds": 0.0}
+    config = RunConfig.model_validate({**config.model_dump(), "workers": workers})
+    async with RolloutEngine(config, tmp_path / "run") as engine:
+        pool = engine._parts[0].pool
+        while pool.state.up < 2:
+            await asyncio.sleep(0.05)
+        first = [group async for group in engine.rollouts(2, samples=2)]
+        second = [group async for group in engine.rollouts(2, samples=2)]
+    played_by = {episode.worker_id for group in first + second for episode in group.episodes}
+    assert played_by == {"worker-0001", "worker-0002"}
+    lines = [json.loads(line) for line in (engine.folder / "log.jsonl").read_text().splitlines()]
+    assert {line["run"] for line in lines} == {"run"}
+    messages = " ".join(line["message"] for line in lines)
+    assert "the episode is played again" in messages and "given back" not in messages
 
 
 async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(
