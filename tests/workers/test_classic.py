@@ -52,7 +52,7 @@ async def named(completion, answer, **kwargs):
     return float(answer in str(completion[-1].content))
 
 
-def load_environment(weight=0.5, max_turns=4, sampling_args=None, train=()):
+def load_environment(weight=0.5, max_turns=4, sampling_args=None, train=(), timeout_seconds=None):
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(3)]
     train = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in train]
     return SumEnv(
@@ -62,6 +62,7 @@ def load_environment(weight=0.5, max_turns=4, sampling_args=None, train=()):
         eval_dataset=Dataset.from_list(rows),
         rubric=vf.Rubric(funcs=[computed, named], weights=[weight, 1 - weight]),
         sampling_args=sampling_args,
+        timeout_seconds=timeout_seconds,
     )
 '''
 
@@ -208,6 +209,19 @@ def test_policy_that_refuses_is_the_policys_failure(worker: RolloutWorker, polic
     assert (episode.error.stage, episode.error.kind) == ("policy", "policy")
     assert "400: made to fail" in episode.error.message or "made to fail" in episode.error.message
     assert len(episode.steps) == 1 and not episode.steps[0].done
+
+
+def test_environments_own_time_limit_is_named(folder: Path) -> None:
+    with MockPolicy(default=Fault("hang")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
+        with rollout_worker(
+            "sums.py", args={"timeout_seconds": 0.25}, policy=endpoint, search_path=folder
+        ) as worker:
+            (result,) = worker.play([spec(rows(worker)[0])])
+    error = record(result).error
+    assert error is not None
+    assert (error.stage, error.kind, error.type) == ("policy", "environment", "EpisodeFailed")
+    assert error.message == "the environment's own limit, its timeout_seconds of 0.25, was reached"
 
 
 def test_oracle_answers_an_environment_without_a_sandbox(folder: Path) -> None:

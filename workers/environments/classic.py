@@ -125,10 +125,12 @@ class ClassicEnvironment:
         finally:
             tracing.current.reset(token)
         error = state.get("error")
+        # The turn that verifiers cancels at its limit leaves an error, too, which says nothing.
+        if state.get("timed_out") and (error is None or isinstance(error, asyncio.CancelledError)):
+            limit = self._env.timeout_seconds
+            raise EpisodeFailed(f"the environment's own limit, its timeout_seconds of {limit}, was reached")
         if error is not None:
             raise EpisodeFailed(str(error)) from error
-        if state.get("timed_out"):
-            raise EpisodeFailed(f"the environment's own limit of {self._env.timeout_seconds} s was reached")
         return state
 
     async def _score(self, states: list[vf.State], traces: list[EpisodeTrace]) -> None:
