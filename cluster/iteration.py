@@ -29,7 +29,11 @@ class RolloutGroup:
         return math.fsum(rewards) / len(rewards) if rewards else None
 
     def sequences(self, advantage: Advantage = "grpo") -> list[Sequence]:
-        """What a trainer learns from; see `cluster.dataset.sequences`."""
+        """What a trainer learns from; see `cluster.dataset.sequences`.
+
+        Raises:
+            ConfigError: Episodes have finished, and none of them has token ids.
+        """
         return list(of_records(lambda: self.episodes, advantage))
 
 
