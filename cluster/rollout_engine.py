@@ -21,6 +21,7 @@ from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
+from cluster.resume import resumable_config
 from cluster.schedule import Schedule
 from workers import logs
 from workers.records import EpisodeSpec
@@ -39,19 +40,34 @@ class RolloutEngine:
         config: The run, or its YAML file. `samples` is the default of `rollouts`; `limit` bounds the tasks
             that they choose from, also those by name.
         out: The run's folder, or a URI. None: `<output>/<name>-<time>`.
+        resume: Go on with the run that `out` holds, whose loop has ended, or was killed: with the iteration
+            after its last one, and the tasks that come next. What is missing of that one stays missing. The
+            policy is as the config says: the trainer gives it the weights to go on from.
         console: Where to tell how it goes. None: nowhere.
 
     Raises:
-        ConfigError: The config is not right, or the folder is taken.
+        ConfigError: The config is not right, or the folder is taken, or holds nothing to go on with.
+        ManifestError: There is no run to go on with.
     """
 
     def __init__(
-        self, config: RunConfig | Path | str, out: Path | str | None = None, console: Console | None = None
+        self,
+        config: RunConfig | Path | str,
+        out: Path | str | None = None,
+        console: Console | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
         self._config = config if isinstance(config, RunConfig) else load_config(Path(config))
         if self._config.keep is not None:
             raise ConfigError("keep: a rollout engine plays every episode; leave it out")
-        self._target = Target.new(self._config, None if out is None else str(out))
+        if not resume:
+            self._target = Target.new(self._config, None if out is None else str(out))
+        elif out is None:
+            raise ConfigError("resume: give the run's folder, or URI, as `out`")
+        else:
+            self._target = Target.resumed(str(out), retry_failed=False)
+            resumable_config(self._target.folder, self._config, loop=True)
         self._progress = Progress(console or Console(quiet=True))
         self._stack = AsyncExitStack()
         self._up: tuple[Parts, Dataset, Measures, Schedule] | None = None
@@ -59,6 +75,7 @@ class RolloutEngine:
         self._current: Iteration | None = None
         self._preparing = asyncio.Lock()
         self._planned = 0
+        self._seconds_before = 0.0
 
     @property
     def folder(self) -> Path:
@@ -105,7 +122,7 @@ class RolloutEngine:
             groups = await asyncio.to_thread(schedule.groups, tasks, samples, split, sampling)
             expected = sum(map(len, groups))
             self._planned += expected
-            await dataset.set_planned(self._planned)
+            await dataset.set_planned(self._planned, schedule.place)
             parts.pool.hold(expected)
             measures.expect(expected)
             iteration = self._current = Iteration(dataset, groups, measures.observers.cancelled)
@@ -177,13 +194,17 @@ class RolloutEngine:
             opened = await Dataset.open(self._target.folder, self._target.run_id)
             dataset = await stack.enter_async_context(opened)
             stack.push_async_callback(self._commit, dataset)
+            before = dataset.manifest
+            self._planned, self._seconds_before = before.planned or 0, before.wall_seconds or 0.0
+            schedule = Schedule(parts.plan_of, before.loop)
+            await dataset.set_planned(self._planned, schedule.place)
             measures = Measures(
                 parts, self._target.folder, self._target.run_id, self._progress, 0, between="trainer"
             )
             await stack.enter_async_context(measures.taken(self._config.observe.every))
             stack.push_async_callback(self._break_off)
             self._stack = stack.pop_all()
-        self._up = parts, dataset, measures, Schedule(parts.plan_of)
+        self._up = parts, dataset, measures, schedule
         self._began = time.monotonic()
         return self
 
@@ -197,7 +218,8 @@ class RolloutEngine:
     async def _commit(self, dataset: Dataset) -> None:
         """Makes shards of what there is; what is not there was broken off."""
         missing = self._planned - len(await dataset.episode_ids())
-        await dataset.commit(wall_seconds=time.monotonic() - self._began, cancelled=missing)
+        seconds = self._seconds_before + time.monotonic() - self._began
+        await dataset.commit(wall_seconds=seconds, cancelled=missing)
         write_summary(self._target.folder, summarise(self._target.folder))
 
     @property

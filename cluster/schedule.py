@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import chain, count, islice
 from typing import Any, get_args
 
+from cluster.dataset.manifest import LoopPlace
 from cluster.errors import ConfigError
 from cluster.plan import Plan, task_id_of
 from workers.records import EpisodeSpec
@@ -16,14 +17,15 @@ class Schedule:
 
     Args:
         plan_of: Gives the plan of a split.
+        place: How far an earlier loop had come.
     """
 
-    def __init__(self, plan_of: Callable[[Split], Plan]) -> None:
+    def __init__(self, plan_of: Callable[[Split], Plan], place: LoopPlace | None = None) -> None:
         self._plan_of = plan_of
+        self.place = place or LoopPlace()
+        """How far it has come."""
         self._plans: dict[Split, Plan] = {}
         self._rounds: dict[Split, Iterator[dict[str, Any]]] = {}
-        self._iteration = 0
-        self._sampled = 0
 
     def groups(
         self,
@@ -47,16 +49,22 @@ class Schedule:
             raise ConfigError(f"samples: got {samples}; give 1 or more, or None for the config's")
         plan = self._plan(split)
         rows = self._rows(tasks, split)
-        self._iteration += 1
+        place = self.place
+        iteration = place.iteration + 1
         times: Counter[str] = Counter()
         groups: list[list[EpisodeSpec]] = []
         for row in rows:
             again = times[task_id_of(row)]
             times[task_id_of(row)] += 1
-            suffix = f"/{self._iteration}" + (f".{again}" if again else "")
-            group = plan.group(row, samples, self._sampled + again * samples, suffix)
+            suffix = f"/{iteration}" + (f".{again}" if again else "")
+            group = plan.group(row, samples, place.sampled + again * samples, suffix)
             groups.append([spec.model_copy(update={"sampling": sampling}) for spec in group])
-        self._sampled += samples * max(times.values(), default=0)
+        taken = len(rows) if isinstance(tasks, int) else 0
+        self.place = LoopPlace(
+            iteration=iteration,
+            sampled=place.sampled + samples * max(times.values(), default=0),
+            next_task={**place.next_task, split: (place.next_task.get(split, 0) + taken) % plan.tasks},
+        )
         return groups
 
     def _plan(self, split: Split) -> Plan:
@@ -64,7 +72,8 @@ class Schedule:
             raise ConfigError(f"split: got {split!r}; it must be one of {', '.join(get_args(Split))}")
         if split not in self._plans:
             plan = self._plans[split] = self._plan_of(split)
-            self._rounds[split] = chain.from_iterable(plan.rows() for _ in count())
+            rounds = chain.from_iterable(plan.rows() for _ in count())
+            self._rounds[split] = islice(rounds, self.place.next_task.get(split, 0), None)
         return self._plans[split]
 
     def _rows(self, tasks: Collection[str] | int | None, split: Split) -> list[dict[str, Any]]:

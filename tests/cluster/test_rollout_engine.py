@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,34 @@ async def test_workers_stay_while_the_trainer_learns_and_the_log_tells_what_happ
     assert {line["run"] for line in lines} == {"run"}
     messages = " ".join(line["message"] for line in lines)
     assert "the episode is played again" in messages and "given back" not in messages
+
+
+async def test_a_loop_that_was_killed_is_taken_up_again_with_other_episodes(
+    config: RunConfig, policy: MockPolicy, tmp_path: Path
+):
+    killed = tmp_path / "killed"
+    async with RolloutEngine(config, tmp_path / "run") as engine:
+        first = [group async for group in engine.rollouts(2, samples=1)]
+        policy.lets_through = 3
+        async for group in engine.rollouts(2, samples=1):
+            first.append(group)
+            shutil.copytree(engine.folder, killed)  # what a SIGKILL would leave: one of two is on disk
+            break
+        policy.lets_through = None
+    with pytest.raises(ConfigError, match=r"there is a run in it already.*RolloutEngine: resume=True"):
+        RolloutEngine(config, killed)
+    with pytest.raises(ConfigError, match=r"samples: was 2, is 3"):
+        RolloutEngine(config.model_copy(update={"samples": 3}), killed, resume=True)
+    async with RolloutEngine(config, killed, resume=True) as engine:
+        second = [group async for group in engine.rollouts(2, samples=1)]
+    assert {group.task_id for group in second} == {"Germany", "Egypt"}
+    assert all(group.group_id == f"run/{group.task_id}/3" for group in second)
+    records = list(iterate_records(killed))
+    assert sorted(record.episode_id for record in records) == sorted(
+        episode.episode_id for group in first + second for episode in group.episodes
+    )
+    summary = summarise(killed)
+    assert (summary.planned, summary.finished, summary.cancelled) == (6, 5, 1)
 
 
 async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(

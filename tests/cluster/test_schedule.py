@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.config import RunConfig
+from cluster.dataset.manifest import LoopPlace
 from cluster.errors import ConfigError
 from cluster.plan import Plan
 from cluster.schedule import Schedule
@@ -28,7 +29,11 @@ def schedule(tasks, **fields):
     config = RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}, **fields})
     environment = FakeEnvironment(tasks)
     environment._rows = CountingRows(environment._rows)
-    return Schedule(lambda split: Plan(of_split(config, split), environment, "r")), environment._rows
+    return again(config, environment), environment._rows
+
+
+def again(config, environment, place=None):
+    return Schedule(lambda split: Plan(of_split(config, split), environment, "r"), place)
 
 
 def of_split(config, split):
@@ -72,6 +77,21 @@ def test_each_split_has_a_round_of_its_own_and_no_episode_in_common():
     assert [[spec.sampling for spec in part] for part in specs] == [[None] * 4, [greedy] * 2, [None] * 4]
     assert len({spec.episode_id for part in specs for spec in part}) == 4 + 2 + 4
     assert len({spec.group_id for part in specs for spec in part}) == 6
+
+
+def test_a_loop_that_is_taken_up_again_goes_on_where_it_was():
+    config = RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}})
+    environment = FakeEnvironment(3)
+    whole, first = again(config, environment), again(config, environment)
+    asked = [(2, 2, "train"), (["t0", "t0"], 1, "train"), (1, 1, "eval"), (2, 2, "train"), (1, 1, "eval")]
+
+    def ids_of(turns, part):
+        return [[spec.episode_id for group in turns.groups(*a) for spec in group] for a in part]
+
+    expected = ids_of(whole, asked)
+    before = ids_of(first, asked[:3])
+    place = LoopPlace.model_validate_json(first.place.model_dump_json())
+    assert before + ids_of(again(config, environment, place), asked[3:]) == expected
 
 
 def test_no_more_tasks_are_read_than_are_taken():
