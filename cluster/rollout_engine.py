@@ -193,7 +193,7 @@ class RolloutEngine:
                 await stack.enter_async_context(following)
             opened = await Dataset.open(self._target.folder, self._target.run_id)
             dataset = await stack.enter_async_context(opened)
-            stack.push_async_callback(self._commit, dataset)
+            stack.push_async_callback(self._end, parts, dataset)
             before = dataset.manifest
             self._planned, self._seconds_before = before.planned or 0, before.wall_seconds or 0.0
             schedule = Schedule(parts.plan_of, before.loop)
@@ -215,8 +215,9 @@ class RolloutEngine:
             self._up = None
         await self._stack.aclose()
 
-    async def _commit(self, dataset: Dataset) -> None:
-        """Makes shards of what there is; what is not there was broken off."""
+    async def _end(self, parts: Parts, dataset: Dataset) -> None:
+        """Gives the workers back, and makes shards of what there is; what is not there was broken off."""
+        await parts.pool.close()
         missing = self._planned - len(await dataset.episode_ids())
         seconds = self._seconds_before + time.monotonic() - self._began
         await dataset.commit(wall_seconds=seconds, cancelled=missing)
