@@ -44,7 +44,8 @@ class Target:
             remote = RemoteFolder(place)
             if remote.holds_run():
                 raise ConfigError(
-                    f"--out {place}: there is a run in it already; give a new place, or --resume {place}"
+                    f"--out {place}: there is a run in it already; give a new place, or --resume {place} "
+                    "(a RolloutEngine: resume=True)"
                 )
             if remote.local.exists():
                 raise ConfigError(

@@ -203,9 +203,11 @@ async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(
         raise RunError("nothing can be measured")
 
     monkeypatch.setattr("cluster.observe.measures.Measures.taken", refuse)
-    with pytest.raises(RunError, match="nothing can be measured"):
+    with pytest.raises(RunError, match="nothing can be measured") as raised:
         async with RolloutEngine(config, tmp_path / "run"):
             pass
+    assert raised.traceback, "which holds all that would be let go of by chance"
+    assert not (tmp_path / "run" / ".reserve").exists()
     async with await Dataset.open(tmp_path / "run", "run") as dataset:
         assert not dataset.manifest.shards
 
