@@ -46,7 +46,7 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
             environment, plan = load_plan(config, run_id)
-            stage.outcome = f"{plan.tasks} tasks, {plan.episodes} episodes"
+            stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
             image = image_of(environment.toolset, sandbox)

@@ -123,4 +123,5 @@ def _counts(selection: Selection) -> list[str]:
     kinds = Counter((task.suite, task.mode) for task in selection.tasks if task.suite is not None)
     lines = [f"{suite}, {mode}: {count:,} tasks" for (suite, mode), count in kinds.items()]
     total = f"{len(selection.tasks):,} tasks × {selection.samples:,} = {selection.episodes:,} episodes"
+    total += f", environment.split {selection.split}"
     return [*lines, total]

@@ -43,7 +43,7 @@ def test_tasks_are_listed_with_suite_injection_prompt_and_difficulty():
     ]
     assert "banking, benign: 2 tasks" in text
     assert "banking, attack: 2 tasks" in text
-    assert "4 tasks × 4 = 16 episodes" in text
+    assert "4 tasks × 4 = 16 episodes, environment.split eval" in text
 
 
 def test_whole_benchmark_is_counted():
