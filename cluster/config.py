@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.errors import ConfigError
 from workers.settings import EnvironmentSettings, SamplingSettings, SandboxSettings, Settings
 
 
@@ -22,11 +23,11 @@ class AdaptersConfig(Settings):
     has gone is played again, as `episode.attempts.version` allows."""
 
 
-def _check_exact(policy: "VllmPolicy | EndpointPolicy") -> None:
-    if policy.tokens == "exact" and policy.sampling.tool_choice in ("required", "none"):
+def _check_exact(policy: "VllmPolicy | EndpointPolicy", sampling: SamplingSettings) -> None:
+    if policy.tokens == "exact" and sampling.tool_choice in ("required", "none"):
         raise ValueError(
             f"policy.tokens is `exact`, where the policy chooses freely, and policy.sampling.tool_choice is "
-            f"`{policy.sampling.tool_choice}`: leave it out, or set policy.tokens to `per_turn`"
+            f"`{sampling.tool_choice}`: leave it out, or set policy.tokens to `per_turn`"
         )
 
 
@@ -90,7 +91,7 @@ class VllmPolicy(Settings):
 
     @model_validator(mode="after")
     def _exact(self) -> "VllmPolicy":
-        _check_exact(self)
+        _check_exact(self, self.sampling)
         return self
 
     @property
@@ -134,7 +135,7 @@ class EndpointPolicy(Settings):
 
     @model_validator(mode="after")
     def _exact(self) -> "EndpointPolicy":
-        _check_exact(self)
+        _check_exact(self, self.sampling)
         return self
 
 
@@ -146,6 +147,20 @@ class OraclePolicy(Settings):
 
 
 Policy = Annotated[VllmPolicy | EndpointPolicy | OraclePolicy, Field(discriminator="kind")]
+
+
+def check_sampling(policy: Policy, sampling: SamplingSettings) -> None:
+    """Sees that a policy can be sampled otherwise than its config says.
+
+    Raises:
+        ConfigError: It can't.
+    """
+    if isinstance(policy, OraclePolicy):
+        return
+    try:
+        _check_exact(policy, sampling)
+    except ValueError as error:
+        raise ConfigError(f"sampling: {error}") from error
 
 
 class WorkersConfig(Settings):

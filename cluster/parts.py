@@ -1,11 +1,12 @@
 """The parts of a run that outlive its episodes: brought up in order, what is cheap and may be wrong first."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config import RunConfig, VllmPolicy
+from cluster.errors import ConfigError
 from cluster.images import ensure_image, image_of
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
@@ -15,13 +16,16 @@ from cluster.policy.models import check_tools
 from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
 from cluster.worker_pool import WorkerPool
-from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
+from workers.errors import EnvironmentLoadError
+from workers.settings import PolicyEndpoint, SandboxSettings, Split, WorkerSettings
 
 
 @dataclass(frozen=True)
 class Parts:
     plan: Plan
     """What there is to play."""
+    plan_of: Callable[[Split], Plan]
+    """What there is to play of either split of the environment."""
     policy: PolicyClient
     """Who acts; it is up."""
     pool: WorkerPool
@@ -42,7 +46,7 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
             environment, plan = load_plan(config, run_id)
-            stage.outcome = f"{plan.tasks} tasks, {plan.episodes} episodes"
+            stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
             image = image_of(environment.toolset, sandbox)
@@ -72,7 +76,17 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
         ask = asking(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
         pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox), replicas)
-        yield Parts(plan, policy, pool, settings.policy.model, spans)
+
+        def plan_of(split: Split) -> Plan:
+            chosen = config.environment.model_copy(update={"split": split})
+            try:
+                return Plan(
+                    config.model_copy(update={"environment": chosen}), environment.of_split(split), run_id
+                )
+            except EnvironmentLoadError as error:
+                raise ConfigError(str(error)) from error
+
+        yield Parts(plan, plan_of, policy, pool, settings.policy.model, spans)
 
 
 def _worker_settings(

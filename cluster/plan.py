@@ -82,10 +82,16 @@ class Plan:
         Raises:
             ConfigError: There is no such task.
         """
-        by_id = {task_id_of(row): row for row in self.rows()}
+        wanted = set(task_ids)
+        by_id = {task_id: row for row in self.rows() if (task_id := task_id_of(row)) in wanted}
         unknown = [task_id for task_id in task_ids if task_id not in by_id]
         if unknown:
-            raise ConfigError(f"tasks: there is no task {unknown[0]!r} in {self._config.environment.id}")
+            limit = self._config.limit
+            first = f"the first {limit} of " if limit is not None else ""
+            raise ConfigError(
+                f"tasks: there is no task {unknown[0]!r} in {first}{self._config.environment.id}"
+                + (" (limit)" if first else "")
+            )
         return [by_id[task_id] for task_id in task_ids]
 
     def units(self, done: Container[str] = ()) -> Iterator[list[EpisodeSpec]]:
@@ -144,13 +150,14 @@ class Plan:
             suffix: Tells the group from others of the same task.
         """
         task_id = task_id_of(row)
-        environment = self._config.environment.name
+        environment = self._config.environment
         return [
             EpisodeSpec(
-                episode_id=episode_id(environment, task_id, sample),
+                episode_id=episode_id(environment.scope, task_id, sample),
                 task_id=task_id,
                 group_id=f"{self._run_id}/{task_id}{suffix}",
                 sample_index=sample,
+                split=environment.split,
                 row=row,
                 dispatched_at=time.time(),
             )

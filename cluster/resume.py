@@ -34,18 +34,30 @@ _FREE = (
 """Fields that may change between a run and its resumption: how and where, but not what."""
 
 
-def resumable_config(folder: Path, config: RunConfig | None) -> RunConfig:
+def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = False) -> RunConfig:
     """The config with which to take a run up again.
 
     Args:
         folder: The run's folder.
         config: One given anew; None for the run's own.
+        loop: Whether it is a trainer's loop that takes it up.
 
     Raises:
-        ConfigError: There is no run, or the given config asks for other data; names the fields.
+        ConfigError: There is no run, it is a trainer's loop's and this is none, or the other way round, or
+            the given config asks for other data; names the fields.
         ManifestError: The run's folder is of another version, or damaged.
     """
-    load_manifest(folder)
+    manifest = load_manifest(folder)
+    if manifest.loop is not None and not loop:
+        raise ConfigError(
+            f"--resume {folder}: a trainer's loop has played it, and only one can go on with it: "
+            f"RolloutEngine(config, {str(folder)!r}, resume=True)"
+        )
+    if manifest.loop is None and loop:
+        raise ConfigError(
+            f"resume: the run in {folder} is none of a trainer's loop; `kumite run --resume {folder}` goes "
+            "on with it"
+        )
     before = load_config(folder / "config.yaml")
     if config is None:
         _check_environment(folder, before)

@@ -13,6 +13,7 @@ from cluster.config import RunConfig
 from cluster.observe.rates import Mode, mode_of
 from cluster.plan import info_of, load_plan, task_id_of
 from workers.records import Record
+from workers.settings import Split
 
 _PROMPT_SHOWN = 72
 """Characters of a prompt that the table shows."""
@@ -44,6 +45,8 @@ class Selection(Record):
 
     environment: str
     """The environment's id."""
+    split: Split
+    """Which of its tasks: `environment.split`."""
     tasks: list[Task]
     """The tasks, in the order in which they are played."""
     samples: int
@@ -61,7 +64,11 @@ def select(config: RunConfig) -> Selection:
     _, plan = load_plan(config, "tasks")
     tasks = [_task(row) for row in plan.rows()]
     return Selection(
-        environment=config.environment.name, tasks=tasks, samples=config.samples, episodes=plan.episodes
+        environment=config.environment.name,
+        split=config.environment.split,
+        tasks=tasks,
+        samples=config.samples,
+        episodes=plan.episodes,
     )
 
 
@@ -116,4 +123,5 @@ def _counts(selection: Selection) -> list[str]:
     kinds = Counter((task.suite, task.mode) for task in selection.tasks if task.suite is not None)
     lines = [f"{suite}, {mode}: {count:,} tasks" for (suite, mode), count in kinds.items()]
     total = f"{len(selection.tasks):,} tasks × {selection.samples:,} = {selection.episodes:,} episodes"
+    total += f", environment.split {selection.split}"
     return [*lines, total]

@@ -97,6 +97,7 @@ class WorkerPool:
         self._change = asyncio.Condition()
         self._wake = asyncio.Event()
         self._expected = 0
+        self._held = 0
         self._made = self._lost = self._failures = 0
         self._retry_at = 0.0
         self._last_failure: str | None = None
@@ -124,6 +125,11 @@ class WorkerPool:
     def expect(self, episodes: int) -> None:
         """Says how many episodes are still to come to their end, those in flight included."""
         self._expected = episodes
+        self._wake.set()
+
+    def hold(self, episodes: int) -> None:
+        """Keeps as many workers as so many episodes can use, from now on, though fewer are expected."""
+        self._held = max(self._held, episodes)
         self._wake.set()
 
     async def heed(self, metrics: EngineMetrics) -> None:
@@ -240,8 +246,9 @@ class WorkerPool:
             await asyncio.wait({*tasks, *self._stopping})
 
     def _wanted(self) -> int:
-        """How many workers the episodes still to come can use."""
-        at_once = min(self._expected, self._most or self._expected)
+        """How many workers the episodes still to come can use, or those that workers are kept for."""
+        episodes = max(self._expected, self._held)
+        at_once = min(episodes, self._most or episodes)
         wanted = math.ceil(at_once / self._config.episodes_per_worker)
         return max(self._config.min, min(self._config.max, wanted), 1)
 

@@ -13,6 +13,7 @@ CAPITALS = {
     "Russia": "Moscow",
     "England": "London",
 }
+HELD_OUT = {"Norway": "Oslo", "Portugal": "Lisbon", "Greece": "Athens", "Poland": "Warsaw"}
 LONG = 16
 """Words from which on an answer earns nothing for being short."""
 
@@ -28,13 +29,24 @@ def short(completion: vf.Messages) -> float:
     return max(0.0, 1.0 - (words - 1) / (LONG - 1)) if words else 0.0
 
 
+def questions(capitals: dict[str, str]) -> Dataset:
+    """A task for each country."""
+    return Dataset.from_list(
+        [
+            {
+                "question": f"What is the capital of {country}?",
+                "answer": capital,
+                "info": {"task_id": country},
+            }
+            for country, capital in capitals.items()
+        ]
+    )
+
+
 def load_environment(tasks: int = len(CAPITALS)) -> vf.Environment:
-    """The environment, with so many of the countries."""
-    rows = [
-        {"question": f"What is the capital of {country}?", "answer": capital, "info": {"task_id": country}}
-        for country, capital in list(CAPITALS.items())[:tasks]
-    ]
+    """The environment, with so many of the countries to learn from, and others to evaluate on."""
     return vf.SingleTurnEnv(
-        eval_dataset=Dataset.from_list(rows),
+        dataset=questions(dict(list(CAPITALS.items())[:tasks])),
+        eval_dataset=questions(HELD_OUT),
         rubric=vf.Rubric(funcs=[right, short], weights=[0.5, 0.5]),
     )

@@ -11,6 +11,7 @@ import math
 import os
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from cluster.dataset.sequences import Sequence
+from cluster.errors import RunError
 from cluster.policy import packaged_model
 from cluster.rollout_engine import RolloutEngine, RolloutGroup
 
@@ -100,8 +102,17 @@ class Batch:
 
 
 def mean_reward(groups: list[RolloutGroup]) -> float:
-    """Mean over the finished episodes."""
-    rewards = [episode.reward for group in groups for episode in group.episodes if episode.reward is not None]
+    """Mean over the finished episodes.
+
+    Raises:
+        RunError: None has finished.
+    """
+    episodes = [episode for group in groups for episode in group.episodes]
+    rewards = [episode.reward for episode in episodes if episode.reward is not None]
+    if not rewards:
+        said = Counter(f"{e.error.stage}: {e.error.message}" for e in episodes if e.error is not None)
+        reasons = "".join(f"\n  {count} times {reason}" for reason, count in said.most_common(3))
+        raise RunError(f"none of {len(episodes)} episodes has finished:{reasons}")
     return math.fsum(rewards) / len(rewards)
 
 
@@ -118,8 +129,7 @@ async def train(
         trainer = Trainer(packaged_model.folder())
         with tempfile.TemporaryDirectory() as scratch:
             if engine.version:  # of a kept deployment that was trained: a fresh adapter is the base model
-                await engine.update_policy(trainer.save(Path(scratch) / "fresh"), engine.version + 1)
-            first = engine.version or 0
+                await engine.update_policy(trainer.save(Path(scratch) / "fresh"))
             for iteration in range(iterations + 1):
                 groups = [group async for group in engine.rollouts(tasks, samples)]
                 curve.append(mean_reward(groups))
@@ -129,8 +139,7 @@ async def train(
                     sequences = [sequence for group in groups for sequence in group.sequences("grpo")]
                     await asyncio.to_thread(trainer.learn, sequences)
                     console.print(f"learned for {time.monotonic() - began:.0f} s", highlight=False)
-                    adapter = trainer.save(Path(scratch) / str(iteration))
-                    await engine.update_policy(adapter, first + iteration + 1)
+                    await engine.update_policy(trainer.save(Path(scratch) / str(iteration)))
     return curve
 
 

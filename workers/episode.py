@@ -207,9 +207,11 @@ class EpisodePlayer:
         row = plays[0].spec.row
         if len(plays) == 1 and not self._environment.needs_groups:
             play = plays[0]
-            actor = self._actor(self._seed(play.spec))
+            actor = self._actor(play.spec, self._seed(play.spec))
             return [await self._environment.play(row, actor, play.trace, play.session)]
-        actor = self._actor(None)  # one request body for the whole group: a seed would make them all the same
+        actor = self._actor(
+            plays[0].spec, None
+        )  # one request body for the whole group: a seed would make them all the same
         traces, sessions = [play.trace for play in plays], [play.session for play in plays]
         return await self._environment.play_group(row, actor, traces, sessions)
 
@@ -241,8 +243,10 @@ class EpisodePlayer:
                 with suppress(SandboxError):  # the sandbox is gone, and took the session with it
                     await self._pool.release(play.session)
 
-    def _actor(self, seed: int | None) -> Actor:
+    def _actor(self, spec: EpisodeSpec, seed: int | None) -> Actor:
         endpoint = self._settings.policy
+        if spec.sampling is not None:
+            endpoint = endpoint.model_copy(update={"sampling": spec.sampling})
         return Actor(self._client, endpoint.model, sampling_args(endpoint, seed))
 
     def _seed(self, spec: EpisodeSpec) -> int | None:
@@ -303,6 +307,7 @@ class EpisodePlayer:
             sample_index=spec.sample_index,
             run_id=self._settings.run_id,
             environment=self._settings.environment.name,
+            split=spec.split,
             suite=labels.suite,
             user_task=labels.user_task,
             injection_task=labels.injection_task,
@@ -319,6 +324,7 @@ class EpisodePlayer:
             initial_state_patch=steps.initial_patch(trace),
             steps=rollout.steps,
             model=self._settings.policy.model,
+            sampling=spec.sampling_json,
             policy_version=trace.turns[0].policy_version if trace.turns else None,
             last_policy_version=trace.turns[-1].policy_version if trace.turns else None,
             usage=usage,

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workers.settings import SamplingSettings, Split
+
 Json = Annotated[str, Field(json_schema_extra={"format": "json"})]
 FailureKind = Literal["policy", "version", "sandbox", "worker", "node", "environment", "task"]
 Stage = Literal["queue", "setup", "policy", "tools", "scoring", "worker"]
@@ -135,9 +137,9 @@ class EpisodeRecord(Record):
     """One rollout of one task."""
 
     episode_id: str
-    """Identity: a hash of environment, task and sample index."""
+    """Identity: a hash of environment, split, task and sample index."""
     task_id: str
-    """The task, unique within the environment."""
+    """The task, unique within the environment's split."""
     group_id: str
     """Rollouts of the same task in this run share it; GRPO's group."""
     sample_index: int
@@ -146,6 +148,8 @@ class EpisodeRecord(Record):
     """The run that made it."""
     environment: str
     """The environment's id; of one that is a file, the file's name without its ending."""
+    split: Split | None = None
+    """The `environment.split` that the task is of. Null in a run that was begun before there was one."""
     suite: str | None = None
     """AgentDojo: the suite."""
     user_task: str | None = None
@@ -182,6 +186,9 @@ class EpisodeRecord(Record):
     """Version of the weights that produced the first action."""
     last_policy_version: int | None = None
     """Version that produced the last action: another than the first where the episode spans versions."""
+    sampling: Json | None = None
+    """How a trainer's loop had it sampled, as JSON text with the keys of `policy.sampling`. Null: as the
+    run's config says."""
     usage: Usage
     """Tokens of all turns."""
     timings: Timings
@@ -219,6 +226,8 @@ class EpisodeSpec(Record):
     task_id: str
     group_id: str
     sample_index: int
+    split: Split = "eval"
+    """The `environment.split` that the task is of."""
     row: dict[str, Any]
     """The task: the environment's dataset row, as verifiers' `RolloutInput`."""
     attempt: int = 0
@@ -229,12 +238,19 @@ class EpisodeSpec(Record):
     """What is left of `episode.timeout` at dispatch. Null: no limit."""
     policy_version: int | None = None
     """The policy's version at dispatch. Null: the one that the worker was started with."""
+    sampling: SamplingSettings | None = None
+    """How actions are sampled. Null: as the config says."""
 
     @property
     def info(self) -> dict[str, Any]:
         """The row's `info`, which verifiers allows to be JSON text."""
         info: Any = self.row.get("info")
         return json.loads(info) if isinstance(info, str) else info or {}
+
+    @property
+    def sampling_json(self) -> str | None:
+        """Its own sampling, as a record has it."""
+        return self.sampling.model_dump_json() if self.sampling else None
 
     @property
     def labels(self) -> TaskLabels:

@@ -1,9 +1,12 @@
 """The settings a rollout worker is started with, as a user writes them in a run's config file."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+Split: TypeAlias = Literal["train", "eval"]
+"""Which of an environment's two datasets: verifiers' `dataset` or `eval_dataset`."""
 
 
 class Settings(BaseModel):
@@ -19,6 +22,10 @@ class EnvironmentSettings(Settings):
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment's `load_environment`. Of the built-in ones:
     [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
+    split: Split = "eval"
+    """Which of its tasks. `train`: those of verifiers' `dataset`, to learn from. `eval`: those of
+    `eval_dataset`, to evaluate on, or of `dataset` where it is the only one. `agentdojo` and `shell` have
+    `eval` only."""
     folder: Path | None = None
     """Folder in which modules of your own are found, beside those that are installed; relative to the
     config file. Null: the config file's folder."""
@@ -27,6 +34,11 @@ class EnvironmentSettings(Settings):
     def name(self) -> str:
         """What records call it: its id, without the folder where it is a file."""
         return Path(self.id).stem if self.id.endswith(".py") else self.id
+
+    @property
+    def scope(self) -> str:
+        """Within what a task's id is unique: the two splits number their tasks alike."""
+        return self.name if self.split == "eval" else f"{self.name}/{self.split}"
 
 
 class SessionLimits(Settings):

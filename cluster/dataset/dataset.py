@@ -15,7 +15,14 @@ from typing import IO, Self, TypeVar
 
 from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder, stray_files
 from cluster.dataset.journal import Journal, read_segment
-from cluster.dataset.manifest import Manifest, ManifestError, load_manifest, manifest_path, write_manifest
+from cluster.dataset.manifest import (
+    LoopPlace,
+    Manifest,
+    ManifestError,
+    load_manifest,
+    manifest_path,
+    write_manifest,
+)
 from cluster.dataset.shards import compact, iterate_episodes, last_segment, uncompacted, without, write_state
 from workers.records import EpisodeResult
 
@@ -159,9 +166,9 @@ class Dataset:
         if states:
             await self._on_thread(lambda: self._write_states(states))
 
-    async def set_planned(self, episodes: int) -> None:
-        """Note in the manifest how many episodes the run is to have."""
-        await self._on_thread(lambda: self._update_manifest(planned=episodes))
+    async def set_planned(self, episodes: int, loop: LoopPlace | None = None) -> None:
+        """Note in the manifest how many episodes the run is to have, and how far a trainer's loop is."""
+        await self._on_thread(lambda: self._update_manifest(planned=episodes, loop=loop))
 
     async def commit(self, *, wall_seconds: float | None = None, cancelled: int | None = None) -> Manifest:
         """Turn all that was appended into shards.

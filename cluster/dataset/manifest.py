@@ -32,6 +32,17 @@ class Shard(Record):
     """Rows of the steps file."""
 
 
+class LoopPlace(Record):
+    """How far a trainer's loop has come, for it to be taken up again."""
+
+    iteration: int = 0
+    """The iteration that was begun last, from 1."""
+    sampled: int = 0
+    """Samples of a task that the iterations so far have counted; the next begins with this `sample_index`."""
+    next_task: dict[str, int] = Field(default_factory=dict[str, int])
+    """By split: the place, in the order of its tasks, of the one that comes next."""
+
+
 class Manifest(Record):
     """What `manifest.json` holds."""
 
@@ -44,7 +55,10 @@ class Manifest(Record):
     planned: int | None = None
     """Episodes that the run is to have in the end. Null while that is not known."""
     cancelled: int = 0
-    """Episodes that are not there since their group had enough without them (`keep`)."""
+    """Episodes that are not there since their group had enough without them (`keep`), or since a trainer's
+    loop broke their iteration off."""
+    loop: LoopPlace | None = None
+    """Of a run that a trainer's loop plays: how far it has come. Null for other runs."""
     wall_seconds: float | None = None
     """Seconds the run has taken so far, its resumptions together. Null before the first commit."""
     shards: list[Shard] = Field(default_factory=list[Shard])

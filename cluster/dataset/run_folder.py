@@ -44,7 +44,8 @@ class Target:
             remote = RemoteFolder(place)
             if remote.holds_run():
                 raise ConfigError(
-                    f"--out {place}: there is a run in it already; give a new place, or --resume {place}"
+                    f"--out {place}: there is a run in it already; give a new place, or --resume {place} "
+                    "(a RolloutEngine: resume=True)"
                 )
             if remote.local.exists():
                 raise ConfigError(
@@ -55,7 +56,8 @@ class Target:
         folder = Path(place)
         if manifest_path(folder).exists():
             raise ConfigError(
-                f"--out {folder}: there is a run in it already; give a new folder, or --resume {folder}"
+                f"--out {folder}: there is a run in it already; give a new folder, or --resume {folder} "
+                "(a RolloutEngine: resume=True)"
             )
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"--out {folder}: it is not empty; give a folder that is new or empty")

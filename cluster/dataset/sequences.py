@@ -26,6 +26,8 @@ class Sequence(Record):
     """The episode it is of."""
     task_id: str
     """The episode's task."""
+    split: str | None = None
+    """The episode's split, `train` or `eval`: of the latter are a trainer's own evaluations."""
     group_id: str
     """The episode's group."""
     sample_index: int
@@ -132,6 +134,7 @@ def sequences(run_dir: Path, kind: Advantage = "grpo") -> Iterator[Sequence]:
     Raises:
         ManifestError: The folder holds no run, or one of another format.
         JournalCorrupt: The journal is damaged.
+        ConfigError: Episodes have finished, and none of them has token ids.
     """
     return of_records(lambda: iterate_records(run_dir), kind)
 
@@ -142,20 +145,34 @@ def of_records(read: Callable[[], Iterable[EpisodeRecord]], kind: Advantage = "g
     Args:
         read: Gives the episodes; called twice.
         kind: How advantages are computed.
+
+    Raises:
+        ConfigError: Episodes have finished, and none of them has token ids.
     """
     groups: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    with_ids = 0
     for episode in read():
         if episode.status == "finished" and episode.reward is not None:
             groups[episode.group_id][episode.episode_id] = episode.reward
+            with_ids += _has_ids(episode)
+    if groups and not with_ids:
+        raise ConfigError(
+            f"of {sum(map(len, groups.values()))} finished episodes, none has token ids to learn from: "
+            "`policy.token_ids: true` asks an endpoint for them, and so does `policy.tokens: exact`; "
+            "`policy.kind: vllm` gives them always, `oracle` never"
+        )
     by_episode = {
         episode_id: advantage
         for group in groups.values()
         for episode_id, advantage in zip(group, advantages(group.values(), kind), strict=True)
     }
     for episode in read():
-        has_ids = all(step.completion_token_ids is not None for step in episode.steps)
-        if episode.episode_id in by_episode and has_ids:
+        if episode.episode_id in by_episode and _has_ids(episode):
             yield from sequences_of(episode, by_episode[episode.episode_id], kind)
+
+
+def _has_ids(episode: EpisodeRecord) -> bool:
+    return all(step.completion_token_ids is not None for step in episode.steps)
 
 
 def write_sequences(run_dir: Path, kind: Advantage = "grpo", out: Path | None = None) -> tuple[Path, int]:
@@ -170,6 +187,7 @@ def write_sequences(run_dir: Path, kind: Advantage = "grpo", out: Path | None = 
         The file, and its number of rows.
 
     Raises:
+        ConfigError: Episodes have finished, and none of them has token ids.
         ManifestError: The folder holds no run, or one of another format.
         JournalCorrupt: The journal is damaged.
     """
@@ -194,6 +212,7 @@ def _begin(episode: EpisodeRecord, step: StepRecord, index: int, advantage: floa
     return Sequence(
         episode_id=episode.episode_id,
         task_id=episode.task_id,
+        split=episode.split,
         group_id=episode.group_id,
         sample_index=episode.sample_index,
         sequence_index=index,

@@ -120,6 +120,9 @@ def verify(
                 reports["append_only"].skip("policy.tokens was not `exact`")
             elif before is not None and goes_on(before, step):
                 reports["append_only"].add(where, None if continues(before, step) else "it has not")
+            if rescore is not None and episode.sampling is not None:
+                reports["logprobs"].skip("a trainer's loop had it sampled otherwise than the config says")
+                continue
             _score_again(where, step, rescore, tolerance, reports["logprobs"], differences)
     result.largest_difference = max(differences, default=None)
     return result

@@ -180,6 +180,8 @@ episodes = st.builds(
     ),
     episode_id=st.uuids().map(str),
     sample_index=_int,
+    split=st.sampled_from([None, "train", "eval"]),
+    sampling=st.none() | _text,
     status=st.sampled_from(["finished", "failed"]),
     reward=st.none() | _float,
     is_truncated=st.booleans(),

@@ -43,6 +43,15 @@ def test_episode_identity_does_not_depend_on_the_run():
     assert one.group_id != other.group_id
 
 
+def test_tasks_of_two_splits_that_are_numbered_alike_are_others():
+    specs = [
+        next(Plan(config(environment={"id": "e", "split": split}), FakeEnvironment(1), "r").units())[0]
+        for split in ("train", "eval")
+    ]
+    assert [spec.split for spec in specs] == ["train", "eval"]
+    assert specs[0].episode_id != specs[1].episode_id
+
+
 def test_the_same_seed_gives_the_same_order_and_another_another():
     orders = [ids(Plan(config(shuffle=True, seed=s), FakeEnvironment(50), "r")) for s in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
+from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy, check_sampling
 from cluster.errors import ConfigError, ModelUnavailable, PolicyUnavailable, UpdateRefused
 from cluster.policy import (
     application,
@@ -25,6 +25,7 @@ from cluster.policy.models import Model, check_tools
 from cluster.ray_session import RaySession
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import make_tokenizer
+from workers.settings import SamplingSettings
 
 NOWHERE = RaySession("", local=True, kept=False, logs=Path("/nowhere"))
 MODEL = Model("m", "org/m", local=False)
@@ -281,6 +282,9 @@ def test_exact_tokens_of_a_model_whose_template_has_no_tools_are_an_error(tmp_pa
 def test_exact_tokens_and_a_tool_choice_exclude_each_other():
     with pytest.raises(ValidationError, match=r"policy\.sampling\.tool_choice is `required`: leave it out"):
         vllm(tokens="exact", sampling={"tool_choice": "required"})
+    with pytest.raises(ConfigError, match=r"sampling: .*tool_choice is `none`: leave it out"):
+        check_sampling(vllm(tokens="exact"), SamplingSettings(tool_choice="none"))
+    check_sampling(vllm(tokens="per_turn"), SamplingSettings(tool_choice="required"))
 
 
 def test_weights_are_updated_only_where_the_deployment_was_made_for_it():

@@ -28,6 +28,17 @@ def begun(folder: Path, **fields: object) -> Path:
     return run
 
 
+def test_a_trainers_loop_and_a_run_do_not_go_on_with_each_other(tmp_path):
+    run = begun(tmp_path)
+    config = load_config(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"none of a trainer's loop; `kumite run --resume .*run` goes on"):
+        resumable_config(run, config, loop=True)
+    (run / "manifest.json").write_text(json.dumps({"run_id": "run", "loop": {"iteration": 1}}))
+    assert resumable_config(run, config, loop=True) is config
+    with pytest.raises(ConfigError, match=r"RolloutEngine\(config, '.*run', resume=True\)"):
+        resumable_config(run, None)
+
+
 def test_the_environments_file_is_kept_with_the_run(tmp_path):
     run = begun(tmp_path)
     assert (run / "environment.py").read_text() == (tmp_path / "my_env.py").read_text()
@@ -67,7 +78,14 @@ def test_a_file_of_another_name_is_another_environment(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["samples=3", "keep=1", "seed=1", "policy={kind: endpoint, base_url: 'http://a/v1', model: m}"]
+    "change",
+    [
+        "samples=3",
+        "keep=1",
+        "seed=1",
+        "environment.split=train",
+        "policy={kind: endpoint, base_url: 'http://a/v1', model: m}",
+    ],
 )
 def test_what_would_change_the_data_is_named(tmp_path, change):
     run = begun(tmp_path)

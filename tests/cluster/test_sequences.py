@@ -6,9 +6,11 @@ import pytest
 
 from cluster.dataset.manifest import ManifestError
 from cluster.dataset.sequences import advantages, sequences, sequences_of, write_sequences
+from cluster.errors import ConfigError
 from tests.cluster.synthetic import failed_episode
 from tests.helpers.token_runs import template_in, two_turns, write_run
 from workers.chat_template import ChatTemplate
+from workers.records import EpisodeRecord
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,23 @@ def test_the_variants_of_group_advantages():
     assert advantages(rewards, "none") == rewards
     assert advantages([0.3, 0.3], "grpo") == [0.0, 0.0]
     assert advantages([0.3], "rloo") == [0.0]
+
+
+async def test_episodes_without_token_ids_are_no_empty_file(tmp_path: Path, template: ChatTemplate):
+    def untold(number: int) -> EpisodeRecord:
+        record = two_turns(template, number)
+        for step in record.steps:
+            step.prompt_token_ids = step.completion_token_ids = step.completion_logprobs = None
+        return record
+
+    run = await write_run(tmp_path / "without", [untold(1), untold(2), failed_episode(3)])
+    says = r"of 2 finished episodes, none has token ids.*`policy\.token_ids: true`.*`policy\.tokens: exact`"
+    with pytest.raises(ConfigError, match=says):
+        write_sequences(run)
+    assert not list((run / "sequences").iterdir())
+    assert not list(sequences(await write_run(tmp_path / "failed", [failed_episode(1)])))
+    some = await write_run(tmp_path / "some", [untold(1), two_turns(template, 2)])
+    assert [sequence.episode_id[-1] for sequence in sequences(some)] == ["2"]
 
 
 async def test_groups_take_in_finished_episodes_only_and_load_without_our_code(

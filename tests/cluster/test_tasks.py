@@ -9,7 +9,7 @@ from rich.console import Console
 from cluster import cli
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
-from cluster.tasks import render, select
+from cluster.tasks import Selection, render, select
 
 BANKING = {"suites": ["banking"], "user_tasks": ["user_task_0", "user_task_3"]}
 
@@ -43,7 +43,7 @@ def test_tasks_are_listed_with_suite_injection_prompt_and_difficulty():
     ]
     assert "banking, benign: 2 tasks" in text
     assert "banking, attack: 2 tasks" in text
-    assert "4 tasks × 4 = 16 episodes" in text
+    assert "4 tasks × 4 = 16 episodes, environment.split eval" in text
 
 
 def test_whole_benchmark_is_counted():
@@ -114,6 +114,21 @@ def test_environment_of_ones_own_is_listed_by_task_id(tmp_path: Path):
         ("2", None, None),
     ]
     assert all(task.prompt for task in selection.tasks)
+
+
+def test_a_split_selects_its_own_tasks():
+    def select_of(split: str) -> Selection:
+        environment = Path(__file__).resolve().parents[2] / "examples" / "short_answers.py"
+        fields = {"environment": {"id": str(environment), "split": split}, "policy": {"kind": "oracle"}}
+        return select(RunConfig.model_validate(fields))
+
+    train, held_out = select_of("train"), select_of("eval")
+    assert (train.split, held_out.split) == ("train", "eval")
+    assert "France" in {task.task_id for task in train.tasks}
+    assert not {task.task_id for task in train.tasks} & {task.task_id for task in held_out.tasks}
+    with pytest.raises(ConfigError, match=r"environment\.split: got 'train', and agentdojo has no training"):
+        environment = {"id": "agentdojo", "args": BANKING, "split": "train"}
+        select(RunConfig.model_validate({"environment": environment, "policy": {"kind": "oracle"}}))
 
 
 @pytest.mark.parametrize(

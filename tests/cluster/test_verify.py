@@ -126,6 +126,18 @@ async def test_log_probabilities_of_other_weights_are_found(tmp_path: Path, temp
     assert found.largest_difference == pytest.approx(0.4)
 
 
+async def test_log_probabilities_that_an_iteration_sampled_otherwise_are_not_compared(
+    tmp_path: Path, template: ChatTemplate
+):
+    record = two_turns(template, sampling='{"temperature": 0.0}')
+    found = await verified(
+        tmp_path, record, template, rescore=lambda step: [-0.9] * len(step.completion_logprobs or [])
+    )
+    assert violated(found) == {}
+    (report,) = (report for report in found.rules if report.rule == "logprobs")
+    assert report.not_checked == {"a trainer's loop had it sampled otherwise than the config says": 2}
+
+
 async def test_steps_without_token_ids_are_counted_as_not_checked(tmp_path: Path, template: ChatTemplate):
     record = two_turns(template)
     for step in record.steps:

@@ -108,6 +108,17 @@ async def test_idle_workers_are_given_back_down_to_the_minimum():
         assert cluster.stopped == ["worker-0004", "worker-0003"]
 
 
+async def test_workers_that_are_held_stay_though_nothing_is_expected():
+    cluster = Cluster()
+    async with pool_of(cluster, 8) as pool:
+        await until(lambda: pool.state.up == 4)
+        pool.hold(4)
+        pool.hold(2)
+        pool.expect(0)
+        await until(lambda: pool.state.up < 4)
+        assert pool.state.up == 2, "all that are idle and not held go at once"
+
+
 async def test_a_worker_with_episodes_is_not_given_back():
     cluster = Cluster()
     async with pool_of(cluster, 4) as pool:

@@ -34,6 +34,8 @@ class DummyEnv(vf.MultiTurnEnv):
                 raise ZeroDivisionError("a bug in env_response")
             case "raise a verifiers error":
                 raise vf.ToolCallError("no such tool")
+            case "raise a timeout":
+                raise TimeoutError("a server of the environment's does not answer")
             case "wreck":
                 state["trajectory"][0]["prompt"] = [{"content": object()}]
                 raise ZeroDivisionError("a bug in env_response")

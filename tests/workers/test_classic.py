@@ -16,7 +16,7 @@ from workers.environments.classic import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeRecord, EpisodeResult
 from workers.rollout_worker import RolloutWorker
-from workers.settings import EnvironmentSettings, PolicyEndpoint
+from workers.settings import EnvironmentSettings, PolicyEndpoint, SamplingSettings
 
 BY_THE_BOOK = '''
 import verifiers as vf
@@ -52,14 +52,17 @@ async def named(completion, answer, **kwargs):
     return float(answer in str(completion[-1].content))
 
 
-def load_environment(weight=0.5, max_turns=4, sampling_args=None):
+def load_environment(weight=0.5, max_turns=4, sampling_args=None, train=(), timeout_seconds=None):
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(3)]
+    train = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in train]
     return SumEnv(
+        dataset=Dataset.from_list(train) if train else None,
         tools=[add],
         max_turns=max_turns,
         eval_dataset=Dataset.from_list(rows),
         rubric=vf.Rubric(funcs=[computed, named], weights=[weight, 1 - weight]),
         sampling_args=sampling_args,
+        timeout_seconds=timeout_seconds,
     )
 '''
 
@@ -149,6 +152,21 @@ def test_policy_is_asked_as_environment_and_config_say_together(
     assert [tool["function"]["name"] for tool in request["tools"]] == ["add"]
 
 
+def test_policy_is_asked_as_an_iteration_says_where_it_does(
+    worker: RolloutWorker, policy: MockPolicy
+) -> None:
+    greedy = SamplingSettings(temperature=0.0, max_tokens=5)
+    policy.requests.clear()
+    row = rows(worker)[0]
+    for sampling in (greedy, None):
+        (result,) = worker.play([spec(row).model_copy(update={"sampling": sampling})])
+        recorded = record(result).sampling
+        assert sampling == (recorded and SamplingSettings.model_validate_json(recorded))
+    asked = [(request["temperature"], request["max_completion_tokens"]) for request in policy.requests]
+    assert asked == [(0.0, 5), (1.0, 77)]
+    assert all(request["return_token_ids"] for request in policy.requests)
+
+
 def test_seed_is_the_episodes_own_and_the_same_again(worker: RolloutWorker, policy: MockPolicy) -> None:
     policy.requests.clear()
     first, second = spec(rows(worker)[0]), spec(rows(worker)[0])
@@ -193,6 +211,19 @@ def test_policy_that_refuses_is_the_policys_failure(worker: RolloutWorker, polic
     assert len(episode.steps) == 1 and not episode.steps[0].done
 
 
+def test_environments_own_time_limit_is_named(folder: Path) -> None:
+    with MockPolicy(default=Fault("hang")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
+        with rollout_worker(
+            "sums.py", args={"timeout_seconds": 0.25}, policy=endpoint, search_path=folder
+        ) as worker:
+            (result,) = worker.play([spec(rows(worker)[0])])
+    error = record(result).error
+    assert error is not None
+    assert (error.stage, error.kind, error.type) == ("policy", "environment", "EpisodeFailed")
+    assert error.message == "the environment's own limit, its timeout_seconds of 0.25, was reached"
+
+
 def test_oracle_answers_an_environment_without_a_sandbox(folder: Path) -> None:
     with rollout_worker("sums.py", policy=ORACLE, search_path=folder) as worker:
         results: list[EpisodeResult] = [worker.play([spec(row)])[0] for row in rows(worker)]
@@ -204,6 +235,23 @@ def test_rows_are_the_evaluation_datasets(folder: Path) -> None:
     assert len(found) == 3
     assert found[1]["answer"] == "2"
     assert found[1]["prompt"][-1]["content"] == "What is 1 + 1?"
+
+
+def of_split(folder: Path, split: str, **args: Any) -> ClassicEnvironment:
+    return ClassicEnvironment(EnvironmentSettings(id="sums.py", args=args, split=split), folder)
+
+
+def test_rows_of_the_train_split_are_the_training_datasets(folder: Path) -> None:
+    training = of_split(folder, "train", train=[7, 8])
+    assert [row["answer"] for row in training.rows()] == ["8", "9"]  # type: ignore[attr-defined]
+    assert len(training.of_split("eval").rows()) == 3
+    assert len(training.rows()) == 2, "it stays what it was"
+
+
+def test_split_that_an_environment_has_no_dataset_for_is_named(folder: Path) -> None:
+    complaint = r"environment\.split: got 'train', and sums\.py has no training dataset.*; give 'eval'"
+    with pytest.raises(EnvironmentLoadError, match=complaint):
+        of_split(folder, "train").rows()
 
 
 def test_signal_handlers_stay_as_they_were(folder: Path) -> None:

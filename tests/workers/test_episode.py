@@ -157,6 +157,7 @@ def test_failed_setup_is_on_record_without_a_reward(
     [
         (task(respond="raise"), "environment", "ZeroDivisionError: a bug in env_response"),
         (task(respond="raise a verifiers error"), "environment", "ToolCallError: no such tool"),
+        (task(respond="raise a timeout"), "task", "TimeoutError: a server of the environment's does not"),
         (task(respond="bad stop"), "environment", "LookupError: a bug in a stop condition"),
         (task(respond="wreck"), "environment", "ZeroDivisionError: a bug in env_response"),
         (task(turn(("raise_error", {}))), "environment", "ToolsetError: ZeroDivisionError: a bug in a tool"),

@@ -1,36 +1,29 @@
 """Environments written against verifiers' classic API: `load_environment`, `MultiTurnEnv`, `Rubric`."""
 
 import asyncio
-import importlib
-import importlib.util
+import copy
 import inspect
 import logging
 import math
-import os
-import signal
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import verifiers as vf
-from pydantic import ValidationError
 
 from workers.environments import steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
+from workers.environments.loading import load
 from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError, StaleEpisode
 from workers.sandbox.base import Session, ToolsetSpec
-from workers.settings import EnvironmentSettings
+from workers.settings import EnvironmentSettings, Split
 
 _log = logging.getLogger(__name__)
 _MAX_TOKENS = 512
 """Most tokens sampled in one turn where neither the run nor the environment says."""
-_OURS = {"agentdojo": "workers.environments.agentdojo", "shell": "workers.environments.shell"}
 
 
 class ClassicEnvironment:
@@ -50,16 +43,33 @@ class ClassicEnvironment:
     def __init__(
         self, settings: EnvironmentSettings, search_path: Path | None = None, policy: str | None = None
     ) -> None:
-        with _signal_handlers_kept():
-            self._env = _load(settings, search_path, policy)
+        self._env = load(settings, search_path, policy)
+        self._settings = settings
         self.toolset = cast("ToolsetSpec | None", getattr(self._env, "toolset", None))
         self.needs_groups = bool(self._env.requires_group_rollouts)
         self.has_tools = self.toolset is not None or bool(getattr(self._env, "tool_defs", None))
         self._observe()
 
     def rows(self) -> Rows:
-        """The tasks of its evaluation dataset, or of its training dataset where it has no other."""
-        return cast(Rows, self._env.get_eval_dataset())
+        """The tasks of the dataset that `environment.split` names.
+
+        Raises:
+            EnvironmentLoadError: It has no such dataset.
+        """
+        if self._settings.split == "eval":
+            return cast(Rows, self._env.get_eval_dataset())
+        if self._env.build_dataset() is None:
+            raise EnvironmentLoadError(
+                f"environment.split: got 'train', and {self._settings.id} has no training dataset "
+                "(verifiers' `dataset`), only one to evaluate on; give 'eval'"
+            )
+        return cast(Rows, self._env.get_dataset())
+
+    def of_split(self, split: Split) -> Self:
+        """The same environment, with the tasks of this split."""
+        other = copy.copy(self)
+        other._settings = self._settings.model_copy(update={"split": split})
+        return other
 
     async def play(
         self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
@@ -106,10 +116,12 @@ class ClassicEnvironment:
         finally:
             tracing.current.reset(token)
         error = state.get("error")
+        # The turn that verifiers cancels at its limit leaves an error, too, which says nothing.
+        if state.get("timed_out") and (error is None or isinstance(error, asyncio.CancelledError)):
+            limit = self._env.timeout_seconds
+            raise EpisodeFailed(f"the environment's own limit, its timeout_seconds of {limit}, was reached")
         if error is not None:
             raise EpisodeFailed(str(error)) from error
-        if state.get("timed_out"):
-            raise EpisodeFailed(f"the environment's own limit of {self._env.timeout_seconds} s was reached")
         return state
 
     async def _score(self, states: list[vf.State], traces: list[EpisodeTrace]) -> None:
@@ -256,72 +268,3 @@ def _noting_errors(function: Any, scores_groups: bool) -> Any:
 
     reward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return reward
-
-
-def _load(settings: EnvironmentSettings, search_path: Path | None, policy: str | None) -> Any:
-    folder = _folder(settings, search_path)
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    module = _module(settings.id, search_path)
-    load = getattr(module, "load_environment", None)
-    if load is None:
-        raise EnvironmentLoadError(f"environment.id: module {module.__name__} has no `load_environment`")
-    offered = {"policy": policy, "folder": folder}
-    asked_for = inspect.signature(load).parameters.keys() & offered.keys() - settings.args.keys()
-    try:
-        env = load(**{name: offered[name] for name in asked_for}, **settings.args)
-    except EnvironmentLoadError:
-        raise
-    except (TypeError, ValueError, ValidationError, AssertionError) as error:
-        raise EnvironmentLoadError(f"environment.args: {settings.id} does not take them: {error}") from error
-    if not isinstance(env, vf.MultiTurnEnv):
-        raise EnvironmentLoadError(
-            f"environment.id: {settings.id} gave a {type(env).__name__}; a verifiers MultiTurnEnv is needed"
-        )
-    return env
-
-
-def _folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
-    """Where modules of a user's own are; on another node, in the worker's copy of the driver's folder."""
-    folder = settings.folder
-    if folder is None or folder.is_dir() or search_path is None:
-        return folder
-    return Path(os.path.relpath(folder, search_path)).resolve()
-
-
-def _module(name: str, search_path: Path | None) -> ModuleType:
-    try:
-        if name.endswith(".py"):
-            return _module_from_file(name, search_path or Path())
-        return importlib.import_module(_OURS.get(name, name.replace("-", "_")))
-    except ImportError as error:
-        known = ", ".join(f"`{ours}`" for ours in _OURS)
-        raise EnvironmentLoadError(
-            f"environment.id: {name!r} cannot be imported: {error}; give {known}, an importable module, or "
-            "the path of a Python file"
-        ) from error
-
-
-def _module_from_file(name: str, search_path: Path) -> ModuleType:
-    path = search_path / name
-    if not path.is_file():  # on another node, where `ray job submit` has put a copy of the driver's folder
-        path = Path(os.path.relpath(path, search_path))
-    # Under a name of its own: the file may be called like a package that others import.
-    spec = importlib.util.spec_from_file_location(f"kumite_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise EnvironmentLoadError(f"environment.id: there is no file {search_path / name}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _signal_handlers_kept() -> Generator[None]:
-    """Puts back the handlers that `vf.Environment.__init__` replaces."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
