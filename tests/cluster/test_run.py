@@ -73,7 +73,7 @@ class Run:
             return Worker(name)
 
         pool = WorkerPool(config.workers, ask)
-        parts = Parts(plan, OraclePolicyClient(), pool, "oracle", None)
+        parts = Parts(plan, lambda split: plan, OraclePolicyClient(), pool, "oracle", None)
         return await asyncio.wait_for(
             _play(config, parts, Progress(Console(file=io.StringIO())), self.target), 60
         )
