@@ -35,9 +35,9 @@ def become_session(
         os.setsid()
         if users is not None:
             process.become_user(*users)
+            process.hide_memory()  # the kernel sets it anew with the user, as `fs.suid_dumpable` says
         process.die_with_parent()
         process.adopt_orphans()
-        process.prefer_to_die()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)

@@ -266,6 +266,16 @@ async def test_session_inherits_no_descriptor_but_its_socket() -> None:
         assert found["3"].startswith("socket:")
 
 
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+async def test_sessions_go_before_their_tool_host_when_memory_runs_out(sandbox: ProcessSandbox) -> None:
+    session = json.loads(await said(await opened(sandbox), "who"))["pid"]
+    assert sandbox._process is not None
+    assert oom_score(session) == 800 > oom_score(sandbox._process.pid) == oom_score(os.getpid())
+
+
 @pytest.mark.parametrize(
     "filling",
     [{"files": 0}, {"files": 200}, {"depth": 3000}, {"files": 3, "locked": True}],
