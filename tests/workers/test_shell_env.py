@@ -143,6 +143,27 @@ def test_policy_that_dallies_is_graded_when_its_time_is_up() -> None:
     assert (result.metrics["tests_passed"] or 0) > 0
 
 
+LONGEST_NAMES = """
+import os
+for _ in range(31):
+    os.mkdir("\\1" * 255)
+    os.chdir("\\1" * 255)
+for number in range(170):
+    open(f"{number:03}" + "\\1" * 252, "w").close()
+"""
+
+
+def test_policy_cannot_make_its_states_too_large_to_be_sent() -> None:
+    """As JSON, a control character takes six bytes, and a renamed folder has every path in it twice."""
+    calls = [
+        ("python", {"code": LONGEST_NAMES}),
+        *[("bash", {"command": "mv $'\\1'* b || mv b $'\\1\\1'"})] * 2,
+    ]
+    result = with_policy(Reply(None, calls), task="fix-pagination")
+    assert [answer.rpartition("\n")[2] for answer in answers(result)] == ["[exit code 0]"] * 3
+    assert (result.status, result.reward) == ("finished", 0.0)
+
+
 def test_submission_that_ends_the_session_while_it_is_examined_scores_0() -> None:
     bad = {"path": "pages.py", "content": "import os\nos.kill(os.getppid(), 9)\n"}
     result = with_policy(Reply(None, [("write_file", bad)]), task="fix-pagination", sandbox=ALONE)

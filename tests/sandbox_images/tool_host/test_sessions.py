@@ -90,6 +90,15 @@ async def test_evaluation_brings_the_patches_of_every_call(sandbox: ProcessSandb
     ]
 
 
+async def test_patches_that_come_to_too_much_are_left_out_of_the_evaluation(sandbox: ProcessSandbox) -> None:
+    """Control characters take six bytes each: four of these patches alone are more than a frame holds."""
+    session = await opened(sandbox)
+    for _ in range(6):
+        await said(session, "put", key="large", value="\x01" * (1 << 20))
+    scores = await session.evaluate({})
+    assert [patch is None for patch in scores.patches] == [False, False, *[True] * 5]
+
+
 async def test_oracle_and_base_state_are_the_toolsets(sandbox: ProcessSandbox) -> None:
     script = [{"content": "", "tool_calls": [{"name": "echo", "arguments": {"a": 1}}]}]
     assert await (await opened(sandbox, script=script)).oracle() == script
