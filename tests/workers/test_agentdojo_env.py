@@ -201,7 +201,10 @@ def test_policy_reads_agentdojos_system_message_and_the_users_prompt(
         ({"suites": ["banking", "banking"]}, r"environment\.args\.suites: .*'banking'"),
         ({"max_turns": 0}, r"environment\.args\.max_turns: .*greater than 0, got 0"),
         ({"reward": {"utilty": 1.0}}, r"environment\.args\.reward\..*'utility'.*got .*'utilty'"),
-        ({"sandbox": {"backend": "podman"}}, r"backend: .*'docker' or 'process', got 'podman'"),
+        (
+            {"sandbox": {"backend": "podman"}},
+            r"environment\.args\.sandbox\.backend: .*'docker' or 'process', got 'podman'",
+        ),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )

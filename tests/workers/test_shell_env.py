@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import verifiers as vf
 
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
+from tests.helpers.sandboxes import children, eventually
 from workers.environments.shell import load_environment
 from workers.environments.shell_dataset import cards, shell_task
 from workers.errors import EnvironmentLoadError
@@ -282,6 +284,12 @@ def test_commands_may_take_longer_than_other_calls() -> None:
         ({"reward": {"utility": 1}}, r"environment\.args\.reward\.utility"),
         ({"reward": {}}, r"environment\.args\.reward"),
         ({"output_cap": 10}, r"environment\.args\.output_cap"),
+        ({"sandbox": {"memory_mb": 1}}, r"environment\.args\.sandbox\.memory_mb: .*, got 1$"),
+        ({"sandbox": "docker"}, r"environment\.args\.sandbox: .*dictionary.*, got 'docker'"),
+        (
+            {"sandbox": {"backend": "process", "session_users": True}},
+            r"environment\.args\.sandbox\.session_users needs sandbox\.backend `docker`",
+        ),
         ({"command_timeout": 500}, r"command_timeout: 500 is more than max_command_timeout, 120"),
     ],
 )
@@ -290,17 +298,65 @@ def test_wrong_arguments_are_told(args: dict[str, Any], complaint: str) -> None:
         load_environment(**args)
 
 
-def test_it_plays_under_verifiers_alone() -> None:
-    """Without Kumite's worker, the environment brings up a sandbox of its own."""
-    env = load_environment(tasks=["find-effective-port"], sandbox={"backend": "process", **ON_THIS_MACHINE})
+ALONE_HERE = {"backend": "process", **ALONE}
 
-    async def play(policy: MockPolicy) -> Any:
-        client = vf.ClientConfig(api_base_url=policy.base_url, api_key_var="NO_KEY")
-        try:
-            return await env.evaluate(client, "mock", num_examples=1, rollouts_per_example=1)
-        finally:
-            await env.close_own_sandbox()
+
+async def evaluated(env: Any, policy: MockPolicy, rollouts: int = 1) -> list[Any]:
+    """What verifiers' own evaluation gives, in sandboxes that the environment brings up itself."""
+    client = vf.ClientConfig(api_base_url=policy.base_url, api_key_var="NO_KEY")
+    done: Any = await env.evaluate(client, "mock", num_examples=1, rollouts_per_example=rollouts)
+    return done["outputs"]
+
+
+def test_it_plays_under_verifiers_alone_and_leaves_no_sandbox_behind() -> None:
+    env = load_environment(tasks=["find-effective-port"], sandbox=ALONE_HERE)
+
+    async def play(policy: MockPolicy) -> list[float]:
+        before = children(os.getpid())
+        outputs = await evaluated(env, policy, rollouts=3)
+        ready = 2  # started ahead for the next ones
+        await eventually(lambda: len(children(os.getpid()) - before) <= ready)
+        await env._teardown()
+        await eventually(lambda: children(os.getpid()) <= before)
+        return [output["reward"] for output in outputs]
 
     with MockPolicy(default=Reply("10065")) as policy:
-        results = asyncio.run(play(policy))
-    assert results["outputs"][0]["reward"] == 1.0
+        assert asyncio.run(play(policy)) == [1.0] * 3
+
+
+def test_session_that_cannot_be_opened_leaves_no_sandbox_behind() -> None:
+    sandbox = {**ALONE_HERE, "session_limits": {"open_files": 32}}
+    env = load_environment(tasks=["find-effective-port"], sandbox=sandbox)
+
+    async def play(policy: MockPolicy) -> list[Any]:
+        before = children(os.getpid())
+        outputs = await evaluated(env, policy, rollouts=3)
+        ready = 2
+        await eventually(lambda: len(children(os.getpid()) - before) <= ready)
+        await env._teardown()
+        return [output["error"] for output in outputs]
+
+    with MockPolicy() as policy:
+        errors = asyncio.run(play(policy))
+    assert all("a shell needs 64, got 32" in str(error) for error in errors), errors
+
+
+def test_it_is_evaluated_on_one_event_loop_after_another() -> None:
+    env = load_environment(tasks=["find-effective-port"], sandbox=ALONE_HERE)
+    with (
+        MockPolicy(default=Reply("10065")) as policy,
+        asyncio.Runner() as first,
+        asyncio.Runner() as second,
+    ):
+        outputs = first.run(evaluated(env, policy))
+        firsts = env._sandboxes._pool
+        outputs += second.run(evaluated(env, policy))
+        second.run(env._teardown())
+        assert firsts is not None
+        first.run(firsts.close())
+    assert [(output["reward"], output["error"]) for output in outputs] == [(1.0, None)] * 2
+
+
+def test_it_keeps_the_name_it_was_loaded_by() -> None:
+    name = "workers.environments.shell"
+    assert vf.load_environment(name, sandbox={"backend": "process"}).env_id == name
