@@ -80,7 +80,7 @@ class DockerSandbox(Sandbox):
             async with asyncio.timeout(self.settings.start_timeout), creation_slot():
                 stream = await asyncio.to_thread(self._create_and_attach)
                 loop = asyncio.get_running_loop()
-                connection = Connection(self._write, self.died.set)
+                connection = Connection(self._write, self._hang_up)
                 transport, _ = await loop.create_connection(lambda: _Stream(connection), sock=stream)
                 self._transport = transport
                 await asyncio.to_thread(self._start)
@@ -101,6 +101,11 @@ class DockerSandbox(Sandbox):
     def _write(self, data: bytes) -> None:
         assert self._transport
         self._transport.write(data)
+
+    def _hang_up(self) -> None:
+        self.died.set()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _create_and_attach(self) -> socket.socket:
         with engine() as client:
@@ -155,8 +160,7 @@ class DockerSandbox(Sandbox):
     async def stop(self) -> None:
         """Hangs up, on which the container exits and is removed; removes it by force if it is not."""
         self._stopped = True
-        if self._transport is not None:
-            self._transport.abort()
+        self._hang_up()  # there may be a stream before there is a connection to give up
         self.give_up("it was stopped")
         if self._container is not None:
             container, self._container = self._container, None
