@@ -10,6 +10,9 @@ import jsonpatch
 import pytest
 import verifiers as vf
 
+from cluster.config import EpisodeConfig, RunConfig
+from cluster.errors import ConfigError
+from cluster.plan import load_plan
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import children, eventually
@@ -296,6 +299,25 @@ def test_commands_may_take_longer_than_other_calls() -> None:
 def test_wrong_arguments_are_told(args: dict[str, Any], complaint: str) -> None:
     with pytest.raises(EnvironmentLoadError, match=complaint):
         load_environment(**args)
+
+
+def test_tools_that_may_outlast_the_episode_are_refused() -> None:
+    """Else a policy that only sleeps had its episode ended without a grade."""
+    with pytest.raises(EnvironmentLoadError) as refused:
+        load_environment(episode_timeout=300.0)
+    assert str(refused.value) == (
+        "environment.args.tools_timeout: 600 lets an episode's tools and grading take up to 795 s "
+        "(max_command_timeout is 120), which must be less than episode.timeout, 300: it ends an episode "
+        "without a grade"
+    )
+    load_environment(episode_timeout=300.0, tools_timeout=100.0)
+    load_environment(episode_timeout=EpisodeConfig().timeout)
+
+
+def test_config_is_held_to_it() -> None:
+    config = {"environment": {"id": "shell"}, "policy": {"kind": "oracle"}, "episode": {"timeout": 300}}
+    with pytest.raises(ConfigError, match=r"tools_timeout: 600 .* less than episode\.timeout, 300"):
+        load_plan(RunConfig.model_validate(config), "run")
 
 
 ALONE_HERE = {"backend": "process", **ALONE}

@@ -42,16 +42,22 @@ class ClassicEnvironment:
         settings: Which environment, with which arguments.
         search_path: Folder to look in for a user's own environment module.
         policy: Name of the model that plays.
+        episode_timeout: Seconds that an episode may take; None where there is no limit, or none is known.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
 
     def __init__(
-        self, settings: EnvironmentSettings, search_path: Path | None = None, policy: str | None = None
+        self,
+        settings: EnvironmentSettings,
+        search_path: Path | None = None,
+        policy: str | None = None,
+        episode_timeout: float | None = None,
     ) -> None:
         with _signal_handlers_kept():
-            self._env = _load(settings, search_path, policy)
+            offered = {"policy": policy, "episode_timeout": episode_timeout}
+            self._env = _load(settings, search_path, offered)
         self.toolset = cast("ToolsetSpec | None", getattr(self._env, "toolset", None))
         self.needs_groups = bool(self._env.requires_group_rollouts)
         self.has_tools = self.toolset is not None or bool(getattr(self._env, "tool_defs", None))
@@ -255,7 +261,7 @@ def _noting_errors(function: Any, scores_groups: bool) -> Any:
     return reward
 
 
-def _load(settings: EnvironmentSettings, search_path: Path | None, policy: str | None) -> Any:
+def _load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]) -> Any:
     folder = _folder(settings, search_path)
     if folder is not None and str(folder) not in sys.path:
         sys.path.append(str(folder))
@@ -263,7 +269,7 @@ def _load(settings: EnvironmentSettings, search_path: Path | None, policy: str |
     load = getattr(module, "load_environment", None)
     if load is None:
         raise EnvironmentLoadError(f"environment.id: module {module.__name__} has no `load_environment`")
-    offered = {"policy": policy, "folder": folder}
+    offered = {**offered, "folder": folder}
     asked_for = inspect.signature(load).parameters.keys() & offered.keys() - settings.args.keys()
     try:
         env = load(**{name: offered[name] for name in asked_for}, **settings.args)

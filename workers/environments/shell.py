@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
 from workers.environments.shell_dataset import ShellTask, TaskSelection, rows, shell_task
-from workers.errors import RequestRefused, SessionLost
+from workers.errors import EnvironmentLoadError, RequestRefused, SessionLost
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import SandboxSettings
 
@@ -21,6 +21,8 @@ Metric = Literal["solved", "tests_passed"]
 _METRICS: tuple[Metric, ...] = ("solved", "tests_passed")
 _CLEANING_UP = 15.0
 """Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
+_GRADING_TIME = 60.0
+"""Seconds beyond all calls that are left for grading before `episode.timeout`."""
 _GRADING = 0.8
 """Share of the limit of an evaluation that the hidden tests may take; the rest is for ending them."""
 _TIME_IS_UP = "the time for tools is over; the workspace is judged as it is"
@@ -51,7 +53,8 @@ class ShellArgs(TaskSelection):
 
     tools_timeout: float = Field(default=600.0, gt=0)
     """Seconds that all calls of an episode may take together. When they are over, the episode ends and is
-    graded as it is: well before `episode.timeout`, which would end it without a grade."""
+    graded as it is. With the longest last command and a minute for grading it must fit in
+    `episode.timeout`, which would end the episode without a grade; the policy's own time comes on top."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ShellArgs":
@@ -171,17 +174,29 @@ class ShellEnv(SandboxedEnv):
         return result.text
 
 
-def load_environment(sandbox: Mapping[str, Any] | None = None, **args: Any) -> ShellEnv:
+def load_environment(
+    sandbox: Mapping[str, Any] | None = None, episode_timeout: float | None = None, **args: Any
+) -> ShellEnv:
     """The environment, as verifiers loads it.
 
     Args:
         sandbox: Settings of the environment's own sandbox, as in a config's `sandbox` section.
+        episode_timeout: Seconds after which an episode is ended without a grade. Under Kumite, the config's
+            `episode.timeout`.
         **args: See `ShellArgs`.
 
     Raises:
         EnvironmentLoadError: An argument is not what it should be.
     """
-    return ShellEnv(checked(ShellArgs, args), checked(SandboxSettings, sandbox or {}, "sandbox"))
+    settings = checked(ShellArgs, args)
+    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_TIME
+    if episode_timeout is not None and longest >= episode_timeout:
+        raise EnvironmentLoadError(
+            f"environment.args.tools_timeout: {settings.tools_timeout:g} lets an episode's tools and grading "
+            f"take up to {longest:g} s (max_command_timeout is {settings.max_command_timeout:g}), which must "
+            f"be less than episode.timeout, {episode_timeout:g}: it ends an episode without a grade"
+        )
+    return ShellEnv(settings, checked(SandboxSettings, sandbox or {}, "sandbox"))
 
 
 def _task(state: vf.State) -> ShellTask:
