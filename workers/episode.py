@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 from workers import logs
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
+from workers.environments.json_text import json_text
 from workers.environments.messages import to_records
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode
@@ -242,7 +243,7 @@ class EpisodePlayer:
             return
         self._known_states.add(state_id)
         try:
-            play.states[state_id] = json.dumps(await session.sandbox.base_state(state_id))
+            play.states[state_id] = json_text(await session.sandbox.base_state(state_id))
         except BaseException:
             self._known_states.discard(state_id)
             raise
