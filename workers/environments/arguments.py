@@ -30,6 +30,18 @@ def checked(model: type[_Settings], arguments: Mapping[str, Any], *section: str)
         ) from error
 
 
+def distinct(values: list[Any] | None) -> list[Any] | None:
+    """A list argument as it is, for a validator: what is in it twice would be played twice under one name.
+
+    Raises:
+        ValueError: Something is.
+    """
+    for value in values or []:
+        if (values or []).count(value) > 1:
+            raise ValueError(f"{value!r} is in it more than once; name it once")
+    return values
+
+
 def _complaint(entry: Any, section: tuple[str, ...]) -> str:
     message = str(entry["msg"]).removeprefix("Value error, ")
     if entry["type"] == "value_error" and not entry["loc"]:  # it is about several arguments, and names them
