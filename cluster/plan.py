@@ -173,7 +173,9 @@ def load_plan(config: RunConfig, run_id: str) -> tuple[ClassicEnvironment, Plan]
     """
     policy: str = getattr(config.policy, "model", config.policy.kind)
     try:
-        environment = ClassicEnvironment(config.environment, policy=policy)
+        environment = ClassicEnvironment(
+            config.environment, policy=policy, episode_timeout=config.episode.timeout
+        )
         return environment, Plan(config, environment, run_id)
     except EnvironmentLoadError as error:
         raise ConfigError(str(error)) from error

@@ -191,7 +191,10 @@ def models_in(annotation: Any, base: type[_Model]) -> Iterator[type[_Model]]:
 
 
 def _value(info: FieldInfo) -> str:
-    """What a field takes, in words."""
+    """What a field takes, in words: its own, where it has some."""
+    extra = cast(Any, info.json_schema_extra)
+    if isinstance(extra, dict) and "takes" in extra:
+        return str(cast(dict[str, Any], extra)["takes"])
     words = _alternatives(info.annotation, info.metadata)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 

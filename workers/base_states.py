@@ -1,9 +1,9 @@
 """The base states that a worker has named: each goes with one result, or another where that is not used."""
 
-import json
 import logging
 from collections.abc import Collection
 
+from workers.environments.json_text import json_text
 from workers.errors import SandboxError
 from workers.sandbox.base import Session
 
@@ -28,7 +28,7 @@ class BaseStates:
             return {}
         self._named[state_id] = episode_id
         try:
-            return {state_id: json.dumps(await session.sandbox.base_state(state_id))}
+            return {state_id: json_text(await session.sandbox.base_state(state_id))}
         except SandboxError as error:
             self.forget([episode_id])
             _log.warning("the base state %s is not to be had: %s", state_id, error)

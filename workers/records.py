@@ -74,7 +74,8 @@ class StepRecord(Record):
     """The messages with which the environment answered; empty at the end."""
     state_patch: Json | None = None
     """State, part two: RFC 6902 JSON patch from the environment's state before this turn's tool calls
-    to the one after them. Null where the environment has no state to show."""
+    to the one after them. Null where the environment has no state to show, and in all steps of an
+    episode whose patches come to more than 8 MiB."""
     reward: float | None = None
     """Reward of this step. Null unless the environment gives step rewards; the episode has its own."""
     done: bool

@@ -87,7 +87,8 @@ class SandboxSettings(Settings):
     pids: int = Field(default=512, ge=16)
     """Most processes and threads in one container."""
     scratch_mb: int = Field(default=256, ge=1)
-    """Size of the container's only writable place, a tmpfs at /scratch, in MiB. It counts as memory."""
+    """Size of the container's only writable place, a tmpfs at /scratch, in MiB; it has room for 256 files and
+    folders for each. It counts as memory."""
     session_limits: SessionLimits = Field(default_factory=SessionLimits)
     """Resource limits of one episode's process inside the container."""
     start_timeout: float = Field(default=120.0, gt=0)

@@ -120,10 +120,12 @@ class AgentDojoSession(Session):
             asked for (`injected`), and of the one after which the attack had succeeded (`succeeded_at`),
             where it was looked for.
         """
-        for name in self._fields - self._ever_touched:  # what is one and the same need not be compared
-            self._before.__dict__[name] = self._environment.__dict__[name]
+        if self._checks_are_agentdojos():  # another's might change what is shared here
+            for name in self._fields - self._ever_touched:  # what is one and the same need not be compared
+                self._before.__dict__[name] = self._environment.__dict__[name]
         output = [] if trace["output"] is None else [text_content_block_from_string(trace["output"])]
-        check = partial(self._check, output, self._all_calls(trace["unexecuted"]))
+        calls = self._all_calls(trace["unexecuted"])
+        check = partial(self._check, self._before, self._environment, output, calls)
         utility = check(self._task)
         attack_success = check(self._injection_task) if self._injection_task is not None else None
         if self._attack is not None and self._attack.is_dos_attack:
@@ -161,17 +163,28 @@ class AgentDojoSession(Session):
         )
 
     def _look_for_success(self) -> None:
+        """Looks at copies: a check may change what it looks at, as those do that list unread mail."""
         if not self._locates_attack or self._succeeded_at is not None or not self._calls:
             return
+        before, now = (each.model_copy(deep=True) for each in (self._before, self._environment))
         with suppress(Exception):  # a check that wants the whole conversation has its say at the end
-            if self._check([], self._all_calls([]), self._injection_task):
+            if self._check(before, now, [], self._all_calls([]), self._injection_task):
                 self._succeeded_at = len(self._calls) - 1
 
+    def _checks_are_agentdojos(self) -> bool:
+        tasks = (self._task, self._injection_task)
+        return all(task is None or type(task).__module__.startswith("agentdojo.") for task in tasks)
+
     def _check(
-        self, output: list[Any], calls: list[FunctionCall], task: BaseUserTask | BaseInjectionTask | None
+        self,
+        before: TaskEnvironment,
+        now: TaskEnvironment,
+        output: list[Any],
+        calls: list[FunctionCall],
+        task: BaseUserTask | BaseInjectionTask | None,
     ) -> bool:
         check: Callable[..., bool] = self._suite._check_task_result
-        return check(task, output, self._before, self._environment, calls)
+        return check(task, output, before, now, calls)
 
     def oracle(self) -> list[dict[str, Any]]:
         """The task's ground truth, and the output that AgentDojo expects at the end.

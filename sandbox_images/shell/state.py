@@ -7,7 +7,8 @@ from sandbox_images.shell.workspace import FileError, Workspace
 from sandbox_images.tool_host.json_patch import Patch, diff
 
 _FILES = 200
-"""Most entries in a state: of a workspace with more, those that come first by name."""
+_ALL_PATHS = 64 * 1024
+"""Most entries in a state, and bytes of their paths: of a workspace with more, the first by name."""
 _LONGEST_TEXT = 16 * 1024
 _ALL_TEXTS = 128 * 1024
 """Bytes of a file, and of all files, whose text is in a state. Of others, only the size."""
@@ -41,11 +42,12 @@ class WorkspaceState:
     def take(self, folder: str) -> dict[str, Any]:
         """The state now."""
         files: dict[str, Any] = {}
-        room = _ALL_TEXTS
+        room, room_for_paths = _ALL_TEXTS, _ALL_PATHS
         for entry in self._workspace.entries():
-            if len(files) == _FILES:
-                break
             path = _readable(entry.path)
+            room_for_paths -= len(path.encode())
+            if len(files) == _FILES or room_for_paths < 0:
+                break
             if entry.kind != "file":
                 files[path] = {"kind": entry.kind}
                 continue

@@ -32,6 +32,7 @@ def main() -> int:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.adopt_orphans()
+    score = process.OomScore()
     process.hide_memory()
     toolset, hello = _load(toolset_path, options)
     gc.collect()
@@ -52,6 +53,7 @@ def main() -> int:
         scratch,
         options.get("limits", {}),
         options.get("quiet", True),
+        score.fork,
         first_user,
     )
     server.reply(hello)

@@ -52,9 +52,11 @@ def _diff_arrays(before: list[Any], after: list[Any], path: str) -> Patch:
 def _same(one: Any, other: Any) -> bool:
     """Equality as JSON has it, where `true` is not 1 and 1 is not 1.0; False where only the order differs.
 
-    Python's own equality, and its plainest serialisation to tell the types apart: both run in C.
+    NaN, which JSON does not have, is the same as NaN. Python's own equality, and its plainest serialisation
+    to tell the types apart: both run in C.
     """
-    return bool(one == other) and marshal.dumps(one, 0) == marshal.dumps(other, 0)
+    equal = bool(one == other or (one != one and other != other))
+    return equal and marshal.dumps(one, 0) == marshal.dumps(other, 0)
 
 
 def _join(path: str, key: str) -> str:

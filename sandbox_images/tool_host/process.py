@@ -5,11 +5,15 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+
+_SESSION_SCORE = 800
+"""`oom_score_adj` of a session, in thousandths of the memory there is."""
 
 _MADV_COLLAPSE = 25
 _HUGE_PAGE = 2 * 1024 * 1024
@@ -23,7 +27,10 @@ def adopt_orphans() -> None:
 
 
 def hide_memory() -> None:
-    """Keeps processes of the same user from tracing this one or reading its memory."""
+    """Keeps processes of the same user from tracing this one, reading its memory or opening what it has open.
+
+    A fork inherits it.
+    """
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
@@ -141,12 +148,36 @@ def _mebibytes(value: int | None) -> int | None:
     return None if value is None else value * 1024 * 1024
 
 
-def prefer_to_die() -> None:
-    """When memory runs out, the kernel takes this process before the tool host."""
-    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # the file belongs to root while memory is hidden
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
-            score.write("800")
-    except OSError:
-        pass
-    hide_memory()
+class OomScore:
+    """This process's place among those that the kernel takes when memory runs out.
+
+    Must be made before `hide_memory`, which gives the file to root. A session can't set its own: it would
+    have to show its memory for that, and a neighbour of the same user could open what it has inherited.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._own = 0
+        with suppress(OSError):
+            self._file = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+            self._own = int(os.read(self._file, 16))
+
+    def fork(self) -> int:
+        """Forks a process that the kernel takes before this one; see `os.fork`.
+
+        Raises:
+            OSError: There is no room for one.
+        """
+        pid = None
+        self._set(max(self._own, _SESSION_SCORE))
+        try:
+            pid = os.fork()
+            return pid
+        finally:
+            if pid != 0:  # the file is this process's in the child as well
+                self._set(self._own)
+
+    def _set(self, score: int) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.pwrite(self._file, str(score).encode(), 0)

@@ -46,6 +46,7 @@ class Server:
         scratch: Folder in which each session gets one of its own.
         limits: Resource limits of a session, as `process.apply_limits` takes them.
         quiet: Whether what sessions print is thrown away.
+        fork: Makes a session's process.
         first_user: User id of the first session, later ones have later ones; None: all have the tool host's.
     """
 
@@ -57,12 +58,14 @@ class Server:
         scratch: Path,
         limits: dict[str, Any],
         quiet: bool,
+        fork: Callable[[], int],
         first_user: int | None = None,
     ) -> None:
         self._toolset = toolset
         self._scratch = scratch
         self._limits = limits
         self._quiet = quiet
+        self._fork = fork
         self._first_user = first_user
         self._selector = selectors.DefaultSelector()
         self._pipe = WorkerPipe(self._selector, reader, writer, self._handle)
@@ -143,7 +146,7 @@ class Server:
                 users = self._next_users()
                 if users is not None:
                     os.chown(scratch, users[1], users[1])
-                pid = os.fork()
+                pid = self._fork()
             except OSError as error:
                 self.reply(failure(request["id"], "capacity", error))
                 return

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sandbox_images.tool_host import process, wire
+from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
 
 _SOCKET_FD = 3
+_ALL_PATCHES = 8 * 1024 * 1024
+"""Most bytes of an episode's patches as JSON. They come in one reply with its scores, which must not grow too
+large to be sent: a policy could have its episode thrown away."""
 
 
 def become_session(
@@ -35,9 +39,9 @@ def become_session(
         os.setsid()
         if users is not None:
             process.become_user(*users)
+            process.hide_memory()  # the kernel sets it anew with the user, as `fs.suid_dumpable` says
         process.die_with_parent()
         process.adopt_orphans()
-        process.prefer_to_die()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
@@ -92,7 +96,9 @@ class _Loop:
     def __init__(self, channel: socket.socket, session: Session) -> None:
         self._channel = channel
         self._session = session
-        self._patches = [session.state_patch()]
+        self._patches: list[Patch | None] = []
+        self._room = _ALL_PATCHES
+        self._keep(session.state_patch())
         self._broken: Exception | None = None
         """What `state_patch` raised, to be told with the next answer."""
 
@@ -116,9 +122,15 @@ class _Loop:
 
     def _note_patch(self) -> None:
         try:
-            self._patches.append(self._session.state_patch())
+            self._keep(self._session.state_patch())
         except Exception as error:  # noqa: BLE001 - see above
             self._broken = error
+
+    def _keep(self, patch: Patch | None) -> None:
+        """Keeps a patch; from the first one that there is no room for, none: they build on one another."""
+        if patch and self._room >= 0:
+            self._room -= len(wire.text(patch))
+        self._patches.append(patch if self._room >= 0 else None)
 
     def _result(self, request: dict[str, Any]) -> Any:
         match request["op"]:

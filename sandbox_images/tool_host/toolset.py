@@ -52,7 +52,7 @@ class Session:
 
         The host calls it once before the first tool call, where it starts from the base state, and once
         after each call, when the answer is already on its way: it costs the episode nothing while the
-        policy thinks.
+        policy thinks. Of an episode whose patches come to more than 8 MiB, it drops those that are beyond.
         """
         return None
 

@@ -27,15 +27,24 @@ def encode(message: dict[str, Any]) -> bytes:
     Raises:
         WireError: It is larger, or nested deeper, than the worker takes.
     """
-    try:
-        body = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
-    except RecursionError as error:
-        raise WireError(f"frame nested more than {MAX_DEPTH} levels deep") from error
+    body = text(message)
     if len(body) > MAX_FRAME:
         raise WireError(f"frame of {len(body)} bytes is over the limit of {MAX_FRAME}")
     if _is_too_deep(body):
         raise WireError(f"frame nested more than {MAX_DEPTH} levels deep")
     return HEADER.pack(len(body)) + body
+
+
+def text(value: Any) -> bytes:
+    """A value as JSON text, as it is within a frame.
+
+    Raises:
+        WireError: It is nested deeper than a stack.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    except RecursionError as error:
+        raise WireError(f"frame nested more than {MAX_DEPTH} levels deep") from error
 
 
 def decode(body: bytes | bytearray | memoryview) -> dict[str, Any]:

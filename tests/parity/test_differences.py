@@ -85,6 +85,31 @@ def test_arguments_that_crash_agentdojo_are_an_error_for_the_policy_to_read(
     assert json.loads(played.record["metrics"])["tool_errors"] == 1  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("amount", "recorded"), [("NaN", "NaN"), ("1e999", "Infinity"), ("-1e999", "-Infinity")]
+)
+def test_number_that_json_cannot_say_is_text_in_recorded_states_alone(
+    agentdojo: Executor, amount: str, recorded: str
+):
+    task = user_task("banking", 0)
+    rest = '"recipient": "X", "subject": "s", "date": "2024-01-01"'
+    send = call("send_money", f'{{"amount": {amount}, {rest}}}')
+    look = call("get_most_recent_transactions", {})
+    lines = [send, look, send, look, DONE]
+    theirs = there(agentdojo, "banking", task, lines)
+    with ours({"suites": ["banking"]}) as side:
+        played = here(side, task, lines)
+    assert played.error is None and played.prompts == theirs.prompts
+    (transactions,) = [name for name, text in theirs.state.items() if recorded in text]
+    assert played.state == {
+        **theirs.state,
+        transactions: theirs.state[transactions].replace(f": {recorded},", f': "{recorded}",'),
+    }
+    assert played.record is not None
+    patches = [json.loads(step["state_patch"], parse_constant=pytest.fail) for step in played.record["steps"]]
+    assert [len(patch) for patch in patches] == [1, 0, 1, 0, 0]
+
+
 def test_list_written_as_text_stays_text_in_the_conversation(agentdojo: Executor):
     arguments = {"hotel_names": "['Le Marais Boutique', 'Good Night']"}
     task = user_task("travel", 0)

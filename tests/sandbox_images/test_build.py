@@ -2,6 +2,7 @@ import re
 import shutil
 import threading
 import tomllib
+import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from sandbox_images.build import ImageBuildError, build_image, image_exists, ima
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).resolve().parents[2]
+TINY = f"tiny_{uuid.uuid4().hex[:8]}"
+"""The image's name: the engine is shared with whatever else is tested on this machine."""
 DOCKERFILE = """\
 ARG BASE
 FROM ${BASE}
@@ -38,13 +41,13 @@ def write_wheel(folder: Path) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `sandbox_images/` with one more image in it, `tiny`, and an empty cache."""
+    """A copy of `sandbox_images/` with one more image in it, `TINY`, and an empty cache."""
     root = tmp_path / "sandbox_images"
     shutil.copytree(PROJECT / "sandbox_images", root, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "tiny").mkdir()
-    (root / "tiny" / "Dockerfile").write_text(DOCKERFILE)
-    (root / "tiny" / "requirements.txt").write_text(f"tiny @ {write_wheel(tmp_path).as_uri()}\n")
-    (root / "tiny" / "toolset.py").write_text("WORD = 'one'\n")
+    (root / TINY).mkdir()
+    (root / TINY / "Dockerfile").write_text(DOCKERFILE)
+    (root / TINY / "requirements.txt").write_text(f"tiny @ {write_wheel(tmp_path).as_uri()}\n")
+    (root / TINY / "toolset.py").write_text("WORD = 'one'\n")
     monkeypatch.setattr(build, "ROOT", root)
     monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
     return root
@@ -52,10 +55,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def engine(tree: Path) -> Iterator[docker.DockerClient]:
-    """The engine; images of `tiny` are removed at the end."""
+    """The engine; images of `TINY` are removed at the end."""
     client = docker.from_env(timeout=60)
     yield client
-    for name in ("kumite-tiny", "kumite-tiny-site"):
+    for name in (f"kumite-{TINY}", f"kumite-{TINY}-site"):
         for image in client.images.list(name=name):
             for tag in image.tags:
                 client.images.remove(tag, force=True)
@@ -68,30 +71,31 @@ def run(client: docker.DockerClient, tag: str, code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", ["__init__.py", "site.Dockerfile", "tool_host/wire.py", "tiny/requirements.txt"]
+    "path", ["__init__.py", "site.Dockerfile", "tool_host/wire.py", "{tiny}/requirements.txt"]
 )
 def test_tag_changes_with_every_file_of_the_image(tree: Path, path: str) -> None:
-    before = image_tag("tiny")
-    assert re.fullmatch(r"kumite-tiny:[0-9.]+-[0-9a-f]{12}", before)
-    (tree / path).write_text((tree / path).read_text() + "\n")
-    assert image_tag("tiny") != before
+    before = image_tag(TINY)
+    assert re.fullmatch(rf"kumite-{TINY}:[0-9.]+-[0-9a-f]{{12}}", before)
+    changed = tree / path.format(tiny=TINY)
+    changed.write_text(changed.read_text() + "\n")
+    assert image_tag(TINY) != before
 
 
 def test_tag_changes_when_a_file_is_added_or_moved(tree: Path) -> None:
-    tags = [image_tag("tiny")]
-    (tree / "tiny" / "more.py").write_text("")
-    tags.append(image_tag("tiny"))
-    (tree / "tiny" / "more.py").rename(tree / "tiny" / "other.py")
-    tags.append(image_tag("tiny"))
+    tags = [image_tag(TINY)]
+    (tree / TINY / "more.py").write_text("")
+    tags.append(image_tag(TINY))
+    (tree / TINY / "more.py").rename(tree / TINY / "other.py")
+    tags.append(image_tag(TINY))
     assert len(set(tags)) == 3
 
 
 def test_tag_ignores_byte_code_and_other_images(tree: Path) -> None:
-    before = image_tag("tiny")
+    before = image_tag(TINY)
     (tree / "tool_host" / "__pycache__").mkdir()
     (tree / "tool_host" / "__pycache__" / "wire.cpython-311.pyc").write_bytes(b"x")
     (tree / "agentdojo" / "more.py").write_text("")
-    assert image_tag("tiny") == before
+    assert image_tag(TINY) == before
 
 
 def test_unknown_image_is_named_beside_the_known_ones() -> None:
@@ -116,7 +120,7 @@ def test_cache_is_the_cluster_sides(environment: dict[str, str], monkeypatch: py
 
 
 def test_packages_are_installed_once_per_requirements(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requirements = tree / "tiny" / "requirements.txt"
+    requirements = tree / TINY / "requirements.txt"
     said: list[str] = []
     site = packages.site_packages(requirements, "x86_64", said.append)
     assert (site / "tiny.py").read_text() == "ANSWER = 42\n"
@@ -128,9 +132,9 @@ def test_packages_are_installed_once_per_requirements(tree: Path, monkeypatch: p
 
 
 def test_failed_install_leaves_nothing_in_the_cache(tree: Path) -> None:
-    requirements = tree / "tiny" / "requirements.txt"
+    requirements = tree / TINY / "requirements.txt"
     requirements.write_text("tiny @ file:///nowhere/tiny-1.0-py3-none-any.whl\n")
-    with pytest.raises(ImageBuildError, match="packages of image tiny"):
+    with pytest.raises(ImageBuildError, match=f"packages of image {TINY}"):
         packages.site_packages(requirements, "x86_64", lambda line: None)
     assert list((tree.parent / "cache" / "sites").iterdir()) == []
 
@@ -143,10 +147,10 @@ def test_unreachable_engine_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.docker
 def test_built_image_imports_its_packages_as_nobody(tree: Path, engine: docker.DockerClient) -> None:
-    tag = build_image("tiny")
+    tag = build_image(TINY)
     assert image_exists(tag)
     assert run(engine, tag, "import tiny; print(tiny.ANSWER)") == "42"
-    assert run(engine, tag, "import sandbox_images.tiny.toolset as t; print(t.WORD)") == "one"
+    assert run(engine, tag, f"import sandbox_images.{TINY}.toolset as t; print(t.WORD)") == "one"
     assert run(engine, tag, "import os; print(os.getuid(), os.getgid())") == "65534 65534"
     assert run(engine, tag, "import tiny, os; print(os.path.exists(tiny.__cached__))") == "True"
     privileged = (
@@ -159,28 +163,28 @@ def test_built_image_imports_its_packages_as_nobody(tree: Path, engine: docker.D
 
 @pytest.mark.docker
 def test_changed_toolset_reuses_the_packages_layers(tree: Path, engine: docker.DockerClient) -> None:
-    first = build_image("tiny")
-    (tree / "tiny" / "toolset.py").write_text("WORD = 'two'\n")
-    second = build_image("tiny")
+    first = build_image(TINY)
+    (tree / TINY / "toolset.py").write_text("WORD = 'two'\n")
+    second = build_image(TINY)
     assert second != first
-    assert run(engine, second, "import sandbox_images.tiny.toolset as t; print(t.WORD)") == "two"
-    assert len(engine.images.list(name="kumite-tiny-site")) == 1
+    assert run(engine, second, f"import sandbox_images.{TINY}.toolset as t; print(t.WORD)") == "two"
+    assert len(engine.images.list(name=f"kumite-{TINY}-site")) == 1
 
 
 @pytest.mark.docker
 def test_image_that_is_there_is_not_built_again(tree: Path, engine: docker.DockerClient) -> None:
-    tag = build_image("tiny")
+    tag = build_image(TINY)
     lines: list[str] = []
-    assert build_image("tiny", on_line=lines.append) == tag
+    assert build_image(TINY, on_line=lines.append) == tag
     assert lines == []
 
 
 @pytest.mark.docker
 def test_image_is_built_again_for_another_base(tree: Path, engine: docker.DockerClient) -> None:
-    tag = build_image("tiny")
+    tag = build_image(TINY)
     first = engine.images.get(tag)
-    (site,) = engine.images.list(name="kumite-tiny-site")
-    assert build_image("tiny", base=site.tags[0]) == tag
+    (site,) = engine.images.list(name=f"kumite-{TINY}-site")
+    assert build_image(TINY, base=site.tags[0]) == tag
     assert first.labels["kumite.base"] != site.tags[0]
     assert engine.images.get(tag).labels["kumite.base"] == site.tags[0]
     engine.images.remove(first.id)
@@ -192,7 +196,7 @@ def test_concurrent_builds_of_one_image_are_one_build(tree: Path, engine: docker
     tags: list[str] = []
 
     def build_one() -> None:
-        tags.append(build_image("tiny", on_line=lines.append))
+        tags.append(build_image(TINY, on_line=lines.append))
 
     builders = [threading.Thread(target=build_one) for _ in range(2)]
     for builder in builders:
@@ -206,22 +210,22 @@ def test_concurrent_builds_of_one_image_are_one_build(tree: Path, engine: docker
 @pytest.mark.docker
 def test_file_edited_during_a_build_does_not_get_into_it(tree: Path, engine: docker.DockerClient) -> None:
     def edit(line: str) -> None:
-        (tree / "tiny" / "toolset.py").write_text("WORD = 'edited'\n")
+        (tree / TINY / "toolset.py").write_text("WORD = 'edited'\n")
 
-    tag = build_image("tiny", on_line=edit)
-    assert run(engine, tag, "import sandbox_images.tiny.toolset as t; print(t.WORD)") == "one"
-    assert image_tag("tiny") != tag
+    tag = build_image(TINY, on_line=edit)
+    assert run(engine, tag, f"import sandbox_images.{TINY}.toolset as t; print(t.WORD)") == "one"
+    assert image_tag(TINY) != tag
 
 
 @pytest.mark.docker
 def test_failing_step_is_reported_with_its_output(tree: Path, engine: docker.DockerClient) -> None:
-    (tree / "tiny" / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN echo as planned && exit 3\n")
+    (tree / TINY / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN echo as planned && exit 3\n")
     with pytest.raises(ImageBuildError, match=r"(?s)returned a non-zero code: 3.*as planned"):
-        build_image("tiny")
-    assert not image_exists(image_tag("tiny"))
+        build_image(TINY)
+    assert not image_exists(image_tag(TINY))
 
 
 @pytest.mark.docker
 def test_base_that_cannot_be_had_is_named(tree: Path, engine: docker.DockerClient) -> None:
     with pytest.raises(ImageBuildError, match=re.escape("base image 127.0.0.1:1/none:1")):
-        build_image("tiny", base="127.0.0.1:1/none:1")
+        build_image(TINY, base="127.0.0.1:1/none:1")

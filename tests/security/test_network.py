@@ -2,6 +2,7 @@
 
 import re
 import socket
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -78,8 +79,9 @@ async def test_the_policy_cannot_be_reached(
 
 async def test_the_hosts_abstract_sockets_are_another_namespaces(cell: Cell, attacker: Session) -> None:
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind("\0kumite-test-abstract")
+        name = f"kumite-test-{uuid.uuid4().hex}"
+        server.bind(f"\0{name}")
         server.listen()
-        code = "socket.socket(socket.AF_UNIX).connect('\\0kumite-test-abstract')"
+        code = f"socket.socket(socket.AF_UNIX).connect('\\0{name}')"
         assert "Connection refused" in await said(attacker, "attempt", code=code)
     await cell.unharmed()

@@ -24,6 +24,26 @@ seen = got if got >= 0 else os.strerror(ctypes.get_errno())
 """
 DENIED = "Operation not permitted|Permission denied|Function not implemented|No such process"
 
+LIE_IN_WAIT = """
+me = newest = os.getpid()
+newcomers, looks, opened = 0, 0, []
+while newcomers < {newcomers}:
+    looks += 1
+    if looks % 100 == 0:
+        newest = max(newest, *(int(name) for name in os.listdir("/proc") if name.isdigit()))
+    for pid in range(newest, newest + 4):
+        try:
+            pid == me or opened.append(os.listdir(f"/proc/{{pid}}/fd"))
+        except FileNotFoundError:
+            continue
+        except OSError:
+            pass
+        if pid > newest:
+            newest, newcomers = pid, newcomers + 1
+seen = opened[:1]
+"""
+"""Looks at each new process from its first moment on, for what it has open."""
+
 
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP", "SIGTERM", "SIGSEGV", "SIGHUP"])
 async def test_signals_do_nothing_to_the_tool_host(cell: Cell, attacker: Session, number: str) -> None:
@@ -46,6 +66,21 @@ async def test_neither_tool_host_nor_neighbour_can_be_traced_or_read(
         answer = await said(attacker, "attempt", code=f"seen = open('/proc/{pid}/{file}', 'r+').read(9)")
         assert re.match("PermissionError|FileNotFoundError|OSError", answer), answer
     await cell.unharmed()
+
+
+async def test_newcomer_cannot_be_looked_into_at_any_moment(cell: Cell) -> None:
+    """The fork of a tool host has the worker's pipe open until it has closed it."""
+    if cell.level.recycle == "episode" or cell.level.own_kernel:
+        pytest.skip("there are no newcomers, or descriptors are told of and not handed out")
+    attacker = await cell.session()
+    attack = asyncio.create_task(
+        said(attacker, "attempt", timeout=3600, code=LIE_IN_WAIT.format(newcomers=200))
+    )
+    while not attack.done():
+        await cell.pool.release(await cell.session())
+    assert await attack == "[]"
+    await cell.unharmed()
+    await cell.pool.release(attacker)
 
 
 async def test_another_session_can_be_killed_only_where_they_share_a_user(cell: Cell) -> None:

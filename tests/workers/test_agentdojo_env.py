@@ -198,10 +198,16 @@ def test_policy_reads_agentdojos_system_message_and_the_users_prompt(
         ({"mode": []}, r"environment\.args\.mode: .*at least 1 item.*got \[\]"),
         ({"suite": "banking"}, r"environment\.args\.suite: Extra inputs are not permitted, got 'banking'"),
         ({"suites": "banking"}, r"environment\.args\.suites: .*valid list, got 'banking'"),
-        ({"suites": ["banking", "banking"]}, r"environment\.args\.suites: .*'banking'"),
+        ({"suites": ["banking", "banking"]}, r"environment\.args\.suites: 'banking' is in it more than once"),
+        ({"mode": ["benign"] * 2}, r"environment\.args\.mode: 'benign' is in it more .*'benign', 'benign'\]"),
+        ({"user_tasks": ["user_task_1"] * 2}, r"environment\.args\.user_tasks: 'user_task_1' is in it more"),
+        ({"injection_tasks": ["a", "b", "a"]}, r"environment\.args\.injection_tasks: 'a' is in it more"),
         ({"max_turns": 0}, r"environment\.args\.max_turns: .*greater than 0, got 0"),
         ({"reward": {"utilty": 1.0}}, r"environment\.args\.reward\..*'utility'.*got .*'utilty'"),
-        ({"sandbox": {"backend": "podman"}}, r"backend: .*'docker' or 'process', got 'podman'"),
+        (
+            {"sandbox": {"backend": "podman"}},
+            r"environment\.args\.sandbox\.backend: .*'docker' or 'process', got 'podman'",
+        ),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )

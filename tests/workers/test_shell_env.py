@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,12 @@ import jsonpatch
 import pytest
 import verifiers as vf
 
+from cluster.config import EpisodeConfig, RunConfig
+from cluster.errors import ConfigError
+from cluster.plan import load_plan
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
+from tests.helpers.sandboxes import children, eventually
 from workers.environments.shell import load_environment
 from workers.environments.shell_dataset import cards, shell_task
 from workers.errors import EnvironmentLoadError
@@ -143,6 +148,27 @@ def test_policy_that_dallies_is_graded_when_its_time_is_up() -> None:
     assert (result.metrics["tests_passed"] or 0) > 0
 
 
+LONGEST_NAMES = """
+import os
+for _ in range(31):
+    os.mkdir("\\1" * 255)
+    os.chdir("\\1" * 255)
+for number in range(170):
+    open(f"{number:03}" + "\\1" * 252, "w").close()
+"""
+
+
+def test_policy_cannot_make_its_states_too_large_to_be_sent() -> None:
+    """As JSON, a control character takes six bytes, and a renamed folder has every path in it twice."""
+    calls = [
+        ("python", {"code": LONGEST_NAMES}),
+        *[("bash", {"command": "mv $'\\1'* b || mv b $'\\1\\1'"})] * 2,
+    ]
+    result = with_policy(Reply(None, calls), task="fix-pagination")
+    assert [answer.rpartition("\n")[2] for answer in answers(result)] == ["[exit code 0]"] * 3
+    assert (result.status, result.reward) == ("finished", 0.0)
+
+
 def test_submission_that_ends_the_session_while_it_is_examined_scores_0() -> None:
     bad = {"path": "pages.py", "content": "import os\nos.kill(os.getppid(), 9)\n"}
     result = with_policy(Reply(None, [("write_file", bad)]), task="fix-pagination", sandbox=ALONE)
@@ -256,11 +282,18 @@ def test_commands_may_take_longer_than_other_calls() -> None:
         ({"tasks": "fix-retry"}, r"environment\.args\.tasks: .* got 'fix-retry'"),
         ({"kinds": ["read"]}, r"environment\.args\.kinds\.0: .*'write', 'fix' or 'find'"),
         ({"difficulty": []}, r"environment\.args\.difficulty"),
+        ({"tasks": ["fix-retry"] * 2}, r"environment\.args\.tasks: 'fix-retry' is in it more than once"),
         ({"turns": 3}, r"environment\.args\.turns: Extra inputs"),
         ({"max_turns": 0}, r"environment\.args\.max_turns"),
         ({"reward": {"utility": 1}}, r"environment\.args\.reward\.utility"),
         ({"reward": {}}, r"environment\.args\.reward"),
         ({"output_cap": 10}, r"environment\.args\.output_cap"),
+        ({"sandbox": {"memory_mb": 1}}, r"environment\.args\.sandbox\.memory_mb: .*, got 1$"),
+        ({"sandbox": "docker"}, r"environment\.args\.sandbox: .*dictionary.*, got 'docker'"),
+        (
+            {"sandbox": {"backend": "process", "session_users": True}},
+            r"environment\.args\.sandbox\.session_users needs sandbox\.backend `docker`",
+        ),
         ({"command_timeout": 500}, r"command_timeout: 500 is more than max_command_timeout, 120"),
     ],
 )
@@ -269,17 +302,84 @@ def test_wrong_arguments_are_told(args: dict[str, Any], complaint: str) -> None:
         load_environment(**args)
 
 
-def test_it_plays_under_verifiers_alone() -> None:
-    """Without Kumite's worker, the environment brings up a sandbox of its own."""
-    env = load_environment(tasks=["find-effective-port"], sandbox={"backend": "process", **ON_THIS_MACHINE})
+def test_tools_that_may_outlast_the_episode_are_refused() -> None:
+    """Else a policy that only sleeps had its episode ended without a grade."""
+    with pytest.raises(EnvironmentLoadError) as refused:
+        load_environment(episode_timeout=300.0)
+    assert str(refused.value) == (
+        "environment.args.tools_timeout: 600 lets an episode's tools and grading take up to 795 s "
+        "(max_command_timeout is 120), which must be less than episode.timeout, 300: it ends an episode "
+        "without a grade"
+    )
+    load_environment(episode_timeout=300.0, tools_timeout=100.0)
+    load_environment(episode_timeout=EpisodeConfig().timeout)
 
-    async def play(policy: MockPolicy) -> Any:
-        client = vf.ClientConfig(api_base_url=policy.base_url, api_key_var="NO_KEY")
-        try:
-            return await env.evaluate(client, "mock", num_examples=1, rollouts_per_example=1)
-        finally:
-            await env.close_own_sandbox()
+
+def test_config_is_held_to_it() -> None:
+    config = {"environment": {"id": "shell"}, "policy": {"kind": "oracle"}, "episode": {"timeout": 300}}
+    with pytest.raises(ConfigError, match=r"tools_timeout: 600 .* less than episode\.timeout, 300"):
+        load_plan(RunConfig.model_validate(config), "run")
+
+
+ALONE_HERE = {"backend": "process", **ALONE}
+
+
+async def evaluated(env: Any, policy: MockPolicy, rollouts: int = 1) -> list[Any]:
+    """What verifiers' own evaluation gives, in sandboxes that the environment brings up itself."""
+    client = vf.ClientConfig(api_base_url=policy.base_url, api_key_var="NO_KEY")
+    done: Any = await env.evaluate(client, "mock", num_examples=1, rollouts_per_example=rollouts)
+    return done["outputs"]
+
+
+def test_it_plays_under_verifiers_alone_and_leaves_no_sandbox_behind() -> None:
+    env = load_environment(tasks=["find-effective-port"], sandbox=ALONE_HERE)
+
+    async def play(policy: MockPolicy) -> list[float]:
+        before = children(os.getpid())
+        outputs = await evaluated(env, policy, rollouts=3)
+        ready = 2  # started ahead for the next ones
+        await eventually(lambda: len(children(os.getpid()) - before) <= ready)
+        await env._teardown()
+        await eventually(lambda: children(os.getpid()) <= before)
+        return [output["reward"] for output in outputs]
 
     with MockPolicy(default=Reply("10065")) as policy:
-        results = asyncio.run(play(policy))
-    assert results["outputs"][0]["reward"] == 1.0
+        assert asyncio.run(play(policy)) == [1.0] * 3
+
+
+def test_session_that_cannot_be_opened_leaves_no_sandbox_behind() -> None:
+    sandbox = {**ALONE_HERE, "session_limits": {"open_files": 32}}
+    env = load_environment(tasks=["find-effective-port"], sandbox=sandbox)
+
+    async def play(policy: MockPolicy) -> list[Any]:
+        before = children(os.getpid())
+        outputs = await evaluated(env, policy, rollouts=3)
+        ready = 2
+        await eventually(lambda: len(children(os.getpid()) - before) <= ready)
+        await env._teardown()
+        return [output["error"] for output in outputs]
+
+    with MockPolicy() as policy:
+        errors = asyncio.run(play(policy))
+    assert all("a shell needs 64, got 32" in str(error) for error in errors), errors
+
+
+def test_it_is_evaluated_on_one_event_loop_after_another() -> None:
+    env = load_environment(tasks=["find-effective-port"], sandbox=ALONE_HERE)
+    with (
+        MockPolicy(default=Reply("10065")) as policy,
+        asyncio.Runner() as first,
+        asyncio.Runner() as second,
+    ):
+        outputs = first.run(evaluated(env, policy))
+        firsts = env._sandboxes._pool
+        outputs += second.run(evaluated(env, policy))
+        second.run(env._teardown())
+        assert firsts is not None
+        first.run(firsts.close())
+    assert [(output["reward"], output["error"]) for output in outputs] == [(1.0, None)] * 2
+
+
+def test_it_keeps_the_name_it_was_loaded_by() -> None:
+    name = "workers.environments.shell"
+    assert vf.load_environment(name, sandbox={"backend": "process"}).env_id == name

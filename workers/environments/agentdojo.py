@@ -1,12 +1,6 @@
-"""AgentDojo as a classic verifiers environment, its tools in a sandbox.
+"""AgentDojo as a classic verifiers environment, its tools in a sandbox."""
 
-A Kumite worker binds a session to `state["sandbox"]` before `setup_state`. Elsewhere, as under
-verifiers' own `vf-eval`, the environment brings up a sandbox of its own.
-"""
-
-import asyncio
 import json
-import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -32,9 +26,10 @@ from workers.environments.agentdojo_rewards import (
     step_rewards,
 )
 from workers.environments.agentdojo_tasks import TaskSelection, rows
-from workers.errors import EnvironmentLoadError, PolicyError, RequestRefused, ToolsetError
-from workers.sandbox.base import Opened, Owner, Session, ToolsetSpec
-from workers.sandbox.pool import SandboxPool
+from workers.environments.arguments import checked
+from workers.environments.sandboxed import SandboxedEnv
+from workers.errors import PolicyError, RequestRefused, ToolsetError
+from workers.sandbox.base import Opened, Session, ToolsetSpec
 from workers.settings import SandboxSettings
 
 _ALWAYS: tuple[Metric, ...] = ("utility", "tool_calls", "tool_errors", "turns")
@@ -56,7 +51,7 @@ class AgentDojoArgs(TaskSelection, PipelineSettings, RewardSettings):
         return self
 
 
-class AgentDojoEnv(vf.StatefulToolEnv):
+class AgentDojoEnv(SandboxedEnv):
     """Multi-turn episodes on AgentDojo's suites.
 
     Args:
@@ -72,12 +67,7 @@ class AgentDojoEnv(vf.StatefulToolEnv):
         self._defenses = [load_defense(choice) for choice in args.defense]
         self._questions = sum(defense.question is not None for defense in self._defenses)
         self._reward = args.rubric()
-        super().__init__(
-            eval_dataset=lambda: Dataset.from_list(self._rows(args, policy, folder)),
-            max_turns=args.max_turns + self._questions,
-        )
-        self.rubric = _rubric(self._reward)  # verifiers' own monitors count the same under other names
-        self.toolset = ToolsetSpec(
+        toolset = ToolsetSpec(
             image="agentdojo",
             toolset="sandbox_images.agentdojo.toolset:AgentDojoToolset",
             config={
@@ -88,10 +78,14 @@ class AgentDojoEnv(vf.StatefulToolEnv):
                 "locate_attack": "attack_success" in self._reward.steps,
             },
         )
+        super().__init__(
+            toolset,
+            sandbox,
+            eval_dataset=lambda: Dataset.from_list(self._rows(args, policy, folder)),
+            max_turns=args.max_turns + self._questions,
+        )
+        self.rubric = _rubric(self._reward)  # verifiers' own monitors count the same under other names
         self._tools: dict[str | None, list[Tool]] = {}
-        self._settings = sandbox
-        self._own_pool: SandboxPool | None = None
-        self._own_loop: asyncio.AbstractEventLoop | None = None
 
     async def setup_state(self, state: vf.State) -> vf.State:
         """Opens the episode's session: its tools become the episode's tools, as far as defenses let them."""
@@ -112,12 +106,6 @@ class AgentDojoEnv(vf.StatefulToolEnv):
                 for tool in opened.tools
             ]
         return [tool.model_copy(deep=True) for tool in tools] if self._defenses else tools
-
-    def update_tool_args(
-        self, tool_name: str, tool_args: dict[str, Any], messages: vf.Messages, state: vf.State, **_: Any
-    ) -> dict[str, Any]:
-        """Tool calls take no hidden arguments: the session knows its episode."""
-        return tool_args
 
     async def get_prompt_messages(self, state: vf.State) -> vf.Messages:
         """The conversation so far; at first with the first question that a defense has."""
@@ -181,18 +169,7 @@ class AgentDojoEnv(vf.StatefulToolEnv):
             if session.opened is not None and state.get("error") is None and state.get("trajectory"):
                 await self._score(session, state)
         finally:
-            await (session.close() if self._own_pool is None else self._own_pool.release(session))
-
-    @vf.teardown
-    async def close_own_sandbox(self) -> None:
-        """Ends the sandbox that the environment brought up itself.
-
-        verifiers calls this at the exit of the process, on an event loop made for it. What lives on the
-        one that was run before can't be ended from there; its pipe closes with the process.
-        """
-        pool, self._own_pool = self._own_pool, None
-        if pool is not None and self._own_loop is asyncio.get_running_loop():
-            await pool.close()
+            await self._sandboxes.release(session)
 
     def _rows(self, args: AgentDojoArgs, policy: str | None, folder: Path | None) -> list[dict[str, Any]]:
         selected = rows(args, args.system_message, policy, folder)
@@ -245,15 +222,6 @@ class AgentDojoEnv(vf.StatefulToolEnv):
         for step, reward in zip(trajectory, rewards, strict=True):
             step["reward"] = reward
 
-    async def _session(self, state: vf.State) -> Session:
-        if state.get("sandbox") is None:
-            loop = asyncio.get_running_loop()
-            if self._own_pool is None or self._own_loop is not loop:  # each evaluation may run its own
-                self._own_pool = SandboxPool(self.toolset, self._settings, Owner("vf-eval", "vf-eval"))
-                self._own_loop = loop
-            state["sandbox"] = await self._own_pool.acquire(uuid.uuid4().hex[:16])
-        return cast(Session, state["sandbox"])
-
 
 def load_environment(
     sandbox: Mapping[str, Any] | None = None,
@@ -273,18 +241,8 @@ def load_environment(
     Raises:
         EnvironmentLoadError: An argument is not what it should be.
     """
-    try:
-        settings = AgentDojoArgs(**args), SandboxSettings(**(sandbox or {}))
-    except ValidationError as error:
-        raise EnvironmentLoadError("; ".join(map(_complaint, error.errors()))) from error
+    settings = checked(AgentDojoArgs, args), checked(SandboxSettings, sandbox or {}, "sandbox")
     return AgentDojoEnv(*settings, policy, Path(folder) if folder is not None else None)
-
-
-def _complaint(entry: Any) -> str:
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    if not entry["loc"]:  # it is about several arguments, and names them
-        return f"environment.args.{message}"
-    return f"environment.args.{'.'.join(map(str, entry['loc']))}: {message}, got {entry['input']!r}"
 
 
 def _rubric(reward: Reward) -> vf.Rubric:

@@ -29,9 +29,11 @@ class PipelineSettings(Settings):
     """How a tool's result is written for the policy to read."""
     max_turns: int = Field(default=AGENTDOJO_TURNS, gt=0)
     """Most actions of the policy in one episode. AgentDojo's own pipeline allows 16."""
-    defense: list[DefenseChoice] = Field(default_factory=list[DefenseChoice])
+    defense: list[DefenseChoice] = Field(
+        default_factory=list[DefenseChoice], json_schema_extra={"takes": "text, mapping, or a list of them"}
+    )
     """A defense: the name of one of AgentDojo's, the import path of one of your own, or either with
-    arguments, as `{id: …, args: {…}}`. A list of them is applied in its order. Null: none."""
+    arguments, as `{id: …, args: {…}}`. A list of them is applied in its order. Null or empty: none."""
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from workers.environments.arguments import distinct
 from workers.errors import EnvironmentLoadError
 from workers.settings import Settings
 
@@ -46,6 +47,8 @@ class TaskSelection(Settings):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    _distinct = field_validator("suites", "user_tasks", "injection_tasks", "mode")(distinct)
 
 
 def catalog(

@@ -35,15 +35,20 @@ class ClassicEnvironment:
         settings: Which environment, with which arguments.
         search_path: Folder to look in for a user's own environment module.
         policy: Name of the model that plays.
+        episode_timeout: Seconds that an episode may take; None where there is no limit, or none is known.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
 
     def __init__(
-        self, settings: EnvironmentSettings, search_path: Path | None = None, policy: str | None = None
+        self,
+        settings: EnvironmentSettings,
+        search_path: Path | None = None,
+        policy: str | None = None,
+        episode_timeout: float | None = None,
     ) -> None:
-        self._env = load(settings, search_path, policy)
+        self._env = load(settings, search_path, {"policy": policy, "episode_timeout": episode_timeout})
         self._settings = settings
         self.toolset = cast("ToolsetSpec | None", getattr(self._env, "toolset", None))
         self.needs_groups = bool(self._env.requires_group_rollouts)

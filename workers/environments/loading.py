@@ -21,7 +21,7 @@ from workers.settings import EnvironmentSettings
 _OURS = {"agentdojo": "workers.environments.agentdojo", "shell": "workers.environments.shell"}
 
 
-def load(settings: EnvironmentSettings, search_path: Path | None = None, policy: str | None = None) -> Any:
+def load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]) -> Any:
     """A `vf.MultiTurnEnv`, as its module's `load_environment` makes it.
 
     On the main thread: verifiers installs signal handlers, which are put back here.
@@ -29,16 +29,17 @@ def load(settings: EnvironmentSettings, search_path: Path | None = None, policy:
     Args:
         settings: Which environment, with which arguments.
         search_path: Folder to look in for a user's own environment module.
-        policy: Name of the model that plays.
+        offered: Arguments that are passed where `load_environment` names them and `environment.args` does
+            not; `folder`, the one of `settings`, is another.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
     with _signal_handlers_kept():
-        return _load(settings, search_path, policy)
+        return _load(settings, search_path, offered)
 
 
-def _load(settings: EnvironmentSettings, search_path: Path | None, policy: str | None) -> Any:
+def _load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]) -> Any:
     folder = _folder(settings, search_path)
     if folder is not None and str(folder) not in sys.path:
         sys.path.append(str(folder))
@@ -46,7 +47,7 @@ def _load(settings: EnvironmentSettings, search_path: Path | None, policy: str |
     load = getattr(module, "load_environment", None)
     if load is None:
         raise EnvironmentLoadError(f"environment.id: module {module.__name__} has no `load_environment`")
-    offered = {"policy": policy, "folder": folder}
+    offered = {**offered, "folder": folder}
     asked_for = inspect.signature(load).parameters.keys() & offered.keys() - settings.args.keys()
     try:
         env = load(**{name: offered[name] for name in asked_for}, **settings.args)

@@ -1,30 +1,28 @@
-"""Shell tasks as a classic verifiers environment: a workspace, a shell, hidden tests at the end.
-
-A Kumite worker binds a session to `state["sandbox"]` before `setup_state`. Elsewhere, as under
-verifiers' own `vf-eval`, the environment brings up a sandbox of its own.
-"""
+"""Shell tasks as a classic verifiers environment: a workspace, a shell, hidden tests at the end."""
 
 import json
 import time
-import uuid
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
 import verifiers as vf
 from datasets import Dataset
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from workers.environments.arguments import checked
+from workers.environments.sandboxed import SandboxedEnv
 from workers.environments.shell_dataset import ShellTask, TaskSelection, rows, shell_task
 from workers.errors import EnvironmentLoadError, RequestRefused, SessionLost
-from workers.sandbox.base import Owner, Session, ToolsetSpec
-from workers.sandbox.pool import SandboxPool
+from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import SandboxSettings
 
 Metric = Literal["solved", "tests_passed"]
 _METRICS: tuple[Metric, ...] = ("solved", "tests_passed")
 _CLEANING_UP = 15.0
 """Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
+_GRADING_TIME = 60.0
+"""Seconds beyond all calls that are left for grading before `episode.timeout`."""
 _GRADING = 0.8
 """Share of the limit of an evaluation that the hidden tests may take; the rest is for ending them."""
 _TIME_IS_UP = "the time for tools is over; the workspace is judged as it is"
@@ -55,7 +53,8 @@ class ShellArgs(TaskSelection):
 
     tools_timeout: float = Field(default=600.0, gt=0)
     """Seconds that all calls of an episode may take together. When they are over, the episode ends and is
-    graded as it is: well before `episode.timeout`, which would end it without a grade."""
+    graded as it is. With the longest last command and a minute for grading it must fit in
+    `episode.timeout`, which would end the episode without a grade; the policy's own time comes on top."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ShellArgs":
@@ -67,7 +66,7 @@ class ShellArgs(TaskSelection):
         return self
 
 
-class ShellEnv(vf.StatefulToolEnv):
+class ShellEnv(SandboxedEnv):
     """Multi-turn episodes on the bundled shell tasks.
 
     Args:
@@ -76,16 +75,7 @@ class ShellEnv(vf.StatefulToolEnv):
     """
 
     def __init__(self, args: ShellArgs, sandbox: SandboxSettings) -> None:
-        super().__init__(
-            eval_dataset=lambda: Dataset.from_list(rows(args, args.system_message)),
-            max_turns=args.max_turns,
-            env_id="shell",
-        )
-        self.rubric = vf.Rubric(
-            funcs=[*(_metric(name) for name in _METRICS), session_ended],
-            weights=[*(args.reward.get(name, 0.0) for name in _METRICS), 0.0],
-        )
-        self.toolset = ToolsetSpec(
+        toolset = ToolsetSpec(
             image="shell",
             toolset="sandbox_images.shell.toolset:ShellToolset",
             config={
@@ -95,10 +85,18 @@ class ShellEnv(vf.StatefulToolEnv):
             },
             session_users=True,
         )
+        super().__init__(
+            toolset,
+            sandbox,
+            eval_dataset=lambda: Dataset.from_list(rows(args, args.system_message)),
+            max_turns=args.max_turns,
+        )
+        self.rubric = vf.Rubric(
+            funcs=[*(_metric(name) for name in _METRICS), session_ended],
+            weights=[*(args.reward.get(name, 0.0) for name in _METRICS), 0.0],
+        )
         self._call_timeout = args.max_command_timeout + _CLEANING_UP
         self._tools_timeout = args.tools_timeout
-        self._settings = sandbox
-        self._own_pool: SandboxPool | None = None
 
     async def setup_state(self, state: vf.State) -> vf.State:
         """Opens the episode's session with the task's files; nothing else of the task goes in yet."""
@@ -112,12 +110,6 @@ class ShellEnv(vf.StatefulToolEnv):
         state["oracle"] = task.solution.turns()
         state["tools_seconds"] = 0.0
         return state
-
-    def update_tool_args(
-        self, tool_name: str, tool_args: dict[str, Any], messages: vf.Messages, state: vf.State, **_: Any
-    ) -> dict[str, Any]:
-        """Tool calls take no hidden arguments: the session knows its episode."""
-        return tool_args
 
     async def env_response(self, messages: vf.Messages, state: vf.State, **_: Any) -> vf.Messages:
         """Runs the tool calls of the last message, in order, in the episode's session."""
@@ -134,29 +126,28 @@ class ShellEnv(vf.StatefulToolEnv):
     async def score_session(self, state: vf.State) -> None:
         """Sends the hidden tests in, now that the policy has had its last turn, and closes the session."""
         session = cast("Session | None", state.get("sandbox"))
-        if session is None or session.opened is None:
+        if session is None:
             return
         try:
-            if state.get("error") is None and state.get("trajectory") and "session_ended" not in state:
-                task = _task(state)
-                evidence = {
-                    "output": _last_words(state),
-                    "tests": task.tests,
-                    "expected": task.expected,
-                    "seconds": _GRADING * session.sandbox.settings.call_timeout,
-                }
-                try:
-                    state["scores"] = (await session.evaluate(evidence)).metrics
-                except SessionLost as error:
-                    _ended(state, error)
+            if session.opened is not None and state.get("error") is None and state.get("trajectory"):
+                await self._score(session, state)
         finally:
-            await session.close()
+            await self._sandboxes.release(session)
 
-    @vf.teardown
-    async def close_own_sandbox(self) -> None:
-        """Ends the sandbox that the environment brought up itself."""
-        if self._own_pool is not None:
-            await self._own_pool.close()
+    async def _score(self, session: Session, state: vf.State) -> None:
+        if "session_ended" in state:
+            return
+        task = _task(state)
+        evidence = {
+            "output": _last_words(state),
+            "tests": task.tests,
+            "expected": task.expected,
+            "seconds": _GRADING * session.sandbox.settings.call_timeout,
+        }
+        try:
+            state["scores"] = (await session.evaluate(evidence)).metrics
+        except SessionLost as error:
+            _ended(state, error)
 
     async def _run(self, call: vf.ToolCall, state: vf.State) -> str:
         """What the policy reads of a tool call, be it well-formed or not."""
@@ -182,36 +173,30 @@ class ShellEnv(vf.StatefulToolEnv):
             return f"{result.text}\n[{_TIME_IS_UP}]"
         return result.text
 
-    async def _session(self, state: vf.State) -> Session:
-        if state.get("sandbox") is None:
-            if self._own_pool is None:
-                self._own_pool = SandboxPool(self.toolset, self._settings, Owner("vf-eval", "vf-eval"))
-            state["sandbox"] = await self._own_pool.acquire(uuid.uuid4().hex[:16])
-        return cast(Session, state["sandbox"])
 
-
-def load_environment(sandbox: Mapping[str, Any] | None = None, **args: Any) -> ShellEnv:
+def load_environment(
+    sandbox: Mapping[str, Any] | None = None, episode_timeout: float | None = None, **args: Any
+) -> ShellEnv:
     """The environment, as verifiers loads it.
 
     Args:
         sandbox: Settings of the environment's own sandbox, as in a config's `sandbox` section.
+        episode_timeout: Seconds after which an episode is ended without a grade. Under Kumite, the config's
+            `episode.timeout`.
         **args: See `ShellArgs`.
 
     Raises:
         EnvironmentLoadError: An argument is not what it should be.
     """
-    try:
-        settings = ShellArgs(**args), SandboxSettings(**(sandbox or {}))
-    except ValidationError as error:
-        raise EnvironmentLoadError("; ".join(map(_complaint, error.errors()))) from error
-    return ShellEnv(*settings)
-
-
-def _complaint(entry: Any) -> str:
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    if not entry["loc"]:  # it is about several arguments, and names them
-        return f"environment.args.{message}"
-    return f"environment.args.{'.'.join(map(str, entry['loc']))}: {message}, got {entry['input']!r}"
+    settings = checked(ShellArgs, args)
+    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_TIME
+    if episode_timeout is not None and longest >= episode_timeout:
+        raise EnvironmentLoadError(
+            f"environment.args.tools_timeout: {settings.tools_timeout:g} lets an episode's tools and grading "
+            f"take up to {longest:g} s (max_command_timeout is {settings.max_command_timeout:g}), which must "
+            f"be less than episode.timeout, {episode_timeout:g}: it ends an episode without a grade"
+        )
+    return ShellEnv(settings, checked(SandboxSettings, sandbox or {}, "sandbox"))
 
 
 def _task(state: vf.State) -> ShellTask:

@@ -20,8 +20,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from workers.environments.arguments import distinct
 from workers.errors import EnvironmentLoadError
 from workers.settings import Settings
 
@@ -44,6 +45,8 @@ class TaskSelection(Settings):
     """Difficulties to play."""
     seed: int = Field(default=0, ge=0)
     """Seeds the data of those tasks that have made-up ones. Another seed is another task."""
+
+    _distinct = field_validator("tasks", "kinds", "difficulty")(distinct)
 
 
 class TaskCard(Settings):

@@ -1,9 +1,9 @@
 """A finished (or broken off) verifiers state, as steps and messages."""
 
-import json
 from typing import Any
 
 from workers.environments.base import Rollout
+from workers.environments.json_text import json_text
 from workers.environments.messages import Conversation
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.records import Message, StepRecord, Usage
@@ -93,7 +93,7 @@ def _patch(trace: EpisodeTrace, first: int, last: int) -> str | None:
     patches = scores.patches[1 + first : 1 + last]
     if any(patch is None for patch in scores.patches):
         return None
-    return json.dumps([operation for patch in patches for operation in patch or []])
+    return json_text([operation for patch in patches for operation in patch or []])
 
 
 def initial_patch(trace: EpisodeTrace) -> str | None:
@@ -101,4 +101,4 @@ def initial_patch(trace: EpisodeTrace) -> str | None:
     scores = trace.session.scores if trace.session else None
     if scores is None or not scores.patches or scores.patches[0] is None:
         return None
-    return json.dumps(scores.patches[0])
+    return json_text(scores.patches[0])

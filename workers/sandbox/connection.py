@@ -35,7 +35,7 @@ class Connection:
 
     Args:
         write: Sends bytes into the sandbox.
-        on_broken: Called once when the sandbox is not to be used any more.
+        on_broken: Called once when the sandbox is not to be used any more: to hang up.
     """
 
     def __init__(self, write: Callable[[bytes], None], on_broken: Callable[[], None]) -> None:
@@ -85,7 +85,9 @@ class Connection:
             timer.cancel()
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes of the sandbox's stdout."""
+        """Takes bytes of the sandbox's stdout. None of a broken one are kept."""
+        if self.broken:
+            return
         try:
             for body in self._frames.feed(data):
                 self._settle(wire.decode(body))
@@ -108,6 +110,7 @@ class Connection:
                 reply.set_exception(self.broken)
                 reply.exception()  # its waiter may be gone already
         self._pending.clear()
+        self._frames = wire.FrameBuffer()
         self._on_broken()
 
     def _settle(self, reply: wire.Reply) -> None:

@@ -32,6 +32,9 @@ _GVISOR = "runsc"
 """Its kernel lets a process of the tool host's own user kill it, though it is init, and open its pipe."""
 _KEPT_MEMORY = {"kernel.shmall": "4096", "kernel.msgmni": "64"}
 """Pages and queues of System V IPC: memory that no process holds, so that no kill would set it free."""
+_FILES_PER_MB = 256
+_SHM_MB = 64
+"""Empty files take a kibibyte each of memory that no process holds, so they are bounded as bytes are."""
 _left_behind: set[str] = set()
 """Containers of this process that are to be removed when the engine answers again."""
 
@@ -40,13 +43,20 @@ def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
     """What a container may do, as arguments of the SDK's `create_host_config`: nothing it does not need."""
     host = 0 if session_users else _UID
     mode = "0711" if session_users else "0700"
+    scratch, shared = (
+        "" if settings.runtime == _GVISOR else f",nr_inodes={size * _FILES_PER_MB}"  # whose memory is its own
+        for size in (settings.scratch_mb, _SHM_MB)
+    )
     return {
         "network_mode": "none",
         "cap_drop": ["ALL"],
         "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if session_users else None,
         "security_opt": ["no-new-privileges"],
         "read_only": True,
-        "tmpfs": {_SCRATCH: f"size={settings.scratch_mb}m,mode={mode},uid={host},gid={host},nosuid,nodev"},
+        "tmpfs": {
+            _SCRATCH: f"size={settings.scratch_mb}m,mode={mode},uid={host},gid={host},nosuid,nodev{scratch}",
+            "/dev/shm": f"size={_SHM_MB}m,mode=1777,nosuid,nodev,noexec{shared}",
+        },
         "mem_limit": settings.memory_mb * 1024 * 1024,
         "memswap_limit": settings.memory_mb * 1024 * 1024,
         "nano_cpus": int(settings.cpus * 1e9),
@@ -80,7 +90,7 @@ class DockerSandbox(Sandbox):
             async with asyncio.timeout(self.settings.start_timeout), creation_slot():
                 stream = await asyncio.to_thread(self._create_and_attach)
                 loop = asyncio.get_running_loop()
-                connection = Connection(self._write, self.died.set)
+                connection = Connection(self._write, self._hang_up)
                 transport, _ = await loop.create_connection(lambda: _Stream(connection), sock=stream)
                 self._transport = transport
                 await asyncio.to_thread(self._start)
@@ -101,6 +111,11 @@ class DockerSandbox(Sandbox):
     def _write(self, data: bytes) -> None:
         assert self._transport
         self._transport.write(data)
+
+    def _hang_up(self) -> None:
+        self.died.set()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _create_and_attach(self) -> socket.socket:
         with engine() as client:
@@ -155,8 +170,7 @@ class DockerSandbox(Sandbox):
     async def stop(self) -> None:
         """Hangs up, on which the container exits and is removed; removes it by force if it is not."""
         self._stopped = True
-        if self._transport is not None:
-            self._transport.abort()
+        self._hang_up()  # there may be a stream before there is a connection to give up
         self.give_up("it was stopped")
         if self._container is not None:
             container, self._container = self._container, None

@@ -56,9 +56,14 @@ class ProcessSandbox(Sandbox):
         )
         assert process.stdin
         self.id = f"process-{process.pid}"
-        connection = Connection(process.stdin.write, self.died.set)
+        connection = Connection(process.stdin.write, self._hang_up)
         self._pump = asyncio.create_task(self._pump_stdout(process, connection))
         return connection
+
+    def _hang_up(self) -> None:
+        self.died.set()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
 
     async def _pump_stdout(self, process: Process, connection: Connection) -> None:
         assert process.stdout
@@ -86,8 +91,6 @@ class ProcessSandbox(Sandbox):
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     async def _end(self, process: Process) -> None:
-        assert process.stdin
-        process.stdin.close()
         ended, _ = await asyncio.wait([self._pump], timeout=GRACE if self.is_up else 0)
         if not ended:
             with suppress(ProcessLookupError):

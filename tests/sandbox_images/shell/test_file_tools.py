@@ -129,3 +129,12 @@ def test_long_listing_is_cut(session: ShellSession, tmp_path: Path) -> None:
 def test_names_that_are_no_text_are_shown_all_the_same(session: ShellSession, tmp_path: Path) -> None:
     (tmp_path / "workspace" / b"\xff.txt".decode("utf-8", "surrogateescape")).touch()
     assert "\ufffd.txt  0 bytes" in said(session, "list_files")
+
+
+def test_state_tells_of_as_many_paths_as_it_has_room_for(session: ShellSession) -> None:
+    folder = "/".join([10 * "folder-"] * 8)
+    for number in range(180):
+        said(session, "write_file", path=f"{folder}/{number:03}", content="")
+    paths = list(session.state()["files"])
+    assert 60 * 1024 < sum(map(len, paths)) <= 64 * 1024
+    assert paths[-1] < f"{folder}/179"

@@ -171,3 +171,12 @@ async def test_session_cannot_trace_the_tool_host_or_another_session() -> None:
         if json.loads(await said(session, "who"))["uid"] != 0:  # root may trace anything
             for pid in (sandbox._process.pid, neighbour):
                 assert await said(session, "trace", pid=pid) == "Operation not permitted"
+
+
+async def test_sandbox_that_is_given_up_is_hung_up_on() -> None:
+    async with process_sandbox() as sandbox:
+        session = json.loads(await said(await opened(sandbox), "who"))["pid"]
+        process = sandbox._process
+        assert process is not None
+        sandbox.give_up("of a test")
+        await eventually(lambda: process.returncode == 0 and not is_alive(session))

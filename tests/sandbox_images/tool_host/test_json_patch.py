@@ -78,3 +78,9 @@ def test_lists_in_lists_cost_no_more_than_their_size() -> None:
     began = time.process_time()
     assert len(diff(under(30, 1), under(30, 2))) == 1
     assert time.process_time() - began < 10  # 3 to the power of 30 would be years
+
+
+def test_nan_is_the_same_as_nan() -> None:
+    before, after = [[1.0, float("nan"), {"a": float("nan")}] for _ in range(2)]
+    assert diff(before, after) == []
+    assert diff({"a": float("nan")}, {"a": 1.0}) == [{"op": "replace", "path": "/a", "value": 1.0}]

@@ -90,6 +90,15 @@ async def test_evaluation_brings_the_patches_of_every_call(sandbox: ProcessSandb
     ]
 
 
+async def test_patches_that_come_to_too_much_are_left_out_of_the_evaluation(sandbox: ProcessSandbox) -> None:
+    """Control characters take six bytes each: four of these patches alone are more than a frame holds."""
+    session = await opened(sandbox)
+    for _ in range(6):
+        await said(session, "put", key="large", value="\x01" * (1 << 20))
+    scores = await session.evaluate({})
+    assert [patch is None for patch in scores.patches] == [False, False, *[True] * 5]
+
+
 async def test_oracle_and_base_state_are_the_toolsets(sandbox: ProcessSandbox) -> None:
     script = [{"content": "", "tool_calls": [{"name": "echo", "arguments": {"a": 1}}]}]
     assert await (await opened(sandbox, script=script)).oracle() == script
@@ -264,6 +273,16 @@ async def test_session_inherits_no_descriptor_but_its_socket() -> None:
         assert sorted(map(int, found)) == [0, 1, 2, 3]
         assert found["0"] == "/dev/null"
         assert found["3"].startswith("socket:")
+
+
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+async def test_sessions_go_before_their_tool_host_when_memory_runs_out(sandbox: ProcessSandbox) -> None:
+    session = json.loads(await said(await opened(sandbox), "who"))["pid"]
+    assert sandbox._process is not None
+    assert oom_score(session) == 800 > oom_score(sandbox._process.pid) == oom_score(os.getpid())
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 
 __all__ = ["engine"]
 
-OWN = Path(__file__).resolve().parents[2] / "helpers" / "own"
+PROJECT = Path(__file__).resolve().parents[3]
+OWN = PROJECT / "tests" / "helpers" / "own"
 ARGS = {
     "suites": ["own_suite:suite"],
     "mode": ["benign", "attack", "injection"],
@@ -35,16 +36,28 @@ READ = Call("r", "read_note", {"title": "shopping"})
 WRITE = Call("w", "write_note", {"title": "owned", "text": "yes"})
 
 
+def documented_dockerfile() -> str:
+    """The one in docs/agentdojo.md, for our suite and its data; and our attack, copied as the suite is."""
+    page = (PROJECT / "docs" / "agentdojo.md").read_text()
+    _, _, block = page.partition("```dockerfile\n")
+    lines = [line.strip() for line in block.partition("```")[0].splitlines() if line.strip()]
+    assert lines[0].startswith("FROM kumite-agentdojo:<")
+    copies = [line.replace("my_suite", "own_suite").replace("data", "notes_data") for line in lines[1:]]
+    copies += [line.replace("own_suite", "own_attack") for line in copies if "own_suite" in line]
+    return "\n".join([f"FROM {build_image('agentdojo')}", *copies, ""])
+
+
 @pytest.fixture(scope="module")
 def own_image(engine: docker.DockerClient) -> Iterator[str]:
     """The image that docs/agentdojo.md says to derive."""
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
-        dockerfile = f"FROM {build_image('agentdojo')}\nCOPY own /opt/kumite/\n".encode()
+        dockerfile = documented_dockerfile().encode()
         member = tarfile.TarInfo("Dockerfile")
         member.size = len(dockerfile)
         tar.addfile(member, io.BytesIO(dockerfile))
-        tar.add(OWN, "own", filter=lambda entry: None if "__pycache__" in entry.name else entry)
+        for name in ("own_suite.py", "notes_data", "own_attack.py"):
+            tar.add(OWN / name, name)
     context.seek(0)
     tag = f"kumite-test-own:{uuid.uuid4().hex[:8]}"
     engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True, network_mode="none")
@@ -116,7 +129,10 @@ def test_own_suite_beside_agentdojos():
             {"suites": ["own_suite:Notebook"]},
             "own_suite:Notebook is a ModelMetaclass; an agentdojo TaskSuite",
         ),
-        ({"suites": ["own_suite:suite", "own_suite:suite"]}, "2 of them call themselves 'notes'"),
+        (
+            {"suites": ["own_suite:suite", "tests.helpers.own.own_suite:suite"]},
+            "2 of them call themselves 'notes'",
+        ),
         (
             {"mode": "attack", "attack": "own_suite:suite"},
             "own_suite:suite is no subclass of agentdojo's BaseAttack",

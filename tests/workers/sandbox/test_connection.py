@@ -158,6 +158,16 @@ async def test_frame_over_the_limit_ends_the_sandbox() -> None:
         await request
 
 
+async def test_nothing_of_a_broken_sandbox_is_kept() -> None:
+    pipe = Pipe()
+    pipe.connection.feed(HEADER.pack(MAX_FRAME) + b"x" * 1000)
+    pipe.connection.break_off("of a test")
+    for _ in range(10):
+        pipe.connection.feed(HEADER.pack(MAX_FRAME) + b"x" * 1000)
+    assert len(pipe.connection._frames._buffer) == 0
+    assert pipe.broke == 1
+
+
 async def test_request_over_the_limit_is_refused_and_nothing_is_written() -> None:
     pipe = Pipe()
     with pytest.raises(RequestRefused, match=r"call: a request of .* over the limit"):

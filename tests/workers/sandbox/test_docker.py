@@ -32,6 +32,17 @@ async def test_container_that_is_killed_is_a_dead_sandbox(
         await asyncio.wait_for(sandbox.died.wait(), 10)
 
 
+async def test_container_that_is_given_up_goes_by_itself(
+    docker_settings: SandboxSettings, engine: docker.DockerClient
+) -> None:
+    """Nothing more is read of what broke the protocol, and it need not wait for the next episode to go."""
+    who = owner()
+    async with docker_sandbox(docker_settings, who) as sandbox:
+        await said(await opened(sandbox), "daemon")
+        sandbox.give_up("of a test")
+        await eventually(lambda: owned(engine, who) == [])
+
+
 async def test_stop_leaves_no_container(
     docker_settings: SandboxSettings, engine: docker.DockerClient
 ) -> None:

@@ -44,8 +44,11 @@ async def test_every_isolation_flag_is_on(sandbox: DockerSandbox, engine: docker
     assert host["ReadonlyRootfs"] is True
     assert host["Privileged"] is False
     assert not host["Binds"] and not found["Mounts"] and not host["PortBindings"] and not host["Devices"]
-    assert list(host["Tmpfs"]) == ["/scratch"]
-    assert {"size=8m", "mode=0700", "nosuid", "nodev"} <= set(host["Tmpfs"]["/scratch"].split(","))
+    tmpfs = {folder: set(options.split(",")) for folder, options in host["Tmpfs"].items()}
+    assert tmpfs == {
+        "/scratch": {"size=8m", "mode=0700", "nosuid", "nodev", "nr_inodes=2048", "uid=65534", "gid=65534"},
+        "/dev/shm": {"size=64m", "mode=1777", "nosuid", "nodev", "noexec", "nr_inodes=16384"},
+    }
     assert host["Memory"] == host["MemorySwap"] == 256 << 20
     assert host["NanoCpus"] == 1_500_000_000
     assert host["PidsLimit"] == 64

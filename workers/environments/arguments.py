@@ -1,0 +1,51 @@
+"""`environment.args` of the bundled environments: checked, and what is wrong with them in words."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from workers.errors import EnvironmentLoadError
+from workers.settings import Settings
+
+_Settings = TypeVar("_Settings", bound=Settings)
+
+
+def checked(model: type[_Settings], arguments: Mapping[str, Any], *section: str) -> _Settings:
+    """The settings that arguments are.
+
+    Args:
+        model: What they should be.
+        arguments: What was given.
+        *section: Where in `environment.args` that was; nothing for the whole of it.
+
+    Raises:
+        EnvironmentLoadError: They are not what they should be.
+    """
+    try:
+        return model.model_validate(arguments)
+    except ValidationError as error:
+        raise EnvironmentLoadError(
+            "; ".join(_complaint(entry, section) for entry in error.errors())
+        ) from error
+
+
+def distinct(values: list[Any] | None) -> list[Any] | None:
+    """A list argument as it is, for a validator: what is in it twice would be played twice under one name.
+
+    Raises:
+        ValueError: Something is.
+    """
+    for value in values or []:
+        if (values or []).count(value) > 1:
+            raise ValueError(f"{value!r} is in it more than once; name it once")
+    return values
+
+
+def _complaint(entry: Any, section: tuple[str, ...]) -> str:
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    if entry["type"] == "value_error" and not entry["loc"]:  # it is about several arguments, and names them
+        return f"environment.args.{message}"
+    return (
+        f"environment.args.{'.'.join(map(str, (*section, *entry['loc'])))}: {message}, got {entry['input']!r}"
+    )

@@ -1,0 +1,87 @@
+"""The base of the bundled environments: multi-turn episodes, each with its tools in a session of a sandbox.
+
+A Kumite worker binds a session to `state["sandbox"]` before `setup_state`. Elsewhere, as under
+verifiers' own `vf-eval`, the environment brings up sandboxes of its own.
+"""
+
+import asyncio
+import uuid
+from typing import Any, cast
+
+import verifiers as vf
+
+from workers.sandbox.base import Owner, Session, ToolsetSpec
+from workers.sandbox.pool import SandboxPool
+from workers.settings import SandboxSettings
+
+
+class OwnSandboxes:
+    """Sandboxes that an environment brings up where nobody gives it one.
+
+    Args:
+        toolset: What to load in them.
+        settings: How they are made.
+    """
+
+    def __init__(self, toolset: ToolsetSpec, settings: SandboxSettings) -> None:
+        self._toolset = toolset
+        self._settings = settings
+        self._pool: SandboxPool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def acquire(self) -> Session:
+        """A session, not opened yet.
+
+        Raises:
+            SandboxStartError: No sandbox can be brought up.
+        """
+        loop = asyncio.get_running_loop()
+        if self._pool is None or self._loop is not loop:  # each evaluation may run its own
+            self._pool = SandboxPool(self._toolset, self._settings, Owner("vf-eval", "vf-eval"))
+            self._loop = loop
+        return await self._pool.acquire(uuid.uuid4().hex[:16])
+
+    async def release(self, session: Session) -> None:
+        """Closes a session; where the sandbox is one of these, also that, if no other may use it."""
+        await (session.close() if self._pool is None else self._pool.release(session))
+
+    async def close(self) -> None:
+        """Ends them. What lives on another event loop can't be ended from here; its pipe closes with it."""
+        pool, self._pool = self._pool, None
+        if pool is not None and self._loop is asyncio.get_running_loop():
+            await pool.close()
+
+
+class SandboxedEnv(vf.StatefulToolEnv):
+    """An environment whose tools are those of the episode's session.
+
+    Args:
+        toolset: What its sandboxes must have loaded.
+        sandbox: Settings of the sandboxes that it brings up when nobody gives it one.
+        **kwargs: See `vf.StatefulToolEnv`.
+    """
+
+    def __init__(self, toolset: ToolsetSpec, sandbox: SandboxSettings, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.toolset = toolset
+        self._sandboxes = OwnSandboxes(toolset, sandbox)
+
+    def update_tool_args(
+        self, tool_name: str, tool_args: dict[str, Any], messages: vf.Messages, state: vf.State, **_: Any
+    ) -> dict[str, Any]:
+        """Tool calls take no hidden arguments: the session knows its episode."""
+        return tool_args
+
+    @vf.teardown
+    async def close_own_sandboxes(self) -> None:
+        """Ends the sandboxes that the environment brought up itself.
+
+        verifiers calls this at the exit of the process, on an event loop made for it.
+        """
+        await self._sandboxes.close()
+
+    async def _session(self, state: vf.State) -> Session:
+        """The episode's session, not opened yet."""
+        if state.get("sandbox") is None:
+            state["sandbox"] = await self._sandboxes.acquire()
+        return cast(Session, state["sandbox"])
