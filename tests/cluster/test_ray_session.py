@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,20 +104,22 @@ def foreign_cluster(tmp_path: Path) -> Iterator[str]:
         "import ray, sys; ray.init(address='local', num_cpus=4, resources={'sandbox': 9}, namespace='other');"
         "print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script],
-        env=driver_environment(tmp_path) | {"PYTHONPATH": ""},
-        cwd="/",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    assert holder.stdin and holder.stdout
-    yield holder.stdout.readline().strip()
-    holder.stdin.close()
-    holder.wait(90)
+    # Ray's dashboard leaves sockets, whose paths must be short.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as short:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=driver_environment(tmp_path) | {"PYTHONPATH": "", "TMPDIR": short},
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert holder.stdin and holder.stdout
+        yield holder.stdout.readline().strip()
+        holder.stdin.close()
+        holder.wait(90)
 
 
 def test_an_existing_cluster_is_joined_with_our_code_and_left_as_it_was(cache: Path, foreign_cluster: str):
