@@ -78,6 +78,8 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
         pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox), replicas)
 
         def plan_of(split: Split) -> Plan:
+            if split == config.environment.split:
+                return plan
             chosen = config.environment.model_copy(update={"split": split})
             try:
                 return Plan(

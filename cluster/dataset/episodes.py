@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.dataset.arrow import pq
-from cluster.dataset.journal import list_segments, read_segment
-from cluster.dataset.manifest import Shard, load_manifest
+from cluster.dataset.journal import read_segment
+from cluster.dataset.manifest import Shard
 from cluster.dataset.schemas import STEP_KEYS
-from cluster.dataset.shards import reading, shard_of, uncompacted
+from cluster.dataset.shards import read_run, reading
 from workers.records import EpisodeRecord
 
 
@@ -21,16 +21,12 @@ def iterate_records(run_dir: Path) -> Iterator[EpisodeRecord]:
         JournalCorrupt: The journal is damaged.
         ShardCorrupt: A shard is.
     """
-    segments = list_segments(run_dir / "journal")
-    manifest = load_manifest(run_dir)
-    for shard in manifest.shards:
-        yield from _of_shard(run_dir, shard)
-    for segment in uncompacted(segments, manifest):
-        try:
-            for line in read_segment(segment, torn_tail=segment == segments[-1]):
-                yield EpisodeRecord.model_validate_json(line)
-        except FileNotFoundError:  # it has become a shard meanwhile
-            yield from _of_shard(run_dir, shard_of(segment, run_dir))
+
+    def of_segment(segment: Path, torn_tail: bool) -> Iterator[EpisodeRecord]:
+        for line in read_segment(segment, torn_tail=torn_tail):
+            yield EpisodeRecord.model_validate_json(line)
+
+    yield from read_run(run_dir, lambda shard: _of_shard(run_dir, shard), of_segment)
 
 
 def _of_shard(run_dir: Path, shard: Shard) -> Iterator[EpisodeRecord]:

@@ -181,8 +181,8 @@ class RemoteFolder:
             if folder not in (*_DATA, "journal"):
                 continue
             version = self._version(name)
-            is_same = folder in _IMMUTABLE and version is not None and version[0] == info["size"]
-            found[name] = version if is_same and version is not None else (-1, -1)
+            is_same = folder in _IMMUTABLE and version and version[0] == info["size"]
+            found[name] = version if version and is_same else (-1, -1)
         return found
 
     def _names(self, folder: str, pattern: str) -> list[str]:

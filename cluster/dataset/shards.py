@@ -1,9 +1,9 @@
 """Shards: Parquet files made of journal segments, and how to read episodes wherever they lie."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.dataset.arrow import Schema, Table, pa, pc, pj, pq
 from cluster.dataset.durable import RunFolderError, replacing
@@ -11,6 +11,8 @@ from cluster.dataset.journal import list_segments, read_segment, segment_number
 from cluster.dataset.manifest import Manifest, Shard, load_manifest
 from cluster.dataset.schemas import EPISODES, RECORDS, STATES, STEP_KEYS, STEPS
 from workers.records import EpisodeRecord
+
+_T = TypeVar("_T")
 
 _BATCH_BYTES = 8 * 2**20
 """JSON text that is parsed at once and becomes a row group: what compaction needs in memory is a few
@@ -163,18 +165,39 @@ def iterate_episodes(run_dir: Path, columns: Sequence[str]) -> Iterator[Table]:
         JournalCorrupt: A segment is damaged.
         ShardCorrupt: A shard is.
     """
+    schema = pa.schema([EPISODES.field(name) for name in columns])
+
+    def of_segment(segment: Path, torn_tail: bool) -> Iterator[Table]:
+        for _, lines in _batches(segment, torn_tail=torn_tail):
+            yield parse_records(lines, schema)
+
+    yield from read_run(run_dir, lambda shard: _shard_episodes(run_dir, shard, columns), of_segment)
+
+
+def read_run(
+    run_dir: Path, of_shard: Callable[[Shard], Iterator[_T]], of_segment: Callable[[Path, bool], Iterator[_T]]
+) -> Iterator[_T]:
+    """Reads the shards that the manifest names and the journal segments that are not among them.
+
+    Args:
+        run_dir: The run folder; the run may be at work, or have been killed.
+        of_shard: Reads a shard.
+        of_segment: Reads a segment, of which the last record may be torn if so said.
+
+    Raises:
+        ManifestError: The folder holds no run, or one of another format.
+    """
     # Listed before the manifest is read, so that a segment compacted in between is not missed.
     segments = list_segments(run_dir / "journal")
     manifest = load_manifest(run_dir)
     for shard in manifest.shards:
-        yield from _shard_episodes(run_dir, shard, columns)
-    schema = pa.schema([EPISODES.field(name) for name in columns])
+        yield from of_shard(shard)
     for segment in uncompacted(segments, manifest):
         try:
-            for _, lines in _batches(segment, torn_tail=segment == segments[-1]):
-                yield parse_records(lines, schema)
-        except FileNotFoundError:
-            yield from _shard_episodes(run_dir, shard_of(segment, run_dir), columns)
+            yield from of_segment(segment, segment == segments[-1])
+        except FileNotFoundError:  # it has become a shard meanwhile
+            shards = load_manifest(run_dir).shards
+            yield from of_shard(next(shard for shard in shards if shard.segment == segment.stem))
 
 
 def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iterator[Table]:
@@ -182,11 +205,6 @@ def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iter
     with reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(columns)
-
-
-def shard_of(segment: Path, run_dir: Path) -> Shard:
-    """The shard that a segment has become, by the manifest as it is now."""
-    return next(shard for shard in load_manifest(run_dir).shards if shard.segment == segment.stem)
 
 
 def uncompacted(segments: Sequence[Path], manifest: Manifest) -> list[Path]:

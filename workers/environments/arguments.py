@@ -36,9 +36,10 @@ def distinct(values: list[Any] | None) -> list[Any] | None:
     Raises:
         ValueError: Something is.
     """
-    for value in values or []:
-        if (values or []).count(value) > 1:
-            raise ValueError(f"{value!r} is in it more than once; name it once")
+    if values is not None:
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(f"{value!r} is in it more than once; name it once")
     return values
 
 
