@@ -3,10 +3,10 @@ PYTEST_ARGS ?=
 python := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup engine image test test-fast lint format docs lock clean
+.PHONY: help run setup engine image test test-fast test-exhaustive lint format docs lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup engine ## Install what is missing and run CONFIG (examples/agentdojo.yaml)
 	@.venv/bin/kumite run $(CONFIG)
@@ -25,6 +25,9 @@ test: lint image ## Install what is missing, lint, and run all tests
 
 test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, and are done in seconds
 	@$(python) -m pytest -n auto -m "not (slow or docker or vllm or ray or faults or parity)" $(PYTEST_ARGS)
+
+test-exhaustive: image ## Run the tests of thousands of random cases, for minutes to hours; no other
+	@$(python) -m pytest --exhaustive -m exhaustive $(PYTEST_ARGS)
 
 lint: setup ## Check style and types
 	@.venv/bin/ruff check

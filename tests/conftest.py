@@ -22,13 +22,27 @@ def _group(item: pytest.Item) -> str:
     return next((mark for mark in ("vllm", "ray", "parity", "docker") if mark in marks), item.path.stem)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="play the tests marked `exhaustive`, too: thousands of random cases, for minutes to hours",
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Says which tests are played one after the other where several processes share them.
+    """Leaves out exhaustive tests unless they are asked for, and assigns each other test to a group.
 
-    Those on Ray share a head, and count what they started; those of vLLM share a deployment, those of
-    containers an image. The others go by files. The longest row begins first.
+    The tests of one group are played one after the other where several processes share them. Those on Ray
+    share a head, and count what they started; those of vLLM share a deployment, those of containers an
+    image. The others go by files. The longest row begins first.
     """
+    if not config.getoption("--exhaustive"):
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     if config.getoption("loadgroup", False):
