@@ -12,10 +12,11 @@ import docker.errors
 import requests
 from docker.types import LogConfig, Ulimit
 
-from workers.errors import SandboxStartError
+from workers.errors import EndCause, SandboxStartError
 from workers.sandbox import ownership
 from workers.sandbox.base import Owner, Sandbox, ToolsetSpec
 from workers.sandbox.connection import GRACE, Connection
+from workers.sandbox.container_end import find_container_end
 from workers.sandbox.creation import creation_slot
 from workers.sandbox.engine import engine
 from workers.sandbox.wire import StreamDemultiplexer
@@ -76,6 +77,8 @@ class DockerSandbox(Sandbox):
     def __init__(self, spec: ToolsetSpec, settings: SandboxSettings, owner: Owner) -> None:
         super().__init__(spec, settings, owner)
         self._container: str | None = None
+        self._created: str | None = None
+        self._ended: asyncio.Task[EndCause] | None = None
         self._stopped = False
         self._transport: asyncio.Transport | None = None
         wanted = settings.session_users
@@ -122,7 +125,7 @@ class DockerSandbox(Sandbox):
             api: Any = client.api
             _remove_left_behind(client)
             created = api.create_container_from_config(self._config(api))
-            self._container = container = str(created["Id"])
+            self._container = self._created = container = str(created["Id"])
             self.id = container[:12]
             if self._stopped:  # while this thread was waiting for the engine
                 self._remove(container)
@@ -166,6 +169,13 @@ class DockerSandbox(Sandbox):
         )
         # The engine closes the container's stdin when our end goes: the pipe is the ownership.
         return {**cast(dict[str, Any], config), "AttachStdin": True, "StdinOnce": True}
+
+    async def find_cause_of_death(self) -> EndCause:
+        """Asks the engine what ended the container, once."""
+        if self._ended is None:
+            asked = asyncio.to_thread(find_container_end, self._created or "")
+            self._ended = asyncio.create_task(asked)
+        return await asyncio.shield(self._ended)
 
     async def stop(self) -> None:
         """Hangs up, on which the container exits and is removed; removes it by force if it is not."""
