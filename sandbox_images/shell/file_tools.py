@@ -1,6 +1,7 @@
 """The file tools: what they answer for the policy to read."""
 
-import io
+from collections.abc import Iterator
+from itertools import islice
 
 from sandbox_images.shell.workspace import Entry, FileError, Workspace
 
@@ -21,26 +22,27 @@ class FileTools:
 
     def read_file(self, path: str, start: int = 1, lines: int | None = None) -> str:
         """Lines of a file, as many as fit, and which they are when they are not all."""
-        all_lines = list(io.StringIO(self._workspace.read_text(path)))
+        all_text = self._workspace.read_text(path)
+        count = all_text.count("\n") + (all_text != "" and not all_text.endswith("\n"))
         if start < 1 or (lines is not None and lines < 1):
             raise FileError(f"start and lines count from 1, got start {start} and lines {lines}")
-        if start > max(1, len(all_lines)):
-            raise FileError(f"{path} has {len(all_lines):,} lines, none at {start:,}")
-        wanted = all_lines[start - 1 : None if lines is None else start - 1 + lines]
+        if start > max(1, count):
+            raise FileError(f"{path} has {count:,} lines, none at {start:,}")
+        last = count if lines is None else min(count, start - 1 + lines)
         shown: list[str] = []
         room = self._output_cap
-        for line in wanted:
+        for line in islice(_lines(all_text), start - 1, last):
             room -= len(line.encode())
+            if room < 0 and not shown:
+                return f"{_cut(line, self._output_cap)}\n[line {start:,} is too long to be shown whole]"
             if room < 0:
                 break
             shown.append(line)
-        if not shown and wanted:
-            return f"{_cut(wanted[0], self._output_cap)}\n[line {start:,} is too long to be shown whole]"
         text = "".join(shown)
-        if len(shown) == len(all_lines):
+        if len(shown) == count:
             return text or "[the file is empty]"
         gap = "" if text.endswith("\n") else "\n"
-        return f"{text}{gap}[lines {start:,} to {start + len(shown) - 1:,} of {len(all_lines):,}]"
+        return f"{text}{gap}[lines {start:,} to {start + len(shown) - 1:,} of {count:,}]"
 
     def write_file(self, path: str, content: str) -> str:
         """Puts a text into a file."""
@@ -69,6 +71,15 @@ class FileTools:
                 break
             shown.append(_line(entry))
         return _cut("\n".join(shown), self._output_cap) or "[the folder is empty]"
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Its lines, one at a time: all of them at once can take many times the memory of the text."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start) + 1 or len(text)
+        yield text[start:end]
+        start = end
 
 
 def _line(entry: Entry) -> str:

@@ -1,14 +1,16 @@
 """Hidden tests: functions `test_*` of a source text, each given the subject to examine."""
 
+import errno
 import traceback
-from pathlib import Path
 from typing import Any
 
+from sandbox_images.shell.processes import BeyondKilling
 from sandbox_images.shell.subject import Subject, SubmissionFailed
 from sandbox_images.tool_host.toolset import Scores, ToolsetError
 
 _SOURCE = "<hidden tests>"
-_OURS = str(Path(__file__).parent)
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT}
+"""What the system says when it has no more of something, which a submission may have used up."""
 
 
 def grade(source: str, subject: Subject) -> Scores:
@@ -20,43 +22,68 @@ def grade(source: str, subject: Subject) -> Scores:
 
     Returns:
         `solved`, 1 if all tests passed and else 0, and `tests_passed`, the fraction that did. Of each test
-        that failed, the details say where.
+        that failed, the details say where. A test in which the examination itself breaks, for want of
+        descriptors, memory or processes as a rule, has failed as well: the submission was there before it.
+        The details name those, for where others share the container, it may not have been the submission.
 
     Raises:
-        ToolsetError: The source is none, or has no test in it.
-        Exception: The examination itself fails, which is no failure of the submission.
+        ToolsetError: The source is none, or has no test in it, or a test gives a submission what can't be
+            given: the fault of the tests' author.
     """
     names: dict[str, Any] = {"__name__": "hidden_tests"}
     try:
         exec(compile(source, _SOURCE, "exec"), names)
     except Exception as error:
-        raise ToolsetError(f"the hidden tests do not load: {type(error).__name__}: {error}") from error
+        if is_shortage(error):
+            return failed(error)
+        raise ToolsetError(f"the hidden tests do not load: {_named(error)}") from error
     tests = {name: test for name, test in names.items() if name.startswith("test_") and callable(test)}
     if not tests:
         raise ToolsetError("the hidden tests are none")
     failures: dict[str, str] = {}
+    shortages: list[str] = []
     for name, test in tests.items():
         try:
             test(subject)
         except SubmissionFailed as error:
             failures[name] = _worded(error)
+        except ToolsetError:
+            raise
+        except BeyondKilling as error:  # they would write to what the other tests look at
+            return failed(error)
         except Exception as error:
-            if any(frame.filename.startswith(_OURS) for frame in _frames(error)):
-                raise
             failures[name] = _worded(error)  # whatever a submission's answers make a test raise
+            if is_shortage(error):
+                shortages.append(name)
     passed = 1 - len(failures) / len(tests)
-    return Scores(
-        {"solved": float(not failures), "tests_passed": passed}, {"tests": len(tests), "failures": failures}
-    )
+    details = {"tests": len(tests), "failures": failures}
+    if shortages:
+        details["shortages"] = shortages
+    return Scores({"solved": float(not failures), "tests_passed": passed}, details)
 
 
-def _frames(error: Exception) -> list[traceback.FrameSummary]:
-    """Where the error went through, from the test on."""
-    frames = traceback.extract_tb(error.__traceback__)
-    first = next(place for place, frame in enumerate(frames) if frame.filename == _SOURCE)
-    return frames[first:]
+def failed(error: BaseException) -> Scores:
+    """The scores of a submission that broke its own examination as a whole."""
+    details: dict[str, Any] = {"tests": 0, "failures": {"examination": _named(error)}}
+    if is_shortage(error):
+        details["shortages"] = ["examination"]
+    return Scores({"solved": 0.0, "tests_passed": 0.0}, details)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, or no more of something else."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SHORTAGES)
 
 
 def _worded(error: Exception) -> str:
-    line = next(frame.lineno for frame in reversed(_frames(error)) if frame.filename == _SOURCE)
-    return f"line {line}: {type(error).__name__}: {error!s:.300}"
+    """What a test failed with, and at which of its lines."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == _SOURCE:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {line}: {_named(error)}"
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error!s:.300}"

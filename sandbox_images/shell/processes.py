@@ -13,6 +13,14 @@ from sandbox_images.tool_host import process
 _KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
 _MUST_BE_DEAD = 5.0
 """Seconds after which processes that are killed as fast as they appear are beyond us."""
+_LOOKS = 200
+"""Looks at what is left, at the least, before that is said: on a machine that is busy, slow is not hopeless."""
+_GIVE_UP = 20.0
+"""Seconds after which it is said however few looks there were."""
+
+
+class BeyondKilling(TimeoutError):
+    """Processes multiply faster than they can be killed."""
 
 
 class Family:
@@ -56,7 +64,9 @@ class Family:
     def reap(self) -> None:
         """Takes the dead off the kernel's hands: until then each counts as a process of the container."""
         for pid, status in process.reaped():
-            if pid in self._statuses:
+            if os.WIFSTOPPED(status):  # it has made us its tracer, and we let nobody go on under our eyes
+                _signal({pid}, signal.SIGKILL)
+            elif pid in self._statuses:
                 code = os.waitstatus_to_exitcode(status)
                 self._statuses[pid] = code if code >= 0 else 128 - code
 
@@ -64,26 +74,32 @@ class Family:
         """All descendants that live."""
         return self._descendants(())
 
-    def kill(self, spared: Collection[int] = ()) -> None:
+    def kill(self, spared: Collection[int] = (), seconds: float | None = None) -> None:
         """Ends all descendants but the spared ones and theirs.
 
         They are stopped first, all of them, and only then killed: what is stopped can't fork, and still
         holds its place below the limit of processes.
 
+        Args:
+            spared: Process ids.
+            seconds: How long to try; None: for as long as there is hope.
+
         Raises:
-            TimeoutError: They multiply faster than they can be killed.
+            BeyondKilling: Some are still there.
         """
-        deadline = time.monotonic() + _MUST_BE_DEAD
+        began = time.monotonic()
         stopped: set[int] = set()
         while fresh := self._descendants(spared) - stopped:
             _signal(fresh, signal.SIGSTOP)
             stopped |= fresh
-            if time.monotonic() > deadline:
+            if time.monotonic() - began > (_MUST_BE_DEAD if seconds is None else seconds) / 2:
                 break
+        looks = 0
         while victims := self._descendants(spared):
             _signal(victims, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise TimeoutError("the session's processes multiply faster than they can be killed")
+            looks += 1
+            if _is_hopeless(time.monotonic() - began, looks, seconds):
+                raise BeyondKilling("the session's processes multiply faster than they can be killed")
             time.sleep(0.001)
             self.reap()
 
@@ -126,6 +142,12 @@ def _become(
         os.execvpe(command[0], command, environment)
     finally:
         os._exit(127)
+
+
+def _is_hopeless(passed: float, looks: int, seconds: float | None) -> bool:
+    if seconds is not None:
+        return passed > seconds
+    return passed > _GIVE_UP or (passed > _MUST_BE_DEAD and looks > _LOOKS)
 
 
 def _signal(pids: set[int], number: int) -> None:

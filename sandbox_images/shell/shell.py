@@ -6,11 +6,11 @@ import select
 import shlex
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from sandbox_images.shell.output import CappedOutput, read_available
-from sandbox_images.shell.processes import Family
+from sandbox_images.shell.processes import BeyondKilling, Family
 
 HIGHEST_FD = 63
 _COMMANDS, _OUTPUT, _REPORTS = 61, 62, HIGHEST_FD
@@ -20,8 +20,11 @@ _POLL = 0.02
 """Seconds between two looks at whether bash itself has ended, of which no descriptor tells: background
 processes may hold copies of all of its own."""
 _PIPE_BYTES = 1 << 16
-_RESTORING = 5.0
-"""Seconds that a shell has to take over from one that was killed."""
+_CLEANING_UP = 8.0
+"""Seconds after a command's limit to kill what it started and have another shell take over, all in all: the
+worker waits longer, and takes a session that does not answer by then for one that its policy has ended."""
+_KILLING = 4.0
+"""Of these, to kill. What is still there afterwards is killed before the next command, or before grading."""
 _MAX_STATE = 4 << 20
 _END = 128
 """More bytes than the end of a report has."""
@@ -84,6 +87,8 @@ class Shell:
         self._pid: int | None = None
         self._state = b""
         self._commands = self._output = self._reports = -1
+        self._condemned: set[int] | None = None
+        """Those to be spared of a kill that was not finished in time."""
 
     def run(self, command: str, timeout: float) -> Ran:
         """Runs a command in the shell.
@@ -98,9 +103,12 @@ class Shell:
 
         Raises:
             OSError: The shell can't be started.
-            TimeoutError: What it started can't be killed.
+            BeyondKilling: What a command before it started can't be killed.
         """
         output = CappedOutput(self._output_cap)
+        if self._condemned is not None:
+            self._family.kill(self._condemned, _KILLING)
+            self._condemned = None
         if self._pid is not None and self._family.status(self._pid) is not None:
             output.feed(_ENDED_MEANWHILE)
             self._hang_up()
@@ -113,11 +121,11 @@ class Shell:
         if status is not None:
             return Ran(output.text(), status)
         folder, status = self.folder, self._family.status(pid)
-        if status is None:
-            self._family.kill(spared=older)
+        deadline = time.monotonic() + _CLEANING_UP
+        is_clean = status is not None or self._kill(older, _KILLING)
         self._drain(output)
         self._hang_up()
-        restored = status is None and self._restore(folder, older)
+        restored = status is None and is_clean and self._restore(folder, older, deadline)
         return Ran(output.text(), status, shell_ended=not restored)
 
     @property
@@ -129,32 +137,48 @@ class Shell:
                 return folder if os.path.isdir(folder) else self._home
         return self._home
 
-    def _restore(self, folder: str, older: set[int]) -> bool:
-        """Starts a shell in the folder and state of the one before it, if that can be done."""
-        self._start()
+    def _kill(self, older: set[int], seconds: float) -> bool:
+        """Kills what a command started, or notes that it is still to be done."""
+        try:
+            self._family.kill(older, seconds)
+        except BeyondKilling:
+            self._condemned = older
+            return False
+        return True
+
+    def _restore(self, folder: str, older: set[int], deadline: float) -> bool:
+        """Starts a shell in the folder and state of the one before it, if that can be done in time."""
         go = f"\nbuiltin cd -- {shlex.quote(folder)} || builtin true"
-        if self._converse(self._state + os.fsencode(go), _RESTORING, CappedOutput(2)) is not None:
-            return True
-        self._family.kill(spared=older)
+        try:
+            self._start()
+            left = deadline - time.monotonic()
+            if self._converse(self._state + os.fsencode(go), left, CappedOutput(2)) is not None:
+                return True
+        except OSError:  # there is no room for another one now
+            pass
+        self._kill(older, 0.1)
         self._hang_up()
         return False
 
     def _start(self) -> None:
         self._hang_up()
-        commands, self._commands = os.pipe()
-        self._output, output = os.pipe()
-        self._reports, reports = os.pipe()
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with ExitStack() as theirs, ExitStack() as undo:
+            undo.callback(self._hang_up)
+            commands, self._commands = os.pipe()
+            theirs.callback(os.close, commands)
+            self._output, output = os.pipe()
+            theirs.callback(os.close, output)
+            self._reports, reports = os.pipe()
+            theirs.callback(os.close, reports)
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            theirs.callback(os.close, null)
             self._pid = self._family.spawn(
                 ["bash", "--noprofile", "--norc", "-c", _LOOP],
                 self._environment,
                 self._home,
                 {0: null, 1: null, 2: null, _COMMANDS: commands, _OUTPUT: output, _REPORTS: reports},
             )
-        finally:
-            for descriptor in (null, commands, output, reports):
-                os.close(descriptor)
+            undo.pop_all()
         for descriptor in (self._commands, self._output, self._reports):
             os.set_blocking(descriptor, False)
 

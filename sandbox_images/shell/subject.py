@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from sandbox_images.shell.output import read_available
 from sandbox_images.shell.processes import Family
 from sandbox_images.shell.workspace import FileError, Workspace
+from sandbox_images.tool_host.toolset import ToolsetError
 
 _RESULT = 3
 _MOST_BYTES = 4 << 20
@@ -177,7 +178,10 @@ class Subject:
         return Completed(status, stdout.decode("utf-8", "replace"))
 
     def _answer(self, code: str, cpu_seconds: int, inputs: dict[str, Any]) -> dict[str, Any]:
-        request = json.dumps({"code": code, "inputs": inputs}).encode()
+        try:
+            request = json.dumps({"code": code, "inputs": inputs}).encode()
+        except TypeError as error:
+            raise ToolsetError(f"the hidden tests give a submission what is no JSON: {error}") from error
         _, said = self._watched([sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT, cpu_seconds)
         try:
             answer = json.loads(said)
@@ -200,20 +204,21 @@ class Subject:
     def _spawned(
         self, command: list[str], watched: int, cpu_seconds: int, ends: ExitStack
     ) -> tuple[int, BinaryIO, int]:
-        reading, writer = os.pipe()
-        reader, writing = os.pipe()
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in (writer, reader):
-            os.set_blocking(descriptor, False)
-        ends.callback(os.close, reader)
-        try:
+        with ExitStack() as theirs:
+            reading, writing_end = os.pipe()
+            theirs.callback(os.close, reading)
+            writer = ends.enter_context(open(writing_end, "wb", buffering=0))
+            reader, writing = os.pipe()
+            ends.callback(os.close, reader)
+            theirs.callback(os.close, writing)
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            theirs.callback(os.close, null)
+            for descriptor in (writing_end, reader):
+                os.set_blocking(descriptor, False)
             descriptors = {0: reading, 1: null, 2: null, watched: writing}
             folder = self._workspace.root
             pid = self._family.spawn(command, self._environment, folder, descriptors, cpu_seconds)
-        finally:
-            for descriptor in (reading, writing, null):
-                os.close(descriptor)
-        return pid, ends.enter_context(open(writer, "wb", buffering=0)), reader
+        return pid, writer, reader
 
     def _conversation(
         self, pid: int, writer: BinaryIO, reader: int, stdin: bytes, deadline: float

@@ -6,11 +6,12 @@ import resource
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sandbox_images.shell.file_tools import FileTools
-from sandbox_images.shell.grading import grade
+from sandbox_images.shell.grading import failed, grade
 from sandbox_images.shell.processes import Family
 from sandbox_images.shell.shell import HIGHEST_FD, Ran, Shell
 from sandbox_images.shell.state import WorkspaceState
@@ -100,6 +101,7 @@ class ShellSession(Session):
         self._workspace = Workspace(str(root), toolset.max_file_bytes)
         self._files = FileTools(self._workspace, toolset.output_cap)
         self._state = WorkspaceState(self._workspace)
+        self._is_told = True
         self._schemas = {tool["name"]: tool for tool in toolset.tools}
         self.tools = toolset.tools
         self.observation = []
@@ -118,7 +120,20 @@ class ShellSession(Session):
             raise ToolsetError(f"the task's files can't be put into the workspace: {error}") from error
 
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
-        """Runs a tool. Whatever the model's code does, the answer is text."""
+        """Runs a tool. Whatever the model's code does, the answer is text, and not too long to be sent."""
+        try:
+            result = self._answer(tool, arguments)
+        except FileError as error:
+            result = ToolResult("", str(error))
+        except MemoryError:
+            result = ToolResult("", f"{tool} could not run: there is not enough memory for it")
+        except Exception as error:  # noqa: BLE001 - see above
+            result = ToolResult("", f"{tool} could not run: {error}")
+        if result.error is not None:
+            result.error = f"{result.error:.{self._limits.output_cap}}"
+        return result
+
+    def _answer(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         schema = self._schemas.get(tool)
         if schema is None:
             return ToolResult("", f"there is no tool {tool!r:.100}; there are {', '.join(self._schemas)}")
@@ -129,25 +144,26 @@ class ShellSession(Session):
         problem = complaint(schema, given)
         if problem is not None:
             return ToolResult("", problem)
-        try:
-            match tool:
-                case "bash":
-                    return self._run(given["command"], given["command"], given.get("timeout"))
-                case "python":
-                    program = f"command python3 -c {shlex.quote(given['code'])}"
-                    return self._run(program, given["code"], given.get("timeout"))
-                case _:
-                    return ToolResult(getattr(self._files, tool)(**given))
-        except FileError as error:
-            return ToolResult("", str(error))
-        except TimeoutError as error:
-            raise SystemExit(f"the session is beyond repair: {error}") from error
-        except OSError as error:
-            return ToolResult("", f"{tool} could not run: {error}")
+        match tool:
+            case "bash":
+                return self._run(given["command"], given["command"], given.get("timeout"))
+            case "python":
+                program = f"command python3 -c {shlex.quote(given['code'])}"
+                return self._run(program, given["code"], given.get("timeout"))
+            case _:
+                return ToolResult(getattr(self._files, tool)(**given))
 
-    def state_patch(self) -> Patch:
-        """What changed in the workspace since the last call of this."""
-        return self._state.patch(self._shell.folder)
+    def state_patch(self) -> Patch | None:
+        """What changed in the workspace since the last call of this; None from the first time on that it
+        can't be told, since patches build on one another."""
+        if not self._is_told:
+            return None
+        try:
+            return self._state.patch(self._shell.folder)
+        except Exception:  # noqa: BLE001 - what the model's code leaves there must not cost it its score
+            traceback.print_exc()
+            self._is_told = False
+            return None
 
     def state(self) -> Any:
         """The workspace: where the shell is, and the files."""
@@ -156,9 +172,14 @@ class ShellSession(Session):
     def evaluate(self, trace: dict[str, Any]) -> Scores:
         """Ends all that the policy has left running, then has the hidden tests examine the workspace.
 
+        Whatever the policy's code does to its examination is a score.
+
         Args:
             trace: `output`, the policy's last words or None; `tests`, the source of the hidden tests;
                 `expected`, the answers that they know of; `seconds`, how long they may take together.
+
+        Raises:
+            ToolsetError: The tests are none, or do not load.
         """
         deadline = time.monotonic() + trace["seconds"]
         subject = Subject(
@@ -167,8 +188,11 @@ class ShellSession(Session):
         try:
             self._family.kill()
             return grade(trace["tests"], subject)
-        except TimeoutError as error:
-            raise SystemExit(f"the session is beyond repair: {error}") from error
+        except ToolsetError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            traceback.print_exc()
+            return failed(error)
 
     def _run(self, command: str, source: str, timeout: float | None) -> ToolResult:
         size = len(source.encode())

@@ -124,7 +124,8 @@ class Workspace:
     @contextmanager
     def _walked(self, path: str, parts: list[str], make_folders: bool = False) -> Generator[int]:
         """The folder that the components lead to."""
-        folder = os.dup(self._root_fd)
+        with _worded(path, path):
+            folder = os.dup(self._root_fd)
         try:
             for part in parts:
                 with _worded(path, part):
@@ -145,7 +146,8 @@ class Workspace:
             with _worded(path, parts[-1]):
                 file = os.open(parts[-1], flags, 0o644, dir_fd=folder)
             try:
-                mode = os.fstat(file).st_mode
+                with _worded(path, parts[-1]):
+                    mode = os.fstat(file).st_mode
                 if stat.S_ISDIR(mode):
                     raise FileError(f"{path} is a folder")
                 if not stat.S_ISREG(mode):
@@ -165,11 +167,14 @@ def _open_folder(name: str, folder: int, make: bool = False) -> int:
         with suppress(FileExistsError):
             os.mkdir(name, dir_fd=folder)
         opened = os.open(name, _FOLDER, dir_fd=folder)
-    # gVisor's kernel of 2022 follows a link to a folder all the same.
-    if os.path.samestat(os.fstat(opened), os.stat(name, dir_fd=folder, follow_symlinks=False)):
-        return opened
-    os.close(opened)
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    try:
+        # gVisor's kernel of 2022 follows a link to a folder all the same.
+        if not os.path.samestat(os.fstat(opened), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    except BaseException:  # such as a folder that was renamed since: each try would cost a descriptor
+        os.close(opened)
+        raise
+    return opened
 
 
 @contextmanager
