@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -239,9 +238,16 @@ class EpisodePlayer:
     async def _release(self, plays: list[_Play]) -> None:
         """Closes the sessions, whatever state they are in."""
         for play in plays:
-            if self._pool is not None and play.session is not None:
-                with suppress(SandboxError):  # the sandbox is gone, and took the session with it
-                    await self._pool.release(play.session)
+            if self._pool is None or play.session is None:
+                continue
+            began = time.monotonic()
+            try:
+                await self._pool.release(play.session)
+            except SandboxError as error:  # the sandbox took it along, and a score that there is stands
+                _log.warning("the session of episode %s could not be closed: %s", play.spec.episode_id, error)
+            seconds, stage = play.trace.seconds, play.trace.stage
+            if stage == "scoring":
+                seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - began
 
     def _actor(self, spec: EpisodeSpec, seed: int | None) -> Actor:
         endpoint = self._settings.policy
@@ -292,7 +298,8 @@ class EpisodePlayer:
 
     def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
         spec, trace = play.spec, play.trace
-        error = _error(outcome, trace) if isinstance(outcome, BaseException) else None
+        own = play.session if self._pool is not None and self._pool.gives_each_its_own else None
+        error = _error(outcome, trace, own) if isinstance(outcome, BaseException) else None
         rollout = _broken_off(trace, spec) if isinstance(outcome, BaseException) else outcome
         usage = Usage()
         for step in rollout.steps:
@@ -385,7 +392,7 @@ def _in_utf8(value: Any) -> Any:
             return value
 
 
-def _error(outcome: BaseException, trace: EpisodeTrace) -> EpisodeError:
+def _error(outcome: BaseException, trace: EpisodeTrace, own: Session | None) -> EpisodeError:
     cause = root_of(outcome)
     stage = "setup" if isinstance(cause, SandboxStartError) else trace.stage
-    return EpisodeError.of(stage, kind_of(outcome), cause)
+    return EpisodeError.of(stage, kind_of(outcome, own), cause)

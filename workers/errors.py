@@ -42,6 +42,9 @@ class SessionSetupError(SandboxError):
 class ToolsetError(SandboxError):
     """A toolset hook other than a tool call raised."""
 
+    raised: str | None = None
+    """Class of what it raised: `ToolsetError` where the hook says itself that it can't do what is asked."""
+
 
 class StaleEpisode(vf.ModelError):
     """The policy's versions went on under an episode: further than it may be, or in its place."""

@@ -3,25 +3,42 @@
 import verifiers as vf
 
 from workers.errors import (
+    EndCause,
     EpisodeFailed,
     SandboxDied,
+    SandboxError,
     SandboxStartError,
     SessionLost,
     SessionSetupError,
     SessionTimeout,
     StaleEpisode,
+    ToolsetError,
 )
 from workers.records import FailureKind
+from workers.sandbox.base import Session
+
+_OWN_DOING: frozenset[EndCause] = frozenset({"protocol", "memory"})
+"""Causes of a session's end that are its own doing among neighbours, too: none of them can speak in its
+place, and of those that share a container's memory, the kernel ends the one that takes the most."""
 
 
-def kind_of(error: BaseException) -> FailureKind:
+def kind_of(error: BaseException, session: Session | None = None) -> FailureKind:
     """Whose failure an error is.
 
     The policy's, its versions' and the sandbox's may pass, so another attempt may help. The task's and the
     environment's own would come again.
+
+    Args:
+        error: What an episode failed with.
+        session: The episode's, where its sandbox was made for it alone: what the policy has run in there must
+            not get it another attempt.
     """
     cause = root_of(error)
     match cause:
+        case SandboxDied() | SessionLost() if session is not None and has_ended_itself(session, cause):
+            return "task"
+        case SessionLost() if cause.cause in _OWN_DOING:
+            return "task"
         case SessionTimeout() | SessionSetupError() | TimeoutError():
             return "task"
         case SandboxDied() | SandboxStartError() | SessionLost():
@@ -33,6 +50,19 @@ def kind_of(error: BaseException) -> FailureKind:
         case _:
             # verifiers wraps what its client raises in a ModelError that may say something of its own.
             return "policy" if isinstance(error.__cause__, vf.ModelError) else "environment"
+
+
+def has_ended_itself(session: Session, error: SandboxError) -> bool:
+    """Whether what the policy has run in a session must answer for an error: for its end, or its sandbox's.
+
+    It must where the cause lies inside of the container (see `workers.sandbox.base.FROM_WITHIN`), no other
+    session has ever been there, and the policy has called a tool. Before that, nothing of it is in there.
+    """
+    if session.calls == 0:
+        return False
+    if isinstance(error, ToolsetError):  # a hook that says itself what it can't do is at its author's fault
+        return session.sandbox.served == 1 and error.raised != ToolsetError.__name__
+    return session.was_ended_from_within(error)
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -14,7 +14,7 @@ _KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
 _MUST_BE_DEAD = 5.0
 """Seconds after which processes that are killed as fast as they appear are beyond us."""
 _LOOKS = 200
-"""Looks at what is left, at the least, before that is said: on a machine that is busy, slow is not hopeless."""
+"""Looks at what is left, at the least, before that is said: on a busy machine, slow is not hopeless."""
 _GIVE_UP = 20.0
 """Seconds after which it is said however few looks there were."""
 

@@ -154,8 +154,10 @@ class ShellSession(Session):
                 return ToolResult(getattr(self._files, tool)(**given))
 
     def state_patch(self) -> Patch | None:
-        """What changed in the workspace since the last call of this; None from the first time on that it
-        can't be told, since patches build on one another."""
+        """What changed in the workspace since the last call of this.
+
+        None from the first time on that it can't be told, since patches build on one another.
+        """
         if not self._is_told:
             return None
         try:

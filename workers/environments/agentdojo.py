@@ -28,7 +28,7 @@ from workers.environments.agentdojo_rewards import (
 from workers.environments.agentdojo_tasks import TaskSelection, rows
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
-from workers.errors import PolicyError, RequestRefused, ToolsetError
+from workers.errors import RequestRefused, ToolsetError
 from workers.sandbox.base import Opened, Session, ToolsetSpec
 from workers.settings import SandboxSettings
 
@@ -116,19 +116,10 @@ class AgentDojoEnv(SandboxedEnv):
     async def get_model_response(
         self, state: vf.State, prompt: vf.Messages, *args: Any, **kwargs: Any
     ) -> Any:
-        """Asks the policy; an answer to a defense's question can't be a tool call.
-
-        Raises:
-            PolicyError: The very first prompt is longer than the policy's context.
-        """
+        """Asks the policy; an answer to a defense's question can't be a tool call."""
         if len(state["trajectory"]) < self._questions:
             kwargs["sampling_args"] = {**(state["sampling_args"] or {}), "tool_choice": "none"}
-        try:
-            return await super().get_model_response(state, prompt, *args, **kwargs)
-        except vf.OverlongPromptError as error:
-            if state["trajectory"]:
-                raise  # to verifiers it is the end of the episode, which is scored as it stands
-            raise PolicyError(f"the first prompt is longer than the policy's context: {error}") from error
+        return await super().get_model_response(state, prompt, *args, **kwargs)
 
     @vf.stop
     async def no_tools_called(self, state: vf.State) -> bool:

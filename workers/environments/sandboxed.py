@@ -5,14 +5,18 @@ verifiers' own `vf-eval`, the environment brings up sandboxes of its own.
 """
 
 import asyncio
+import logging
 import uuid
 from typing import Any, cast
 
 import verifiers as vf
 
+from workers.errors import PolicyError, SandboxError
 from workers.sandbox.base import Owner, Session, ToolsetSpec
 from workers.sandbox.pool import SandboxPool
 from workers.settings import SandboxSettings
+
+_log = logging.getLogger(__name__)
 
 
 class OwnSandboxes:
@@ -28,6 +32,7 @@ class OwnSandboxes:
         self._settings = settings
         self._pool: SandboxPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sessions: set[Session] = set()
 
     async def acquire(self) -> Session:
         """A session, not opened yet.
@@ -39,11 +44,23 @@ class OwnSandboxes:
         if self._pool is None or self._loop is not loop:  # each evaluation may run its own
             self._pool = SandboxPool(self._toolset, self._settings, Owner("vf-eval", "vf-eval"))
             self._loop = loop
-        return await self._pool.acquire(uuid.uuid4().hex[:16])
+        session = await self._pool.acquire(uuid.uuid4().hex[:16])
+        self._sessions.add(session)
+        return session
 
     async def release(self, session: Session) -> None:
-        """Closes a session; where the sandbox is one of these, also that, if no other may use it."""
-        await (session.close() if self._pool is None else self._pool.release(session))
+        """Closes a session of one of these, and the sandbox with it, if no other may use it.
+
+        Any other is its worker's to close. The episode has its score by now, if it comes to one, and nothing
+        takes that back: what goes wrong here is only logged.
+        """
+        if session not in self._sessions:
+            return
+        self._sessions.discard(session)
+        try:
+            await (session.close() if self._pool is None else self._pool.release(session))
+        except SandboxError as error:
+            _log.warning("a session could not be closed: %s", error)
 
     async def close(self) -> None:
         """Ends them. What lives on another event loop can't be ended from here; its pipe closes with it."""
@@ -65,6 +82,21 @@ class SandboxedEnv(vf.StatefulToolEnv):
         super().__init__(**kwargs)
         self.toolset = toolset
         self._sandboxes = OwnSandboxes(toolset, sandbox)
+
+    async def get_model_response(
+        self, state: vf.State, prompt: vf.Messages, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Asks the policy.
+
+        Raises:
+            PolicyError: The very first prompt is longer than the policy's context.
+        """
+        try:
+            return await super().get_model_response(state, prompt, *args, **kwargs)
+        except vf.OverlongPromptError as error:
+            if state["trajectory"]:
+                raise  # to verifiers it is the end of the episode, which is scored as it stands
+            raise PolicyError(f"the first prompt is longer than the policy's context: {error}") from error
 
     def update_tool_args(
         self, tool_name: str, tool_args: dict[str, Any], messages: vf.Messages, state: vf.State, **_: Any

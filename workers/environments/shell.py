@@ -13,7 +13,15 @@ from pydantic import Field, model_validator
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
 from workers.environments.shell_dataset import ShellTask, TaskSelection, rows, shell_task
-from workers.errors import EnvironmentLoadError, RequestRefused, SessionLost
+from workers.errors import (
+    EnvironmentLoadError,
+    RequestRefused,
+    SandboxDied,
+    SandboxError,
+    SessionLost,
+    ToolsetError,
+)
+from workers.failures import has_ended_itself
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import SandboxSettings
 
@@ -22,7 +30,8 @@ _METRICS: tuple[Metric, ...] = ("solved", "tests_passed")
 _CLEANING_UP = 15.0
 """Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
 _GRADING_TIME = 60.0
-"""Seconds beyond all calls that are left for grading before `episode.timeout`."""
+"""Seconds beyond all calls that are left for grading before `episode.timeout`: it gets no more, however long
+`sandbox.call_timeout` is."""
 _GRADING = 0.8
 """Share of the limit of an evaluation that the hidden tests may take; the rest is for ending them."""
 _TIME_IS_UP = "the time for tools is over; the workspace is judged as it is"
@@ -124,7 +133,7 @@ class ShellEnv(SandboxedEnv):
 
     @vf.cleanup
     async def score_session(self, state: vf.State) -> None:
-        """Sends the hidden tests in, now that the policy has had its last turn, and closes the session."""
+        """Sends the hidden tests in, now that the policy has had its last turn."""
         session = cast("Session | None", state.get("sandbox"))
         if session is None:
             return
@@ -138,16 +147,22 @@ class ShellEnv(SandboxedEnv):
         if "session_ended" in state:
             return
         task = _task(state)
+        limit = min(_GRADING_TIME, session.sandbox.settings.call_timeout)
         evidence = {
             "output": _last_words(state),
             "tests": task.tests,
             "expected": task.expected,
-            "seconds": _GRADING * session.sandbox.settings.call_timeout,
+            "seconds": _GRADING * limit,
         }
         try:
-            state["scores"] = (await session.evaluate(evidence)).metrics
-        except SessionLost as error:
+            scores = await session.evaluate(evidence, limit)
+        except (SandboxDied, SessionLost, ToolsetError) as error:
             _ended(state, error)
+            return
+        shortages = scores.details.get("shortages")
+        if shortages and session.sandbox.served > 1:
+            raise SessionLost(f"others in its container may have left too little for {shortages}")
+        state["scores"] = scores.metrics
 
     async def _run(self, call: vf.ToolCall, state: vf.State) -> str:
         """What the policy reads of a tool call, be it well-formed or not."""
@@ -165,7 +180,7 @@ class ShellEnv(SandboxedEnv):
             result = await session.call(call.name, cast(dict[str, Any], arguments), self._call_timeout)
         except RequestRefused as error:
             return f"{call.name} was not run: {error}"
-        except SessionLost as error:
+        except (SandboxDied, SessionLost, ToolsetError) as error:
             return _ended(state, error)
         finally:
             state["tools_seconds"] += time.monotonic() - began
@@ -215,21 +230,22 @@ async def session_ended(state: vf.State) -> float:
     return float("session_ended" in state)
 
 
-def _ended(state: vf.State, error: SessionLost) -> str:
+def _ended(state: vf.State, error: SandboxError) -> str:
     """Takes the end of a session from within for the end of its episode, and not for a failure to score it.
 
     A policy that could have its episodes thrown away would get rid of its bad ones. That its process misses
-    a limit by `_CLEANING_UP` seconds, while its tool host still answers, is such an end too. Where others
-    have been in the same container, or the container itself is gone, it may not have been its own doing.
+    a limit by `_CLEANING_UP` seconds is such an end too, and so is that of its container, unless the engine
+    says that it came from outside. Where others have been in the same container, it may not have been its
+    own doing.
 
     Returns:
         What the policy would read of it.
 
     Raises:
-        SessionLost: It may not have been.
+        SandboxError: It may not have been.
     """
     session = cast(Session, state["sandbox"])
-    if session.sandbox.served > 1:
+    if not has_ended_itself(session, error):
         raise error
     session.failure = None
     state["scores"] = dict.fromkeys(_METRICS, 0.0)

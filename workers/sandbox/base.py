@@ -284,9 +284,10 @@ class Session:
         """The environment's whole state now, as JSON."""
         return await self._request("state", self.sandbox.settings.call_timeout)
 
-    async def evaluate(self, trace: dict[str, Any]) -> Scores:
+    async def evaluate(self, trace: dict[str, Any], timeout: float | None = None) -> Scores:
         """Scores the episode, and collects the state patches of all its calls."""
-        answer = await self._request("evaluate", self.sandbox.settings.call_timeout, trace=trace)
+        limit = timeout or self.sandbox.settings.call_timeout
+        answer = await self._request("evaluate", limit, trace=trace)
         self.scores = await self._checked(Scores, answer)
         return self.scores
 

@@ -143,5 +143,7 @@ class Connection:
             error_class, cause = _ERRORS.get(kind, (ToolsetError, "toolset"))
             error = error_class(message)
             error.cause = cause
+            if isinstance(error, ToolsetError):
+                error.raised = reply.error.type
             future.set_exception(error)
             future.exception()

@@ -53,6 +53,11 @@ class SandboxPool:
         """Sandboxes brought up so far."""
 
     @property
+    def gives_each_its_own(self) -> bool:
+        """Whether each session has a sandbox to itself, as far as is known by now."""
+        return self._recycle == "episode"
+
+    @property
     def places(self) -> int | None:
         """Most sessions that can be had at a time; None: any number."""
         return None if self._recycle == "episode" else self._most
