@@ -18,6 +18,7 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
+from workers.endings import ENDINGS
 from workers.environments.agentdojo_pipeline import PipelineSettings
 from workers.environments.agentdojo_rewards import RewardSettings
 from workers.environments.agentdojo_tasks import TaskSelection
@@ -97,6 +98,17 @@ def shell_page(page: str) -> str:
     return _with_tables("docs/shell.md", page, "args", {"shell": _key_table(ShellArgs, "environment.args.")})
 
 
+def security_page(page: str) -> str:
+    """The text of `docs/security.md`: the page as it is, with the table of endings made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of the table.
+    """
+    rows = [(ending.what, ending.who, ending.record) for ending in ENDINGS]
+    table = _table(("ending", "caused by", "recorded"), rows)
+    return _with_tables("docs/security.md", page, "endings", {"episode": table})
+
+
 def observe_page(page: str) -> str:
     """The text of `docs/observe.md`: the page as it is, with the tables of what is measured made anew.
 
@@ -123,13 +135,14 @@ def observe_page(page: str) -> str:
 
 def pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
-    names = ("dataset", "agentdojo", "shell", "observe")
-    dataset, agentdojo, shell, observe = (FOLDER / f"{name}.md" for name in names)
+    names = ("dataset", "agentdojo", "shell", "security", "observe")
+    dataset, agentdojo, shell, security, observe = (FOLDER / f"{name}.md" for name in names)
     return {
         FOLDER / "config.md": config_page(),
         dataset: dataset_page(dataset.read_text(encoding="utf-8")),
         agentdojo: agentdojo_page(agentdojo.read_text(encoding="utf-8")),
         shell: shell_page(shell.read_text(encoding="utf-8")),
+        security: security_page(security.read_text(encoding="utf-8")),
         observe: observe_page(observe.read_text(encoding="utf-8")),
     }
 
