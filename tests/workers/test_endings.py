@@ -1,6 +1,5 @@
 """Each way in which an episode can end is brought about, and its record held to the table in the docs."""
 
-import dataclasses
 import importlib
 import os
 import threading
@@ -142,8 +141,7 @@ def call_fails(_: pytest.MonkeyPatch) -> EpisodeResult:
         ("bash", {"command": "sleep 3600", "timeout": 0.2}),
         ("bash", {"command": "yes | head -c 4000000 >large"}),
         ("read_file", {"path": "large"}),
-        ("write_file", {"path": "x" * 5_000_000, "content": ""}),
-        ("write_file", {"path": "large", "content": "x" * 5_000_000}),
+        ("write_file", {"path": "x" * 300_000, "content": ""}),
     ]
     limits = {"address_space_mb": 128}
     result = in_shell(Reply(None, fails), bash("echo on"), sandbox={**ALONE, "session_limits": limits})
@@ -161,8 +159,8 @@ for _ in range(31):
 for number in range(170):
     open(f"{number:03}" + "\\1" * 252, "w").close()
 """
-    move = bash("mv $'\\1'* b || mv b $'\\1\\1'")
-    result = in_shell(Reply(None, [("python", {"code": names})]), *[move] * 3)
+    move = ("bash", {"command": "mv $'\\1'* b || mv b $'\\1\\1'"})
+    result = in_shell(Reply(None, [("python", {"code": names}), *[move] * 16]))
     assert {step.state_patch for step in record(result).steps} == {None}
     return result
 
@@ -274,31 +272,27 @@ def unknown_of_many(_: pytest.MonkeyPatch) -> EpisodeResult:
 @proof("ended-from-outside")
 def ended_from_outside(_: pytest.MonkeyPatch) -> EpisodeResult:
     """While the policy's code is at work in it, the container is killed."""
-    image = build_image("shell")
-    run = f"test-{os.urandom(4).hex()}"
-    killed: list[str] = []
-
-    def kill() -> None:
-        deadline = time.monotonic() + 120
-        while not killed and time.monotonic() < deadline:
-            busy = [each for each in run_containers.containers(run) if _runs(each, "sleep")]
-            killed.extend(each for each in busy if run_containers.kill_container(each))
-            time.sleep(0.1)
-
+    sandbox = {"backend": "docker", "image": build_image("shell")}
+    killed: list[bool] = []
     with MockPolicy(bash("sleep 100"), default=Reply("bye")) as policy:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
-        sandbox = {"backend": "docker", "image": image}
         args = {"tasks": ["fix-pagination"]}
         with rollout_worker("shell", args=args, policy=endpoint, sandbox=sandbox) as worker:
-            pool = worker._player._pool  # type: ignore[attr-defined]
-            assert pool is not None
-            pool._owner = dataclasses.replace(pool._owner, run_id=run)
-            beside = threading.Thread(target=kill)
+            pool: Any = worker._player._pool
+
+            def kill() -> None:
+                while not any(killed):
+                    killed.extend(
+                        run_containers.kill_container(each.id)
+                        for each in list(pool._up)
+                        if _runs(each.id, "sleep")
+                    )
+                    time.sleep(0.1)
+
+            beside = threading.Thread(target=kill, daemon=True)
             beside.start()
-            results = played(worker, spec(rows(worker)[0]), spec(rows(worker)[0]))
+            (result,) = played(worker, spec(rows(worker)[0]))
             beside.join()
-    (result,) = [each for each in results if each.status == "failed"] or results[:1]
-    assert killed
     return result
 
 
