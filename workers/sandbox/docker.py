@@ -150,7 +150,7 @@ class DockerSandbox(Sandbox):
             cast(Any, client.api).start(self._container)
 
     def _config(self, api: Any) -> dict[str, Any]:
-        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH}
+        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH, "contained": True}
         user = _UID
         if self._session_users:
             user = 0
