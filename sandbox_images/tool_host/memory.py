@@ -1,5 +1,6 @@
-"""The container's memory as the tool host sees it, and which session takes most of it."""
+"""The container's memory and terminals as the tool host sees them, and which session takes most."""
 
+import os
 import socket
 import struct
 import time
@@ -143,6 +144,18 @@ def find_largest(
     if largest is None or held[largest] <= _MOST_OF_IT * sum(held.values()):
         return None
     return largest
+
+
+def terminal_owners() -> dict[int, int]:
+    """Pseudoterminals that are open in this container, counted by user id."""
+    found: dict[int, int] = {}
+    with suppress(OSError), os.scandir("/dev/pts") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    user = entry.stat(follow_symlinks=False).st_uid
+                    found[user] = found.get(user, 0) + 1
+    return found
 
 
 def _ancestor(process: Status, found: Mapping[int, Status], sessions: Collection[int]) -> int | None:

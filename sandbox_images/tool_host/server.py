@@ -17,12 +17,13 @@ from typing import Any
 
 from sandbox_images.tool_host import process, wire
 from sandbox_images.tool_host.channel import Channel
-from sandbox_images.tool_host.memory import MemoryWatch, find_largest
+from sandbox_images.tool_host.memory import MemoryWatch, find_largest, terminal_owners
 from sandbox_images.tool_host.pipe import WorkerPipe
 from sandbox_images.tool_host.reaper import Reaper, send_kill
 from sandbox_images.tool_host.session import become_session, failure
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
 
+_MOST_TERMINALS = 64
 _TOOK_MEMORY = "it took the memory of the sandbox"
 
 
@@ -138,12 +139,23 @@ class Server:
         if patience is None or not self._children or now < self._look_at_memory:
             return
         self._memory.killed_lately()
+        self._watch_terminals()
         exhausted = self._memory.is_exhausted()
         self._look_at_memory = now + (self._memory.patience or patience)
         if exhausted and len(self._by_pid) > 1:  # of one alone, the kernel takes the largest process
             largest = self._find_largest()
             if largest is not None:
                 self._kill(largest, _TOOK_MEMORY, "memory")
+
+    def _watch_terminals(self) -> None:
+        """Ends the session that takes more pseudoterminals than any needs: the machine has a few thousand."""
+        if not self._contained:
+            return
+        owners = terminal_owners()
+        for child in list(self._children.values()):
+            users = child.users or ((os.geteuid(),) if len(self._children) == 1 else ())
+            if child.cause is None and sum(owners.get(user, 0) for user in set(users)) > _MOST_TERMINALS:
+                self._kill(child, f"it had more than {_MOST_TERMINALS} pseudoterminals open")
 
     def _find_largest(self, dead: dict[int, int] | None = None) -> _Child | None:
         living = {pid: child for pid, child in self._by_pid.items() if child.cause is None}
