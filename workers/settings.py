@@ -78,9 +78,8 @@ class SandboxSettings(Settings):
     """Give each episode in a container a user id of its own, so that none can kill another or read its
     files; what the model's own code runs as is yet another, which can't kill the episode's process either.
     The tool host then runs as root of the container, with the capabilities that takes (CHOWN, KILL, SETGID,
-    SETUID, SYS_RESOURCE) and no other; episodes have none. Null: where the environment asks for it, which
-    `shell` does, and with the runtime `runsc`, whose kernel does not keep a tool host from processes of its own
-    user."""
+    SETUID) and no other; episodes have none. Null: where the environment asks for it, which `shell` does,
+    and with the runtime `runsc`, whose kernel does not keep a tool host from processes of its own user."""
     seccomp: str | None = None
     """The system calls that a container may make. Null: Kumite's own profile, `workers/sandbox/seccomp.json`,
     the same on every engine. `engine`: the engine's default. `unconfined`: all of them. Else the path of a

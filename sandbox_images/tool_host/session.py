@@ -14,6 +14,7 @@ from sandbox_images.tool_host import process, wire
 from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.session_filter import refuse_system_calls
 from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
+from sandbox_images.tool_host.write_limits import keep_from_writing_to_proc
 
 _SOCKET_FD = 3
 _ALL_PATCHES = 8 * 1024 * 1024
@@ -31,12 +32,12 @@ def become_session(
     limits: dict[str, Any],
     quiet: bool,
     users: tuple[int, int] | None,
-    filtered: bool = False,
+    contained: bool = False,
 ) -> NoReturn:
     """Turns this forked process into the session that `request` asks for, and never returns.
 
-    `users` is what `process.become_user` takes; None: it stays the tool host's. `filtered` says whether its
-    system calls are, as `refuse_system_calls` does it.
+    `users` is what `process.become_user` takes; None: it stays the tool host's. `contained` says whether this
+    is a container: what it may ask of the kernel is then cut down.
     """
     status = 1
     try:
@@ -51,7 +52,8 @@ def become_session(
             signal.signal(number, signal.SIG_DFL)
         channel = _keep_only(channel, quiet)
         process.apply_limits(limits)
-        if filtered:
+        if contained:
+            keep_from_writing_to_proc()
             refuse_system_calls(toolset.runs_model_code)
         os.chdir(scratch)
         _serve(channel, toolset, prepared, request, scratch)

@@ -44,8 +44,8 @@ _KEPT_MEMORY = {
     "net.ipv4.tcp_wmem": "4096 16384 262144",
 }
 """Bounds of kernel memory that no process holds, so that no kill would set it free: System V shared memory
-(16 MiB), semaphores (256 KiB) and messages (8 MiB with what the kernel adds to each), POSIX queues; and buffers
-of TCP sockets, which count as no process's own."""
+(16 MiB), semaphores (256 KiB) and messages (8 MiB with what the kernel adds to each), POSIX queues; and
+buffers of TCP sockets, which count as no process's own."""
 _FILES_PER_MB = 256
 _SHM_MB = 64
 """Empty files take a kibibyte each of memory that no process holds, so they are bounded as bytes are."""
@@ -61,11 +61,10 @@ def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
         "" if settings.runtime == _GVISOR else f",nr_inodes={size * _FILES_PER_MB}"  # whose memory is its own
         for size in (settings.scratch_mb, _SHM_MB)
     )
-    capabilities = ["CHOWN", "KILL", "SETGID", "SETUID", "SYS_RESOURCE"]  # the last for a floor of OOM scores
     return {
         "network_mode": "none",
         "cap_drop": ["ALL"],
-        "cap_add": capabilities if session_users else None,
+        "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if session_users else None,
         "security_opt": ["no-new-privileges", *seccomp_option(settings.seccomp)],
         "read_only": True,
         "tmpfs": {
