@@ -18,7 +18,6 @@ from workers.errors import (
 from workers.sandbox.connection import GRACE, Connection
 from workers.settings import SandboxSettings
 
-
 FROM_WITHIN: frozenset[EndCause] = frozenset(
     {"session", "protocol", "memory", "time", "capacity", "tool_host"}
 )

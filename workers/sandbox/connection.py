@@ -32,8 +32,8 @@ _ERRORS: dict[str, tuple[type[SandboxError], EndCause]] = {
     "capacity": (SessionLost, "capacity"),
     "preload": (SandboxStartError, "toolset"),
 }
-"""What a failure's kind stands for. A session's own process can say no more than `setup` or a call's name: the
-tool host sees to it."""
+"""What a failure's kind stands for. A session's own process can say no more than `setup` or a call's name,
+which the tool host sees to."""
 
 
 class Connection:

@@ -58,10 +58,10 @@ def _judge(events: list[dict[str, Any]]) -> EndCause | None:
 
 
 def _events_of(client: docker.DockerClient, container: str) -> list[dict[str, Any]]:
-    now = int(time.time())
+    now = time.time()
     listed: Any = client.api.events(
-        since=now - _LOOK_BACK,
-        until=now + 1,
+        since=int(now) - _LOOK_BACK,
+        until=f"{now:.6f}",  # it waits for a time that is still to come
         filters={"container": container, "type": "container"},
         decode=True,
     )

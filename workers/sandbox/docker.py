@@ -19,6 +19,7 @@ from workers.sandbox.connection import GRACE, Connection
 from workers.sandbox.container_end import find_container_end
 from workers.sandbox.creation import creation_slot
 from workers.sandbox.engine import engine
+from workers.sandbox.seccomp import seccomp_option
 from workers.sandbox.wire import StreamDemultiplexer
 from workers.settings import SandboxSettings
 
@@ -31,8 +32,20 @@ processes of a user id over all containers."""
 
 _GVISOR = "runsc"
 """Its kernel lets a process of the tool host's own user kill it, though it is init, and open its pipe."""
-_KEPT_MEMORY = {"kernel.shmall": "4096", "kernel.msgmni": "64"}
-"""Pages and queues of System V IPC: memory that no process holds, so that no kill would set it free."""
+_KEPT_MEMORY = {
+    "kernel.shmall": "4096",
+    "kernel.shmmni": "64",
+    "kernel.sem": "256 4096 64 64",
+    "kernel.msgmni": "16",
+    "kernel.msgmnb": "8192",
+    "kernel.msgmax": "8192",
+    "fs.mqueue.queues_max": "16",
+    "net.ipv4.tcp_rmem": "4096 65536 262144",
+    "net.ipv4.tcp_wmem": "4096 16384 262144",
+}
+"""Bounds of kernel memory that no process holds, so that no kill would set it free: System V shared memory
+(16 MiB), semaphores (256 KiB) and messages (8 MiB with what the kernel adds to each), POSIX queues; and
+buffers of TCP sockets, which count as no process's own."""
 _FILES_PER_MB = 256
 _SHM_MB = 64
 """Empty files take a kibibyte each of memory that no process holds, so they are bounded as bytes are."""
@@ -52,7 +65,7 @@ def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
         "network_mode": "none",
         "cap_drop": ["ALL"],
         "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if session_users else None,
-        "security_opt": ["no-new-privileges"],
+        "security_opt": ["no-new-privileges", *seccomp_option(settings.seccomp)],
         "read_only": True,
         "tmpfs": {
             _SCRATCH: f"size={settings.scratch_mb}m,mode={mode},uid={host},gid={host},nosuid,nodev{scratch}",
@@ -62,7 +75,12 @@ def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
         "memswap_limit": settings.memory_mb * 1024 * 1024,
         "nano_cpus": int(settings.cpus * 1e9),
         "pids_limit": settings.pids,
-        "ulimits": [Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=4096, hard=4096)],
+        "ulimits": [
+            Ulimit(name="core", soft=0, hard=0),
+            Ulimit(name="nofile", soft=4096, hard=4096),
+            Ulimit(name="sigpending", soft=4096, hard=4096),
+            Ulimit(name="msgqueue", soft=819_200, hard=819_200),
+        ],
         "ipc_mode": "private",
         "sysctls": _KEPT_MEMORY,
         "auto_remove": True,
@@ -150,7 +168,7 @@ class DockerSandbox(Sandbox):
             cast(Any, client.api).start(self._container)
 
     def _config(self, api: Any) -> dict[str, Any]:
-        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH}
+        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH, "contained": True}
         user = _UID
         if self._session_users:
             user = 0
