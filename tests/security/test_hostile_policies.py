@@ -14,6 +14,7 @@ from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import LONG
 from tests.helpers.shell import output, shell_session, shell_toolset
+from workers.environments import shell as shell_environment
 from workers.environments.shell_dataset import shell_task
 from workers.errors import SandboxError, SessionLost
 from workers.records import EpisodeResult, EpisodeSpec
@@ -29,6 +30,15 @@ PROGRAMS = 10
 """In one episode: those of its calls, those that its calls leave running, and its submission."""
 AT_ONCE = 5
 SMALL = {"memory_mb": 192, "pids": 64, "scratch_mb": 32, "cpus": 0.5}
+TESTS = """
+def test_function(subject):
+    code = "from pages import page_count\\nresult = page_count(10, 3)"
+    assert subject.evaluate(code, cpu_seconds=2) == 4
+
+def test_program(subject):
+    assert subject.run("python3", "pages.py", cpu_seconds=2).status == 0
+"""
+"""Few, and short of patience: many a submission never answers."""
 ODD_PATHS = ["pages.py", ".", "..", "fifo1", "loop1/pages.py", "d/d", "sparse1", "/proc/self/mem", "x" * 300]
 
 
@@ -86,8 +96,13 @@ def play(worker: RolloutWorker, names: list[str]) -> list[EpisodeResult]:
     return played(worker, *(numbered(row, name) for name in names))
 
 
-def play_hostile_episodes(seeds: list[str]) -> None:
+def play_hostile_episodes(seeds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Plays them some at a time, each time with an honest episode beside them."""
+    monkeypatch.setattr(
+        shell_environment,
+        "shell_task",
+        lambda name, seed: shell_task(name, seed).model_copy(update={"tests": TESTS}),
+    )
     sandbox = {"backend": "docker", "image": build_image("shell"), **SMALL}
     scripts = {"honest": honest_script(), **{seed: hostile_script(seed) for seed in seeds}}
     args = {"tasks": [TASK]}
@@ -114,15 +129,15 @@ def assert_scored(result: EpisodeResult, seed: str) -> None:
     assert set(result.metrics) == {"solved", "tests_passed", "session_ended"}
 
 
-def test_hostile_policies_get_a_score_and_no_other_attempt() -> None:
-    play_hostile_episodes([f"a{number}" for number in range(4 * AT_ONCE)])
+def test_hostile_policies_get_a_score_and_no_other_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_hostile_episodes([f"a{number}" for number in range(4 * AT_ONCE)], monkeypatch)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("tenth", range(10))
-def test_thousands_of_hostile_programs_get_a_score(tenth: int) -> None:
-    play_hostile_episodes([f"b{tenth}.{number}" for number in range(50)])
+def test_thousands_of_hostile_programs_get_a_score(tenth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    play_hostile_episodes([f"b{tenth}.{number}" for number in range(50)], monkeypatch)
 
 
 async def attack_neighbours(seeds: list[str]) -> None:
@@ -153,9 +168,7 @@ async def attack(sandbox: DockerSandbox, seed: str) -> SandboxError | None:
             for tool, arguments in reply.tool_calls:
                 assert isinstance(arguments, dict)
                 await session.call(tool, arguments)
-        await session.evaluate(
-            {"tests": shell_task(TASK, 0).tests, "expected": None, "seconds": 5, "output": None}
-        )
+        await session.evaluate({"tests": TESTS, "expected": None, "seconds": 5, "output": None})
     except SandboxError as error:
         return error
     finally:

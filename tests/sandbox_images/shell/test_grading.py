@@ -328,3 +328,83 @@ async def test_answer_that_takes_too_much_cpu_fails(session: Session) -> None:
     loop = "subject.run('bash', '-c', 'while :; do :; done', cpu_seconds=1)"
     tests = f"def test_it(subject):\n    assert {loop}.status == 0"
     assert (await graded(session, tests)).metrics["solved"] == 0.0
+
+
+BREAKS = {
+    "has itself traced": "import ctypes, os\nctypes.CDLL(None).ptrace(0, 0, 0, 0)\nos.kill(os.getpid(), 19)",
+    "has a child traced": """
+import ctypes, os, time
+if os.fork() == 0:
+    ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+    os.kill(os.getpid(), 5)
+    time.sleep(3600)
+time.sleep(3600)
+""",
+    "traces its parent's other children": """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+for entry in filter(str.isdigit, os.listdir("/proc")):
+    if open(f"/proc/{entry}/stat").read().rpartition(")")[2].split()[1] == str(os.getppid()):
+        libc.ptrace(0x4206, int(entry), 0, 0)
+time.sleep(3600)
+""",
+    "stops its group": "import os; os.killpg(0, 19)",
+    "makes itself slow": """
+import os
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+for _ in range(60):
+    if os.fork() == 0:
+        while True:
+            pass
+""",
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+async def test_submission_that_breaks_its_examination_fails_it(shells: ProcessSandbox, how: str) -> None:
+    """And the tests after it, which are given another one, go on."""
+    session = await shell_session(shells, {"submission.py": BREAKS[how]})
+    tests = """
+def test_it(subject):
+    subject.evaluate("import submission", cpu_seconds=1)
+def test_another(subject):
+    assert subject.run("echo", "on").stdout == "on\\n"
+"""
+    scores = await graded(session, tests)
+    assert scores.metrics == {"solved": 0.0, "tests_passed": 0.5}, scores.details
+    await session.close()
+
+
+@pytest.mark.parametrize(
+    "error", ["OSError(24, 'no descriptors')", "OSError(11, 'no processes')", "MemoryError()"]
+)
+async def test_want_of_anything_while_it_is_examined_is_the_submissions(session: Session, error: str) -> None:
+    tests = f"def test_it(subject):\n    raise {error}\ndef test_other(subject):\n    pass"
+    scores = await graded(session, tests)
+    assert scores.metrics == {"solved": 0.0, "tests_passed": 0.5}
+    assert scores.details["shortages"] == ["test_it"]
+    scores = await graded(session, f"raise {error}")
+    assert scores.metrics == {"solved": 0.0, "tests_passed": 0.0}
+    assert scores.details["shortages"] == ["examination"]
+
+
+async def test_examination_that_takes_no_more_processes_is_failed(session: Session) -> None:
+    """As its own kernel says it, to a session that may have no more of them."""
+    tests = """
+import os, resource
+def test_it(subject):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), limits[1]))
+    try:
+        subject.run("true")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+def test_other(subject):
+    before = len(os.listdir("/proc/self/fd"))
+    assert subject.run("true").status == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+"""
+    for _ in range(3):
+        scores = await graded(session, tests)
+        assert scores.metrics["tests_passed"] == 0.5, scores.details
+        assert "Too many open files" in scores.details["failures"]["test_it"]

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,3 +208,56 @@ def test_nothing_is_kept_open(root: Path, workspace: Workspace) -> None:
         with pytest.raises(FileError):
             workspace.read_text("a/b/c/d")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_folder_that_is_renamed_while_it_is_looked_at_costs_no_descriptor(
+    root: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its being opened and being looked at again: a policy can bring that about in a loop."""
+    (root / "folder").mkdir()
+    (root / "folder" / "file").write_text("text")
+    look = os.stat
+
+    def too_late(path: object, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        if path == "folder" and dir_fd is not None:
+            raise FileNotFoundError(2, "No such file or directory")
+        return look(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)  # type: ignore[call-overload]
+
+    before = open_descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", too_late)
+        for _ in range(20):
+            for attempt in (workspace.read_text, lambda path: workspace.write_bytes(path, b"x")):
+                with pytest.raises(FileError, match="folder/file does not exist"):
+                    attempt("folder/file")
+    assert open_descriptors() == before
+    assert workspace.read_text("folder/file") == "text"
+
+
+def test_want_of_descriptors_is_told_like_any_other_error(root: Path, workspace: Workspace) -> None:
+    (root / "file").write_text("text")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(kept) + 1, limits[1]))
+    try:
+        with pytest.raises(FileError, match="file: Too many open files"):
+            while True:
+                kept.append(os.open(os.devnull, os.O_RDONLY)) if open_descriptors_left() else None
+                workspace.read_text("file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in kept:
+            os.close(descriptor)
+    assert workspace.read_text("file") == "text"
+
+
+def open_descriptors_left() -> bool:
+    try:
+        os.close(os.dup(0))
+    except OSError:
+        return False
+    return True
