@@ -23,6 +23,8 @@ from sandbox_images.tool_host.reaper import Reaper, send_kill
 from sandbox_images.tool_host.session import become_session, failure
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
 
+_ALONE = 1.0
+"""Seconds between two looks where there is but one session."""
 _MOST_TERMINALS = 64
 _TOOK_MEMORY = "it took the memory of the sandbox"
 
@@ -83,7 +85,7 @@ class Server:
         self._users = users
         self._contained = contained
         self._memory = MemoryWatch()
-        self._look_at_memory = 0.0
+        self._look_again_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._pipe = WorkerPipe(self._selector, reader, writer, self._handle)
         self._reaper = Reaper(self._selector, self._bury, self._answer_closed, contained)
@@ -128,20 +130,26 @@ class Server:
             traceback.print_exc(file=sys.stderr)
 
     def _patience(self) -> float | None:
-        waits = [self._reaper.patience, self._memory.patience if self._children else None]
+        waits = [self._reaper.patience, self._watch_patience()]
         if self._deadlines:
             waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
 
+    def _watch_patience(self) -> float | None:
+        """Seconds until memory and terminals are to be looked at. One session alone takes nobody's memory."""
+        if not self._contained or not self._children:
+            return None
+        return _ALONE if len(self._children) == 1 else self._memory.patience or _ALONE
+
     def _watch_memory(self) -> None:
         """Ends the session that takes all the memory, before the kernel has to choose one."""
-        patience, now = self._memory.patience, time.monotonic()
-        if patience is None or not self._children or now < self._look_at_memory:
+        patience, now = self._watch_patience(), time.monotonic()
+        if patience is None or now < self._look_again_at:
             return
         self._memory.killed_lately()
         self._watch_terminals()
         exhausted = self._memory.is_exhausted()
-        self._look_at_memory = now + (self._memory.patience or patience)
+        self._look_again_at = now + (self._watch_patience() or patience)
         if exhausted and len(self._by_pid) > 1:  # of one alone, the kernel takes the largest process
             largest = self._find_largest()
             if largest is not None:
@@ -149,8 +157,6 @@ class Server:
 
     def _watch_terminals(self) -> None:
         """Ends the session that takes more pseudoterminals than any needs: the machine has a few thousand."""
-        if not self._contained:
-            return
         owners = terminal_owners()
         for child in list(self._children.values()):
             users = child.users or ((os.geteuid(),) if len(self._children) == 1 else ())
