@@ -103,8 +103,6 @@ open("/dev/shm/left-file", "w").write("left")
 seen = "left" if min(got) >= 0 else got
 """
 LOOK_FOR_THINGS = """
-import shutil
-REMOVE = False
 seen = [
     f"{kind} {line.split()[1]}"
     for kind in ("shm", "msg", "sem")
@@ -113,16 +111,6 @@ seen = [
 ]
 listed = os.listdir("/dev/shm") + os.listdir("/dev/mqueue")
 seen += [name for name in listed if name.startswith("left")]
-if REMOVE:
-    libc = ctypes.CDLL(None)
-    for kind, number in (entry.split() for entry in list(seen) if " " in entry):
-        if kind == "sem":
-            libc.semctl(int(number), 0, 0)
-        else:
-            getattr(libc, f"{kind}ctl")(int(number), 0, None)
-    shutil.rmtree("/dev/shm/left", ignore_errors=True)
-    for path in ("/dev/shm/left-file", "/dev/mqueue/left"):
-        os.path.exists(path) and os.unlink(path)
 """
 
 FILL_SOCKETS = """
