@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sandbox_images.tool_host import wire
 
 _CHUNK = 1 << 18
+ENDED_BY_ITSELF = "its process ended by itself"
 
 
 class Channel:
@@ -47,7 +48,7 @@ class Channel:
         while self._end.fileno() >= 0 and self._received != before:
             before = self._received
             self._serve(selectors.EVENT_READ)
-        self._hang_up("its process ended by itself")
+        self._hang_up(ENDED_BY_ITSELF)
 
     def _serve(self, events: int) -> None:
         """Reads and writes. Whatever goes wrong with what a session sends costs that session."""
@@ -73,7 +74,7 @@ class Channel:
         except wire.WireError as error:
             self._hang_up(f"it broke the protocol: {error}", "protocol")
         if not data:
-            self._hang_up("its process ended by itself")
+            self._hang_up(ENDED_BY_ITSELF)
 
     def _write(self) -> None:
         try:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from sandbox_images.tool_host.process import Status, processes
 
-_TIGHT, _TOO_TIGHT = 0.6, 0.92
+_TIGHT, _TOO_TIGHT = 0.5, 0.85
 """Shares of the limit: from the first on it is looked at often, from the second on somebody has to go."""
-_OFTEN, _SELDOM = 0.05, 1.0
-"""Seconds between two looks."""
+_OFTEN, _SELDOM = 0.01, 0.1
+"""Seconds between two looks: 256 MiB of sockets fill within a second."""
 _LATELY = 2.0
 """Seconds after a kill for memory in which a session's end by SIGKILL is taken for it."""
 _MOST_OF_IT = 0.5

@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from sandbox_images.tool_host import process, wire
-from sandbox_images.tool_host.channel import Channel
+from sandbox_images.tool_host.channel import ENDED_BY_ITSELF, Channel
 from sandbox_images.tool_host.memory import MemoryWatch, find_largest, terminal_owners
 from sandbox_images.tool_host.pipe import WorkerPipe
 from sandbox_images.tool_host.reaper import Reaper, send_kill
 from sandbox_images.tool_host.session import become_session, failure
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
 
+_ALONE = 1.0
+"""Seconds between two looks where there is but one session."""
 _MOST_TERMINALS = 64
 _TOOK_MEMORY = "it took the memory of the sandbox"
+_OTHER_TOOK_MEMORY = "another session took the memory of the sandbox"
+_MEMORY_COMES_BACK = 3.0
+"""Seconds after the end of the session that took the memory in which others may still be killed for it."""
 
 
 @dataclass
@@ -83,7 +88,8 @@ class Server:
         self._users = users
         self._contained = contained
         self._memory = MemoryWatch()
-        self._look_at_memory = 0.0
+        self._look_again_at = 0.0
+        self._blamed_until = 0.0
         self._selector = selectors.DefaultSelector()
         self._pipe = WorkerPipe(self._selector, reader, writer, self._handle)
         self._reaper = Reaper(self._selector, self._bury, self._answer_closed, contained)
@@ -128,29 +134,33 @@ class Server:
             traceback.print_exc(file=sys.stderr)
 
     def _patience(self) -> float | None:
-        waits = [self._reaper.patience, self._memory.patience if self._children else None]
+        waits = [self._reaper.patience, self._watch_patience()]
         if self._deadlines:
             waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
 
+    def _watch_patience(self) -> float | None:
+        """Seconds until memory and terminals are to be looked at. One session alone takes nobody's memory."""
+        if not self._contained or not self._children:
+            return None
+        return _ALONE if len(self._children) == 1 else self._memory.patience or _ALONE
+
     def _watch_memory(self) -> None:
         """Ends the session that takes all the memory, before the kernel has to choose one."""
-        patience, now = self._memory.patience, time.monotonic()
-        if patience is None or not self._children or now < self._look_at_memory:
+        patience, now = self._watch_patience(), time.monotonic()
+        if patience is None or now < self._look_again_at:
             return
         self._memory.killed_lately()
         self._watch_terminals()
         exhausted = self._memory.is_exhausted()
-        self._look_at_memory = now + (self._memory.patience or patience)
+        self._look_again_at = now + (self._watch_patience() or patience)
         if exhausted and len(self._by_pid) > 1:  # of one alone, the kernel takes the largest process
             largest = self._find_largest()
             if largest is not None:
-                self._kill(largest, _TOOK_MEMORY, "memory")
+                self._blame(largest)
 
     def _watch_terminals(self) -> None:
         """Ends the session that takes more pseudoterminals than any needs: the machine has a few thousand."""
-        if not self._contained:
-            return
         owners = terminal_owners()
         for child in list(self._children.values()):
             users = child.users or ((os.geteuid(),) if len(self._children) == 1 else ())
@@ -160,7 +170,7 @@ class Server:
     def _find_largest(self, dead: dict[int, int] | None = None) -> _Child | None:
         living = {pid: child for pid, child in self._by_pid.items() if child.cause is None}
         largest = find_largest({pid: child.users or () for pid, child in living.items()}, dead)
-        return None if largest is None else living[largest]
+        return None if largest is None else self._by_pid[largest]
 
     def _handle(self, request: dict[str, Any], body: bytes) -> None:
         try:
@@ -321,7 +331,7 @@ class Server:
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             self._blame_for_memory(child, peak)
         child.channel.drain()
-        self._kill(child, "its process ended by itself")
+        self._kill(child, ENDED_BY_ITSELF)
         del self._by_pid[pid], self._children[child.name]
         if not child.closing:
             self._ended[child.name] = child
@@ -333,14 +343,22 @@ class Server:
 
     def _blame_for_memory(self, victim: _Child, peak: int) -> None:
         """Finds out who has done it where the kernel has just killed for memory: it takes whom it finds."""
-        if victim.cause is not None or not self._memory.killed_lately():
+        if victim.cause not in (None, ENDED_BY_ITSELF) or not self._memory.killed_lately():
+            return
+        if time.monotonic() < self._blamed_until:
+            victim.cause, victim.kind = _OTHER_TOOK_MEMORY, "closed"
             return
         culprit = self._find_largest({victim.pid: peak}) if len(self._by_pid) > 1 else victim
         if culprit is None or culprit is victim:
             victim.cause, victim.kind = _TOOK_MEMORY, "memory"
         else:
-            victim.cause, victim.kind = "another session took the memory of the sandbox", "closed"
-            self._kill(culprit, _TOOK_MEMORY, "memory")
+            victim.cause, victim.kind = _OTHER_TOOK_MEMORY, "closed"
+            self._blame(culprit)
+
+    def _blame(self, culprit: _Child) -> None:
+        """Ends the session that took the memory; whom the kernel kills until that is free did not."""
+        self._blamed_until = time.monotonic() + _MEMORY_COMES_BACK
+        self._kill(culprit, _TOOK_MEMORY, "memory")
 
     def _answer_closed(self) -> None:
         for request_id in self._closed:

@@ -53,3 +53,97 @@ for number in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN):
     os.waitpid(pid, 0)
 seen = "left"
 """
+
+LOWER_OOM_SCORE = """
+import subprocess
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+seen = []
+for target in ("/proc/self/oom_score_adj", "/proc/thread-self/oom_score_adj", "/proc/self/oom_adj"):
+    for score in ("0", "-1000"):
+        try:
+            open(target, "w").write(score)
+            seen.append(open("/proc/self/oom_score_adj").read().strip())
+        except OSError as error:
+            seen.append(error.strerror)
+lower = "echo 0 > /proc/self/oom_score_adj || echo Permission denied; cat /proc/self/oom_score_adj"
+ran = subprocess.run(["sh", "-c", lower], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+seen += ran.stdout.split("\\n")[:-1]
+seen = json.dumps(seen)
+"""
+
+FILL_SEMAPHORES = """
+libc = ctypes.CDLL(None, use_errno=True)
+made = 0
+for size in (32000, 4096, 256, 32, 1):
+    while libc.semget(0, size, 0o600) >= 0:
+        made += size
+seen = made
+"""
+FILL_MESSAGES = """
+libc = ctypes.CDLL(None, use_errno=True)
+message = ctypes.create_string_buffer(8 + 16)
+message[0] = 1
+sent = 0
+while (queue := libc.msgget(0, 0o600)) >= 0:
+    while libc.msgsnd(queue, message, 0, 0o4000) == 0:
+        sent += 1
+seen = sent
+"""
+LEAVE_THINGS_BEHIND = """
+libc = ctypes.CDLL(None, use_errno=True)
+got = [
+    libc.shmget(0x77, 4096, 0o1600),
+    libc.msgget(0x77, 0o1600),
+    libc.semget(0x77, 3, 0o1600),
+]
+os.close(os.open("/dev/mqueue/left", os.O_CREAT | os.O_RDWR, 0o600))
+os.makedirs("/dev/shm/left/below")
+open("/dev/shm/left/below/file", "w").write("left")
+open("/dev/shm/left-file", "w").write("left")
+seen = "left" if min(got) >= 0 else got
+"""
+LOOK_FOR_THINGS = """
+seen = [
+    f"{kind} {line.split()[1]}"
+    for kind in ("shm", "msg", "sem")
+    for line in open(f"/proc/sysvipc/{kind}").read().splitlines()[1:]
+    if int(line.split()[0]) == 0x77
+]
+listed = os.listdir("/dev/shm") + os.listdir("/dev/mqueue")
+seen += [name for name in listed if name.startswith("left")]
+"""
+
+FILL_SOCKETS = """
+import time
+made = 0
+for _ in range(24):
+    if os.fork() == 0:
+        kept = []
+        try:
+            while True:
+                pair = socket.socketpair()
+                kept.append(pair)
+                for end in pair:
+                    end.setblocking(False)
+                    try:
+                        while True:
+                            end.send(b"x" * 4096)
+                    except BlockingIOError:
+                        pass
+        except OSError:
+            time.sleep(3600)
+    made += 1
+time.sleep(20)
+seen = made
+"""
+TAKE_TERMINALS = """
+import time
+kept = []
+try:
+    for _ in range(120):
+        kept.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+except OSError as error:
+    pass
+time.sleep(5)
+seen = len(kept)
+"""

@@ -1,4 +1,4 @@
-"""Sessions that make the tool host, or each other, tracers: nothing that a child does can end the tool host."""
+"""Sessions that make the tool host, or each other, tracers: no child of it can end the tool host."""
 
 import pytest
 
