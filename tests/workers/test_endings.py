@@ -186,8 +186,14 @@ def session_silent(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
 
 @proof("session-babbles")
 def session_babbles(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
+    """Or a hook of its toolset raises what it should have caught, in a call or while the session is graded."""
     breaking(monkeypatch)
-    return in_shell(bash("break: babble"))
+    babbling = in_shell(bash("break: babble"))
+    raising = in_shell(bash("break: raise"))
+    graded = in_shell(WRITTEN, default="break: raise")
+    assert (babbling.metrics, recorded(babbling)) == (raising.metrics, recorded(raising))
+    assert (babbling.metrics, recorded(babbling)) == (graded.metrics, recorded(graded))
+    return babbling
 
 
 @proof("tool-host-silent")

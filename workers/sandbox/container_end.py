@@ -47,14 +47,14 @@ def _judge(events: list[dict[str, Any]]) -> EndCause | None:
     """The cause that a container's events show; None: they do not show its end yet."""
     actions = [str(event.get("Action", event.get("status", ""))) for event in events]
     died = [event["Actor"]["Attributes"].get("exitCode", "0") for event in events if event["Action"] == "die"]
-    if "oom" in actions and (not died or int(died[-1]) == _KILLED):
-        return "memory" if died else None
     if not died:
         return None
-    if "kill" in actions or "stop" in actions:
+    if "kill" in actions or "stop" in actions:  # whatever had run out of memory in there before
         return "engine"
     code = int(died[-1])
-    return "engine" if code in (0, _KILLED) else "tool_host"
+    if code == _KILLED:  # that memory was wanting may be told after the end
+        return "memory" if "oom" in actions else None
+    return "engine" if code == 0 else "tool_host"
 
 
 def _events_of(client: docker.DockerClient, container: str) -> list[dict[str, Any]]:
