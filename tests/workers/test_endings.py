@@ -186,7 +186,7 @@ def session_silent(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
 
 @proof("session-babbles")
 def session_babbles(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
-    """Or a hook of its toolset raises what it should have caught, in a call or while the session is graded."""
+    """Or a hook of its toolset raises what it should have caught, in a call or in grading."""
     breaking(monkeypatch)
     babbling = in_shell(bash("break: babble"))
     raising = in_shell(bash("break: raise"))
