@@ -3,11 +3,13 @@
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from cluster.errors import ClusterError
+
+_LOCK = ".lock"
 
 
 class RunFolderError(ClusterError):
@@ -27,15 +29,38 @@ def lock_folder(folder: Path) -> IO[bytes]:
     Raises:
         RunFolderLocked: Another process has it.
     """
-    file = (folder / ".lock").open("ab")
+    while True:
+        file = (folder / _LOCK).open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise RunFolderLocked(
+                f"{folder} is being written by another process; wait for that run to end, or end it"
+            ) from error
+        if _is_at(file, folder / _LOCK):
+            return file
+        file.close()  # the folder was replaced, or its lock removed, after the file was opened
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise RunFolderLocked(
-            f"{folder} is being written by another process; wait for that run to end, or end it"
-        ) from error
-    return file
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether a new run may take the folder: it is not there, or holds nothing but a lock."""
+    return not folder.exists() or (folder.is_dir() and all(path.name == _LOCK for path in folder.iterdir()))
+
+
+def remove_vacant(folder: Path) -> None:
+    """Remove a folder that holds nothing but a lock; another one stays."""
+    if folder.exists() and is_vacant(folder):
+        (folder / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # something has been put into it
+            folder.rmdir()
 
 
 def fsync_folder(folder: Path) -> None:
