@@ -155,7 +155,7 @@ def sequences(
         Path | None,
         typer.Option(
             "--out",
-            help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet; of a run at a URI, in the cache.",
+            help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet; of a URI, in the cache.",
         ),
     ] = None,
 ) -> None:

@@ -107,9 +107,9 @@ class Claims:
         strangers = [name for name in later if rank_manifest(name)[1] not in manifest.writers]
         if strangers:
             raise self._taken_up(strangers[-1])
-        if not names and (found := self.last()) is not None:  # a run of before there were claims
-            if parse_manifest(found, self._uri).created != manifest.created:
-                raise RunTakenUp(f"{self._uri} holds another run; give this one a place of its own")
+        found = None if names else self.last()  # of a run from before there were claims
+        if found is not None and parse_manifest(found, self._uri).created != manifest.created:
+            raise RunTakenUp(f"{self._uri} holds another run; give this one a place of its own")
 
     def holds(self, manifest: Manifest) -> bool:
         """Whether this writer's manifest is there."""
@@ -144,6 +144,6 @@ class Claims:
     def _taken_up(self, name: str) -> RunTakenUp:
         take_ups, writer = rank_manifest(name)
         return RunTakenUp(
-            f"{self._uri} has been taken up by another process (take-up {take_ups}, writer {writer}); this one "
-            "writes there no more"
+            f"{self._uri} has been taken up by another process (take-up {take_ups}, writer {writer}); "
+            "this one writes there no more"
         )

@@ -1,4 +1,4 @@
-"""Copies of a run at a URI, for reading: each as the run was at a moment, and made of what is here already."""
+"""Copies of a run at a URI, for reading: each is the run as it was at one moment."""
 
 import fcntl
 import hashlib

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import IO
 
 from cluster.cache import cache_dir
-from cluster.dataset.claims import Claims, RunTakenUp
+from cluster.dataset.claims import Claims, RunTakenUp, name_manifest
 from cluster.dataset.dataset import COPIED, take_up
 from cluster.dataset.durable import (
     RunFolderError,
     RunFolderLocked,
+    fsync_file,
     fsync_folder,
     lock_folder,
     replacing,
@@ -162,6 +163,7 @@ class RemoteFolder:
                 manifest = manifest.model_copy(update={"take_ups": take_ups})
             self._note_copied(_OWN)
             manifest = take_up(self.local, manifest, writer)
+            self.copy()
         except (OSError, RunChanged) as error:
             lock.close()
             raise ConfigError(f"{self.uri} cannot be read or written: {error}") from error
@@ -173,12 +175,15 @@ class RemoteFolder:
     def withdraw(self, manifest: Manifest) -> None:
         """Takes back that a new run began there which came to nothing."""
         try:
+            if self._claims.names()[-1:] == [name_manifest(manifest)]:
+                for name in ("manifest.json", *(name for name in MUTABLE if (self.local / name).exists())):
+                    self._fs.rm_file(f"{self._root}/{name}")
             self._claims.withdraw(manifest)
         except OSError as error:
             _log.warning("%s cannot be given back: %s", self.uri, error)
 
     def when_taken_up(self, tell: Callable[[str], None]) -> None:
-        """Has it told, once, that another process has taken the run up, and why nothing more may be played."""
+        """Has it told, once, that another process has taken the run up."""
         self._tell_taken_up = tell
 
     @asynccontextmanager
@@ -406,6 +411,7 @@ class RemoteFolder:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+            fsync_file(target)
         (folder / COPIED).write_text(_digest(manifest_path(copy).read_bytes()))
         self._adopt_strangers(folder)
 
@@ -451,6 +457,9 @@ class RemoteFolder:
         if not _is_same_run(mine, theirs):
             self._set_aside(fetched, "are another run's")
             return False
+        for name in MUTABLE:
+            if (self.local / name).exists() and not (fetched / name).exists():
+                shutil.copyfile(self.local / name, fetched / name)
         seen = [writer for writer in theirs.writers if writer != claimed]
         lacking = count_unseen(self.local, fetched)
         is_ahead = set(seen) <= set(mine.writers) and (lacking > 0 or len(mine.writers) > len(seen))
