@@ -10,6 +10,7 @@ from typing import IO
 from cluster.errors import ClusterError
 
 _LOCK = ".lock"
+_MAKING = ".making"
 
 
 class RunFolderError(ClusterError):
@@ -51,12 +52,32 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def is_vacant(folder: Path) -> bool:
-    """Whether a new run may take the folder: it is not there, or holds nothing but a lock."""
-    return not folder.exists() or (folder.is_dir() and all(path.name == _LOCK for path in folder.iterdir()))
+    """Whether a new run may take the folder.
+
+    It is not there, is empty, or holds what a process was killed in the middle of making (`begin_folder`).
+    """
+    if not folder.exists():
+        return True
+    if not folder.is_dir() or (folder / "manifest.json").exists():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return _MAKING in names or not names - {_LOCK}
+
+
+def begin_folder(folder: Path) -> None:
+    """Mark a vacant folder as one that is being made into a run's, until it has a manifest."""
+    (folder / _MAKING).touch()
+    fsync_folder(folder)
+
+
+def end_folder(folder: Path) -> None:
+    """Take the mark away again."""
+    (folder / _MAKING).unlink(missing_ok=True)
 
 
 def remove_vacant(folder: Path) -> None:
     """Remove a folder that holds nothing but a lock; another one stays."""
+    (folder / _MAKING).unlink(missing_ok=True)
     if folder.exists() and is_vacant(folder):
         (folder / _LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # something has been put into it

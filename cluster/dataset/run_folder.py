@@ -12,7 +12,7 @@ import yaml
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.dataset.dataset import COPIED, Dataset, take_up
-from cluster.dataset.durable import is_vacant, lock_folder, remove_vacant
+from cluster.dataset.durable import begin_folder, end_folder, is_vacant, lock_folder, remove_vacant, replacing
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
 from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.errors import ConfigError, RunError
@@ -147,6 +147,9 @@ class Target:
     def _take_up(self, config: RunConfig) -> None:
         hold = self._hold
         if hold.is_new:
+            begin_folder(self.folder)
+            for name in _MADE:
+                (self.folder / name).unlink(missing_ok=True)
             self.make(config)
             manifest = Manifest(run_id=self.run_id)
         else:
@@ -154,6 +157,7 @@ class Target:
         try:
             if hold.is_new or self.remote is None:
                 hold.manifest = take_up(self.folder, manifest, new_writer())
+                end_folder(self.folder)
         except OSError as error:
             raise RunError(f"the run's folder {self.folder} can't be written: {error.strerror}") from error
         if self.remote is not None and hold.lock is not None:
@@ -199,7 +203,8 @@ class Target:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            (self.folder / "config.yaml").write_text(resolved, encoding="utf-8")
+            with replacing(self.folder / "config.yaml") as temporary:
+                temporary.write_text(resolved, encoding="utf-8")
             if config.environment.id.endswith(".py"):
                 (self.folder / ENVIRONMENT).write_bytes(Path(config.environment.id).read_bytes())
             template = config.policy.chat_template if isinstance(config.policy, VllmPolicy) else None

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -435,11 +435,11 @@ class RunLife(RuleBasedStateMachine):
         assert bucket.glob("bucket/run/journal/*.jsonl") == []
 
 
-_QUIET = dict(deadline=None, suppress_health_check=list(HealthCheck), stateful_step_count=14)
+_QUIET = dict(deadline=None, suppress_health_check=list(HealthCheck), stateful_step_count=14, **({"phases": [Phase.generate]} if "N" in os.environ else {}))
 
 
 class TestRunLife(RunLife.TestCase):
-    settings = settings(max_examples=100, **_QUIET)
+    settings = settings(max_examples=int(os.environ.get("N", "100")), **_QUIET)
 
 
 @pytest.mark.exhaustive
