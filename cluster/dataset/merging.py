@@ -6,12 +6,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cluster.dataset.arrow import pq
 from cluster.dataset.dataset import episode_statuses
 from cluster.dataset.durable import RunFolderError, replacing
 from cluster.dataset.episodes import read_shard_records
 from cluster.dataset.journal import list_segments, read_segment, segment_number
 from cluster.dataset.manifest import Manifest, Shard, load_manifest, new_writer, write_manifest
-from cluster.dataset.shards import belongs_to_run, last_segment
+from cluster.dataset.shards import belongs_to_run, last_segment, reading
 from workers.records import EpisodeRecord
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,17 @@ def read_stranger(folder: Path, name: str) -> Iterator[EpisodeRecord]:
     yield from read_shard_records(
         folder, Shard(segment=Path(name).stem, episodes_file=name, steps_file=steps, episodes=0, steps=0)
     )
+
+
+def has_steps_of_run_only(folder: Path, steps: Path) -> bool:
+    """Whether all steps in a file are of episodes that a run folder has.
+
+    Raises:
+        ShardCorrupt: The file is damaged.
+    """
+    with reading(steps):
+        ids: set[str] = set(pq.read_table(steps, columns=["episode_id"])["episode_id"].to_pylist())
+    return ids <= episode_statuses(folder).keys()
 
 
 def add_episodes(folder: Path, records: Iterable[EpisodeRecord], states: Path | None = None) -> int:

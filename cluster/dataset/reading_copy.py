@@ -24,6 +24,8 @@ MUTABLE = (
     "log.jsonl",
 )
 """Files of a run folder that change under their name, or that a run has one of."""
+TASKS = "tasks"
+"""Folder of a run folder with lists of the run's tasks, whose files never change under their name."""
 _KEYS = ".keys.json"
 _IN_USE = ".in-use"
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -155,7 +157,7 @@ class ReadingCopies:
 
     def _hold(self, copy: Path) -> bool:
         """Keeps a copy from being removed while this process lasts; False if it is not there."""
-        if copy in _in_use:
+        if copy in _in_use and (copy / _KEYS).exists():
             return True
         try:
             file = (copy / _IN_USE).open("rb")
@@ -194,6 +196,7 @@ def wanted_files(manifest: Manifest, there: dict[str, Any]) -> dict[str, int | N
     wanted: dict[str, int | None] = {name: None for name in MUTABLE if name in there}
     wanted |= {file: None for shard in manifest.shards for file in (shard.episodes_file, shard.steps_file)}
     wanted |= dict.fromkeys(manifest.states)
+    wanted |= {name: None for name in there if name.startswith(f"{TASKS}/")}
     for name in there:
         stem = name.removeprefix("journal/").removesuffix(".jsonl")
         if name == f"journal/{stem}.jsonl" and stem not in done and belongs_to_run(stem, manifest):

@@ -25,15 +25,21 @@ from cluster.dataset.durable import (
 )
 from cluster.dataset.journal import segment_writer
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer, parse_manifest
-from cluster.dataset.merging import add_episodes, count_unseen, find_unseen, read_stranger
+from cluster.dataset.merging import (
+    add_episodes,
+    count_unseen,
+    find_unseen,
+    has_steps_of_run_only,
+    read_stranger,
+)
 from cluster.dataset.places import is_uri, open_uri
-from cluster.dataset.reading_copy import MUTABLE, ReadingCopies, RunChanged, wanted_files
+from cluster.dataset.reading_copy import MUTABLE, TASKS, ReadingCopies, RunChanged, wanted_files
 from cluster.errors import ConfigError, RunError
 
 __all__ = ["RemoteFolder", "is_uri", "local_folder", "open_uri"]
 
 _log = logging.getLogger(__name__)
-_DATA = ("episodes", "steps", "states")
+_DATA = ("episodes", "steps", "states", TASKS)
 """Folders whose files never change under their name."""
 _OWN = "own"
 """What stands in `COPIED` beside the digests: the folder holds all that is at the URI with one of them."""
@@ -266,10 +272,12 @@ class RemoteFolder:
             journal = [f"journal/{path.name}" for path in sorted((self.local / "journal").glob("*.jsonl"))]
             text = manifest_path(self.local).read_bytes()
             manifest = parse_manifest(text, manifest_path(self.local))
-            shards = [file for shard in manifest.shards for file in (shard.episodes_file, shard.steps_file)]
+            # Steps first: where the episodes are, there is all of a shard.
+            shards = [file for shard in manifest.shards for file in (shard.steps_file, shard.episodes_file)]
             made = [f"sequences/{path.name}" for path in sorted((self.local / "sequences").glob("*.parquet"))]
             mutable = [name for name in MUTABLE if (self.local / name).exists()]
-            if all([self._put(name, there) for name in (*manifest.states, *shards, *made, *journal)]):
+            tasks = [f"{TASKS}/{path.name}" for path in sorted((self.local / TASKS).glob("*.parquet"))]
+            if all([self._put(name, there) for name in (*tasks, *manifest.states, *shards, *made, *journal)]):
                 break  # else compaction has taken one away meanwhile, and put something in its place
         for name in mutable:
             self._put(name, there)
@@ -424,8 +432,8 @@ class RemoteFolder:
         known = wanted_files(manifest, there).keys()
         strangers = [
             name
-            for name in there
-            if name.startswith(("journal/", "episodes/"))
+            for name in sorted(there, key=lambda name: (name.startswith("steps/"), name))
+            if name.startswith(("journal/", "episodes/", "steps/"))
             and name.endswith((".jsonl", ".parquet"))
             and name not in known
             and not _is_replaced(name, there[name], manifest)
@@ -433,17 +441,21 @@ class RemoteFolder:
         replaced: dict[str, int] = {}
         with tempfile.TemporaryDirectory(dir=self.local.parent, prefix=".strangers-") as scratch:
             for name in strangers:
-                steps = name.replace("episodes/", "steps/", 1)
                 try:
-                    for file in {name, steps}:
+                    for file in {name, name.replace("episodes/", "steps/", 1)}:
                         self._reading.get(file, Path(scratch) / file)
-                    added = add_episodes(folder, read_stranger(Path(scratch), name))
+                    if name.startswith("steps/"):
+                        is_in_run = has_steps_of_run_only(folder, Path(scratch) / name)
+                    else:
+                        added = add_episodes(folder, read_stranger(Path(scratch), name))
+                        is_in_run = True
+                        if added:
+                            _log.warning("%d episodes of %s/%s are put to the run", added, self.uri, name)
                 except (FileNotFoundError, RunFolderError) as error:
                     _log.warning("%s/%s is not part of the run, and is left alone: %s", self.uri, name, error)
                     continue
-                replaced |= {file: (Path(scratch) / file).stat().st_size for file in {name, steps}}
-                if added:
-                    _log.warning("%d episodes of %s/%s are put to the run", added, self.uri, name)
+                if is_in_run:
+                    replaced[name] = (Path(scratch) / name).stat().st_size
         if replaced:
             manifest = load_manifest(folder)
             replaced = manifest.replaced | replaced

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
@@ -22,8 +22,8 @@ class Bucket(MemoryFileSystem):
     """A bucket in memory; `Bucket.before` is called before each change, with what is done and to what."""
 
     protocol = SCHEME
-    store: dict[str, Any] = {}
-    pseudo_dirs: list[str] = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
     before: Callable[[str, str], None] | None = None
     after: Callable[[str, str], None] | None = None
     gets = 0
