@@ -129,7 +129,11 @@ class RemoteFolder:
         try:
             with self._fetching():
                 self.local.mkdir(parents=True, exist_ok=True)
-                self._synchronise(lock_folder(self.local), None).close()
+                lock = lock_folder(self.local)
+                try:
+                    lock = self._synchronise(lock, None)
+                finally:
+                    lock.close()
         except RunFolderLocked:
             return self.local  # a run is writing it
         except (OSError, RunChanged) as error:
@@ -140,7 +144,7 @@ class RemoteFolder:
         """Takes the run up: says so at the URI before anything else, and only then looks at what is there.
 
         Args:
-            lock: The local folder's lock; it may be closed, and another one be in its place.
+            lock: The local folder's lock; where the folder is replaced, it is closed.
             is_new: Whether the run begins; then there may be none at the URI.
 
         Returns:
@@ -150,7 +154,6 @@ class RemoteFolder:
             RunTakenUp: Another process takes it up at the same moment, and goes first.
             ConfigError: The URI cannot be read or written.
         """
-        writer = new_writer()
         try:
             there = self._claims.last()
             is_own = there is None or self._is_own()
@@ -158,30 +161,32 @@ class RemoteFolder:
             last = local if there is None else parse_manifest(there, self.uri)
             if last is None or (is_new and there is not None):
                 raise RunTakenUp(f"another run has just begun at {self.uri}; give this one another place")
-            take_ups = max(last.take_ups, local.take_ups if local and _is_same_run(local, last) else 0)
-            claim = last.model_copy(update={"take_ups": take_ups}).taken_up(writer, None)
+            if is_new:
+                claim = last.model_copy(update={"taken_over": None})
+            else:
+                known = local.take_ups if local is not None and _is_same_run(local, last) else 0
+                changes = {"take_ups": max(last.take_ups, known)}
+                claim = last.model_copy(update=changes).taken_up(new_writer(), None)
             self._claims.claim(claim)
             if not is_own:
                 with self._fetching():
-                    lock = self._synchronise(lock, writer)
+                    lock = self._synchronise(lock, claim.writer)
             manifest = load_manifest(self.local)
-            if manifest.writer != writer:
-                manifest = manifest.model_copy(update={"take_ups": take_ups})
+            if manifest.writer != claim.writer:
+                manifest = manifest.model_copy(update={"take_ups": claim.take_ups - 1})
             self._note_copied(_OWN)
-            manifest = take_up(self.local, manifest, writer)
+            manifest = take_up(self.local, manifest, str(claim.writer))
             self.copy()
         except (OSError, RunChanged) as error:
-            lock.close()
             raise ConfigError(f"{self.uri} cannot be read or written: {error}") from error
-        except BaseException:
-            lock.close()
-            raise
         return lock, manifest
 
     def withdraw(self, manifest: Manifest) -> None:
         """Takes back that a new run began there which came to nothing."""
         try:
-            if self._claims.names()[-1:] == [name_manifest(manifest)]:
+            if not self._claims.holds(manifest):
+                return
+            if self._claims.names()[-1] == name_manifest(manifest):
                 for name in ("manifest.json", *(name for name in MUTABLE if (self.local / name).exists())):
                     self._fs.rm_file(f"{self._root}/{name}")
             self._claims.withdraw(manifest)
@@ -388,25 +393,24 @@ class RemoteFolder:
         Returns:
             The local folder's lock: of another folder, if it was replaced.
         """
-        try:
-            if claimed is None and self._is_own():
+        if claimed is None and self._is_own():
+            return lock
+        with tempfile.TemporaryDirectory(dir=self.local.parent, prefix=".fetched-") as scratch:
+            fetched = Path(scratch) / "run"
+            self._fetch_into(fetched)
+            if self._has_local() and self._keep_local(fetched, claimed):
+                self._note_copied(_digest(self._claims.last() or b""), _OWN)
                 return lock
-            with tempfile.TemporaryDirectory(dir=self.local.parent, prefix=".fetched-") as scratch:
-                fetched = Path(scratch) / "run"
-                self._fetch_into(fetched)
-                kept = self._has_local() and self._keep_local(fetched, claimed)
-                if kept:
-                    self._note_copied(_digest(self._claims.last() or b""), _OWN)
-                    return lock
-                new_lock = lock_folder(fetched)
+            new_lock = lock_folder(fetched)
+            try:
                 self.local.rename(self._beside("replaced"))
                 fetched.rename(self.local)
-            fsync_folder(self.local.parent)
-            shutil.rmtree(self._beside("replaced"), ignore_errors=True)
-        except BaseException:
-            lock.close()
-            raise
+            except BaseException:
+                new_lock.close()
+                raise
         lock.close()
+        fsync_folder(self.local.parent)
+        shutil.rmtree(self._beside("replaced"), ignore_errors=True)
         return new_lock
 
     def _fetch_into(self, folder: Path) -> None:

@@ -77,7 +77,8 @@ class Target:
                     f"--out {place}: a run that began there is in {remote.local}; give a new place, or "
                     "remove that folder"
                 )
-            return cls(remote.local, place.rstrip("/").rpartition("/")[2], remote=remote)
+            run_id = place.rstrip("/").rpartition("/")[2]
+            return cls(remote.local, run_id, remote=remote, _hold=_Hold(is_new=True))
         folder = Path(place)
         if manifest_path(folder).exists():
             raise ConfigError(
@@ -86,7 +87,7 @@ class Target:
             )
         if not is_vacant(folder):
             raise ConfigError(f"--out {folder}: it is not empty; give a folder that is new or empty")
-        return cls(folder, name if out is None else folder.resolve().name)
+        return cls(folder, name if out is None else folder.resolve().name, _hold=_Hold(is_new=True))
 
     @classmethod
     def resumed(cls, place: str, retry_failed: bool) -> "Target":
@@ -122,7 +123,7 @@ class Target:
             RunError: The folder can't be made.
         """
         hold = self._hold
-        hold.is_new = not manifest_path(self.folder).exists()
+        hold.is_new = hold.is_new or not manifest_path(self.folder).exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             hold.lock = lock_folder(self.folder)
@@ -161,8 +162,7 @@ class Target:
         except OSError as error:
             raise RunError(f"the run's folder {self.folder} can't be written: {error.strerror}") from error
         if self.remote is not None and hold.lock is not None:
-            lock, hold.lock = hold.lock, None
-            hold.lock, hold.manifest = self.remote.take_up(lock, is_new=hold.is_new)
+            hold.lock, hold.manifest = self.remote.take_up(hold.lock, is_new=hold.is_new)
 
     def _give_back(self) -> None:
         """Removes what a new run that has not played anything has made."""
