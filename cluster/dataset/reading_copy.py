@@ -7,11 +7,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from cluster.dataset.claims import FOLDER, Claims
+from cluster.dataset.claims import Claims
+from cluster.dataset.durable import fsync_file, fsync_folder
 from cluster.dataset.manifest import Manifest, ManifestError, manifest_path, parse_manifest
 from cluster.dataset.shards import belongs_to_run
 
@@ -136,8 +136,11 @@ class ReadingCopies:
             manifest_path(scratch).write_bytes(manifest)
             (scratch / _KEYS).write_text(json.dumps(keys))
             (scratch / _IN_USE).touch()
+            for path in scratch.rglob("*"):  # else a loss of power leaves files that look whole
+                fsync_folder(path) if path.is_dir() else fsync_file(path)
             try:
                 scratch.rename(copy)
+                fsync_folder(self._folder)
             except OSError:  # another process has made the same
                 if not copy.is_dir():
                     raise
@@ -202,17 +205,6 @@ def wanted_files(manifest: Manifest, there: dict[str, Any]) -> dict[str, int | N
         if name == f"journal/{stem}.jsonl" and stem not in done and belongs_to_run(stem, manifest):
             wanted[name] = (manifest.taken_over or {}).get(stem)
     return wanted
-
-
-def is_of_claims(name: str) -> bool:
-    """Whether a file at the URI is a writer's manifest."""
-    return name.startswith(f"{FOLDER}/")
-
-
-def copy_file(source: Path, target: Path, make: Callable[[Path, Path], object] = shutil.copyfile) -> None:
-    """Puts a file of one run folder into another."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    make(source, target)
 
 
 def _linked(source: Path, target: Path) -> bool:
