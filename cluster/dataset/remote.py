@@ -1,14 +1,11 @@
 """A run folder on a file system that is not this machine's: a copy that follows the local one."""
 
 import asyncio
-import fcntl
 import hashlib
 import logging
-import shutil
-import tempfile
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
@@ -18,22 +15,12 @@ from cluster.dataset.dataset import COPIED, take_up
 from cluster.dataset.durable import (
     RunFolderError,
     RunFolderLocked,
-    fsync_file,
-    fsync_folder,
     lock_folder,
-    replacing,
 )
-from cluster.dataset.journal import segment_writer
+from cluster.dataset.followed_folder import OWN, FollowedFolder, digest, is_replaced, is_same_run
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer, parse_manifest
-from cluster.dataset.merging import (
-    add_episodes,
-    count_unseen,
-    find_unseen,
-    has_steps_of_run_only,
-    read_stranger,
-)
 from cluster.dataset.places import is_uri, open_uri
-from cluster.dataset.reading_copy import MUTABLE, TASKS, ReadingCopies, RunChanged, wanted_files
+from cluster.dataset.reading_copy import MUTABLE, TASKS, ReadingCopies, RunChanged
 from cluster.errors import ConfigError, RunError
 
 __all__ = ["RemoteFolder", "is_uri", "local_folder", "open_uri"]
@@ -41,8 +28,6 @@ __all__ = ["RemoteFolder", "is_uri", "local_folder", "open_uri"]
 _log = logging.getLogger(__name__)
 _DATA = ("episodes", "steps", "states", TASKS)
 """Folders whose files never change under their name."""
-_OWN = "own"
-"""What stands in `COPIED` beside the digests: the folder holds all that is at the URI with one of them."""
 
 
 class RemoteFolder:
@@ -76,6 +61,7 @@ class RemoteFolder:
             ) from error
         self._claims = Claims(self._fs, self._root, self.uri)
         self._reading = ReadingCopies(self._fs, self._root, self._claims, cache_dir() / "reading" / name)
+        self._folder = FollowedFolder(self.local, self.uri, self._claims, self._reading)
         self._there: dict[str, tuple[tuple[int, ...], int]] | None = None
         """What the copy holds: of each file the version of the local one that it is of, and its size."""
         self._put_last: bytes | None = None
@@ -105,10 +91,10 @@ class RemoteFolder:
             ConfigError: There is no run at the URI, or it cannot be read.
         """
         if not self.holds_run():
-            where = f"; a run that began there is in {self.local}" if self._has_local() else ""
+            where = f"; a run that began there is in {self.local}" if self._folder.has_run() else ""
             raise ConfigError(f"{self.uri} holds no run: there is no manifest.json in it{where}")
         try:
-            return self.local if self._is_own() else self._reading.take()
+            return self.local if self._folder.is_up_to_date() else self._reading.take()
         except (OSError, RunChanged) as error:
             raise ConfigError(f"{self.uri} cannot be read: {error}") from error
 
@@ -123,15 +109,15 @@ class RemoteFolder:
             ConfigError: There is no run at the URI, or it cannot be read.
         """
         if not self.holds_run():
-            if self._has_local():  # whose first copy has never come there
+            if self._folder.has_run():  # whose first copy has never come there
                 return self.local
             raise ConfigError(f"{self.uri} holds no run: there is no manifest.json in it")
         try:
-            with self._fetching():
+            with self._folder.being_replaced():
                 self.local.mkdir(parents=True, exist_ok=True)
                 lock = lock_folder(self.local)
                 try:
-                    lock = self._synchronise(lock, None)
+                    lock = self._folder.synchronise(lock, None)
                 finally:
                     lock.close()
         except RunFolderLocked:
@@ -156,25 +142,25 @@ class RemoteFolder:
         """
         try:
             there = self._claims.last()
-            is_own = there is None or self._is_own()
-            local = load_manifest(self.local) if self._has_local() else None
+            is_own = there is None or self._folder.is_up_to_date()
+            local = load_manifest(self.local) if self._folder.has_run() else None
             last = local if there is None else parse_manifest(there, self.uri)
             if last is None or (is_new and there is not None):
                 raise RunTakenUp(f"another run has just begun at {self.uri}; give this one another place")
             if is_new:
                 claim = last.model_copy(update={"taken_over": None})
             else:
-                known = local.take_ups if local is not None and _is_same_run(local, last) else 0
+                known = local.take_ups if local is not None and is_same_run(local, last) else 0
                 changes = {"take_ups": max(last.take_ups, known)}
                 claim = last.model_copy(update=changes).taken_up(new_writer(), None)
             self._claims.claim(claim)
             if not is_own:
-                with self._fetching():
-                    lock = self._synchronise(lock, claim.writer)
+                with self._folder.being_replaced():
+                    lock = self._folder.synchronise(lock, claim.writer)
             manifest = load_manifest(self.local)
             if manifest.writer != claim.writer:
                 manifest = manifest.model_copy(update={"take_ups": claim.take_ups - 1})
-            self._note_copied(_OWN)
+            self._folder.note(OWN)
             manifest = take_up(self.local, manifest, str(claim.writer))
             self.copy()
         except (OSError, RunChanged) as error:
@@ -206,7 +192,7 @@ class RemoteFolder:
         """
         self.local.mkdir(parents=True, exist_ok=True)
         if not (self.local / COPIED).exists():
-            self._note_copied()
+            self._folder.note()
         follower = asyncio.create_task(self._follow(every), name="remote folder")
         try:
             yield
@@ -260,7 +246,7 @@ class RemoteFolder:
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
     def _copy(self) -> None:
-        if not self._has_local():
+        if not self._folder.has_run():
             if not self.holds_run():  # nobody has taken it up
                 self._there = {}
                 for name in MUTABLE:
@@ -272,8 +258,10 @@ class RemoteFolder:
             self._there = None
         else:
             self._claims.check(manifest)
-        there = self._there = self._listed(manifest) if self._there is None else self._there
+        there = self._there = self._listed() if self._there is None else self._there
+        text = b""
         while True:
+            last = text
             journal = [f"journal/{path.name}" for path in sorted((self.local / "journal").glob("*.jsonl"))]
             text = manifest_path(self.local).read_bytes()
             manifest = parse_manifest(text, manifest_path(self.local))
@@ -282,12 +270,16 @@ class RemoteFolder:
             made = [f"sequences/{path.name}" for path in sorted((self.local / "sequences").glob("*.parquet"))]
             mutable = [name for name in MUTABLE if (self.local / name).exists()]
             tasks = [f"{TASKS}/{path.name}" for path in sorted((self.local / TASKS).glob("*.parquet"))]
-            if all([self._put(name, there) for name in (*tasks, *manifest.states, *shards, *made, *journal)]):
+            wanted = (*tasks, *manifest.states, *shards, *made, *journal)
+            missing = [name for name in wanted if not self._put(name, there)]
+            if not missing:
                 break  # else compaction has taken one away meanwhile, and put something in its place
+            if text == last:
+                raise FileNotFoundError(f"{self.local / missing[0]} is gone, and manifest.json names it")
         for name in mutable:
             self._put(name, there)
         self._put_manifest(manifest, text)
-        for name in [name for name, (_, size) in there.items() if _is_replaced(name, size, manifest)]:
+        for name in [name for name, (_, size) in there.items() if is_replaced(name, size, manifest)]:
             self._fs.rm_file(f"{self._root}/{name}")
             del there[name]
         self._claims.check(manifest)
@@ -298,7 +290,7 @@ class RemoteFolder:
         else:
             self._claims.claim(manifest)
 
-    def _listed(self, manifest: Manifest) -> dict[str, tuple[tuple[int, ...], int]]:
+    def _listed(self) -> dict[str, tuple[tuple[int, ...], int]]:
         """What is there already: to be brought up to date, or removed."""
         found: dict[str, tuple[tuple[int, ...], int]] = {}
         for name, info in self._reading.listing().items():
@@ -334,177 +326,17 @@ class RemoteFolder:
         if self._put_last == text:
             return
         # Whether it has come there is not known if this process ends in between: then either may be there.
-        self._note_copied(*self._copied()[-2:], _digest(text), _OWN)
+        self._folder.note(*self._folder.noted()[-2:], digest(text), OWN)
         self._claims.put(manifest)
         self._claims.check(manifest)
         self._write("manifest.json", text)
-        self._note_copied(_digest(text), _OWN)
+        self._folder.note(digest(text), OWN)
         self._put_last = text
 
     def _write(self, name: str, content: bytes) -> None:
         remote = f"{self._root}/{name}"
         self._fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(remote, content)
-
-    def _has_local(self) -> bool:
-        return manifest_path(self.local).exists()
-
-    def _copied(self) -> list[str]:
-        try:
-            return (self.local / COPIED).read_text().split()
-        except FileNotFoundError:
-            return []
-
-    def _note_copied(self, *words: str) -> None:
-        with replacing(self.local / COPIED) as temporary:
-            temporary.write_text("\n".join(dict.fromkeys(words)))
-
-    def _is_own(self) -> bool:
-        """Whether all that is at the URI is in the local folder, since this machine was the last to write."""
-        there = self._claims.last()
-        words = self._copied()
-        if there is None or not self._has_local() or _digest(there) not in words:
-            return False
-        return _OWN in words or parse_manifest(there, self.uri).writer is None
-
-    @contextmanager
-    def _fetching(self) -> Generator[None]:
-        """Lets one process at a time replace the local folder, and mends what a killed one left."""
-        self.local.parent.mkdir(parents=True, exist_ok=True)
-        replaced = self._beside("replaced")
-        with self._beside("fetching").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if replaced.exists() and not self._has_local():
-                shutil.rmtree(self.local, ignore_errors=True)
-                replaced.rename(self.local)
-            shutil.rmtree(replaced, ignore_errors=True)
-            yield
-
-    def _beside(self, ending: str) -> Path:
-        return self.local.with_name(f"{self.local.name}.{ending}")
-
-    def _synchronise(self, lock: IO[bytes], claimed: str | None) -> IO[bytes]:
-        """Brings the local folder up to date with the remote one, and loses nothing that is in it.
-
-        Args:
-            lock: The local folder's lock.
-            claimed: The id with which this process has just taken the run up there, if it has.
-
-        Returns:
-            The local folder's lock: of another folder, if it was replaced.
-        """
-        if claimed is None and self._is_own():
-            return lock
-        with tempfile.TemporaryDirectory(dir=self.local.parent, prefix=".fetched-") as scratch:
-            fetched = Path(scratch) / "run"
-            self._fetch_into(fetched)
-            if self._has_local() and self._keep_local(fetched, claimed):
-                self._note_copied(_digest(self._claims.last() or b""), _OWN)
-                return lock
-            new_lock = lock_folder(fetched)
-            try:
-                self.local.rename(self._beside("replaced"))
-                fetched.rename(self.local)
-            except BaseException:
-                new_lock.close()
-                raise
-        lock.close()
-        fsync_folder(self.local.parent)
-        shutil.rmtree(self._beside("replaced"), ignore_errors=True)
-        return new_lock
-
-    def _fetch_into(self, folder: Path) -> None:
-        """Makes a run folder of what is there, which nobody else uses."""
-        copy = self._reading.take()
-        for source in sorted(path for path in copy.rglob("*") if path.is_file()):
-            name = source.relative_to(copy).as_posix()
-            if name.startswith("."):
-                continue
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-            fsync_file(target)
-        (folder / COPIED).write_text(_digest(manifest_path(copy).read_bytes()))
-        self._adopt_strangers(folder)
-
-    def _adopt_strangers(self, folder: Path) -> None:
-        """Puts to the run what somebody has put there who was not, or no more, its writer."""
-        manifest = load_manifest(folder)
-        if manifest.loop is not None:  # two loops that went on from one place have given the same ids twice
-            return
-        there = {name: int(info["size"]) for name, info in self._reading.listing().items()}
-        known = wanted_files(manifest, there).keys()
-        strangers = [
-            name
-            for name in sorted(there, key=lambda name: (name.startswith("steps/"), name))
-            if name.startswith(("journal/", "episodes/", "steps/"))
-            and name.endswith((".jsonl", ".parquet"))
-            and name not in known
-            and not _is_replaced(name, there[name], manifest)
-        ]
-        replaced: dict[str, int] = {}
-        with tempfile.TemporaryDirectory(dir=self.local.parent, prefix=".strangers-") as scratch:
-            for name in strangers:
-                try:
-                    for file in {name, name.replace("episodes/", "steps/", 1)}:
-                        self._reading.get(file, Path(scratch) / file)
-                    if name.startswith("steps/"):
-                        is_in_run = has_steps_of_run_only(folder, Path(scratch) / name)
-                    else:
-                        added = add_episodes(folder, read_stranger(Path(scratch), name))
-                        is_in_run = True
-                        if added:
-                            _log.warning("%d episodes of %s/%s are put to the run", added, self.uri, name)
-                except (FileNotFoundError, RunFolderError) as error:
-                    _log.warning("%s/%s is not part of the run, and is left alone: %s", self.uri, name, error)
-                    continue
-                if is_in_run:
-                    replaced[name] = (Path(scratch) / name).stat().st_size
-        if replaced:
-            manifest = load_manifest(folder)
-            replaced = manifest.replaced | replaced
-            manifest_path(folder).write_text(
-                manifest.model_copy(update={"replaced": replaced}).model_dump_json()
-            )
-
-    def _keep_local(self, fetched: Path, claimed: str | None) -> bool:
-        """Whether the local folder stays; else what only it has is put to the other, or it is set aside."""
-        mine, theirs = load_manifest(self.local), load_manifest(fetched)
-        if not _is_same_run(mine, theirs):
-            self._set_aside(fetched, "are another run's")
-            return False
-        for name in MUTABLE:
-            if (self.local / name).exists() and not (fetched / name).exists():
-                shutil.copyfile(self.local / name, fetched / name)
-        seen = [writer for writer in theirs.writers if writer != claimed]
-        lacking = count_unseen(self.local, fetched)
-        is_ahead = set(seen) <= set(mine.writers) and (lacking > 0 or len(mine.writers) > len(seen))
-        if is_ahead and count_unseen(fetched, self.local) == 0:
-            return True
-        if lacking and theirs.loop is not None:
-            self._set_aside(fetched, "were played by a loop that another one has gone on from")
-        elif lacking:
-            try:
-                added = add_episodes(fetched, find_unseen(self.local, fetched), states=self.local)
-            except RunFolderError as error:
-                self._set_aside(fetched, f"cannot be read: {error}")
-                return False
-            _log.warning("%d episodes that %s lacked are put to the others", added, self.uri)
-        return False
-
-    def _set_aside(self, fetched: Path, why: str) -> None:
-        """Keeps a copy of the local folder, whose episodes cannot be put to the run."""
-        number = 1
-        while (aside := self._beside(f"aside-{number}")).exists():
-            number += 1
-        shutil.copytree(self.local, aside)
-        _log.warning(
-            "%s holds episodes that %s lacks and that %s; they are kept in %s, which `kumite show` reads",
-            self.local,
-            self.uri,
-            why,
-            aside,
-        )
 
 
 def local_folder(place: str) -> Path:
@@ -514,23 +346,3 @@ def local_folder(place: str) -> Path:
         ConfigError: There is no run at the URI, or it cannot be read.
     """
     return RemoteFolder(place).read() if is_uri(place) else Path(place)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _is_same_run(one: Manifest, other: Manifest) -> bool:
-    return (one.run_id, one.created) == (other.run_id, other.created)
-
-
-def _is_replaced(name: str, size: int, manifest: Manifest) -> bool:
-    """Whether a file at the URI may go: what is in it is in the run elsewhere, or was taken out of it."""
-    if manifest.replaced.get(name) == size:
-        return True
-    stem = name.removeprefix("journal/").removesuffix(".jsonl")
-    if name != f"journal/{stem}.jsonl":
-        return False
-    sizes = [shard.bytes for shard in manifest.shards if shard.segment == stem]
-    is_own = manifest.writer is not None and segment_writer(stem) == manifest.writer
-    return bool(sizes) and (is_own or (sizes[0] is not None and size <= sizes[0]))
