@@ -14,9 +14,11 @@ import tempfile
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -25,7 +27,7 @@ from cluster.dataset import claims, manifest
 from cluster.dataset.claims import RunTakenUp
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import load_manifest, manifest_path
-from cluster.dataset.remote import RemoteFolder, local_folder
+from cluster.dataset.remote import RemoteFolder, local_folder, open_uri
 from cluster.dataset.run_folder import Target
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import ClusterError
@@ -73,8 +75,14 @@ class Session:
 
 
 class RunLife(RuleBasedStateMachine):
+    """Plays a run's life, and looks at what must hold after each step."""
+
+    can_fail = True
+    """Whether the bucket is one that fails on demand; another one only loses its writers."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.uri = self.new_uri()
         logging.getLogger("cluster").setLevel(logging.CRITICAL)
         Bucket.clear()
         shared = Path("/dev/shm")
@@ -86,6 +94,7 @@ class RunLife(RuleBasedStateMachine):
         self.patch.setattr(manifest.secrets, "token_hex", lambda size: ids.randbytes(size).hex())
         self.disks: dict[str, Disk] = {}
         self.sessions: dict[str, Session] = {}
+        self.locks: dict[str, list[IO[bytes]]] = {}
         self.held: dict[str, set[str]] = {"here": set(), "there": set()}
         """Episodes that each machine has acknowledged, or fetched."""
         self.copied: set[str] = set()
@@ -95,6 +104,10 @@ class RunLife(RuleBasedStateMachine):
         for name in self.held:
             self.disks[name] = Disk(self.root / name)
             self.disks[name].folder.mkdir()
+
+    def new_uri(self) -> str:
+        """Where the run is."""
+        return URI
 
     def teardown(self) -> None:
         try:
@@ -129,7 +142,7 @@ class RunLife(RuleBasedStateMachine):
     def do(self, name: str, work, kill_at: int | None = None, power: str = "nothing") -> BaseException | None:
         """Has a machine do something, perhaps up to the step at which it is killed."""
         disk, failure = self.disks[name], None
-        disk.steps_left = kill_at
+        disk.steps_left = kill_at if self.can_fail else None
         with self.on(name), disk.watched():
             try:
                 work()
@@ -143,7 +156,6 @@ class RunLife(RuleBasedStateMachine):
         if disk.is_dead:
             self.abandon(name)
             disk.come_back(lambda content, synced: lose(power, content, synced))
-            self.trim_history()
             return Killed()
         return failure
 
@@ -159,25 +171,17 @@ class RunLife(RuleBasedStateMachine):
             session.dataset._thread.shutdown(wait=True)
             session.dataset._journal._thread.shutdown(wait=True)
 
-    @property
-    def locks(self):
-        return self.__dict__.setdefault("_locks", {})
-
-    def trim_history(self) -> None:
-        """Forgets what the history says of the time after a kill: it did not happen."""
-        self.history = [(store, copied) for store, copied in self.history]
-
     def note_bucket(self, what: str, path: str) -> None:
         self.history.append((dict(Bucket.store), set(self.copied)))
 
     def begin(self, name: str, retry: bool = False) -> None:
-        remote = RemoteFolder(URI)
+        remote = RemoteFolder(self.uri)
         local = manifest_path(remote.local).exists()
         if remote.holds_run() or local:
-            target = Target.resumed(URI, retry)
+            target = Target.resumed(self.uri, retry)
             self.held[name] |= set(rows(target.folder))
         else:
-            target = Target.new(CONFIG, URI)
+            target = Target.new(CONFIG, self.uri)
         stack = ExitStack()
         try:
             stack.enter_context(target.held(CONFIG))
@@ -303,7 +307,7 @@ class RunLife(RuleBasedStateMachine):
         self.abandon(name)
         self.disks[name].come_back(lambda content, synced: lose(power, content, synced))
 
-    @precondition(lambda self: self.sessions)
+    @precondition(lambda self: self.can_fail and self.sessions)
     @rule(name=MACHINES, ending=st.booleans(), after=st.integers(0, 12), done=st.booleans())
     def fail_in_the_middle(self, name: str, ending: bool, after: int, done: bool) -> None:
         """A copy of which one change of the bucket is refused, or is not heard to have come."""
@@ -326,7 +330,7 @@ class RunLife(RuleBasedStateMachine):
         if not isinstance(failure, OSError):
             self.may_be_taken_up(name, failure)
 
-    @precondition(lambda self: self.sessions)
+    @precondition(lambda self: self.can_fail and self.sessions)
     @rule(name=MACHINES, at=st.integers(0, 14), what=st.sampled_from(["read", "take up", "play"]))
     def meanwhile(self, name: str, at: int, what: str) -> None:
         """Between two changes that a copy makes, somebody else reads, or takes the run up, or plays."""
@@ -394,7 +398,7 @@ class RunLife(RuleBasedStateMachine):
         self.look_at_the_bucket()
         for name, held in self.held.items():
             with self.on(name):
-                local = RemoteFolder(URI).local
+                local = RemoteFolder(self.uri).local
             found: Counter[str] = Counter()
             for folder in [local, *local.parent.glob(f"{local.name}.aside-*")]:
                 if manifest_path(folder).exists():
@@ -407,10 +411,10 @@ class RunLife(RuleBasedStateMachine):
         before, Bucket.before = Bucket.before, None
         try:
             with self.on("reader"):
-                if not RemoteFolder(URI).holds_run():
+                if not RemoteFolder(self.uri).holds_run():
                     assert not self.copied
                     return
-                folder = local_folder(URI)
+                folder = local_folder(self.uri)
         finally:
             Bucket.before = before
         found = rows(folder)
@@ -435,30 +439,28 @@ class RunLife(RuleBasedStateMachine):
                     raise failure
         self.nothing_is_lost_or_doubled()
         with self.on("reader"):
-            assert len(rows(local_folder(URI))) == PLANNED
-        import pyarrow.parquet as pq
-
-        bucket = Bucket()
+            assert len(rows(local_folder(self.uri))) == PLANNED
+        bucket, root = open_uri(self.uri)
+        bucket.invalidate_cache()
         ids: list[str] = []
-        for path in bucket.glob("bucket/run/episodes/*.parquet"):
-            with bucket.open(path) as file:
+        for path in bucket.find(f"{root}/episodes"):
+            with bucket.open(path, "rb") as file:
                 ids += pq.read_table(file)["episode_id"].to_pylist()
         assert len(ids) == len(set(ids)) == PLANNED, "others read an episode twice, or not at all"
-        assert bucket.glob("bucket/run/journal/*.jsonl") == []
+        assert bucket.find(f"{root}/journal") == []
 
 
-_QUIET = dict(
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    stateful_step_count=10,
-    **({"phases": [Phase.generate]} if "N" in os.environ else {}),
-)
+QUIET: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "stateful_step_count": 10,
+}
 
 
 class TestRunLife(RunLife.TestCase):
-    settings = settings(max_examples=int(os.environ.get("N", "100")), **_QUIET)
+    settings = settings(max_examples=100, **QUIET)
 
 
 @pytest.mark.exhaustive
 class TestRunLifeExhaustively(RunLife.TestCase):
-    settings = settings(max_examples=int(os.environ.get("KUMITE_SEQUENCES", "10000")), **_QUIET)
+    settings = settings(max_examples=10_000, **QUIET)
