@@ -152,14 +152,21 @@ def sequences(
         str, typer.Option("--advantage", help="grpo, dr_grpo (not divided by the deviation), rloo or none.")
     ] = "grpo",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet; of a URI, in the cache.",
+        ),
     ] = None,
 ) -> None:
     """Write a run's sequences for training: ids, loss mask, log-probabilities, reward, advantage."""
-    from cluster.dataset.remote import local_folder
+    from cluster.dataset.remote import RemoteFolder, is_uri, local_folder
     from cluster.dataset.sequences import check_advantage, write_sequences
 
-    path, count = write_sequences(local_folder(folder), check_advantage(advantage), out)
+    kind = check_advantage(advantage)
+    if out is None and is_uri(folder):
+        out = RemoteFolder(folder).sequences / f"{kind}.parquet"
+    path, count = write_sequences(local_folder(folder), kind, out)
     _console.print(f"{count:,} sequences: {path}", highlight=False, soft_wrap=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
-from cluster.config import RunConfig
+from cluster.config import RunConfig, VllmPolicy
 from cluster.errors import ConfigError
 
 
@@ -43,12 +43,20 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def _located(config: RunConfig, folder: Path) -> RunConfig:
-    """The config with absolute paths of what its environment is made of."""
+    """The config with absolute paths, which a resumption from another folder needs.
+
+    Those of the environment are relative to the config's folder, those of the policy to the working one.
+    """
     environment = config.environment
     located: dict[str, object] = {"folder": (folder / (environment.folder or "")).resolve()}
     if environment.id.endswith(".py"):
         located["id"] = str((folder / environment.id).resolve())
-    return config.model_copy(update={"environment": environment.model_copy(update=located)})
+    changes: dict[str, object] = {"environment": environment.model_copy(update=located)}
+    if isinstance(config.policy, VllmPolicy):
+        paths = {name: getattr(config.policy, name) for name in ("chat_template", "versions_folder")}
+        absolute = {name: path.absolute() for name, path in paths.items() if path is not None}
+        changes["policy"] = config.policy.model_copy(update=absolute)
+    return config.model_copy(update=changes)
 
 
 def _override(fields: dict[str, Any], override: str) -> None:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, cast
 
-from cluster.config import RunConfig
+from cluster.config import RunConfig, VllmPolicy
 from cluster.config_file import load_config
 from cluster.dataset.manifest import load_manifest
-from cluster.dataset.run_folder import ENVIRONMENT
+from cluster.dataset.run_folder import CHAT_TEMPLATE, ENVIRONMENT
 from cluster.errors import ConfigError
 
 _FREE = (
@@ -30,6 +30,7 @@ _FREE = (
     "policy.cpu_kv_cache_gb",
     "policy.base_url",
     "policy.api_key_env",
+    "policy.versions_folder",
 )
 """Fields that may change between a run and its resumption: how and where, but not what."""
 
@@ -61,12 +62,16 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
     before = load_config(folder / "config.yaml")
     if config is None:
         _check_environment(folder, before)
+        _check_chat_template(folder, before)
         return before
     differing = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
+    if (folder / CHAT_TEMPLATE).is_file() and _chat_template(config) is not None:
+        differing = [difference for difference in differing if difference[0] != "policy.chat_template"]
     if differing:
         listed = "\n".join(f"  {name}: was {was!r}, is {now!r}" for name, was, now in differing)
         raise ConfigError(f"--resume {folder}: the config asks for other data than the run's own:\n{listed}")
     _check_environment(folder, config)
+    _check_chat_template(folder, config)
     return config
 
 
@@ -84,6 +89,27 @@ def _check_environment(folder: Path, config: RunConfig) -> None:
         raise ConfigError(
             f"--resume {folder}: {file} is not what the run began with, which is {begun_with}; to go on "
             "with the new one nonetheless, copy it there"
+        )
+
+
+def _chat_template(config: RunConfig) -> Path | None:
+    return config.policy.chat_template if isinstance(config.policy, VllmPolicy) else None
+
+
+def _check_chat_template(folder: Path, config: RunConfig) -> None:
+    """Sees that a chat template says what it said when the run began, wherever its file is now."""
+    file, begun_with = _chat_template(config), folder / CHAT_TEMPLATE
+    if file is None or not begun_with.is_file():
+        return
+    if not file.is_file():
+        raise ConfigError(
+            f"--resume {folder}: policy.chat_template is {str(file)!r}, and there is no such file here; say "
+            f"where it is, or take the run's own copy: --set policy.chat_template={begun_with}"
+        )
+    if begun_with.read_bytes() != file.read_bytes():
+        raise ConfigError(
+            f"--resume {folder}: policy.chat_template {file} is not what the run began with, which is "
+            f"{begun_with}: --set policy.chat_template={begun_with} takes that one"
         )
 
 

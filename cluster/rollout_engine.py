@@ -180,6 +180,7 @@ class RolloutEngine:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._target.held(self._config))
             parts = stack.enter_context(brought_up(self._config, self._target.run_id, self._progress))
             stack.push_async_callback(parts.pool.close)
             with self._progress.stage("workers") as stage:
@@ -191,8 +192,7 @@ class RolloutEngine:
             if self._target.remote is not None:
                 following = self._target.remote.following(self._config.upload_seconds)
                 await stack.enter_async_context(following)
-            opened = await Dataset.open(self._target.folder, self._target.run_id)
-            dataset = await stack.enter_async_context(opened)
+            dataset = await stack.enter_async_context(await self._target.open_dataset())
             stack.push_async_callback(self._end, parts, dataset)
             before = dataset.manifest
             self._planned, self._seconds_before = before.planned or 0, before.wall_seconds or 0.0

@@ -9,8 +9,6 @@ from rich.console import Console
 
 from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
-from cluster.dataset.dataset import Dataset
-from cluster.dataset.manifest import manifest_path
 from cluster.dataset.run_folder import Target
 from cluster.ending import Ending, Interrupted
 from cluster.groups import Groups
@@ -38,7 +36,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         Interrupted: A signal ended it; the dataset holds what had finished.
     """
     progress = Progress(console)
-    with brought_up(config, target.run_id, progress) as parts:
+    with target.held(config), brought_up(config, target.run_id, progress) as parts:
         return asyncio.run(_play(config, parts, progress, target))
 
 
@@ -60,14 +58,14 @@ async def _play(
 
     try:
         try:
-            new = not manifest_path(target.folder).exists()
+            new = target.is_new
             if new:  # one that gets no workers is to leave no folder
                 await bring_up_workers(plan.episodes)
             target.make(config)
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
-            async with _copied(target, config), await Dataset.open(target.folder, target.run_id) as dataset:
+            async with _copied(target, config), await target.open_dataset() as dataset:
                 await dataset.set_planned(plan.episodes)
                 statuses = await dataset.statuses()
                 done, finished = _done(plan, statuses, target)

@@ -14,22 +14,34 @@ from types import TracebackType
 from typing import IO, Self, TypeVar
 
 from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder, stray_files
-from cluster.dataset.journal import Journal, read_segment
+from cluster.dataset.journal import Journal, list_segments, read_segment, segment_writer
 from cluster.dataset.manifest import (
     LoopPlace,
     Manifest,
     ManifestError,
     load_manifest,
     manifest_path,
+    new_writer,
     write_manifest,
 )
-from cluster.dataset.shards import compact, iterate_episodes, last_segment, uncompacted, without, write_state
+from cluster.dataset.shards import (
+    belongs_to_run,
+    compact,
+    iterate_episodes,
+    last_segment,
+    uncompacted,
+    without,
+    write_state,
+)
 from workers.records import EpisodeResult
 
 log = logging.getLogger(__name__)
 
 TABLES = ("episodes", "steps", "states")
 """Folders of a run folder that hold Parquet files."""
+COPIED = ".copied"
+"""A file of a run folder that is copied to a URI: see `cluster.dataset.remote`."""
+_RESERVE = ".reserve"
 
 _T = TypeVar("_T")
 
@@ -50,12 +62,14 @@ class Dataset:
     def __init__(self, run_dir: Path, lock: IO[bytes], manifest: Manifest, journal: Journal) -> None:
         """Use `Dataset.open`."""
         self.run_dir = run_dir
-        self._reserve = run_dir / ".reserve"
+        self._reserve = run_dir / _RESERVE
         self._lock = lock
         self._manifest = manifest
         self._journal = journal
         # All that is written besides the journal is written by this one thread, in order.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dataset")
+        self._named_after = manifest.writer if (run_dir / COPIED).exists() else None
+        self._refusal: RunFolderError | None = None
         self._compaction: asyncio.Task[None] | None = None
         self._stuck: dict[Path, RunFolderError] = {}
         self._began = time.monotonic() - (manifest.wall_seconds or 0.0)
@@ -69,6 +83,8 @@ class Dataset:
         segment_records: int = 512,
         segment_bytes: int = 64 * 2**20,
         reserve_bytes: int = 32 * 2**20,
+        lock: IO[bytes] | None = None,
+        writer: str | None = None,
     ) -> "Dataset":
         """Open a run folder, made if it is not there; mend and finish what a killed process left.
 
@@ -78,6 +94,8 @@ class Dataset:
             segment_records: Episodes after which a journal segment becomes a shard.
             segment_bytes: Bytes of JSON text after which it does.
             reserve_bytes: Disk space to set aside for the first shard that is written to a full disk.
+            lock: The folder's lock, where the caller has taken it; closed with the dataset.
+            writer: The id with which the caller has taken the run up. None: it is taken up here.
 
         Raises:
             ManifestError: The folder holds another run, or one of another format version.
@@ -85,32 +103,39 @@ class Dataset:
             JournalCorrupt: The journal is damaged.
         """
         return await asyncio.to_thread(
-            cls._open, run_dir, run_id, segment_records, segment_bytes, reserve_bytes
+            cls._open, run_dir, run_id, segment_records, segment_bytes, reserve_bytes, lock, writer
         )
 
     @classmethod
     def _open(
-        cls, run_dir: Path, run_id: str, segment_records: int, segment_bytes: int, reserve_bytes: int
+        cls,
+        run_dir: Path,
+        run_id: str,
+        segment_records: int,
+        segment_bytes: int,
+        reserve_bytes: int,
+        lock: IO[bytes] | None,
+        writer: str | None,
     ) -> "Dataset":
         for folder in ("journal", *TABLES):
             (run_dir / folder).mkdir(parents=True, exist_ok=True)
         for folder in (run_dir, run_dir.parent):
             fsync_folder(folder)
-        lock = lock_folder(run_dir)
+        lock = lock or lock_folder(run_dir)
         try:
-            if not manifest_path(run_dir).exists():
-                write_manifest(run_dir, Manifest(run_id=run_id))
-            manifest = load_manifest(run_dir)
+            manifest = load_manifest(run_dir) if manifest_path(run_dir).exists() else Manifest(run_id=run_id)
             if manifest.run_id != run_id:
                 raise ManifestError(f"{run_dir} holds run {manifest.run_id!r}, not {run_id!r}")
+            if writer is None or manifest.writer != writer:
+                manifest = take_up(run_dir, manifest, writer or new_writer())
             journal = Journal(
                 run_dir / "journal",
                 after=last_segment(manifest),
                 max_records=segment_records,
                 max_bytes=segment_bytes,
+                writer=manifest.writer if (run_dir / COPIED).exists() else None,
             )
             dataset = cls(run_dir, lock, manifest, journal)
-            dataset._give_up_reserve()  # one that a killed process left: room for what it left undone
             dataset._recover()
             dataset._set_aside(reserve_bytes)
         except BaseException:
@@ -123,9 +148,9 @@ class Dataset:
         for folder in (self.run_dir, *(self.run_dir / table for table in TABLES)):
             for file in stray_files(folder):
                 file.unlink()
-        waiting = uncompacted(self._journal.closed_segments(), self._manifest)
+        done = {shard.segment for shard in self._manifest.shards}
         for segment in self._journal.closed_segments():
-            if segment not in waiting:
+            if segment.stem in done:
                 self._journal.remove(segment)
         self._compact_closed()
         self._remove_unnamed()
@@ -143,7 +168,10 @@ class Dataset:
                     file.unlink()
 
     def _is_waiting(self, file: Path) -> bool:
-        return any(segment.stem == file.stem for segment in self._journal.closed_segments())
+        return any(
+            file.stem == segment.stem or file.stem.startswith(f"{segment.stem}-0-")
+            for segment in self._journal.closed_segments()
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -154,12 +182,19 @@ class Dataset:
         """Add an episode, and the base states that come with it; durable when this returns.
 
         Raises:
-            RunFolderError: It could not be written, for example because the disk is full.
+            RunFolderError: It could not be written, for example because the disk is full; or no more is to
+                be (`refuse`).
         """
+        if self._refusal is not None:
+            raise self._refusal
         await self.add_states(result.states)
         await self._journal.append(result.record)
         if self._compaction is None and self._has_work():
             self._compaction = asyncio.create_task(self._compact_in_background(), name="compaction")
+
+    def refuse(self, reason: str) -> None:
+        """Take no further episodes: whoever appends one is told why."""
+        self._refusal = RunFolderError(reason)
 
     async def add_states(self, states: dict[str, str]) -> None:
         """Add base environment states (JSON text by id); those that are there already are passed over."""
@@ -288,7 +323,10 @@ class Dataset:
             if segment in self._stuck:
                 continue
             try:
-                shard = compact(segment, self.run_dir)
+                if self._named_after in (None, segment_writer(segment.stem)):
+                    shard = compact(segment, self.run_dir)
+                else:
+                    shard = compact(segment, self.run_dir, self._named_after)
                 others = [other for other in self._manifest.shards if other.segment != shard.segment]
                 self._update_manifest(shards=[*others, shard], wall_seconds=self._seconds())
                 self._journal.remove(segment)
@@ -306,8 +344,16 @@ class Dataset:
             ids = {json.loads(record)["episode_id"] for record in read_segment(segment)}
             if ids & episode_ids:
                 raise self._stuck.get(segment) or RunFolderError(f"{segment} has not become a shard yet")
-        shards = [without(shard, self.run_dir, episode_ids) for shard in self._manifest.shards]
-        self._update_manifest(shards=shards)
+        shards = [
+            without(shard, self.run_dir, episode_ids, self._named_after) for shard in self._manifest.shards
+        ]
+        replaced = {
+            file: (self.run_dir / file).stat().st_size
+            for old, new in zip(self._manifest.shards, shards, strict=True)
+            if old != new
+            for file in (old.episodes_file, old.steps_file)
+        }
+        self._update_manifest(shards=shards, replaced={**self._manifest.replaced, **replaced})
         self._remove_unnamed()
 
     def _write_states(self, states: dict[str, str]) -> None:
@@ -325,6 +371,26 @@ class Dataset:
         manifest = self._manifest.model_copy(update=changes)
         write_manifest(self.run_dir, manifest)
         self._manifest = manifest
+
+
+def take_up(run_dir: Path, manifest: Manifest, writer: str) -> Manifest:
+    """Put on record, before anything else is written, that a process has taken the run up.
+
+    Args:
+        run_dir: The run folder, locked.
+        manifest: Its manifest, or that of a new run.
+        writer: The process's id.
+
+    Returns:
+        The manifest as it is now.
+    """
+    (run_dir / _RESERVE).unlink(missing_ok=True)  # one that a killed process left: room for what follows
+    found = [
+        segment for segment in list_segments(run_dir / "journal") if belongs_to_run(segment.stem, manifest)
+    ]
+    manifest = manifest.taken_up(writer, {segment.stem: segment.stat().st_size for segment in found})
+    write_manifest(run_dir, manifest)
+    return manifest
 
 
 def _is_full(error: RunFolderError) -> bool:

@@ -3,11 +3,14 @@
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from cluster.errors import ClusterError
+
+_LOCK = ".lock"
+_MAKING = ".making"
 
 
 class RunFolderError(ClusterError):
@@ -27,15 +30,67 @@ def lock_folder(folder: Path) -> IO[bytes]:
     Raises:
         RunFolderLocked: Another process has it.
     """
-    file = (folder / ".lock").open("ab")
+    while True:
+        file = (folder / _LOCK).open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise RunFolderLocked(
+                f"{folder} is being written by another process; wait for that run to end, or end it"
+            ) from error
+        if _is_at(file, folder / _LOCK):
+            return file
+        file.close()  # the folder was replaced, or its lock removed, after the file was opened
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise RunFolderLocked(
-            f"{folder} is being written by another process; wait for that run to end, or end it"
-        ) from error
-    return file
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether a new run may take the folder.
+
+    It is not there, is empty, or holds what a process was killed in the middle of making (`begin_folder`).
+    """
+    if not folder.exists():
+        return True
+    if not folder.is_dir() or (folder / "manifest.json").exists():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return _MAKING in names or not names - {_LOCK}
+
+
+def begin_folder(folder: Path) -> None:
+    """Mark a vacant folder as one that is being made into a run's, until it has a manifest."""
+    (folder / _MAKING).touch()
+    fsync_folder(folder)
+
+
+def end_folder(folder: Path) -> None:
+    """Take the mark away again."""
+    (folder / _MAKING).unlink(missing_ok=True)
+
+
+def remove_vacant(folder: Path) -> None:
+    """Remove a folder that holds nothing but a lock; another one stays."""
+    (folder / _MAKING).unlink(missing_ok=True)
+    if folder.exists() and is_vacant(folder):
+        (folder / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # something has been put into it
+            folder.rmdir()
+
+
+def fsync_file(path: Path) -> None:
+    """Make what is in a file durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -57,11 +112,7 @@ def replacing(path: Path) -> Generator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_file(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

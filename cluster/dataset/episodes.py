@@ -26,10 +26,15 @@ def iterate_records(run_dir: Path) -> Iterator[EpisodeRecord]:
         for line in read_segment(segment, torn_tail=torn_tail):
             yield EpisodeRecord.model_validate_json(line)
 
-    yield from read_run(run_dir, lambda shard: _of_shard(run_dir, shard), of_segment)
+    yield from read_run(run_dir, lambda shard: read_shard_records(run_dir, shard), of_segment)
 
 
-def _of_shard(run_dir: Path, shard: Shard) -> Iterator[EpisodeRecord]:
+def read_shard_records(run_dir: Path, shard: Shard) -> Iterator[EpisodeRecord]:
+    """The episodes of one shard.
+
+    Raises:
+        ShardCorrupt: A file of it cannot be read.
+    """
     steps: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(run_dir / shard.steps_file):
         episode_id = row["episode_id"]

@@ -1,5 +1,7 @@
 """The manifest: which shards a run's dataset consists of."""
 
+import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ class Shard(Record):
     """Rows of the episodes file."""
     steps: int
     """Rows of the steps file."""
+    bytes: int | None = None
+    """Size of the segment that it was made of. Null in shards of before this was noted."""
 
 
 class LoopPlace(Record):
@@ -65,6 +69,36 @@ class Manifest(Record):
     """The shards."""
     states: list[str] = Field(default_factory=list[str])
     """Parquet files of base environment states, relative to the run folder."""
+    take_ups: int = 0
+    """How often the run was taken up: its beginning, and every resumption. 0 in runs of before this was
+    counted."""
+    writer: str | None = None
+    """Id of the process that took the run up last. Only it writes."""
+    writers: list[str] = Field(default_factory=list[str])
+    """Ids of all that took it up, each after it had seen what the one before had written."""
+    taken_over: dict[str, int] | None = None
+    """Journal segments of earlier writers that are part of the run, with their sizes in bytes: what an
+    earlier writer adds later is not. Null: all that those of `writers` have written."""
+    replaced: dict[str, int] = Field(default_factory=dict[str, int])
+    """Files that were part of the run once, or whose episodes are in it now, with their sizes then; they may
+    go from a copy."""
+
+    def taken_up(self, writer: str, segments: Mapping[str, int] | None) -> "Manifest":
+        """The manifest after a process has taken the run up.
+
+        Args:
+            writer: Id of the process, of `new_writer`.
+            segments: Sizes of the journal's segments that the process has found, by name. None: it has not
+                looked yet.
+        """
+        changes: dict[str, object] = {"taken_over": None if segments is None else dict(segments)}
+        if writer != self.writer:
+            changes |= {
+                "take_ups": self.take_ups + 1,
+                "writer": writer,
+                "writers": [*self.writers, writer],
+            }
+        return self.model_copy(update=changes)
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +109,11 @@ class Manifest(Record):
                 f"format is {data['format']!r}, and this version of Kumite reads format {FORMAT}"
             )
         return data
+
+
+def new_writer() -> str:
+    """An id for a process that takes a run up."""
+    return f"w{secrets.token_hex(4)}"
 
 
 def manifest_path(run_dir: Path) -> Path:
@@ -92,6 +131,19 @@ def load_manifest(run_dir: Path) -> Manifest:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise ManifestError(f"{run_dir} holds no run: there is no manifest.json in it") from error
+    return parse_manifest(text, path)
+
+
+def parse_manifest(text: bytes, path: Path | str) -> Manifest:
+    """Read a manifest's text.
+
+    Args:
+        text: The JSON text.
+        path: Where it was found, for the error.
+
+    Raises:
+        ManifestError: It is damaged, or of another format version.
+    """
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -103,4 +155,9 @@ def load_manifest(run_dir: Path) -> Manifest:
 def write_manifest(run_dir: Path, manifest: Manifest) -> None:
     """Durably put this manifest in place of the one before."""
     with replacing(manifest_path(run_dir)) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.write_bytes(manifest_text(manifest))
+
+
+def manifest_text(manifest: Manifest) -> bytes:
+    """The manifest as JSON text."""
+    return (manifest.model_dump_json(indent=2) + "\n").encode()

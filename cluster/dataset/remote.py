@@ -3,35 +3,31 @@
 import asyncio
 import hashlib
 import logging
-import shutil
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-
-import fsspec
-import pyarrow.fs as arrow_fs
-from fsspec.implementations.arrow import ArrowFSWrapper
+from typing import IO
 
 from cluster.cache import cache_dir
-from cluster.dataset.durable import RunFolderLocked, lock_folder, replacing
+from cluster.dataset.claims import Claims, RunTakenUp, name_manifest
+from cluster.dataset.dataset import COPIED, take_up
+from cluster.dataset.durable import (
+    RunFolderError,
+    RunFolderLocked,
+    lock_folder,
+)
+from cluster.dataset.followed_folder import OWN, FollowedFolder, digest, is_replaced, is_same_run
+from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer, parse_manifest
+from cluster.dataset.places import is_uri, open_uri
+from cluster.dataset.reading_copy import MUTABLE, TASKS, ReadingCopies, RunChanged
 from cluster.errors import ConfigError, RunError
 
+__all__ = ["RemoteFolder", "is_uri", "local_folder", "open_uri"]
+
 _log = logging.getLogger(__name__)
-_BY_ARROW = ("s3", "gs", "gcs")
-"""Schemes that Arrow brings a file system for; fsspec wants a package more for each."""
-_MUTABLE = ("config.yaml", "environment.py", "summary.json", "metrics.jsonl", "log.jsonl")
-_IMMUTABLE = ("episodes", "steps", "states")
+_DATA = ("episodes", "steps", "states", TASKS)
 """Folders whose files never change under their name."""
-_DATA = (*_IMMUTABLE, "sequences")
-_COPIED = ".copied"
-"""A file of the local folder: digests of the manifest that was copied last, and of one about to be."""
-
-
-def is_uri(place: str) -> bool:
-    """Whether this names a place by scheme, `s3://…`, and not by a path."""
-    return "://" in place
 
 
 class RemoteFolder:
@@ -39,8 +35,8 @@ class RemoteFolder:
 
     What is copied is copied in an order in which the copy is a run folder at any moment: data files and
     the journal, then the manifest that names the data files; only then is removed what is not needed now.
-    The manifest is read after the journal's segments are listed and before the data files are: a segment
-    that is missing has its shard named in it, and what it names is there to be copied.
+    Nothing is removed that this machine has not seen. Whoever takes the run up puts a manifest of its own
+    there first (`Claims`); a process that finds a later one copies nothing more.
 
     Args:
         uri: `s3://bucket/path`, `gs://bucket/path`, or what else fsspec knows.
@@ -51,8 +47,11 @@ class RemoteFolder:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        self.local = cache_dir() / "runs" / hashlib.blake2s(self.uri.encode(), digest_size=8).hexdigest()
+        name = hashlib.blake2s(self.uri.encode(), digest_size=8).hexdigest()
+        self.local = cache_dir() / "runs" / name
         """Where the run is written to: on this machine's disk, fsynced."""
+        self.sequences = cache_dir() / "sequences" / name
+        """Where sequences of the run go that are to be written nowhere else."""
         try:
             self._fs, self._root = open_uri(self.uri)
         except (ImportError, ValueError, OSError) as error:
@@ -60,12 +59,16 @@ class RemoteFolder:
                 f"{uri} is no place for runs: {error}; give a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, "
                 "or a URI of which fsspec's package is installed"
             ) from error
-        self._there: dict[str, tuple[int, int]] | None = None
-        """What the copy holds of data and journal: size and time of change of the file it is of, in ns."""
-        self._manifest: str | None = None
-        """Digest of the manifest that this process copied last."""
+        self._claims = Claims(self._fs, self._root, self.uri)
+        self._reading = ReadingCopies(self._fs, self._root, self._claims, cache_dir() / "reading" / name)
+        self._folder = FollowedFolder(self.local, self.uri, self._claims, self._reading)
+        self._there: dict[str, tuple[tuple[int, ...], int]] | None = None
+        """What the copy holds: of each file the version of the local one that it is of, and its size."""
+        self._put_last: bytes | None = None
+        """The manifest that this process has copied last."""
         self._copying = threading.Lock()
         """Two copies at once could remove what the other has just brought."""
+        self._tell_taken_up: Callable[[str], None] | None = None
 
     def holds_run(self) -> bool:
         """Whether there is a run at the URI.
@@ -74,52 +77,122 @@ class RemoteFolder:
             ConfigError: It cannot be asked.
         """
         try:
-            return bool(self._fs.exists(f"{self._root}/manifest.json"))
+            return bool(self._claims.names() or self._fs.exists(f"{self._root}/manifest.json"))
         except OSError as error:
             raise ConfigError(f"{self.uri} cannot be reached: {error}") from error
 
-    def fetch(self) -> Path:
-        """Makes the local folder what the remote one is, unless this machine was the last to write there.
+    def read(self) -> Path:
+        """A folder with the run as it is at the URI now, for reading; nothing may be written to it.
+
+        It is the local folder where this machine was the last to write there, and a copy of what is there
+        otherwise, of which only what has changed since the last time is fetched.
 
         Raises:
             ConfigError: There is no run at the URI, or it cannot be read.
         """
         if not self.holds_run():
-            raise ConfigError(f"{self.uri} holds no run: there is no manifest.json in it")
-        self.local.mkdir(parents=True, exist_ok=True)
+            where = f"; a run that began there is in {self.local}" if self._folder.has_run() else ""
+            raise ConfigError(f"{self.uri} holds no run: there is no manifest.json in it{where}")
         try:
-            with lock_folder(self.local):
-                if not self._is_behind():
-                    return self.local
-                for path in self.local.iterdir():
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                self._get_all()
+            return self.local if self._folder.is_up_to_date() else self._reading.take()
+        except (OSError, RunChanged) as error:
+            raise ConfigError(f"{self.uri} cannot be read: {error}") from error
+
+    def fetch(self) -> Path:
+        """Makes the local folder what the remote one is, for the run to be taken up here.
+
+        Episodes of the local one that the remote one lacks are kept: it stays as it is if it has all that
+        is there; else they are put to what is fetched, or, where they are another run's, set aside. What
+        others have put there without its being part of the run is put to it, too.
+
+        Raises:
+            ConfigError: There is no run at the URI, or it cannot be read.
+        """
+        if not self.holds_run():
+            if self._folder.has_run():  # whose first copy has never come there
+                return self.local
+            raise ConfigError(f"{self.uri} holds no run: there is no manifest.json in it")
+        try:
+            with self._folder.being_replaced():
+                self.local.mkdir(parents=True, exist_ok=True)
+                lock = lock_folder(self.local)
+                try:
+                    lock = self._folder.synchronise(lock, None)
+                finally:
+                    lock.close()
         except RunFolderLocked:
             return self.local  # a run is writing it
-        except OSError as error:
+        except (OSError, RunChanged) as error:
             raise ConfigError(f"{self.uri} cannot be read: {error}") from error
         return self.local
 
-    def _is_behind(self) -> bool:
-        """Whether another machine has written there since this one last did."""
-        copied = self.local / _COPIED
-        there = self._fs.cat_file(f"{self._root}/manifest.json")
-        return not copied.exists() or _digest(there) not in copied.read_text().split()
+    def take_up(self, lock: IO[bytes], *, is_new: bool) -> tuple[IO[bytes], Manifest]:
+        """Takes the run up: says so at the URI before anything else, and only then looks at what is there.
 
-    def _get_all(self) -> None:
-        for path in sorted(self._fs.find(self._root), key=lambda path: path.endswith("/manifest.json")):
-            local = self.local / str(path)[len(self._root) :].strip("/")
-            local.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(local) as temporary:
-                self._fs.get_file(path, str(temporary))
+        Args:
+            lock: The local folder's lock; where the folder is replaced, it is closed.
+            is_new: Whether the run begins; then there may be none at the URI.
+
+        Returns:
+            The local folder's lock, and its manifest.
+
+        Raises:
+            RunTakenUp: Another process takes it up at the same moment, and goes first.
+            ConfigError: The URI cannot be read or written.
+        """
+        try:
+            there = self._claims.last()
+            is_own = there is None or self._folder.is_up_to_date()
+            local = load_manifest(self.local) if self._folder.has_run() else None
+            last = local if there is None else parse_manifest(there, self.uri)
+            if last is None or (is_new and there is not None):
+                raise RunTakenUp(f"another run has just begun at {self.uri}; give this one another place")
+            if is_new:
+                claim = last.model_copy(update={"taken_over": None})
+            else:
+                known = local.take_ups if local is not None and is_same_run(local, last) else 0
+                changes = {"take_ups": max(last.take_ups, known)}
+                claim = last.model_copy(update=changes).taken_up(new_writer(), None)
+            self._claims.claim(claim)
+            if not is_own:
+                with self._folder.being_replaced():
+                    lock = self._folder.synchronise(lock, claim.writer)
+            manifest = load_manifest(self.local)
+            if manifest.writer != claim.writer:
+                manifest = manifest.model_copy(update={"take_ups": claim.take_ups - 1})
+            self._folder.note(OWN)
+            manifest = take_up(self.local, manifest, str(claim.writer))
+            self.copy()
+        except (OSError, RunChanged) as error:
+            raise ConfigError(f"{self.uri} cannot be read or written: {error}") from error
+        return lock, manifest
+
+    def withdraw(self, manifest: Manifest) -> None:
+        """Takes back that a new run began there which came to nothing."""
+        try:
+            if not self._claims.holds(manifest):
+                return
+            if self._claims.names()[-1] == name_manifest(manifest):
+                for name in ("manifest.json", *(name for name in MUTABLE if (self.local / name).exists())):
+                    self._fs.rm_file(f"{self._root}/{name}")
+            self._claims.withdraw(manifest)
+        except OSError as error:
+            _log.warning("%s cannot be given back: %s", self.uri, error)
+
+    def when_taken_up(self, tell: Callable[[str], None]) -> None:
+        """Has it told, once, that another process has taken the run up."""
+        self._tell_taken_up = tell
 
     @asynccontextmanager
     async def following(self, every: float) -> AsyncGenerator[None]:
         """Copies now, every so many seconds, and when left. A copy that fails is made again later.
 
         Raises:
-            RunError: The last one fails.
+            RunError: The last one fails, or another process has taken the run up.
         """
+        self.local.mkdir(parents=True, exist_ok=True)
+        if not (self.local / COPIED).exists():
+            self._folder.note()
         follower = asyncio.create_task(self._follow(every), name="remote folder")
         try:
             yield
@@ -127,7 +200,7 @@ class RemoteFolder:
             follower.cancel()
             await asyncio.wait([follower])
             try:
-                await asyncio.to_thread(self.copy)
+                await asyncio.to_thread(self.copy, check=True)
             except OSError as error:
                 raise RunError(
                     f"the run is whole in {self.local}, but could not be copied to {self.uri}: {error}; "
@@ -138,90 +211,127 @@ class RemoteFolder:
         while True:
             try:
                 await asyncio.to_thread(self.copy)
+            except RunTakenUp as error:
+                _log.warning("%s", error)
+                if self._tell_taken_up is not None:
+                    self._tell_taken_up(str(error))
+                return
             except OSError as error:
                 _log.warning("%s could not be brought up to date: %s", self.uri, error)
             await asyncio.sleep(every)
 
-    def copy(self) -> None:
+    def copy(self, *, check: bool = False) -> None:
         """Copies what has changed; waits for another copy that is under way.
 
+        Args:
+            check: Whether to look again at what is there, and not to go by what this process has put there.
+
         Raises:
+            RunTakenUp: Another process has taken the run up. What this machine has stays here.
             OSError: Something could not be copied.
         """
         with self._copying:
             try:
+                if check:
+                    self._there = None
                 self._copy()
-            except OSError:
+            except (OSError, RunFolderError):
                 raise
+            except RunTakenUp as error:
+                raise RunTakenUp(
+                    f"{error}; the episodes that it lacks are safe in {self.local}, and `kumite run --resume "
+                    f"{self.uri}`, on this machine, puts them to the others"
+                ) from error
             except Exception as error:  # what a file system raises may be its own
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
     def _copy(self) -> None:
+        if not self._folder.has_run():
+            if not self.holds_run():  # nobody has taken it up
+                self._there = {}
+                for name in MUTABLE:
+                    self._put(name, self._there)
+            return
+        manifest = load_manifest(self.local)
+        if self._put_last is None or not self._claims.holds(manifest):
+            self._claim(manifest)
+            self._there = None
+        else:
+            self._claims.check(manifest)
         there = self._there = self._listed() if self._there is None else self._there
+        text = b""
         while True:
-            journal = self._names("journal", "*.jsonl")
-            manifest = self._read("manifest.json")
-            data = [name for folder in _DATA for name in self._names(folder, "*.parquet")]
-            files = [*data, *journal, *(name for name in _MUTABLE if (self.local / name).exists())]
-            if all(self._put(name, there) for name in files):
+            last = text
+            journal = [f"journal/{path.name}" for path in sorted((self.local / "journal").glob("*.jsonl"))]
+            text = manifest_path(self.local).read_bytes()
+            manifest = parse_manifest(text, manifest_path(self.local))
+            # Steps first: where the episodes are, there is all of a shard.
+            shards = [file for shard in manifest.shards for file in (shard.steps_file, shard.episodes_file)]
+            made = [f"sequences/{path.name}" for path in sorted((self.local / "sequences").glob("*.parquet"))]
+            mutable = [name for name in MUTABLE if (self.local / name).exists()]
+            tasks = [f"{TASKS}/{path.name}" for path in sorted((self.local / TASKS).glob("*.parquet"))]
+            wanted = (*tasks, *manifest.states, *shards, *made, *journal)
+            missing = [name for name in wanted if not self._put(name, there)]
+            if not missing:
                 break  # else compaction has taken one away meanwhile, and put something in its place
-        if manifest is not None:
-            self._put_manifest(manifest)
-        for name in there.keys() - set(files):
+            if text == last:
+                raise FileNotFoundError(f"{self.local / missing[0]} is gone, and manifest.json names it")
+        for name in mutable:
+            self._put(name, there)
+        self._put_manifest(manifest, text)
+        for name in [name for name, (_, size) in there.items() if is_replaced(name, size, manifest)]:
             self._fs.rm_file(f"{self._root}/{name}")
             del there[name]
+        self._claims.check(manifest)
 
-    def _listed(self) -> dict[str, tuple[int, int]]:
-        """What an earlier process has copied: to be brought up to date, or removed."""
-        found: dict[str, tuple[int, int]] = {}
-        self._fs.invalidate_cache()
-        for path, info in self._fs.find(self._root, detail=True).items():
-            name = str(path)[len(self._root) :].strip("/")
+    def _claim(self, manifest: Manifest) -> None:
+        if self._claims.holds(manifest):
+            self._claims.check(manifest)
+        else:
+            self._claims.claim(manifest)
+
+    def _listed(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """What is there already: to be brought up to date, or removed."""
+        found: dict[str, tuple[tuple[int, ...], int]] = {}
+        for name, info in self._reading.listing().items():
             folder = name.partition("/")[0]
-            if folder not in (*_DATA, "journal"):
-                continue
-            version = self._version(name)
-            is_same = folder in _IMMUTABLE and version and version[0] == info["size"]
-            found[name] = version if version and is_same else (-1, -1)
+            if folder in (*_DATA, "journal", "sequences"):
+                version = self._version(name)
+                is_same = folder in _DATA and version is not None and version[0] == info["size"]
+                found[name] = (version if version is not None and is_same else (), info["size"])
         return found
 
-    def _names(self, folder: str, pattern: str) -> list[str]:
-        return [f"{folder}/{path.name}" for path in sorted((self.local / folder).glob(pattern))]
-
-    def _version(self, name: str) -> tuple[int, int] | None:
+    def _version(self, name: str) -> tuple[int, ...] | None:
+        """What tells a file of the local folder from an earlier one of its name, whatever the clock says."""
         try:
             status = (self.local / name).stat()
         except FileNotFoundError:
             return None
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return (self.local / name).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def _put(self, name: str, there: dict[str, tuple[int, int]]) -> bool:
+    def _put(self, name: str, there: dict[str, tuple[tuple[int, ...], int]]) -> bool:
         """Copies a file that has changed; says whether the local one is still there."""
         version = self._version(name)
-        if version is None or there.get(name) == version:
+        if version is None or there.get(name, ((), 0))[0] == version:
             return version is not None
-        content = self._read(name)
-        if content is not None:
-            self._write(name, content)
-            there[name] = version
-        return content is not None
+        try:
+            content = (self.local / name).read_bytes()
+        except FileNotFoundError:
+            return False
+        self._write(name, content)
+        there[name] = (version, len(content))
+        return True
 
-    def _put_manifest(self, content: bytes) -> None:
-        copied, new = self.local / _COPIED, _digest(content)
-        if self._manifest == new:
+    def _put_manifest(self, manifest: Manifest, text: bytes) -> None:
+        if self._put_last == text:
             return
-        before = copied.read_text().split() if copied.exists() else []
         # Whether it has come there is not known if this process ends in between: then either may be there.
-        copied.write_text("\n".join([*before[-1:], new]))
-        self._write("manifest.json", content)
-        copied.write_text(new)
-        self._manifest = new
+        self._folder.note(*self._folder.noted()[-2:], digest(text), OWN)
+        self._claims.put(manifest)
+        self._claims.check(manifest)
+        self._write("manifest.json", text)
+        self._folder.note(digest(text), OWN)
+        self._put_last = text
 
     def _write(self, name: str, content: bytes) -> None:
         remote = f"{self._root}/{name}"
@@ -230,30 +340,9 @@ class RemoteFolder:
 
 
 def local_folder(place: str) -> Path:
-    """A run's folder on this machine: the path itself; of a URI, the local one, brought up to date.
+    """A run's folder on this machine, for reading: the path itself; of a URI, what `RemoteFolder.read` gives.
 
     Raises:
         ConfigError: There is no run at the URI, or it cannot be read.
     """
-    return RemoteFolder(place).fetch() if is_uri(place) else Path(place)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def open_uri(uri: str) -> tuple[Any, str]:
-    """The file system that a URI is on, as fsspec has it, and the path there.
-
-    Raises:
-        ImportError: The scheme's package is not installed.
-        ValueError: There is no such scheme.
-        OSError: It cannot be reached, or its credentials are not right.
-    """
-    scheme = uri.partition("://")[0]
-    if scheme in _BY_ARROW:
-        arrow: Any = arrow_fs
-        file_system, path = arrow.FileSystem.from_uri(uri.replace("gcs://", "gs://", 1))
-        return ArrowFSWrapper(file_system), path
-    spec: Any = fsspec
-    return spec.url_to_fs(uri)
+    return RemoteFolder(place).read() if is_uri(place) else Path(place)

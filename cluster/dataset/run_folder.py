@@ -1,18 +1,42 @@
 """Where a run's files go."""
 
+import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import yaml
 
-from cluster.config import RunConfig
-from cluster.dataset.manifest import load_manifest, manifest_path
+from cluster.config import RunConfig, VllmPolicy
+from cluster.dataset.dataset import COPIED, Dataset, take_up
+from cluster.dataset.durable import begin_folder, end_folder, is_vacant, lock_folder, remove_vacant, replacing
+from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
 from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.errors import ConfigError, RunError
 
 ENVIRONMENT = "environment.py"
 """A run folder's copy of the environment's file, where the environment is a file."""
+
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""A run folder's copy of `policy.chat_template`, where there is one."""
+
+_MADE = ("config.yaml", ENVIRONMENT, CHAT_TEMPLATE, "manifest.json", "log.jsonl", COPIED)
+
+
+@dataclass
+class _Hold:
+    """What a process has of a run's folder that it has taken for itself."""
+
+    lock: IO[bytes] | None = None
+    """The folder's lock, until the dataset is opened, which closes it."""
+    manifest: Manifest | None = None
+    """The manifest with which the run was taken up."""
+    is_new: bool = False
+    """Whether the run began with that."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +49,7 @@ class Target:
     """Of a run taken up again: whether its failed episodes are played again."""
     remote: RemoteFolder | None = None
     """Where the folder is copied to while the run goes on, if the user named a URI."""
+    _hold: _Hold = field(default_factory=_Hold, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -47,21 +72,22 @@ class Target:
                     f"--out {place}: there is a run in it already; give a new place, or --resume {place} "
                     "(a RolloutEngine: resume=True)"
                 )
-            if remote.local.exists():
+            if not is_vacant(remote.local):
                 raise ConfigError(
                     f"--out {place}: a run that began there is in {remote.local}; give a new place, or "
                     "remove that folder"
                 )
-            return cls(remote.local, place.rstrip("/").rpartition("/")[2], remote=remote)
+            run_id = place.rstrip("/").rpartition("/")[2]
+            return cls(remote.local, run_id, remote=remote, _hold=_Hold(is_new=True))
         folder = Path(place)
         if manifest_path(folder).exists():
             raise ConfigError(
                 f"--out {folder}: there is a run in it already; give a new folder, or --resume {folder} "
                 "(a RolloutEngine: resume=True)"
             )
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not is_vacant(folder):
             raise ConfigError(f"--out {folder}: it is not empty; give a folder that is new or empty")
-        return cls(folder, name if out is None else folder.resolve().name)
+        return cls(folder, name if out is None else folder.resolve().name, _hold=_Hold(is_new=True))
 
     @classmethod
     def resumed(cls, place: str, retry_failed: bool) -> "Target":
@@ -74,6 +100,95 @@ class Target:
         remote = RemoteFolder(place) if is_uri(place) else None
         folder = remote.fetch() if remote else Path(place)
         return cls(folder, load_manifest(folder).run_id, retry_failed, remote)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run begins, and is not taken up again."""
+        return self._hold.is_new or not manifest_path(self.folder).exists()
+
+    @contextmanager
+    def held(self, config: RunConfig) -> Generator[None]:
+        """Takes the run's folder, and its place at the URI, for this process alone.
+
+        To be entered before anything is brought up. The folder of a new run is made, and that a run is taken
+        up again is put on record. What a new run leaves that ends before its dataset is opened is removed.
+
+        Args:
+            config: The run's.
+
+        Raises:
+            ConfigError: Another run has taken the place since `new` looked, or the URI can't be written.
+            RunFolderLocked: Another process is writing the run.
+            RunTakenUp: Another process takes the run up at the same moment.
+            RunError: The folder can't be made.
+        """
+        hold = self._hold
+        hold.is_new = hold.is_new or not manifest_path(self.folder).exists()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            hold.lock = lock_folder(self.folder)
+        except OSError as error:
+            raise RunError(f"the run's folder {self.folder} can't be made: {error.strerror}") from error
+        try:
+            if hold.is_new and not is_vacant(self.folder):
+                hold.is_new = False  # what is in it is another's
+                raise ConfigError(
+                    f"--out {self.name}: another run has just begun there; give a new folder, or --resume "
+                    f"{self.name}"
+                )
+            self._take_up(config)
+            yield
+        finally:
+            if hold.lock is not None:
+                if hold.is_new:
+                    self._give_back()
+                hold.lock.close()
+                hold.lock = None
+
+    def _take_up(self, config: RunConfig) -> None:
+        hold = self._hold
+        if hold.is_new:
+            begin_folder(self.folder)
+            for name in _MADE:
+                (self.folder / name).unlink(missing_ok=True)
+            self.make(config)
+            manifest = Manifest(run_id=self.run_id)
+        else:
+            manifest = load_manifest(self.folder)
+        try:
+            if hold.is_new or self.remote is None:
+                hold.manifest = take_up(self.folder, manifest, new_writer())
+                end_folder(self.folder)
+        except OSError as error:
+            raise RunError(f"the run's folder {self.folder} can't be written: {error.strerror}") from error
+        if self.remote is not None and hold.lock is not None:
+            hold.lock, hold.manifest = self.remote.take_up(hold.lock, is_new=hold.is_new)
+
+    def _give_back(self) -> None:
+        """Removes what a new run that has not played anything has made."""
+        if self.remote is not None and self._hold.manifest is not None:
+            self.remote.withdraw(self._hold.manifest)
+        shutil.rmtree(self.folder / "journal", ignore_errors=True)
+        for path in self.folder.iterdir():
+            if path.name in _MADE:
+                path.unlink()
+        remove_vacant(self.folder)
+
+    async def open_dataset(self) -> Dataset:
+        """The run's dataset, open for writing; with `held`, it has the folder from now on.
+
+        Raises:
+            ManifestError: The folder holds another run.
+            RunFolderLocked: Another process is writing this run.
+            JournalCorrupt: The journal is damaged.
+        """
+        hold = self._hold
+        lock, hold.lock = hold.lock, None
+        writer = hold.manifest.writer if hold.manifest is not None else None
+        dataset = await Dataset.open(self.folder, self.run_id, lock=lock, writer=writer)
+        if self.remote is not None:
+            self.remote.when_taken_up(dataset.refuse)
+        return dataset
 
     def make(self, config: RunConfig) -> None:
         """Makes the folder, with the config as it was resolved and the environment's file.
@@ -88,8 +203,12 @@ class Target:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            (self.folder / "config.yaml").write_text(resolved, encoding="utf-8")
+            with replacing(self.folder / "config.yaml") as temporary:
+                temporary.write_text(resolved, encoding="utf-8")
             if config.environment.id.endswith(".py"):
                 (self.folder / ENVIRONMENT).write_bytes(Path(config.environment.id).read_bytes())
+            template = config.policy.chat_template if isinstance(config.policy, VllmPolicy) else None
+            if template is not None and template.is_file():
+                (self.folder / CHAT_TEMPLATE).write_bytes(template.read_bytes())
         except OSError as error:
             raise RunError(f"the run's folder {self.folder} can't be made: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """Shards: Parquet files made of journal segments, and how to read episodes wherever they lie."""
 
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -7,7 +8,13 @@ from typing import Any, TypeVar
 
 from cluster.dataset.arrow import Schema, Table, pa, pc, pj, pq
 from cluster.dataset.durable import RunFolderError, replacing
-from cluster.dataset.journal import list_segments, read_segment, segment_number
+from cluster.dataset.journal import (
+    list_segments,
+    may_be_torn,
+    read_segment,
+    segment_number,
+    segment_writer,
+)
 from cluster.dataset.manifest import Manifest, Shard, load_manifest
 from cluster.dataset.schemas import EPISODES, RECORDS, STATES, STEP_KEYS, STEPS
 from workers.records import EpisodeRecord
@@ -17,6 +24,9 @@ _T = TypeVar("_T")
 _BATCH_BYTES = 8 * 2**20
 """JSON text that is parsed at once and becomes a row group: what compaction needs in memory is a few
 times this, however large a segment is."""
+
+_REVISION = re.compile(r"-(\d+)(?:-w[0-9a-f]+)?")
+"""What comes after the segment's name in that of a shard's file that was written again."""
 
 # Dictionaries cost a third of the writing time here, and zstd finds the same repetitions.
 _PARQUET: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
@@ -30,22 +40,29 @@ class CompactionError(RunFolderError):
     """A segment holds a record that does not fit the dataset's schema."""
 
 
-def compact(segment: Path, run_dir: Path) -> Shard:
+def compact(segment: Path, run_dir: Path, writer: str | None = None) -> Shard:
     """Turn a closed journal segment into a shard: a file of `episodes/` and one of `steps/`.
 
     The files' names follow from the segment's, so doing it again puts the same files in place of the first.
+
+    Args:
+        segment: The segment.
+        run_dir: The run folder.
+        writer: Who does it, where the segment is another's who may make a shard of it, too, and of more
+            records; the files' names tell.
 
     Raises:
         CompactionError: A record does not fit the schema; names it.
         JournalCorrupt: The segment is damaged.
     """
-    name = f"{segment.stem}.parquet"
+    name = f"{segment.stem}.parquet" if writer is None else f"{segment.stem}-0-{writer}.parquet"
     shard = Shard(
         segment=segment.stem,
         episodes_file=f"episodes/{name}",
         steps_file=f"steps/{name}",
         episodes=0,
         steps=0,
+        bytes=segment.stat().st_size,
     )
     with ExitStack() as files:
         episodes_file, steps_file = (
@@ -84,8 +101,14 @@ def reading(file: Path) -> Generator[None]:
         ) from error
 
 
-def without(shard: Shard, run_dir: Path, episode_ids: set[str]) -> Shard:
+def without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | None = None) -> Shard:
     """Write a shard again without these episodes, under new names; the old files stay.
+
+    Args:
+        shard: The shard.
+        run_dir: The run folder.
+        episode_ids: The episodes.
+        writer: Who does it, to be named in the files' names. None: nobody else can.
 
     Returns:
         The new shard; the same one where it has none of these episodes.
@@ -98,9 +121,9 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str]) -> Shard:
     kept = [table.filter(pc.invert(pc.is_in(table["episode_id"], ids))) for table in tables]
     if kept[0].num_rows == tables[0].num_rows:
         return shard
-    stem = Path(shard.episodes_file).stem
-    revision = int(stem.partition("-")[2] or 0) + 1
-    name = f"{shard.segment}-{revision}.parquet"
+    match = _REVISION.fullmatch(Path(shard.episodes_file).stem.removeprefix(shard.segment))
+    revision = (int(match[1]) if match else 0) + 1
+    name = f"{shard.segment}-{revision}{f'-{writer}' if writer else ''}.parquet"
     for folder, table, schema in zip(("episodes", "steps"), kept, (EPISODES, STEPS), strict=True):
         with (
             replacing(run_dir / folder / name) as temporary,
@@ -114,6 +137,7 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str]) -> Shard:
         steps_file=f"steps/{name}",
         episodes=kept[0].num_rows,
         steps=kept[1].num_rows,
+        bytes=shard.bytes,
     )
 
 
@@ -190,14 +214,42 @@ def read_run(
     # Listed before the manifest is read, so that a segment compacted in between is not missed.
     segments = list_segments(run_dir / "journal")
     manifest = load_manifest(run_dir)
+    torn = may_be_torn(segments)
     for shard in manifest.shards:
-        yield from of_shard(shard)
+        yield from _read_shard(run_dir, shard, of_shard)
     for segment in uncompacted(segments, manifest):
         try:
-            yield from of_segment(segment, segment == segments[-1])
+            yield from of_segment(segment, segment in torn)
         except FileNotFoundError:  # it has become a shard meanwhile
-            shards = load_manifest(run_dir).shards
-            yield from of_shard(next(shard for shard in shards if shard.segment == segment.stem))
+            yield from _read_shard(run_dir, _find_shard(run_dir, segment.stem), of_shard)
+
+
+def _read_shard(run_dir: Path, shard: Shard, of_shard: Callable[[Shard], Iterator[_T]]) -> Iterator[_T]:
+    """Reads a shard, or what it was replaced by since the manifest was read (`Dataset.forget`)."""
+    while True:
+        try:
+            yield from of_shard(shard)
+            return
+        except ShardCorrupt as error:  # none of its episodes was given
+            now = _find_shard(run_dir, shard.segment)
+            if not isinstance(error.__cause__, FileNotFoundError) or now == shard:
+                raise
+            shard = now
+
+
+def _find_shard(run_dir: Path, segment: str) -> Shard:
+    """The shard of a segment, as the manifest has it now.
+
+    Raises:
+        ShardCorrupt: There is none.
+    """
+    for shard in load_manifest(run_dir).shards:
+        if shard.segment == segment:
+            return shard
+    raise ShardCorrupt(
+        f"{run_dir} is damaged: segment {segment} of its journal is gone, and manifest.json names no shard "
+        "that was made of it; restore one of them"
+    )
 
 
 def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iterator[Table]:
@@ -208,9 +260,27 @@ def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iter
 
 
 def uncompacted(segments: Sequence[Path], manifest: Manifest) -> list[Path]:
-    """Those of the journal's segments that the manifest names no shard of."""
+    """Those of the journal's segments that are part of the run and that the manifest names no shard of."""
     done = {shard.segment for shard in manifest.shards}
-    return [segment for segment in segments if segment.stem not in done]
+    return [
+        segment for segment in segments if segment.stem not in done and belongs_to_run(segment.stem, manifest)
+    ]
+
+
+def belongs_to_run(segment: str, manifest: Manifest) -> bool:
+    """Whether a segment of the journal is part of the run.
+
+    One that a writer has added after another one has taken the run up is not: its episodes may have been
+    played again.
+
+    Args:
+        segment: Its name, without the ending.
+        manifest: The run's.
+    """
+    writer = segment_writer(segment)
+    if writer is None or writer == manifest.writer:
+        return True
+    return writer in manifest.writers if manifest.taken_over is None else segment in manifest.taken_over
 
 
 def last_segment(manifest: Manifest) -> int:

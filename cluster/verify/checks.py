@@ -10,6 +10,7 @@ from cluster.config import OraclePolicy, RunConfig, VllmPolicy
 from cluster.config_file import load_config
 from cluster.dataset.episodes import iterate_records
 from cluster.dataset.manifest import load_manifest
+from cluster.dataset.run_folder import CHAT_TEMPLATE
 from cluster.dataset.sequences import sequences_of
 from cluster.errors import RunError
 from cluster.policy import packaged_model
@@ -97,7 +98,7 @@ def verify(
     """
     run_id = load_manifest(run_dir).run_id
     config = load_config(run_dir / "config.yaml")
-    template = _template(config, tokenizer)
+    template = _template(run_dir, config, tokenizer)
     reports: dict[Rule, RuleReport] = {rule: RuleReport(rule=rule) for rule in RULES}
     result = Verification(run_id=run_id, rules=list(reports.values()))
     differences: list[float] = []
@@ -177,9 +178,11 @@ def _score_again(
     report.add(where, None if mean <= tolerance else f"{mean:.3f} nats apart in the mean")
 
 
-def _template(config: RunConfig, tokenizer: str | None) -> ChatTemplate | None:
+def _template(run_dir: Path, config: RunConfig, tokenizer: str | None) -> ChatTemplate | None:
     policy = config.policy
     template = policy.chat_template if isinstance(policy, VllmPolicy) else None
+    if template is not None and (run_dir / CHAT_TEMPLATE).is_file():
+        template = run_dir / CHAT_TEMPLATE  # wherever the run is read, and whatever the file says by now
     sampling = None if isinstance(policy, OraclePolicy) else policy.sampling
     options = sampling.extra_body.get("chat_template_kwargs") if sampling else None
     if tokenizer is None:

@@ -268,3 +268,89 @@ async def test_event_loop_goes_on_during_an_fsync(tmp_path: Path, monkeypatch: p
 
 async def _set(event: asyncio.Event) -> None:
     event.set()
+
+
+def batch(*texts: str) -> bytes:
+    """Lines of records that share an fsync."""
+    lines = [line(text) for text in texts]
+    return b"".join([lines[0], *(entry[:8] + b"\t" + entry[9:] for entry in lines[1:])])
+
+
+async def test_records_that_share_an_fsync_are_marked(tmp_path: Path):
+    journal = Journal(tmp_path)
+    await journal.append('{"n": 0}')
+    texts = [f'{{"n": {number}}}' for number in range(1, 4)]
+    await asyncio.gather(*(journal.append(text) for text in texts))
+    await journal.close()
+    written = (tmp_path / "000001.jsonl").read_bytes()
+    assert written.count(b"\n") == 4
+    assert written[8:9] == b" "
+    assert b"\t" in written
+
+
+@pytest.mark.parametrize("hole", ["zeros", "text"])
+def test_damage_in_the_middle_of_the_last_batch_costs_what_comes_after_it_in_the_batch(
+    tmp_path: Path, hole: str, caplog: pytest.LogCaptureFixture
+):
+    segment, synced = tmp_path / "000001.jsonl", line('{"n": 1}') + batch('{"n": 2}', '{"n": 3}')
+    last = batch(*(f'{{"n": {number}}}' for number in range(4, 9)))
+    third = len(line('{"n": 4}')) * 2
+    damaged = bytes(third + 5) if hole == "zeros" else last[third : third + 5].replace(b"0", b"#") + b"####"
+    rest = last[third + 5 :] if hole == "zeros" else last[third + 9 :]
+    segment.write_bytes(synced + last[:third] + damaged + rest)
+    expected = [f'{{"n": {number}}}'.encode() for number in range(1, 6)]
+    assert list(read_segment(segment, torn_tail=True)) == expected
+    with caplog.at_level(logging.WARNING):
+        Journal(tmp_path)
+    assert [record.encode() for record in records(tmp_path)] == expected
+    assert "never synced" in caplog.text and "000001.lost" in caplog.text
+    assert segment.with_suffix(".lost").read_bytes() == damaged + rest
+
+
+def test_damage_that_a_later_batch_follows_is_an_error(tmp_path: Path):
+    damaged = batch('{"n": 1}', '{"n": 2}', '{"n": 3}').replace(b'"n": 2', b'"n": 7')
+    (tmp_path / "000001.jsonl").write_bytes(damaged + line('{"n": 4}'))
+    with pytest.raises(JournalCorrupt, match=r"000001\.jsonl, line 2"):
+        Journal(tmp_path)
+
+
+def test_the_last_batch_of_each_writer_may_be_damaged(tmp_path: Path):
+    (tmp_path / "000001-w0000000a.jsonl").write_bytes(line('{"n": 1}') + line('{"n": 2}')[:-4])
+    (tmp_path / "000002-w0000000b.jsonl").write_bytes(line('{"n": 3}'))
+    assert len(Journal(tmp_path, writer="w0000000c").closed_segments()) == 2
+    assert records(tmp_path) == ['{"n": 1}', '{"n": 3}']
+
+
+async def test_what_was_acknowledged_survives_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Everything after the last fsync is dropped page by page, in every order there is of a few pages."""
+    acknowledged: list[str] = []
+    synced, fsync = [0], os.fsync
+
+    def observed(descriptor: int) -> None:
+        fsync(descriptor)
+        synced[0] = os.fstat(descriptor).st_size
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", observed)
+        journal = Journal(tmp_path / "at work")
+        for first in range(0, 12, 4):
+            texts = [f'{{"n": {number}, "text": "{"x" * 40}"}}' for number in range(first, first + 4)]
+            await asyncio.gather(*(journal.append(text) for text in texts))
+            acknowledged += texts
+        await journal.close()
+    [segment] = list_segments(tmp_path / "at work")
+    written = segment.read_bytes()
+    unsynced = batch(*(f'{{"n": {number}, "text": "{"y" * 40}"}}' for number in range(12, 17)))
+    assert len(written) == synced[0]
+    pages = [unsynced[at : at + 64] for at in range(0, len(unsynced), 64)]
+    for lost in range(2 ** len(pages)):
+        folder = tmp_path / str(lost)
+        folder.mkdir()
+        left = b"".join(bytes(len(p)) if lost >> n & 1 else p for n, p in enumerate(pages))
+        (folder / segment.name).write_bytes(written + left)
+        await Journal(folder).close()
+        found = records(folder)
+        assert found[: len(acknowledged)] == acknowledged
+        assert len(found) <= len(acknowledged) + 5

@@ -109,3 +109,55 @@ def test_a_run_of_another_version_is_left_alone(tmp_path):
     with pytest.raises(ManifestError, match="format is 99, and this version of Kumite reads format 1"):
         resumable_config(run, None)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def with_template(folder: Path, text: str = "{{ tools }}") -> Path:
+    """A folder of a run whose policy has a chat template in `folder`."""
+    template = folder / "chat.jinja"
+    folder.mkdir(parents=True, exist_ok=True)
+    template.write_text(text)
+    return begun(folder, policy={"kind": "vllm", "chat_template": str(template), "versions_folder": "/old"})
+
+
+def test_a_chat_template_goes_with_its_run(tmp_path):
+    with_template(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    there = tmp_path / "there"
+    own = there / "run" / "chat_template.jinja"
+    moved = [f"environment.id={there / 'my_env.py'}"]
+    with pytest.raises(ConfigError, match=rf"policy\.chat_template.*--set policy\.chat_template={own}"):
+        resumable_config(there / "run", load_config(there / "run" / "config.yaml", moved))
+    for template in (own, there / "chat.jinja"):
+        given = [*moved, f"policy.chat_template={template}", "policy.versions_folder=/new"]
+        config = resumable_config(there / "run", load_config(there / "run" / "config.yaml", given))
+        assert config.policy.chat_template == template
+    (there / "chat.jinja").write_text("another")
+    with pytest.raises(ConfigError, match=r"is not what the run began with, which is .*chat_template\.jinja"):
+        resumable_config(
+            there / "run",
+            load_config(
+                there / "run" / "config.yaml", [*given[:1], f"policy.chat_template={there / 'chat.jinja'}"]
+            ),
+        )
+
+
+def test_a_run_without_a_chat_template_gets_none(tmp_path):
+    run = begun(tmp_path, policy={"kind": "vllm"})
+    config = load_config(run / "config.yaml", ["policy.chat_template=/some.jinja"])
+    with pytest.raises(ConfigError, match=r"policy\.chat_template: was None"):
+        resumable_config(run, config)
+
+
+def test_relative_paths_of_the_policy_are_kept_as_where_they_led(tmp_path, monkeypatch):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "chat.jinja").write_text("{{ tools }}")
+    monkeypatch.chdir(tmp_path)
+    run = begun(
+        tmp_path,
+        policy={"kind": "vllm", "chat_template": "templates/chat.jinja", "versions_folder": "versions"},
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    policy = resumable_config(run, None).policy
+    assert policy.chat_template == tmp_path / "templates" / "chat.jinja"
+    assert policy.versions_folder == tmp_path / "versions"

@@ -1,5 +1,6 @@
 """A run folder in a bucket, over the S3 protocol: moto's server on the loopback interface answers it."""
 
+import itertools
 import json
 import os
 import shutil
@@ -14,8 +15,11 @@ from typing import Any
 
 import pyarrow.dataset as arrow_dataset
 import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
 from pyarrow.fs import FileSelector, S3FileSystem
 
+from tests.cluster.test_run_life import QUIET, RunLife
 from tests.e2e.conftest import cache_in
 from tests.e2e.kumite import until, write_config
 from tests.helpers.ray_head import free_ports
@@ -104,3 +108,15 @@ def test_a_bucket_that_is_not_there_is_one_error_that_names_it(kumite: Any, s3: 
     assert refused.wait() == 1, refused.output
     assert "error: s3://no-such-bucket/run" in refused.output
     assert "Traceback" not in refused.output
+
+
+def test_a_runs_life_in_a_bucket(s3: S3FileSystem) -> None:
+    lives = itertools.count()
+
+    class LifeInBucket(RunLife):
+        can_fail = False
+
+        def new_uri(self) -> str:
+            return f"s3://bucket/life-{next(lives)}/run"
+
+    run_state_machine_as_test(LifeInBucket, settings=settings(max_examples=8, database=None, **QUIET))
