@@ -20,6 +20,7 @@ from cluster.observe.summary import Summary, summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
 from workers import logs
+from workers.cancellation import run_to_end
 
 
 def run(config: RunConfig, target: Target, console: Console) -> Summary:
@@ -99,12 +100,15 @@ async def _play(
                             await coordinator.run(plan.units(done | surplus), missing)
                 finally:
                     wall_seconds = before + time.monotonic() - began
-                    await dataset.commit(wall_seconds=wall_seconds, cancelled=skipped + groups.cancelled)
+                    cancelled = skipped + groups.cancelled
+                    await run_to_end(dataset.commit(wall_seconds=wall_seconds, cancelled=cancelled))
                     summary = summarise(target.folder)
                     write_summary(target.folder, summary)
         finally:
-            await pool.close()
-            stack.close()
+            try:
+                await pool.close()
+            finally:
+                stack.close()
     except asyncio.CancelledError:
         if ending.signal is None:
             raise

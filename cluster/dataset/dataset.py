@@ -24,6 +24,7 @@ from cluster.dataset.manifest import (
     write_manifest,
 )
 from cluster.dataset.shards import compact, iterate_episodes, last_segment, uncompacted, without, write_state
+from workers.cancellation import run_to_end
 from workers.records import EpisodeResult
 
 log = logging.getLogger(__name__)
@@ -240,6 +241,9 @@ class Dataset:
 
         Nothing is lost without `commit`: what is in the journal becomes a shard when the folder is opened.
         """
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         if self._compaction is not None:
             await self._compaction
         await self._journal.close()

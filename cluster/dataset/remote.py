@@ -17,6 +17,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from cluster.cache import cache_dir
 from cluster.dataset.durable import RunFolderLocked, lock_folder, replacing
 from cluster.errors import ConfigError, RunError
+from workers.cancellation import cancel_and_wait, run_to_end
 
 _log = logging.getLogger(__name__)
 _BY_ARROW = ("s3", "gs", "gcs")
@@ -124,15 +125,17 @@ class RemoteFolder:
         try:
             yield
         finally:
-            follower.cancel()
-            await asyncio.wait([follower])
             try:
-                await asyncio.to_thread(self.copy)
+                await run_to_end(self._copy_at_last(follower))
             except OSError as error:
                 raise RunError(
                     f"the run is whole in {self.local}, but could not be copied to {self.uri}: {error}; "
                     f"`kumite run --resume {self.uri}`, on this machine, tries again"
                 ) from error
+
+    async def _copy_at_last(self, follower: asyncio.Task[None]) -> None:
+        await cancel_and_wait([follower])
+        await asyncio.to_thread(self.copy)
 
     async def _follow(self, every: float) -> None:
         while True:

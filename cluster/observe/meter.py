@@ -16,6 +16,7 @@ from cluster.observe.metrics import STAGES, Exporter
 from cluster.observe.policy_use import PolicyUse
 from cluster.observe.tally import Mean
 from cluster.worker_pool import PoolState
+from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec, Record
 
 _log = logging.getLogger(__name__)
@@ -174,9 +175,10 @@ class Meter:
         try:
             yield
         finally:
-            writer.cancel()
-            await asyncio.wait([writer])
-            self._write()
+            try:
+                await cancel_and_wait([writer])
+            finally:
+                self._write()
 
     async def _write_on(self, every: float) -> None:
         while True:

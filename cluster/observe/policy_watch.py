@@ -10,6 +10,7 @@ from typing import Any
 from cluster.errors import PolicyUnavailable
 from cluster.observe.policy_use import PolicyUse
 from cluster.policy.engine_metrics import EngineMetrics
+from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
@@ -90,8 +91,7 @@ class PolicyWatch:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await cancel_and_wait([task])
             await self._ask()
 
     async def _watch(self) -> None:

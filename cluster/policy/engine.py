@@ -15,6 +15,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.full_weights import FullWeights
 from cluster.policy.versions import VersionFolder
+from workers.cancellation import run_to_end
 from workers.versions import name_of, version_of
 
 _VLLMEngine: Any = VLLMEngine
@@ -127,8 +128,8 @@ class PolicyEngine(_VLLMEngine):
         weights = self._versions.checkpoint(version)
         if weights is None and version:
             raise FileNotFoundError(f"{self._versions.path} holds no version {version}")
-        await client.pause_generation(mode="wait", clear_cache=True)
         try:
+            await client.pause_generation(mode="wait", clear_cache=True)
             await self.forget_adapters(*self._oai_models.lora_requests)  # what they are added to goes
             await client.collective_rpc(
                 "reload_weights", kwargs={"weights_path": str(weights or self._first)}
@@ -136,7 +137,7 @@ class PolicyEngine(_VLLMEngine):
             if not await client.reset_prefix_cache():
                 raise RuntimeError("the prefix cache holds what the weights before have computed")
         finally:
-            await client.resume_generation()
+            await run_to_end(client.resume_generation())
 
     async def _answers(self, give: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any]:
         async with self._acting(request.model) as (request.model, named):
