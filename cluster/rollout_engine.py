@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,8 @@ from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
-from cluster.resume import resumable_config
+from cluster.plan import Plan
+from cluster.resume import check_tasks, note_tasks, order_seed, resumable_config
 from cluster.schedule import Schedule
 from workers import logs
 from workers.cancellation import run_to_end
@@ -128,6 +129,7 @@ class RolloutEngine:
                     asyncio.to_thread(schedule.groups, tasks, samples, split, sampling)
                 )
                 await self._break_off()
+                await run_to_end(note_tasks(dataset, split, schedule.plan(split), loop=True))
                 expected = sum(map(len, groups))
                 await run_to_end(dataset.set_planned(self._planned + expected, schedule.place))
             except BaseException:
@@ -193,7 +195,10 @@ class RolloutEngine:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            parts = stack.enter_context(brought_up(self._config, self._target.run_id, self._progress))
+            run_id, seed = self._target.run_id, order_seed(self._target.folder, self._config)
+            parts = stack.enter_context(
+                brought_up(self._config, run_id, self._progress, seed, self._check_plan)
+            )
             stack.push_async_callback(parts.pool.close)
             with self._progress.stage("workers") as stage:
                 await parts.pool.start(parts.plan.episodes, stage.say)
@@ -208,9 +213,10 @@ class RolloutEngine:
             dataset = await stack.enter_async_context(opened)
             before = dataset.manifest
             self._planned, self._seconds_before = before.planned or 0, before.wall_seconds or 0.0
-            schedule = Schedule(parts.plan_of, before.loop)
+            schedule = Schedule(self._plans(parts), before.loop)
             self._began = time.monotonic()
             stack.push_async_callback(self._end, parts, dataset, schedule)
+            await note_tasks(dataset, self._config.environment.split, parts.plan, loop=True)
             await dataset.set_planned(self._planned, schedule.place)
             measures = Measures(
                 parts, self._target.folder, self._target.run_id, self._progress, 0, between="trainer"
@@ -240,6 +246,18 @@ class RolloutEngine:
         if dataset.manifest.planned != self._planned:  # a call that was cancelled had been noted already
             await dataset.set_planned(self._planned, schedule.place)
         write_summary(self._target.folder, summarise(self._target.folder))
+
+    def _check_plan(self, plan: Plan, split: Split | None = None) -> None:
+        """Refuses tasks that are not those of the run that is taken up."""
+        check_tasks(self._target.folder, split or self._config.environment.split, plan, loop=True)
+
+    def _plans(self, parts: Parts) -> Callable[[Split], Plan]:
+        def plan_of(split: Split) -> Plan:
+            plan = parts.plan_of(split)
+            self._check_plan(plan, split)
+            return plan
+
+        return plan_of
 
     @property
     def _parts(self) -> tuple[Parts, Dataset, Measures, Schedule]:

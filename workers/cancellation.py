@@ -1,4 +1,4 @@
-"""Clean-up that a cancellation does not break off: it is done to its end, and the cancellation heeded then."""
+"""Clean-up that no cancellation breaks off: it is done to its end, and the cancellation heeded then."""
 
 import asyncio
 import logging

@@ -19,6 +19,7 @@ from cluster.dataset.manifest import (
     LoopPlace,
     Manifest,
     ManifestError,
+    TasksDigest,
     load_manifest,
     manifest_path,
     write_manifest,
@@ -170,6 +171,28 @@ class Dataset:
     async def set_planned(self, episodes: int, loop: LoopPlace | None = None) -> None:
         """Note in the manifest how many episodes the run is to have, and how far a trainer's loop is."""
         await self._on_thread(lambda: self._update_manifest(planned=episodes, loop=loop))
+
+    async def set_tasks(
+        self,
+        split: str,
+        tasks: TasksDigest,
+        write: Callable[[Path, str], None],
+        shuffled_by: str | None = None,
+    ) -> None:
+        """Note in the manifest which tasks of a split the run plays, and what seeded their order.
+
+        Args:
+            split: Whose tasks.
+            tasks: Their digest.
+            write: Writes their list into the run folder, before the manifest speaks of it.
+            shuffled_by: What seeded their order.
+        """
+
+        def note() -> None:
+            write(self.run_dir, split)
+            self._update_manifest(tasks={**self._manifest.tasks, split: tasks}, shuffled_by=shuffled_by)
+
+        await self._on_thread(note)
 
     async def commit(self, *, wall_seconds: float | None = None, cancelled: int | None = None) -> Manifest:
         """Turn all that was appended into shards.

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _BY_ARROW = ("s3", "gs", "gcs")
 """Schemes that Arrow brings a file system for; fsspec wants a package more for each."""
 _MUTABLE = ("config.yaml", "environment.py", "summary.json", "metrics.jsonl", "log.jsonl")
-_IMMUTABLE = ("episodes", "steps", "states")
+_IMMUTABLE = ("episodes", "steps", "states", "tasks")
 """Folders whose files never change under their name."""
 _DATA = (*_IMMUTABLE, "sequences")
 _COPIED = ".copied"
