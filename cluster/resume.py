@@ -136,8 +136,8 @@ def _refuse_others(folder: Path, split: Split, plan: Plan, before: TasksDigest |
     raise ConfigError(
         f"{'resume' if loop else f'--resume {folder}'}: the tasks (environment.split {split}) are not those "
         f"that the run in {folder} began with: {what}. A group would hold samples of two tasks. Give the "
-        "environment the data, the modules and the arguments that it had (a seed, where it makes its tasks by "
-        f"chance), or begin a new run. To mix them all the same, take {split!r} out of `tasks` in "
+        "environment the data, modules and arguments that it had (a seed, where it makes them by chance), or "
+        f"begin a new run. To mix them all the same, take {split!r} out of `tasks` in "
         f"{manifest_path(folder)}"
     )
 

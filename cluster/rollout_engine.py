@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.config import RunConfig, check_sampling
 from cluster.config_file import load_config
+from cluster.config_values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
@@ -61,6 +62,7 @@ class RolloutEngine:
         resume: bool = False,
     ) -> None:
         self._config = config if isinstance(config, RunConfig) else load_config(Path(config))
+        check_values(self._config)
         if self._config.keep is not None:
             raise ConfigError("keep: a rollout engine plays every episode; leave it out")
         if not resume:

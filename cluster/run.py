@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from cluster.config import RunConfig
+from cluster.config_values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import manifest_path
@@ -37,9 +38,11 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         What it came to.
 
     Raises:
+        ConfigError: The config holds what cannot be kept, or the run that is taken up began with other tasks.
         RunError: The run as a whole could not be done.
         Interrupted: A signal ended it; the dataset holds what had finished.
     """
+    check_values(config)
     progress = Progress(console)
     seed, split = order_seed(target.folder, config), config.environment.split
 

@@ -4,9 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from cluster.config import RunConfig
+from cluster.config_file import dump_config
 from cluster.dataset.manifest import load_manifest, manifest_path
 from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.errors import ConfigError, RunError
@@ -87,8 +86,7 @@ class Target:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            (self.folder / "config.yaml").write_text(resolved, encoding="utf-8")
+            (self.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
             if config.environment.id.endswith(".py"):
                 (self.folder / ENVIRONMENT).write_bytes(Path(config.environment.id).read_bytes())
         except OSError as error:

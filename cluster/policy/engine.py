@@ -4,6 +4,7 @@
 `cluster.policy.server` names it; only a replica loads it.
 """
 
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,7 +27,9 @@ class Counts(_StatLogger):
     """Adds up what vLLM tells of each engine step."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-        self.metrics = EngineMetrics(max_requests=vllm_config.scheduler_config.max_num_seqs)
+        self.metrics = EngineMetrics(
+            name=uuid.uuid4().hex, max_requests=vllm_config.scheduler_config.max_num_seqs
+        )
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
         """Called by vLLM after each step."""
