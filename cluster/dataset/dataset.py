@@ -86,9 +86,15 @@ class Dataset:
             RunFolderLocked: Another process is writing this run.
             JournalCorrupt: The journal is damaged.
         """
-        return await asyncio.to_thread(
-            cls._open, run_dir, run_id, segment_records, segment_bytes, reserve_bytes
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(cls._open, run_dir, run_id, segment_records, segment_bytes, reserve_bytes)
         )
+        try:
+            return await run_to_end(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                await run_to_end(opening.result().close())  # for nobody else can let go of the folder
+            raise
 
     @classmethod
     def _open(
