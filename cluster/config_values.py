@@ -34,11 +34,7 @@ def check_values(config: RunConfig) -> None:
 
 
 def _of_model(model: BaseModel, path: str) -> list[str]:
-    return [
-        complaint
-        for name, value in model
-        for complaint in _of_field(value, f"{path}.{name}".strip("."))
-    ]
+    return [complaint for name, value in model for complaint in _of_field(value, f"{path}.{name}".strip("."))]
 
 
 def _of_field(value: Any, path: str) -> list[str]:

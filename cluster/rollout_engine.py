@@ -127,9 +127,7 @@ class RolloutEngine:
             before = schedule.place
             try:
                 # To its end: a thread that went on by itself would move the schedule under the next call.
-                groups = await run_to_end(
-                    asyncio.to_thread(schedule.groups, tasks, samples, split, sampling)
-                )
+                groups = await run_to_end(asyncio.to_thread(schedule.groups, tasks, samples, split, sampling))
                 await self._break_off()
                 await run_to_end(note_tasks(dataset, split, schedule.plan(split), loop=True))
                 expected = sum(map(len, groups))
