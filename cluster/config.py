@@ -261,8 +261,8 @@ class RunConfig(Settings):
     each other: the beginnings of their prompts are then in vLLM's prefix cache. False: in the environment's
     order, as it is, which is the one to give a curriculum."""
     seed: int | None = None
-    """Seeds the shuffling and each request's sampling. Null: the run's name seeds the shuffling, and nothing
-    the sampling."""
+    """Seeds the shuffling and each request's sampling. Null: `name` seeds the shuffling, and nothing the
+    sampling."""
     episode: EpisodeConfig = Field(default_factory=EpisodeConfig)
     """Limits of one episode."""
     ray: RayConfig = Field(default_factory=RayConfig)

@@ -1,6 +1,7 @@
 """A run config from a YAML file and `--set key=value` overrides."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.config import RunConfig, VllmPolicy
+from cluster.config_values import check_values
 from cluster.errors import ConfigError
 
 
@@ -36,10 +38,29 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     for override in overrides:
         _override(fields, override)
     try:
-        return _located(RunConfig.model_validate(fields), path.parent)
+        config = _located(RunConfig.model_validate(fields), path.parent)
+        check_values(config)
+        return config
     except ValidationError as error:
         complaints = "\n".join(f"  {_complaint(entry)}" for entry in error.errors())
         raise ConfigError(f"the config {path} is not right:\n{complaints}") from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """A config as YAML text that `load_config` reads unchanged."""
+    fields = config.model_dump(mode="json")
+    return yaml.dump(fields, Dumper=_ExactDumper, sort_keys=False, allow_unicode=True)
+
+
+class _ExactDumper(yaml.SafeDumper):
+    """Quotes text with a line break that only Unicode takes for one, which would be read as a space."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if re.search("[\x85\u2028\u2029\ufeff]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_ExactDumper.add_representer(str, _ExactDumper.represent_str)
 
 
 def _located(config: RunConfig, folder: Path) -> RunConfig:

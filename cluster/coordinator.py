@@ -11,6 +11,7 @@ from cluster.groups import Groups
 from cluster.observe.observers import Observer
 from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.worker_pool import Seat, WorkerPool
+from workers.cancellation import cancel_and_wait, run_to_end
 from workers.environments.messages import to_records
 from workers.errors import EpisodeTimeout
 from workers.records import (
@@ -77,15 +78,17 @@ class Coordinator:
         self._left = 0
         self._draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def run(self, units: Iterable[list[EpisodeSpec]], expected: int = 0) -> None:
+    async def run(self, units: Iterable[list[EpisodeSpec] | None], expected: int = 0) -> None:
         """Plays every unit; holds no more of them than the workers have in flight.
 
         Args:
-            units: What workers take at once, made up as there is room.
+            units: What workers take at once, made up as there is room. None among them is no unit: it lets
+                others have their turn while the next one is looked for.
             expected: Episodes in all of them; the pool grows and shrinks by what is left of them.
 
         After `drain` it takes up no more of them, gives those in flight `episode.drain_seconds`, and
-        returns. Cancelling it breaks off what is in flight at once; what has ended is in the dataset.
+        returns. Cancelling it, once or more often, breaks off what is in flight at once; what has ended is in
+        the dataset, and no seat stays taken.
 
         Raises:
             RunError: The run cannot go on: no worker, or no place to write to.
@@ -103,6 +106,11 @@ class Coordinator:
 
         try:
             for unit in units:
+                if unit is None:
+                    await asyncio.sleep(0)
+                    if self._draining.done():
+                        break
+                    continue
                 seat = await self._seat(len(unit), failure)
                 if seat is None:
                     break
@@ -121,19 +129,19 @@ class Coordinator:
             if tasks:
                 await asyncio.wait(tasks, timeout=self._config.episode.drain_seconds)
         finally:
-            watch.cancel()
-            await asyncio.wait([watch])
-            broken_off = dict(tasks)
-            for task in broken_off:
-                task.cancel()
-            if broken_off:
-                await asyncio.wait(broken_off)
-            for seat in broken_off.values():
-                await self._pool.leave(seat)  # of a unit that had not begun, nobody else has
-            if not failure.done():
-                failure.cancel()
-        if failure.done() and not failure.cancelled():
+            try:
+                await run_to_end(self._break_off(watch, dict(tasks)))
+            finally:
+                if not failure.cancel() and (error := failure.exception()) is not None:
+                    _log.debug("the rollouts had failed: %r", error)  # and it counts as told of, if cancelled
+        if not failure.cancelled():
             failure.result()
+
+    async def _break_off(self, watch: asyncio.Task[None], tasks: dict[asyncio.Task[None], Seat]) -> None:
+        """Ends what `run` has begun; all is told to end before anything is waited for."""
+        await cancel_and_wait([watch, *tasks])
+        for seat in tasks.values():
+            await self._pool.leave(seat)  # of a unit that had not begun, nobody else has
 
     def drain(self) -> None:
         """Has `run` take up nothing more, and end."""
@@ -156,10 +164,13 @@ class Coordinator:
             return asked.result() if taken else None
         finally:
             if not taken:
-                asked.cancel()
-                await asyncio.wait([asked])
-                if not asked.cancelled() and asked.exception() is None:
-                    await self._pool.leave(asked.result())
+                await run_to_end(self._take_back(asked))
+
+    async def _take_back(self, asked: asyncio.Task[Seat]) -> None:
+        """Asks for a seat no longer, and gives it back if it has come meanwhile."""
+        await cancel_and_wait([asked])
+        if not asked.cancelled() and asked.exception() is None:
+            await self._pool.leave(asked.result())
 
     async def _see_through(self, specs: list[EpisodeSpec], first: Seat) -> None:
         """Plays a unit until each of its episodes has a record: with more attempts where that may help."""
@@ -178,9 +189,9 @@ class Coordinator:
             try:
                 results = await self._play(specs, seat)
             finally:
+                self._observer.returned(specs)
                 await self._pool.leave(seat)  # an attempt that was cancelled before it began has not
                 seat = None
-                self._observer.returned(specs)
             for failure in {result.failure for result in results} & budget.keys():
                 budget[failure] -= 1
             again = {r.episode_id for r in results if budget.get(r.failure, 0) > 0}
@@ -189,19 +200,33 @@ class Coordinator:
                     self._note(result, result.episode_id in again)
             if again and len(specs) > 1:  # a group is scored together, so it is played again together
                 again = {spec.episode_id for spec in specs}
-            for spec, result in zip(specs, results, strict=bool(results)):
-                await self._dataset.add_states(result.states)  # a worker names each of them once only
-                if result.episode_id in again:
-                    continue
-                if self._groups.claim(spec, result.status == "finished"):
-                    await self._dataset.append(result)
-                    self._observer.ended(spec, result)
-                    recorded += 1
+            recorded += await run_to_end(self._put_on_record(specs, results, again))
             specs = [spec for spec in specs if spec.episode_id in again]
             self._observer.retried(len(specs))
         self._groups.leave(unit, len(unit) - recorded)
         self._observer.cancelled(len(unit) - recorded)
         self._over(len(unit))
+
+    async def _put_on_record(
+        self, specs: list[EpisodeSpec], results: list[EpisodeResult], again: set[str]
+    ) -> int:
+        """Records what an attempt came to, but for the episodes that get another.
+
+        To be done to its end: an episode whose record is being written is not broken off, but has ended.
+
+        Returns:
+            How many episodes are on record by it.
+        """
+        recorded = 0
+        for spec, result in zip(specs, results, strict=bool(results)):
+            await self._dataset.add_states(result.states)  # a worker names each of them once only
+            if result.episode_id in again:
+                continue
+            if self._groups.claim(spec, result.status == "finished"):
+                await self._dataset.append(result)
+                self._observer.ended(spec, result)
+                recorded += 1
+        return recorded
 
     def _note(self, result: EpisodeResult, again: bool) -> None:
         what = "is played again" if again else "is recorded as failed"
@@ -247,6 +272,7 @@ class Coordinator:
             async with asyncio.timeout(None if left is None else left + _GRACE):
                 return await attempt
         except asyncio.CancelledError:
+            await run_to_end(self._keep_states(attempt))
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
@@ -256,8 +282,15 @@ class Coordinator:
         except WorkerDied as error:
             return [self._lost(spec, EpisodeError.of("worker", "worker", error)) for spec in specs]
         except TimeoutError:
+            await run_to_end(self._keep_states(attempt))
             error = EpisodeTimeout(f"no worker answered within episode.timeout and {_GRACE:g} s")
             return [self._lost(spec, EpisodeError.of("queue", "task", error)) for spec in specs]
+
+    async def _keep_states(self, attempt: "asyncio.Future[list[EpisodeResult]]") -> None:
+        """Keeps the base states of results that come too late to be used: their worker names none twice."""
+        if attempt.done() and not attempt.cancelled() and attempt.exception() is None:
+            for result in attempt.result():
+                await self._dataset.add_states(result.states)
 
     def _lost(self, spec: EpisodeSpec, error: EpisodeError) -> EpisodeResult:
         """The record of an episode of which no worker can tell."""

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +28,7 @@ class Ending:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._drain: Callable[[], None] | None = None
-        self._guarded: asyncio.Task[None] | None = None
+        self._guarded: asyncio.Task[Any] | None = None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -38,13 +39,13 @@ class Ending:
         if self.signal is not None:
             drain()
 
-    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def guard(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Awaits work that a signal cancels, one that has come included."""
-        self._guarded = asyncio.create_task(work)
+        self._guarded = task = asyncio.create_task(work)
         if self.signal is not None:
-            self._guarded.cancel()
+            task.cancel()
         try:
-            await self._guarded
+            return await task
         finally:
             self._guarded = None
 
@@ -59,3 +60,14 @@ class Ending:
             self._drain()
         elif self._guarded is not None:
             self._guarded.cancel()
+
+
+async def in_turns(work: Generator[None, None, _T]) -> _T:
+    """Does long work piece by piece on the event loop, so that signals are heard meanwhile."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            value: _T = end.value
+            return value
+        await asyncio.sleep(0)

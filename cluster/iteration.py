@@ -10,6 +10,7 @@ from typing import Any
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.sequences import Advantage, Sequence, of_records
 from cluster.errors import RunError
+from workers.cancellation import run_to_end
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec
 
 
@@ -56,6 +57,7 @@ class Iteration:
         self._episodes: defaultdict[str, list[EpisodeRecord]] = defaultdict(list)
         self._ended: asyncio.Queue[RolloutGroup | None] = asyncio.Queue()
         self._playing: asyncio.Task[None] | None = None
+        self._broken_off = False
 
     async def add_states(self, states: dict[str, str]) -> None:
         """Adds base environment states."""
@@ -101,10 +103,19 @@ class Iteration:
             await self.break_off()
 
     async def break_off(self) -> None:
-        """Ends what is in flight, and returns when it has ended. Safe to call twice."""
+        """Ends what is in flight, and returns when it has ended. Safe to call twice, and at the same time.
+
+        Whoever leaves an iteration's loop breaks it off, and so do the next one and the engine's end, which
+        may be at once.
+        """
         if self._playing is None:
             return
-        self._playing.cancel()
-        await asyncio.wait([self._playing])
-        if not self._playing.cancelled():
-            self._playing.exception()  # whoever still takes groups is told of it
+        if not self._broken_off:
+            self._broken_off = True
+            self._playing.cancel()
+        await run_to_end(self._ended_playing(self._playing))
+
+    async def _ended_playing(self, playing: asyncio.Task[None]) -> None:
+        await asyncio.wait([playing])
+        if not playing.cancelled():
+            playing.exception()  # whoever still takes groups is told of it

@@ -36,16 +36,34 @@ class Parts:
     """Where it is traced, if it is."""
 
 
+def _takes_any(_: Plan) -> None:
+    """Nothing that a plan could be held against."""
+
+
 @contextmanager
-def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[Parts]:
+def brought_up(
+    config: RunConfig,
+    run_id: str,
+    progress: Progress,
+    shuffled_by: str | None = None,
+    check: Callable[[Plan], None] = _takes_any,
+) -> Generator[Parts]:
     """Environment, image, Ray, policy and workers, and their end, but for the workers'.
+
+    Args:
+        config: The run's.
+        run_id: The run.
+        progress: The display.
+        shuffled_by: See `Plan`.
+        check: Refuses a plan that is not the run's, before anything expensive is begun.
 
     Raises:
         ClusterError: One of them cannot be had.
     """
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
-            environment, plan = load_plan(config, run_id)
+            environment, plan = load_plan(config, run_id, shuffled_by)
+            check(plan)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
@@ -82,9 +100,8 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
                 return plan
             chosen = config.environment.model_copy(update={"split": split})
             try:
-                return Plan(
-                    config.model_copy(update={"environment": chosen}), environment.of_split(split), run_id
-                )
+                asked = config.model_copy(update={"environment": chosen})
+                return Plan(asked, environment.of_split(split), run_id, shuffled_by)
             except EnvironmentLoadError as error:
                 raise ConfigError(str(error)) from error
 

@@ -3,16 +3,18 @@
 import json
 import random
 import time
-from collections.abc import Collection, Container, Iterator
-from typing import Any
+from collections.abc import Collection, Container, Generator, Iterator
+from typing import Any, TypeVar, cast
 
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
+from cluster.task_list import TaskList
 from workers.environments.base import RolloutEnvironment
 from workers.environments.classic import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeSpec, episode_id
 
+_T = TypeVar("_T")
 _WINDOW = 64
 """Tasks of a shuffled order among which those with the same tools follow each other: enough for their prompts
 to meet in vLLM's prefix cache, and few enough for a run's beginning to be a fair sample of its tasks."""
@@ -25,15 +27,23 @@ class Plan:
         config: What to play.
         environment: Whose tasks.
         run_id: The run.
+        shuffled_by: What seeds the order where the config has no seed. None: the run's id.
 
     Raises:
-        ConfigError: There is nothing to play, or two tasks have one id.
+        ConfigError: There is nothing to play, two tasks have one id, or a task's row is malformed.
     """
 
-    def __init__(self, config: RunConfig, environment: RolloutEnvironment, run_id: str) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        environment: RolloutEnvironment,
+        run_id: str,
+        shuffled_by: str | None = None,
+    ) -> None:
         self._config = config
         self._rows = environment.rows()
         self._run_id = run_id
+        self.shuffled_by = shuffled_by
         self.whole_groups = environment.needs_groups
         if config.keep is not None and self.whole_groups:
             raise ConfigError(
@@ -42,23 +52,30 @@ class Plan:
             )
         order = list(range(len(self._rows)))
         if config.shuffle:
-            random.Random(run_id if config.seed is None else config.seed).shuffle(order)
+            seed = (shuffled_by or run_id) if config.seed is None else config.seed
+            random.Random(seed).shuffle(order)
         self._order = order[: config.limit]
         if not self._order:
             raise ConfigError("environment.args: they select no task at all")
-        self._check_ids()
+        self.task_list = self._read_tasks()
+        """Ids of the tasks, and what tells whether they are the same ones as before."""
 
-    def _check_ids(self) -> None:
-        """Episodes are told apart by their task's id, so two tasks must not share one."""
+    def _read_tasks(self) -> TaskList:
+        """Reads every task once. Episodes are told apart by their task's id, so two must not share one."""
+        tasks = TaskList()
         seen: set[str] = set()
         for index in self._order:
-            task_id = task_id_of(self._rows[index])
+            row = self._rows[index]
+            _check_info(row, index, self._config.environment.id)
+            task_id = task_id_of(row)
             if task_id in seen:
                 raise ConfigError(
                     f"environment.id: two tasks of {self._config.environment.id} have the id {task_id!r}; "
                     "give each an `info.task_id` of its own, or none at all, to have them numbered"
                 )
             seen.add(task_id)
+            tasks.add(task_id, row)
+        return tasks
 
     @property
     def tasks(self) -> int:
@@ -72,9 +89,17 @@ class Plan:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The tasks, in the order in which they are played, as verifiers' `RolloutInput`s."""
+        for rows in self._windows():
+            yield from rows
+
+    def _windows(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """The tasks, so many at a time; rows are read when a window is gone through."""
         for start in range(0, len(self._order), _WINDOW):
-            rows = [dict(self._rows[index]) for index in self._order[start : start + _WINDOW]]
-            yield from _by_tools(rows) if self._config.shuffle else rows
+            yield self._window(start)
+
+    def _window(self, start: int) -> Iterator[dict[str, Any]]:
+        rows = [dict(self._rows[index]) for index in self._order[start : start + _WINDOW]]
+        yield from _by_tools(rows) if self._config.shuffle else rows
 
     def named(self, task_ids: Collection[str]) -> list[dict[str, Any]]:
         """The tasks of these ids.
@@ -100,21 +125,47 @@ class Plan:
         Args:
             done: Ids of episodes that need not be played. A group of which one is missing is played whole.
         """
-        for row in self.rows():
-            group = self._group(row)
-            missing = [spec for spec in group if spec.episode_id not in done]
-            if self.whole_groups:
-                yield from [group] if missing else []
-            else:
-                yield from ([spec] for spec in missing)
+        return (unit for unit in self.units_in_turns(done) if unit is not None)
+
+    def units_in_turns(self, done: Container[str] = ()) -> Iterator[list[EpisodeSpec] | None]:
+        """The same, with a None now and then: a turn for others, while tasks that are done are passed over.
+
+        The rows of tasks that are done are not read.
+        """
+        ids = self.task_list.ids(_WINDOW)
+        for rows in self._windows():
+            names = next(ids)
+            if all(episode in done for task_id in names for episode in self._episodes_of(task_id)):
+                yield None
+                continue
+            for row in rows:
+                group = self._group(row)
+                missing = [spec for spec in group if spec.episode_id not in done]
+                if self.whole_groups:
+                    yield from [group] if missing else []
+                else:
+                    yield from ([spec] for spec in missing)
+            yield None
 
     def replayed(self, done: Collection[str]) -> set[str]:
         """Those of the done episodes that `units` has played again, since their group is not whole."""
-        if not (self.whole_groups and done):
-            return set()
-        return {spec.episode_id for unit in self.units(done) for spec in unit if spec.episode_id in done}
+        return all_turns(self.replayed_in_turns(done))
 
-    def begun(self, finished: Container[str]) -> tuple[dict[str, int], set[str]]:
+    def replayed_in_turns(self, done: Collection[str]) -> Generator[None, None, set[str]]:
+        """The same, with turns for others."""
+        again: set[str] = set()
+        if not (self.whole_groups and done):
+            return again
+        for names in self.task_list.ids(_WINDOW):
+            for task_id in names:
+                group = self._episodes_of(task_id)
+                there = [episode for episode in group if episode in done]
+                if len(there) < len(group):
+                    again.update(there)
+            yield
+        return again
+
+    def begun(self, finished: Collection[str]) -> tuple[dict[str, int], set[str]]:
         """What an earlier run has left of over-sampled groups.
 
         Args:
@@ -124,18 +175,35 @@ class Plan:
             Of each group that has begun and has not enough: how many have finished. And the ids of those
             other episodes whose group has enough without them.
         """
+        return all_turns(self.begun_in_turns(finished))
+
+    def begun_in_turns(
+        self, finished: Collection[str]
+    ) -> Generator[None, None, tuple[dict[str, int], set[str]]]:
+        """The same, with turns for others. No row is read for it."""
         counts: dict[str, int] = {}
         surplus: set[str] = set()
         keep = self._config.keep
-        for row in self.rows() if keep is not None else ():
-            group = self._group(row)
-            others = [spec.episode_id for spec in group if spec.episode_id not in finished]
-            count = len(group) - len(others)
-            if keep is not None and count >= keep:
-                surplus.update(others)
-            elif count:
-                counts[group[0].group_id] = count
+        if keep is None or not finished:
+            return counts, surplus
+        for names in self.task_list.ids(_WINDOW):
+            for task_id in names:
+                group = self._episodes_of(task_id)
+                others = [episode for episode in group if episode not in finished]
+                count = len(group) - len(others)
+                if count >= keep:
+                    surplus.update(others)
+                elif count:
+                    counts[self._group_id(task_id)] = count
+            yield
         return counts, surplus
+
+    def _episodes_of(self, task_id: str) -> list[str]:
+        scope = self._config.environment.scope
+        return [episode_id(scope, task_id, sample) for sample in range(self._config.samples)]
+
+    def _group_id(self, task_id: str) -> str:
+        return f"{self._run_id}/{task_id}"
 
     def _group(self, row: dict[str, Any]) -> list[EpisodeSpec]:
         return self.group(row, self._config.samples)
@@ -155,7 +223,7 @@ class Plan:
             EpisodeSpec(
                 episode_id=episode_id(environment.scope, task_id, sample),
                 task_id=task_id,
-                group_id=f"{self._run_id}/{task_id}{suffix}",
+                group_id=self._group_id(task_id) + suffix,
                 sample_index=sample,
                 split=environment.split,
                 row=row,
@@ -165,8 +233,15 @@ class Plan:
         ]
 
 
-def load_plan(config: RunConfig, run_id: str) -> tuple[ClassicEnvironment, Plan]:
+def load_plan(
+    config: RunConfig, run_id: str, shuffled_by: str | None = None
+) -> tuple[ClassicEnvironment, Plan]:
     """The environment that a config names, and what there is to play in it.
+
+    Args:
+        config: The run's.
+        run_id: The run.
+        shuffled_by: See `Plan`.
 
     Raises:
         ConfigError: The environment does not load, or there is nothing to play.
@@ -176,7 +251,7 @@ def load_plan(config: RunConfig, run_id: str) -> tuple[ClassicEnvironment, Plan]
         environment = ClassicEnvironment(
             config.environment, policy=policy, episode_timeout=config.episode.timeout
         )
-        return environment, Plan(config, environment, run_id)
+        return environment, Plan(config, environment, run_id, shuffled_by)
     except EnvironmentLoadError as error:
         raise ConfigError(str(error)) from error
 
@@ -206,3 +281,36 @@ def info_of(row: dict[str, Any]) -> dict[str, Any]:
     """A row's `info`, which verifiers allows to be JSON text."""
     info: Any = row.get("info")
     return json.loads(info) if isinstance(info, str) else info or {}
+
+
+def _check_info(row: dict[str, Any], index: int, environment: str) -> None:
+    """Sees that a row's `info` is an object, or the text of one, as verifiers has it.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    given: Any = row.get("info")
+    try:
+        info = json.loads(given) if isinstance(given, str) else given or {}
+    except ValueError:
+        info = None
+    if not isinstance(info, dict):
+        raise ConfigError(
+            f"environment.id: `info` of row {index} of {environment}'s dataset is {_brief(given)}; give a "
+            "dictionary, or the text of a JSON object, such as {}"
+        )
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    kind = "the text" if isinstance(value, str) else f"of type {type(value).__name__},"
+    return f"{kind} {text if len(text) <= 80 else text[:79] + '…'}"
+
+
+def all_turns(work: Generator[None, None, _T]) -> _T:
+    """What work in turns comes to, for who need not let others have theirs."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return cast(_T, end.value)

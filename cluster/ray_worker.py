@@ -131,12 +131,13 @@ class RayWorker:
 
     async def stop(self) -> None:
         """See `Worker`."""
-        if self.node_id is not None:
-            try:
+        try:
+            if self.node_id is not None:
                 await asyncio.wait_for(self._actor.stop.remote(), _STOP_TIMEOUT)
-            except (TimeoutError, RayError):
-                _log.warning("worker %s did not stop in order; it is killed", self.name)
-        ray.kill(self._actor)
+        except (TimeoutError, RayError):
+            _log.warning("worker %s did not stop in order; it is killed", self.name)
+        finally:
+            ray.kill(self._actor)
 
 
 def resources(config: WorkersConfig, uses_sandbox: bool) -> dict[str, float]:

@@ -1,14 +1,23 @@
-"""Whether a run can be taken up again: its config must ask for the same data."""
+"""Whether a run can be taken up again: its config must ask for the same data, and find the same tasks."""
 
+import asyncio
+import json
+import logging
 from pathlib import Path
 from typing import Any, cast
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.config_file import load_config
-from cluster.dataset.manifest import load_manifest
+from cluster.dataset.dataset import Dataset
+from cluster.dataset.manifest import TasksDigest, load_manifest, manifest_path
 from cluster.dataset.run_folder import CHAT_TEMPLATE, ENVIRONMENT
 from cluster.errors import ConfigError
+from cluster.plan import Plan
+from workers.settings import Split
 
+_log = logging.getLogger(__name__)
+_NAMED = 5
+"""Tasks of each kind of change that an error names."""
 _FREE = (
     "name",
     "output",
@@ -75,6 +84,88 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
     return config
 
 
+def order_seed(folder: Path, config: RunConfig) -> str | None:
+    """What seeds the order of a run's tasks where its config has no `seed`: its name, or what did before.
+
+    Args:
+        folder: The run's folder; it need not be there yet.
+        config: The run's.
+
+    Returns:
+        None for the run's id, as in a run that was begun before the name was taken for it.
+    """
+    if not manifest_path(folder).exists():
+        return config.name
+    manifest = load_manifest(folder)
+    has_begun = manifest.planned is not None or bool(manifest.tasks)
+    return manifest.shuffled_by if has_begun else config.name
+
+
+def check_tasks(folder: Path, split: Split, plan: Plan, *, loop: bool = False) -> None:
+    """Sees that the tasks of a split are those that a run began with. What is no run yet began with none.
+
+    Args:
+        folder: The run's folder.
+        split: Whose tasks.
+        plan: What there is to play of it now.
+        loop: Whether a trainer's loop takes the run up, which goes on at a place in their order.
+
+    Raises:
+        ConfigError: They are others; names some of them.
+    """
+    if not manifest_path(folder).exists():
+        return
+    manifest = load_manifest(folder)
+    before, now = manifest.tasks.get(split), plan.task_list.digest
+    if before is None:
+        if manifest.planned is not None and not manifest.tasks:
+            _log.warning(
+                "%s was begun by a version that did not note the run's tasks: whether they are still the "
+                "same was not compared",
+                folder,
+            )
+        return
+    if loop and before.content == now.content and before.order != now.order:
+        _log.warning("%s: the tasks come in another order than before; the round goes on in it", folder)
+    _refuse_others(folder, split, plan, before, loop)
+
+
+def _refuse_others(folder: Path, split: Split, plan: Plan, before: TasksDigest | None, loop: bool) -> None:
+    if before is None or before.content == plan.task_list.digest.content:
+        return
+    changes = plan.task_list.changes(folder, split, before)
+    if changes is None:
+        what = f"there were {before.tasks}, there are {len(plan.task_list)}, and not all of them are the same"
+    else:
+        what = "; ".join(f"{kind}: {_some(ids)}" for kind, ids in changes.items() if ids)
+    raise ConfigError(
+        f"{'resume' if loop else f'--resume {folder}'}: the tasks (environment.split {split}) are not those "
+        f"that the run in {folder} began with: {what}. A group would hold samples of two tasks. Give the "
+        "environment the data, modules and arguments that it had (a seed, where it makes them by chance), or "
+        f"begin a new run. To mix them all the same, take {split!r} out of `tasks` in "
+        f"{manifest_path(folder)}"
+    )
+
+
+async def note_tasks(dataset: Dataset, split: Split, plan: Plan, *, loop: bool = False) -> None:
+    """Notes in a run's folder which tasks it plays, for `check_tasks`.
+
+    Raises:
+        ConfigError: It has begun with others.
+        RunFolderError: It could not be written.
+    """
+    digest, before = plan.task_list.digest, dataset.manifest.tasks.get(split)
+    if before == digest:
+        return
+    await asyncio.to_thread(_refuse_others, dataset.run_dir, split, plan, before, loop)
+    await dataset.set_tasks(split, digest, plan.task_list.write, plan.shuffled_by)
+
+
+def _some(ids: list[str]) -> str:
+    named = ", ".join(repr(task_id) for task_id in ids[:_NAMED])
+    return named + (f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else "")
+
+
 def _check_environment(folder: Path, config: RunConfig) -> None:
     """Sees that an environment that is a file is the one that the run began with, wherever it is now."""
     if not config.environment.id.endswith(".py"):
@@ -114,7 +205,7 @@ def _check_chat_template(folder: Path, config: RunConfig) -> None:
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if path in _FREE or before == after:
+    if path in _FREE or _is_same(before, after):
         return []
     if path == "environment.id" and str(before).endswith(".py") and Path(before).name == Path(after).name:
         return []
@@ -126,3 +217,8 @@ def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any
         for name in dict.fromkeys([*was, *now])
         for difference in _differences(was.get(name), now.get(name), f"{path}.{name}".strip("."))
     ]
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    """Whether two values are the same to an environment, to which `true` is not 1, nor 1 the number 1.0."""
+    return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.config import RunConfig, check_sampling
 from cluster.config_file import load_config
+from cluster.config_values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
@@ -21,9 +22,11 @@ from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
-from cluster.resume import resumable_config
+from cluster.plan import Plan
+from cluster.resume import check_tasks, note_tasks, order_seed, resumable_config
 from cluster.schedule import Schedule
 from workers import logs
+from workers.cancellation import run_to_end
 from workers.records import EpisodeSpec
 from workers.settings import SamplingSettings, Split
 
@@ -59,6 +62,7 @@ class RolloutEngine:
         resume: bool = False,
     ) -> None:
         self._config = config if isinstance(config, RunConfig) else load_config(Path(config))
+        check_values(self._config)
         if self._config.keep is not None:
             raise ConfigError("keep: a rollout engine plays every episode; leave it out")
         if not resume:
@@ -74,6 +78,7 @@ class RolloutEngine:
         self._began = time.monotonic()
         self._current: Iteration | None = None
         self._preparing = asyncio.Lock()
+        self._updating = asyncio.Lock()
         self._planned = 0
         self._seconds_before = 0.0
 
@@ -98,7 +103,8 @@ class RolloutEngine:
         """Plays one iteration; gives each group as soon as its last episode has ended and is on disk.
 
         Leaving the loop early breaks off what is still in flight; where the generator is kept, the next
-        iteration or the engine's end does.
+        iteration or the engine's end does. A call that is refused, or is cancelled before anything of it is
+        played, leaves all as it was.
 
         Args:
             tasks: Ids of tasks; or how many, going round and round; None: all. A task that comes twice is
@@ -114,15 +120,22 @@ class RolloutEngine:
         """
         async with self._preparing:
             parts, dataset, measures, schedule = self._parts
-            await self._break_off()
             samples = self._config.samples if samples is None else samples
             if sampling is not None:
                 check_sampling(self._config.policy, sampling)
-            split = split or self._config.environment.split
-            groups = await asyncio.to_thread(schedule.groups, tasks, samples, split, sampling)
-            expected = sum(map(len, groups))
+            split = self._config.environment.split if split is None else split
+            before = schedule.place
+            try:
+                # To its end: a thread that went on by itself would move the schedule under the next call.
+                groups = await run_to_end(asyncio.to_thread(schedule.groups, tasks, samples, split, sampling))
+                await self._break_off()
+                await run_to_end(note_tasks(dataset, split, schedule.plan(split), loop=True))
+                expected = sum(map(len, groups))
+                await run_to_end(dataset.set_planned(self._planned + expected, schedule.place))
+            except BaseException:
+                schedule.return_to(before)
+                raise
             self._planned += expected
-            await dataset.set_planned(self._planned, schedule.place)
             parts.pool.hold(expected)
             measures.expect(expected)
             iteration = self._current = Iteration(dataset, groups, measures.observers.cancelled)
@@ -173,15 +186,20 @@ class RolloutEngine:
             PolicyUnavailable: The policy does not answer.
         """
         parts, *_ = self._parts
-        version = (parts.policy.version or 0) + 1 if version is None else version
-        await asyncio.to_thread(parts.policy.update, path, version)
-        parts.pool.set_version(version)
+        async with self._updating:
+            version = (parts.policy.version or 0) + 1 if version is None else version
+            # To its end: a thread that went on by itself would share a version's folder with the next call.
+            await run_to_end(asyncio.to_thread(parts.policy.update, path, version))
+            parts.pool.set_version(version)
         return version
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._target.held(self._config))
-            parts = stack.enter_context(brought_up(self._config, self._target.run_id, self._progress))
+            run_id, seed = self._target.run_id, order_seed(self._target.folder, self._config)
+            parts = stack.enter_context(
+                brought_up(self._config, run_id, self._progress, seed, self._check_plan)
+            )
             stack.push_async_callback(parts.pool.close)
             with self._progress.stage("workers") as stage:
                 await parts.pool.start(parts.plan.episodes, stage.say)
@@ -193,10 +211,12 @@ class RolloutEngine:
                 following = self._target.remote.following(self._config.upload_seconds)
                 await stack.enter_async_context(following)
             dataset = await stack.enter_async_context(await self._target.open_dataset())
-            stack.push_async_callback(self._end, parts, dataset)
             before = dataset.manifest
             self._planned, self._seconds_before = before.planned or 0, before.wall_seconds or 0.0
-            schedule = Schedule(parts.plan_of, before.loop)
+            schedule = Schedule(self._plans(parts), before.loop)
+            self._began = time.monotonic()
+            stack.push_async_callback(self._end, parts, dataset, schedule)
+            await note_tasks(dataset, self._config.environment.split, parts.plan, loop=True)
             await dataset.set_planned(self._planned, schedule.place)
             measures = Measures(
                 parts, self._target.folder, self._target.run_id, self._progress, 0, between="trainer"
@@ -205,23 +225,39 @@ class RolloutEngine:
             stack.push_async_callback(self._break_off)
             self._stack = stack.pop_all()
         self._up = parts, dataset, measures, schedule
-        self._began = time.monotonic()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         async with self._preparing:
             self._up = None
         await self._stack.aclose()
 
-    async def _end(self, parts: Parts, dataset: Dataset) -> None:
+    async def _end(self, parts: Parts, dataset: Dataset, schedule: Schedule) -> None:
         """Gives the workers back, and makes shards of what there is; what is not there was broken off."""
         await parts.pool.close()
         missing = self._planned - len(await dataset.episode_ids())
         seconds = self._seconds_before + time.monotonic() - self._began
         await dataset.commit(wall_seconds=seconds, cancelled=missing)
+        if dataset.manifest.planned != self._planned:  # a call that was cancelled had been noted already
+            await dataset.set_planned(self._planned, schedule.place)
         write_summary(self._target.folder, summarise(self._target.folder))
+
+    def _check_plan(self, plan: Plan, split: Split | None = None) -> None:
+        """Refuses tasks that are not those of the run that is taken up."""
+        check_tasks(self._target.folder, split or self._config.environment.split, plan, loop=True)
+
+    def _plans(self, parts: Parts) -> Callable[[Split], Plan]:
+        def plan_of(split: Split) -> Plan:
+            plan = parts.plan_of(split)
+            self._check_plan(plan, split)
+            return plan
+
+        return plan_of
 
     @property
     def _parts(self) -> tuple[Parts, Dataset, Measures, Schedule]:

@@ -2,22 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 
 from cluster.config import RunConfig
+from cluster.config_values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.run_folder import Target
-from cluster.ending import Ending, Interrupted
+from cluster.ending import Ending, Interrupted, in_turns
 from cluster.groups import Groups
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary, summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
+from cluster.resume import check_tasks, note_tasks, order_seed
 from workers import logs
+from workers.cancellation import run_to_end
 
 
 def run(config: RunConfig, target: Target, console: Console) -> Summary:
@@ -32,12 +36,20 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         What it came to.
 
     Raises:
+        ConfigError: The config holds what cannot be kept, or the run that is taken up began with other tasks.
         RunError: The run as a whole could not be done.
         Interrupted: A signal ended it; the dataset holds what had finished.
     """
+    check_values(config)
     progress = Progress(console)
-    with target.held(config), brought_up(config, target.run_id, progress) as parts:
-        return asyncio.run(_play(config, parts, progress, target))
+    with target.held(config):
+        seed, split = order_seed(target.folder, config), config.environment.split
+
+        def check(plan: Plan) -> None:
+            check_tasks(target.folder, split, plan)
+
+        with brought_up(config, target.run_id, progress, seed, check) as parts:
+            return asyncio.run(_play(config, parts, progress, target))
 
 
 async def _play(
@@ -66,14 +78,15 @@ async def _play(
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
             async with _copied(target, config), await target.open_dataset() as dataset:
+                await note_tasks(dataset, config.environment.split, plan)
                 await dataset.set_planned(plan.episodes)
                 statuses = await dataset.statuses()
-                done, finished = _done(plan, statuses, target)
-                begun, surplus = plan.begun(finished)
-                groups = Groups(config.keep, begun)
+                left = await ending.guard(in_turns(_left(plan, statuses, target.retry_failed)))
+                done, surplus = left.done, left.surplus
+                groups = Groups(config.keep, left.begun)
                 skipped = len(surplus - done)
                 missing = max(0, plan.episodes - len(done) - skipped)
-                if not new and next(plan.units(done | surplus), None):
+                if not new and await ending.guard(in_turns(_has_units(plan, done | surplus))):
                     await bring_up_workers(missing)
                 if again := statuses.keys() - done:
                     await dataset.forget(set(again))
@@ -94,15 +107,18 @@ async def _play(
                 try:
                     with progress.episodes(missing):
                         async with measures.taken(config.observe.every):
-                            await coordinator.run(plan.units(done | surplus), missing)
+                            await coordinator.run(plan.units_in_turns(done | surplus), missing)
                 finally:
                     wall_seconds = before + time.monotonic() - began
-                    await dataset.commit(wall_seconds=wall_seconds, cancelled=skipped + groups.cancelled)
+                    cancelled = skipped + groups.cancelled
+                    await run_to_end(dataset.commit(wall_seconds=wall_seconds, cancelled=cancelled))
                     summary = summarise(target.folder)
                     write_summary(target.folder, summary)
         finally:
-            await pool.close()
-            stack.close()
+            try:
+                await pool.close()
+            finally:
+                stack.close()
     except asyncio.CancelledError:
         if ending.signal is None:
             raise
@@ -128,10 +144,32 @@ def _capacity(config: RunConfig) -> str:
     return f"up to {workers.max}, {min(at_once, workers.max_in_flight or at_once)} episodes at once"
 
 
-def _done(plan: Plan, statuses: dict[str, str], target: Target) -> tuple[set[str], set[str]]:
-    """Ids of the episodes that a resumed run need not play, and those of them that have finished."""
+@dataclass(frozen=True)
+class _Left:
+    """What an earlier process has left of a run."""
+
+    done: set[str]
+    """Ids of the episodes that need not be played."""
+    begun: dict[str, int]
+    """How many have finished of each over-sampled group that has not enough."""
+    surplus: set[str]
+    """Ids of the other episodes of those groups that have enough."""
+
+
+def _left(plan: Plan, statuses: dict[str, str], retry_failed: bool) -> Generator[None, None, _Left]:
+    """Works out, in turns, what there is to play of a run that is taken up again."""
     finished = {i for i, status in statuses.items() if status == "finished"}
-    _, surplus = plan.begun(finished)
-    keep = finished | (statuses.keys() & surplus) if target.retry_failed else set(statuses)
-    keep -= plan.replayed(keep)
-    return keep, finished & keep
+    _, surplus = yield from plan.begun_in_turns(finished)
+    done = finished | (statuses.keys() & surplus) if retry_failed else set(statuses)
+    done -= yield from plan.replayed_in_turns(done)
+    begun, surplus = yield from plan.begun_in_turns(finished & done)
+    return _Left(done, begun, surplus)
+
+
+def _has_units(plan: Plan, done: set[str]) -> Generator[None, None, bool]:
+    """Works out, in turns, whether anything is left to be played."""
+    for unit in plan.units_in_turns(done):
+        if unit is not None:
+            return True
+        yield
+    return False

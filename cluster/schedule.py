@@ -47,7 +47,7 @@ class Schedule:
         """
         if samples < 1:
             raise ConfigError(f"samples: got {samples}; give 1 or more, or None for the config's")
-        plan = self._plan(split)
+        plan = self.plan(split)
         rows = self._rows(tasks, split)
         place = self.place
         iteration = place.iteration + 1
@@ -67,22 +67,34 @@ class Schedule:
         )
         return groups
 
-    def _plan(self, split: Split) -> Plan:
+    def return_to(self, place: LoopPlace) -> None:
+        """Takes back what `groups` gave since the loop was at this place, for it was not played."""
+        self.place = place
+        self._rounds.clear()
+
+    def plan(self, split: Split) -> Plan:
+        """The plan of a split; made when it is first asked for."""
         if split not in get_args(Split):
             raise ConfigError(f"split: got {split!r}; it must be one of {', '.join(get_args(Split))}")
         if split not in self._plans:
-            plan = self._plans[split] = self._plan_of(split)
+            self._plans[split] = self._plan_of(split)
+        return self._plans[split]
+
+    def _round(self, split: Split) -> Iterator[dict[str, Any]]:
+        """The tasks of a split from the one that comes next, again and again."""
+        if split not in self._rounds:
+            plan = self.plan(split)
             rounds = chain.from_iterable(plan.rows() for _ in count())
             self._rounds[split] = islice(rounds, self.place.next_task.get(split, 0), None)
-        return self._plans[split]
+        return self._rounds[split]
 
     def _rows(self, tasks: Collection[str] | int | None, split: Split) -> list[dict[str, Any]]:
         if tasks is None:
-            return list(self._plan(split).rows())
+            return list(self.plan(split).rows())
         if isinstance(tasks, str):
             raise ConfigError(f"tasks: got the text {tasks!r}; give a list of ids, [{tasks!r}], or how many")
         if not isinstance(tasks, int):
-            return self._plan(split).named(tasks)
+            return self.plan(split).named(tasks)
         if tasks < 1:
             raise ConfigError(f"tasks: got {tasks}; give 1 or more, a list of ids, or None for all")
-        return list(islice(self._rounds[split], tasks))
+        return list(islice(self._round(split), tasks))

@@ -61,7 +61,7 @@ def select(config: RunConfig) -> Selection:
     Raises:
         ConfigError: Its environment does not load, or it selects nothing.
     """
-    _, plan = load_plan(config, "tasks")
+    _, plan = load_plan(config, "tasks", shuffled_by=config.name)
     tasks = [_task(row) for row in plan.rows()]
     return Selection(
         environment=config.environment.name,

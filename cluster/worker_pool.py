@@ -13,6 +13,7 @@ from cluster.errors import RunError
 from cluster.headroom import Headroom
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.ray_worker import PlayFailed, ResultLost, Worker, WorkerDied, WorkerFailed
+from workers.cancellation import run_to_end
 from workers.records import EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class WorkerPool:
         self._starting: dict[asyncio.Task[None], Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping: set[asyncio.Task[None]] = set()
-        self._change = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._wake = asyncio.Event()
         self._expected = 0
         self._held = 0
@@ -140,8 +141,7 @@ class WorkerPool:
         self._headroom.look(metrics, self.state.in_flight)
         if self._headroom.limit != before:
             _log.info("episodes in flight that the policy has use for: %s", self._headroom.limit or "any")
-            async with self._change:
-                self._change.notify_all()
+            self._tell_of_change()
             self._wake.set()
 
     async def start(self, episodes: int, say: Callable[[str], None] = lambda _: None) -> None:
@@ -160,8 +160,9 @@ class WorkerPool:
         deadline = time.monotonic() + self._config.start_timeout
         while not self._members and self._starting and time.monotonic() < deadline:
             try:
-                async with asyncio.timeout(min(_SAY_EVERY, deadline - time.monotonic())), self._change:
-                    await self._change.wait_for(lambda: self._members or not self._starting)
+                async with asyncio.timeout(min(_SAY_EVERY, deadline - time.monotonic())):
+                    while not self._members and self._starting:
+                        await self._changed.wait()
             except TimeoutError:
                 say(self._waiting_for())
         if self._members:
@@ -179,24 +180,27 @@ class WorkerPool:
         Raises:
             RunError: There is no worker, and none comes up any more.
         """
-        async with self._change:
-            while (member := self._best(places)) is None:
-                if not self._members and not self._starting and self._failures >= _FAILURES:
-                    raise RunError(f"there is no worker left: {self._last_failure}")
-                await self._change.wait()
-            member.free -= places
-            return Seat(member, places)
+        while (member := self._best(places)) is None:
+            if self._closed:
+                raise RunError("there is no worker left: the workers have been given back")
+            if not self._members and not self._starting and self._failures >= _FAILURES:
+                raise RunError(f"there is no worker left: {self._last_failure}")
+            await self._changed.wait()
+        member.free -= places
+        return Seat(member, places)
 
     async def leave(self, seat: Seat) -> None:
-        """Gives a seat back; once is enough, and more do no harm."""
+        """Gives a seat back; once is enough, and more do no harm.
+
+        It waits for nothing, so that no cancellation can come between a seat's return and the word of it.
+        """
         if seat.left:
             return
         seat.left = True
         seat.member.free += seat.places
         seat.member.idle_since = time.monotonic()
         self._wake.set()
-        async with self._change:
-            self._change.notify_all()
+        self._tell_of_change()
 
     async def play(self, specs: list[EpisodeSpec], seat: Seat) -> list[EpisodeResult]:
         """Has a worker play one unit.
@@ -222,7 +226,10 @@ class WorkerPool:
                 seat.member.worker.cancel([spec.episode_id for spec in specs])
             raise
         except WorkerDied as error:
-            if not isinstance(error, PlayFailed | ResultLost):
+            if isinstance(error, PlayFailed | ResultLost):
+                # It may be alive, and is to take back what it believes that these results have told.
+                seat.member.worker.cancel([spec.episode_id for spec in specs])
+            else:
                 self._bury(seat.member, str(error))
             raise
         finally:
@@ -236,14 +243,15 @@ class WorkerPool:
     async def close(self) -> None:
         """Ends all workers and their sandboxes."""
         self._closed = True
-        tasks = {*self._starting, *self._tasks}
-        for task in tasks:
-            task.cancel()
         members, self._members = self._members, []
         for member in members:
             self._stop(member)
+        tasks = {*self._starting, *self._tasks}
+        for task in tasks:  # at once: the one that grows the pool is to have no more turns
+            task.cancel()
+        self._tell_of_change()
         if tasks or self._stopping:
-            await asyncio.wait({*tasks, *self._stopping})
+            await run_to_end(asyncio.wait({*tasks, *self._stopping}))
 
     def _wanted(self) -> int:
         """How many workers the episodes still to come can use, or those that workers are kept for."""
@@ -341,7 +349,7 @@ class WorkerPool:
             self._retry_at = time.monotonic() + min(_LONGEST_PAUSE, 2.0**self._failures)
             _log.warning("worker %s did not come up: %s", worker.name, error)
         except asyncio.CancelledError:
-            await worker.stop()
+            await run_to_end(worker.stop())
             raise
         else:
             self._failures = 0
@@ -351,16 +359,14 @@ class WorkerPool:
             self._own(self._watch(member), f"watch {worker.name}")
         finally:
             self._starting = {task: other for task, other in self._starting.items() if other is not worker}
-            async with self._change:
-                self._change.notify_all()
+            self._tell_of_change()
             self._wake.set()
 
     async def _watch(self, member: _Member) -> None:
         """Notices at once when a worker is gone, even one that plays nothing just then."""
         how = await member.worker.end()
         self._bury(member, how)
-        async with self._change:
-            self._change.notify_all()
+        self._tell_of_change()
 
     def _bury(self, member: _Member, how: str) -> None:
         if member.gone or self._closed:
@@ -371,6 +377,11 @@ class WorkerPool:
         self._members.remove(member)
         self._wake.set()
         _log.warning("worker %s died; another takes its place: %s", member.worker.name, how)
+
+    def _tell_of_change(self) -> None:
+        """Wakes all who wait for room, or for a worker; they look for themselves."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _waiting_for(self) -> str:
         state = self.state

@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from workers import logs
 from workers.base_states import BaseStates
+from workers.cancellation import cancel_and_wait, run_to_end
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
 from workers.environments.messages import to_records
@@ -108,10 +109,10 @@ class EpisodePlayer:
 
     async def shut_down(self) -> None:
         """Breaks off what is in flight and ends the sandboxes."""
-        for task in self._in_flight:
-            task.cancel()
-        if self._in_flight:
-            await asyncio.wait(self._in_flight)
+        await run_to_end(self._end())
+
+    async def _end(self) -> None:
+        await cancel_and_wait(self._in_flight)
         if self._pool is not None:
             await self._pool.close()
         await self._client.close()
@@ -127,9 +128,9 @@ class EpisodePlayer:
         self._cancellable |= dict.fromkeys(ids, work)
         try:
             return await self._tracked(work)
-        except asyncio.CancelledError:
-            self._base_states.forget(ids)
-            if self._cancelled & ids:
+        except BaseException as error:
+            self._base_states.forget(ids)  # no result goes with them
+            if isinstance(error, asyncio.CancelledError) and self._cancelled & ids:
                 return []
             raise
         finally:
@@ -164,7 +165,7 @@ class EpisodePlayer:
                 if play.session is not None:
                     play.states = await self._base_states.of(play.session, play.spec.episode_id)
         finally:
-            await _to_its_end(self._release(plays))
+            await run_to_end(self._release(plays))
         outcomes = [
             outcome if isinstance(outcome, BaseException) else self._kept(play, outcome)
             for play, outcome in zip(plays, outcomes, strict=True)
@@ -349,20 +350,6 @@ class EpisodePlayer:
             return 0
         before, self._told_creations = self._told_creations, self._pool.created
         return self._told_creations - before
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Does work that a cancellation does not break off; it is heeded afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
 
 
 def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:

@@ -20,8 +20,8 @@ class EnvironmentSettings(Settings):
     """The environment: `agentdojo`, `shell`, any importable module with a verifiers
     `load_environment(...)`, or the path of a Python file that has one (relative to the config file)."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment's `load_environment`. Of the built-in ones:
-    [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
+    """Keyword arguments of the environment's `load_environment`, of what JSON can hold (a date as text). Of
+    the built-in ones: [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
     split: Split = "eval"
     """Which of its tasks. `train`: those of verifiers' `dataset`, to learn from. `eval`: those of
     `eval_dataset`, to evaluate on, or of `dataset` where it is the only one. `agentdojo` and `shell` have

@@ -19,6 +19,7 @@ from cluster.dataset.manifest import (
     LoopPlace,
     Manifest,
     ManifestError,
+    TasksDigest,
     load_manifest,
     manifest_path,
     new_writer,
@@ -33,6 +34,7 @@ from cluster.dataset.shards import (
     without,
     write_state,
 )
+from workers.cancellation import run_to_end
 from workers.records import EpisodeResult
 
 log = logging.getLogger(__name__)
@@ -102,9 +104,17 @@ class Dataset:
             RunFolderLocked: Another process is writing this run.
             JournalCorrupt: The journal is damaged.
         """
-        return await asyncio.to_thread(
-            cls._open, run_dir, run_id, segment_records, segment_bytes, reserve_bytes, lock, writer
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(
+                cls._open, run_dir, run_id, segment_records, segment_bytes, reserve_bytes, lock, writer
+            )
         )
+        try:
+            return await run_to_end(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                await run_to_end(opening.result().close())  # for nobody else can let go of the folder
+            raise
 
     @classmethod
     def _open(
@@ -205,6 +215,28 @@ class Dataset:
         """Note in the manifest how many episodes the run is to have, and how far a trainer's loop is."""
         await self._on_thread(lambda: self._update_manifest(planned=episodes, loop=loop))
 
+    async def set_tasks(
+        self,
+        split: str,
+        tasks: TasksDigest,
+        write: Callable[[Path, str], None],
+        shuffled_by: str | None = None,
+    ) -> None:
+        """Note in the manifest which tasks of a split the run plays, and what seeded their order.
+
+        Args:
+            split: Whose tasks.
+            tasks: Their digest.
+            write: Writes their list into the run folder, before the manifest speaks of it.
+            shuffled_by: What seeded their order.
+        """
+
+        def note() -> None:
+            write(self.run_dir, split)
+            self._update_manifest(tasks={**self._manifest.tasks, split: tasks}, shuffled_by=shuffled_by)
+
+        await self._on_thread(note)
+
     async def commit(self, *, wall_seconds: float | None = None, cancelled: int | None = None) -> Manifest:
         """Turn all that was appended into shards.
 
@@ -275,6 +307,9 @@ class Dataset:
 
         Nothing is lost without `commit`: what is in the journal becomes a shard when the folder is opened.
         """
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         if self._compaction is not None:
             await self._compaction
         await self._journal.close()

@@ -47,6 +47,17 @@ class LoopPlace(Record):
     """By split: the place, in the order of its tasks, of the one that comes next."""
 
 
+class TasksDigest(Record):
+    """What tells whether a split's tasks are still those that a run began with."""
+
+    tasks: int
+    """How many."""
+    content: str
+    """Digest of their ids, prompts and answers, whatever their order."""
+    order: str
+    """Digest of the same in their order."""
+
+
 class Manifest(Record):
     """What `manifest.json` holds."""
 
@@ -63,6 +74,11 @@ class Manifest(Record):
     loop broke their iteration off."""
     loop: LoopPlace | None = None
     """Of a run that a trainer's loop plays: how far it has come. Null for other runs."""
+    tasks: dict[str, TasksDigest] = Field(default_factory=dict[str, TasksDigest])
+    """By split: the tasks that the run plays. A resumption that finds others is refused. Empty in a run that
+    was begun before this was noted."""
+    shuffled_by: str | None = None
+    """What seeded the order of the tasks (`shuffle`) where the config has no `seed`. Null: the run's id."""
     wall_seconds: float | None = None
     """Seconds the run has taken so far, its resumptions together. Null before the first commit."""
     shards: list[Shard] = Field(default_factory=list[Shard])

@@ -22,6 +22,7 @@ from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new
 from cluster.dataset.places import is_uri, open_uri
 from cluster.dataset.reading_copy import MUTABLE, TASKS, ReadingCopies, RunChanged
 from cluster.errors import ConfigError, RunError
+from workers.cancellation import cancel_and_wait, run_to_end
 
 __all__ = ["RemoteFolder", "is_uri", "local_folder", "open_uri"]
 
@@ -197,15 +198,17 @@ class RemoteFolder:
         try:
             yield
         finally:
-            follower.cancel()
-            await asyncio.wait([follower])
             try:
-                await asyncio.to_thread(self.copy, check=True)
+                await run_to_end(self._copy_at_last(follower))
             except OSError as error:
                 raise RunError(
                     f"the run is whole in {self.local}, but could not be copied to {self.uri}: {error}; "
                     f"`kumite run --resume {self.uri}`, on this machine, tries again"
                 ) from error
+
+    async def _copy_at_last(self, follower: asyncio.Task[None]) -> None:
+        await cancel_and_wait([follower])
+        await asyncio.to_thread(self.copy, check=True)
 
     async def _follow(self, every: float) -> None:
         while True:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import yaml
-
 from cluster.config import RunConfig, VllmPolicy
+from cluster.config_file import dump_config
 from cluster.dataset.dataset import COPIED, Dataset, take_up
 from cluster.dataset.durable import begin_folder, end_folder, is_vacant, lock_folder, remove_vacant, replacing
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
@@ -202,9 +201,8 @@ class Target:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             with replacing(self.folder / "config.yaml") as temporary:
-                temporary.write_text(resolved, encoding="utf-8")
+                temporary.write_text(dump_config(config), encoding="utf-8")
             if config.environment.id.endswith(".py"):
                 (self.folder / ENVIRONMENT).write_bytes(Path(config.environment.id).read_bytes())
             template = config.policy.chat_template if isinstance(config.policy, VllmPolicy) else None

@@ -5,6 +5,7 @@ import logging
 import resource
 import sys
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from cluster.observe.metrics import STAGES, Exporter
 from cluster.observe.policy_use import PolicyUse
 from cluster.observe.tally import Mean
 from cluster.worker_pool import PoolState
+from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec, Record
 
 _log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class MetricsLine(Record):
     """Seconds since the epoch."""
     elapsed: float
     """Seconds since this process took the run up."""
+    process: str | None = None
+    """Tells the lines of this process from those of others that took the run up. Null in old runs."""
     planned: int
     """Episodes that this process is to see through."""
     finished: int
@@ -109,6 +113,7 @@ class Meter:
     ) -> None:
         self._policy = policy
         self._path = folder / FILE
+        self._process = uuid.uuid4().hex[:12]
         self._written = not self._path.exists()
         self._exporter = exporter
         self._pool = pool
@@ -174,9 +179,10 @@ class Meter:
         try:
             yield
         finally:
-            writer.cancel()
-            await asyncio.wait([writer])
-            self._write()
+            try:
+                await cancel_and_wait([writer])
+            finally:
+                self._write()
 
     async def _write_on(self, every: float) -> None:
         while True:
@@ -206,6 +212,7 @@ class Meter:
         return MetricsLine(
             time=time.time(),
             elapsed=now - self._began,
+            process=self._process,
             planned=self._planned,
             finished=self._counts["ended"] - failed,
             failed=dict(self._failed),

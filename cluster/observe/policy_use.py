@@ -1,10 +1,10 @@
 """What a run's files say of how busy its policy was."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from workers.records import Record
 
@@ -64,39 +64,69 @@ def shares(metrics: Path) -> PolicyShares | None:
     Returns:
         None where it says nothing.
     """
-    lasts: list[PolicyUse] = []
-    for use in _read(metrics):
-        if lasts and use.seconds >= lasts[-1].seconds:
-            lasts[-1] = use
-        else:
-            lasts.append(use)  # of another process, whose counts begin anew
+    lasts = _last_of_each_process(metrics)
     seconds = sum(use.seconds for use in lasts)
     if not seconds:
         return None
-    queries = sum(use.prefix_queries for use in lasts)
+    # A version that took a replica's restart for a loss has written counts below 0.
+    queries, hits, sampled = (
+        sum(max(0, count) for count in counts)
+        for counts in zip(
+            *((use.prefix_queries, use.prefix_hits, use.generated_tokens) for use in lasts), strict=True
+        )
+    )
     causes = {cause: 0.0 for use in lasts for cause in use.waited_for}
     for use in lasts:
         for cause, waited in use.waited_for.items():
             causes[cause] += waited / seconds
     return PolicyShares(
-        prefix_hit_rate=sum(use.prefix_hits for use in lasts) / queries if queries else None,
-        tokens_per_second=sum(use.generated_tokens for use in lasts) / seconds,
+        prefix_hit_rate=min(1.0, hits / queries) if queries else None,
+        tokens_per_second=sampled / seconds,
         busy=sum(use.busy_seconds for use in lasts) / seconds,
         waited_for=causes,
     )
 
 
-def _read(metrics: Path) -> list[PolicyUse]:
+class _Line(BaseModel):
+    """What a line of `metrics.jsonl` says of its process and of the policy."""
+
+    process: str | None = None
+    elapsed: float | None = None
+    policy: PolicyUse | None = None
+
+
+def _last_of_each_process(metrics: Path) -> list[PolicyUse]:
+    """What each process that took the run up said last; the counts of each begin at 0."""
+    lasts: list[PolicyUse] = []
+    before: _Line | None = None
+    begins = True
+    for line in _read(metrics):
+        begins = begins or (before is not None and _is_of_another(before, line))
+        before = line
+        if line.policy is None:
+            continue
+        if begins or line.policy.seconds < lasts[-1].seconds:
+            lasts.append(line.policy)
+        else:
+            lasts[-1] = line.policy
+        begins = False
+    return lasts
+
+
+def _is_of_another(before: _Line, line: _Line) -> bool:
+    """Whether a line is of another process than the one before it; the first line of each comes at once."""
+    if before.process is not None or line.process is not None:
+        return before.process != line.process
+    return before.elapsed is not None and line.elapsed is not None and line.elapsed < before.elapsed
+
+
+def _read(metrics: Path) -> Iterator[_Line]:
     try:
         lines = metrics.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return []
-    uses: list[PolicyUse] = []
+        return
     for line in lines:
         try:
-            fields: Any = json.loads(line)
-            if fields.get("policy") is not None:
-                uses.append(PolicyUse.model_validate(fields["policy"]))
-        except (ValueError, AttributeError, ValidationError):
+            yield _Line.model_validate(json.loads(line))
+        except (ValueError, ValidationError):
             continue  # torn by a crash
-    return uses

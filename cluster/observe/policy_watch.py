@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from cluster.errors import PolicyUnavailable
+from cluster.observe.engine_counts import EngineCounts
 from cluster.observe.policy_use import PolicyUse
 from cluster.policy.engine_metrics import EngineMetrics
+from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
@@ -43,8 +45,8 @@ class PolicyWatch:
         self._in_flight = 0
         self._ended = 0
         self._stages: dict[str, float] = {}
-        self._first: EngineMetrics | None = None
-        self._last: tuple[float, EngineMetrics] | None = None
+        self._counts = EngineCounts()
+        self._last: float | None = None
         self.use: PolicyUse | None = None
         """None before the first look, and where the policy cannot tell."""
 
@@ -90,8 +92,7 @@ class PolicyWatch:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await cancel_and_wait([task])
             await self._ask()
 
     async def _watch(self) -> None:
@@ -114,32 +115,25 @@ class PolicyWatch:
 
     def look(self, now: float, metrics: EngineMetrics) -> None:
         """Takes in what the deployment says at a time."""
-        if self._first is None or self._last is None:
-            self._first, self._last, self.use = metrics, (now, metrics), PolicyUse()
-        before, last = self._last
-        first, use = self._first, self.use or PolicyUse()
-        seconds = now - before
+        grown = self._counts.add(metrics)
+        use = self.use or PolicyUse()
+        seconds = 0.0 if self._last is None else now - self._last
         waited = dict(use.waited_for)
         for cause, part in self._waited_for(metrics, seconds).items():
             waited[cause] = waited.get(cause, 0.0) + part
-        counts: dict[str, Any] = {
-            name: getattr(metrics, name) - getattr(first, name)
-            for name in ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
-        }
+        counts: dict[str, Any] = self._counts.totals
         self.use = PolicyUse(
             running=metrics.running,
             waiting=metrics.waiting,
             max_requests=metrics.max_requests,
             kv_cache_usage=metrics.kv_cache_usage,
-            tokens_per_second=(metrics.generated_tokens - last.generated_tokens) / seconds
-            if seconds
-            else 0.0,
+            tokens_per_second=grown["generated_tokens"] / seconds if seconds else 0.0,
             seconds=use.seconds + seconds,
             busy_seconds=use.busy_seconds + (0.0 if self._missing(metrics) else seconds),
             waited_for=waited,
             **counts,
         )
-        self._last = now, metrics
+        self._last = now
 
     def _missing(self, metrics: EngineMetrics) -> int:
         return max(0, metrics.max_requests - metrics.running - metrics.waiting)

@@ -116,7 +116,7 @@ class Scores:
         if mode is None:
             return
         keys: list[_Key] = [(None, mode, attack, None), (suite, mode, attack, None)]
-        if mode != "benign":
+        if mode != "benign" and injection_task is not None:  # else it would count twice in its suite's
             keys.append((suite, mode, attack, injection_task))
         for key in keys:
             one = self._sets[key]

@@ -4,6 +4,7 @@
 `cluster.policy.server` names it; only a replica loads it.
 """
 
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.full_weights import FullWeights
 from cluster.policy.versions import VersionFolder
+from workers.cancellation import run_to_end
 from workers.versions import name_of, version_of
 
 _VLLMEngine: Any = VLLMEngine
@@ -25,7 +27,9 @@ class Counts(_StatLogger):
     """Adds up what vLLM tells of each engine step."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-        self.metrics = EngineMetrics(max_requests=vllm_config.scheduler_config.max_num_seqs)
+        self.metrics = EngineMetrics(
+            name=uuid.uuid4().hex, max_requests=vllm_config.scheduler_config.max_num_seqs
+        )
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
         """Called by vLLM after each step."""
@@ -127,8 +131,8 @@ class PolicyEngine(_VLLMEngine):
         weights = self._versions.checkpoint(version)
         if weights is None and version:
             raise FileNotFoundError(f"{self._versions.path} holds no version {version}")
-        await client.pause_generation(mode="wait", clear_cache=True)
         try:
+            await client.pause_generation(mode="wait", clear_cache=True)
             await self.forget_adapters(*self._oai_models.lora_requests)  # what they are added to goes
             await client.collective_rpc(
                 "reload_weights", kwargs={"weights_path": str(weights or self._first)}
@@ -136,7 +140,7 @@ class PolicyEngine(_VLLMEngine):
             if not await client.reset_prefix_cache():
                 raise RuntimeError("the prefix cache holds what the weights before have computed")
         finally:
-            await client.resume_generation()
+            await run_to_end(client.resume_generation())
 
     async def _answers(self, give: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any]:
         async with self._acting(request.model) as (request.model, named):

@@ -28,6 +28,10 @@ class EngineMetrics:
     """Prompt tokens processed."""
     generated_tokens: int = 0
     """Tokens sampled."""
+    name: str = ""
+    """Of one replica: tells its process from the one that takes its place. Empty where it is not known."""
+    each: "tuple[EngineMetrics, ...]" = ()
+    """Of several replicas: the counts of each."""
 
 
 def total(replicas: Iterable[EngineMetrics]) -> EngineMetrics:
@@ -36,6 +40,7 @@ def total(replicas: Iterable[EngineMetrics]) -> EngineMetrics:
     sums: dict[str, Any] = {
         field.name: sum(getattr(metrics, field.name) for metrics in each)
         for field in dataclasses.fields(EngineMetrics)
+        if field.name not in ("name", "each")
     }
     sums["kv_cache_usage"] /= max(1, len(each))
-    return EngineMetrics(**sums)
+    return EngineMetrics(**sums, each=tuple(each))

@@ -9,6 +9,7 @@ from fastapi import HTTPException
 
 from cluster.policy.gate import Gate
 from cluster.policy.versions import VersionFolder
+from workers.cancellation import run_to_end
 
 
 class FullWeights:
@@ -111,12 +112,16 @@ class FullWeights:
 
     async def _load(self, version: int) -> str | None:
         async with self._gate.change():
-            try:
-                await self._reload(version)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the weights before are wanted back
-                self.spoilt = True
-                await self._reload(self.version)
-                self.spoilt = False
-                return f"{type(error).__name__}: {error}"
-            self.version = version
+            return await run_to_end(self._exchange(version))
+
+    async def _exchange(self, version: int) -> str | None:
+        """To be done to its end: one that was broken off would leave weights that nobody can name."""
+        try:
+            await self._reload(version)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the weights before are wanted back
+            self.spoilt = True
+            await self._reload(self.version)
+            self.spoilt = False
+            return f"{type(error).__name__}: {error}"
+        self.version = version
         return None

@@ -1,6 +1,9 @@
 """New full weights for the replicas of a deployment, one after the other."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+
+from workers.cancellation import run_to_end
 
 
 async def roll(
@@ -20,15 +23,25 @@ async def roll(
 
     Raises:
         Exception: What `load` raises; here, too, those before have theirs again.
+        asyncio.CancelledError: The caller was cancelled; so has the one whose turn it was.
     """
     done: list[tuple[str, int]] = []
+
+    async def put_back() -> None:
+        for replica, before in done:
+            await load(replica, before)
+
     try:
         for replica, before in replicas:
-            if (refusal := await load(replica, version)) is not None:
+            try:
+                refusal = await load(replica, version)
+            except asyncio.CancelledError:
+                done.append((replica, before))  # which may have taken it all the same
+                raise
+            if refusal is not None:
                 return refusal
             done.append((replica, before))
         done = []
         return None
     finally:
-        for replica, before in done:
-            await load(replica, before)
+        await run_to_end(put_back())

@@ -1,6 +1,7 @@
 """How busy the policy was, and what it waited for."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,79 @@ async def test_the_summary_adds_up_what_all_processes_of_a_run_saw(tmp_path: Pat
 
 def test_a_run_whose_policy_cannot_tell_has_no_shares(tmp_path: Path):
     assert shares(tmp_path / "metrics.jsonl") is None
+
+
+def counting(name: str, sampled: int) -> EngineMetrics:
+    return EngineMetrics(
+        name=name, generated_tokens=sampled, prompt_tokens=2 * sampled, prefix_queries=sampled
+    )
+
+
+def test_counts_go_on_when_a_replica_is_started_anew() -> None:
+    made = PolicyWatch(lambda: None, 10)
+    for second, sampled in enumerate((1000, 1300, 40, 90)):
+        made.look(float(second), engine(1, generated_tokens=sampled, prompt_tokens=sampled))
+        assert made.use is not None
+        assert made.use.tokens_per_second >= 0 and made.use.generated_tokens >= 0
+    assert made.use is not None
+    assert made.use.generated_tokens == made.use.prompt_tokens == 300 + 40 + 50
+    assert made.use.tokens_per_second == 50.0
+
+
+def test_of_several_replicas_each_is_counted_on_by_itself() -> None:
+    made = PolicyWatch(lambda: None, 10)
+    made.look(0.0, total([counting("a", 900), counting("b", 500)]))
+    made.look(1.0, total([counting("b", 600), counting("a", 1000)]))
+    made.look(2.0, total([counting("c", 30), counting("b", 700)]))  # in the place of a
+    made.look(3.0, total([counting("c", 50), counting("b", 700), counting("d", 5)]))
+    assert made.use is not None
+    assert made.use.generated_tokens == 200 + 130 + 25
+    assert made.use.prompt_tokens == 2 * made.use.generated_tokens
+    assert made.use.tokens_per_second == 25.0
+
+
+def test_of_replicas_without_names_no_count_falls() -> None:
+    made = PolicyWatch(lambda: None, 10)
+    unnamed = [[900, 500], [950, 510], [950, 3], [960, 20]]
+    seen: list[int] = []
+    for second, counts in enumerate(unnamed):
+        made.look(float(second), total([EngineMetrics(generated_tokens=count) for count in counts]))
+        assert made.use is not None and made.use.tokens_per_second >= 0
+        seen.append(made.use.generated_tokens)
+    assert seen == [0, 60, 60, 87]
+
+
+def lines(path: Path, *processes: list[tuple[float, dict[str, Any] | None]], named: bool) -> Path:
+    """Lines of `metrics.jsonl`: of each process its elapsed seconds, and what the policy said."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, process in enumerate(processes):
+            for elapsed, use in process:
+                line = {"elapsed": elapsed, "policy": use} | ({"process": str(number)} if named else {})
+                file.write(json.dumps(line) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_short_earlier_process_counts_too(tmp_path: Path, named: bool) -> None:
+    short = [(0.0, None), (5.0, {"seconds": 5.0, "busy_seconds": 5.0, "generated_tokens": 500})]
+    long = [
+        (0.0, None),
+        (10.0, {"seconds": 10.0, "generated_tokens": 100}),
+        (15.0, {"seconds": 15.0, "generated_tokens": 100}),
+    ]
+    found = shares(lines(tmp_path / "metrics.jsonl", short, long, named=named))
+    assert found is not None
+    assert (found.busy, found.tokens_per_second) == (0.25, 30.0)
+
+
+def test_counts_below_0_of_an_older_version_make_no_figure_below_0(tmp_path: Path) -> None:
+    spoilt = {"seconds": 10.0, "generated_tokens": -900, "prefix_queries": -5, "prefix_hits": -9}
+    found = shares(lines(tmp_path / "metrics.jsonl", [(10.0, spoilt)], named=False))
+    assert found is not None
+    assert (found.tokens_per_second, found.prefix_hit_rate) == (0.0, None)
+
+
+def test_each_process_names_its_lines(tmp_path: Path) -> None:
+    state = PoolState(up=0, starting=0, pending=0, in_flight=0, nodes=0, lost=0)
+    names = {Meter(tmp_path, None, lambda: state, 0).line().process for _ in range(2)}
+    assert len(names) == 2 and None not in names

@@ -83,3 +83,15 @@ def test_environment_without_suites_has_no_scores():
     scores = Scores()
     scores.add(ended(), {"utility": 1.0})
     assert scores.rows() == []
+
+
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_an_attack_without_an_injection_task_counts_once(status: str):
+    scores = Scores()
+    labels = {"suite": "slack", "user_task": "user_task_0", "injection_task": None, "attack": "direct"}
+    for _ in range(3):
+        scores.add({**labels, "status": status}, {"utility": 1.0, "attack_success": 0.0})
+    assert [(row.suite, row.injection_task) for row in scores.rows()] == [(None, None), ("slack", None)]
+    for row in scores.rows():
+        assert row.finished + row.failed == 3
+        assert row.utility is None or row.utility.episodes == 3

@@ -7,14 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from workers.errors import (
-    EndCause,
-    RequestRefused,
-    SandboxDied,
-    SandboxError,
-    SandboxStartError,
-    SessionLost,
-)
+from workers.cancellation import run_to_end
+from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
 from workers.sandbox.connection import GRACE, Connection
 from workers.settings import SandboxSettings
 
@@ -164,10 +158,10 @@ class Sandbox(ABC):
             self.is_up = True
             return checked
         except (SandboxDied, ValidationError) as error:
-            await self.stop()
+            await run_to_end(self.stop())
             raise SandboxStartError(str(error)) from error
         except BaseException:
-            await self.stop()
+            await run_to_end(self.stop())
             raise
 
     @property

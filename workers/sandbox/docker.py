@@ -12,6 +12,7 @@ import docker.errors
 import requests
 from docker.types import LogConfig, Ulimit
 
+from workers.cancellation import run_to_end
 from workers.errors import EndCause, SandboxStartError
 from workers.sandbox import ownership
 from workers.sandbox.base import Owner, Sandbox, ToolsetSpec
@@ -203,7 +204,7 @@ class DockerSandbox(Sandbox):
         if self._container is not None:
             container, self._container = self._container, None
             try:
-                await asyncio.to_thread(self._remove, container)
+                await run_to_end(asyncio.to_thread(self._remove, container))
             except (docker.errors.DockerException, requests.RequestException) as error:
                 _log.warning(
                     "the Docker engine could not remove container %s: %s", container[:12], str(error)

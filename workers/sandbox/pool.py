@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 
+from workers.cancellation import cancel_and_wait, run_to_end
 from workers.errors import EndCause, SandboxStartError, SessionLost
 from workers.sandbox.base import Owner, Sandbox, Session, ToolsetSpec
 from workers.sandbox.capacity import most_sessions
@@ -111,11 +112,13 @@ class SandboxPool:
     async def close(self) -> None:
         """Ends every sandbox; returns when nothing of them is left."""
         self._closed = True
+        await run_to_end(self._end())
+
+    async def _end(self) -> None:
         self._leave()  # whoever waits for a place is told, and passes it on to the next
         while self._ready:
             starting = self._ready.popleft()
-            starting.cancel()
-            await asyncio.wait([starting])
+            await cancel_and_wait([starting])
             _has_failed(starting)
         async with self._choosing:  # whoever brings one up sees that it is too late, and ends it
             self._current = None
@@ -188,10 +191,10 @@ class SandboxPool:
         self.created += 1
         wanted = self._settings.recycle
         if self._closed:
-            await sandbox.stop()
+            await run_to_end(sandbox.stop())
             raise SandboxStartError("the worker is going down")
         if wanted == "fork" and hello.weakest_recycle == "episode" and not self._settings.unsafe:
-            await sandbox.stop()
+            await run_to_end(sandbox.stop())
             raise SandboxStartError(
                 "sandbox.recycle is `fork`, but this toolset asks for `episode` at least; set "
                 "sandbox.unsafe to insist"

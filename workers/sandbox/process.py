@@ -11,6 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
 
+from workers.cancellation import cancel_and_wait, run_to_end
 from workers.errors import EndCause, SandboxStartError
 from workers.sandbox.base import Hello, Sandbox
 from workers.sandbox.connection import GRACE, Connection
@@ -32,7 +33,7 @@ class ProcessSandbox(Sandbox):
         _log.warning("sandbox.backend is `process`: tools run on this machine with no isolation at all")
         hello = await super().start()
         if hello.runs_model_code and not self.settings.unsafe:
-            await self.stop()
+            await run_to_end(self.stop())
             raise SandboxStartError(
                 "this toolset runs code that the model writes; with sandbox.backend `process` it would run "
                 "on this machine. Use `docker`, or set sandbox.unsafe to insist"
@@ -40,7 +41,7 @@ class ProcessSandbox(Sandbox):
         return hello
 
     async def _launch(self) -> Connection:
-        self._scratch = await asyncio.to_thread(tempfile.mkdtemp, prefix="kumite-")
+        self._scratch = tempfile.mkdtemp(prefix="kumite-")  # here: a thread's may be made for nobody
         options = {**self._options(), "quiet": False, "scratch": self._scratch, "temporary": True}
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -74,8 +75,7 @@ class ProcessSandbox(Sandbox):
             await asyncio.wait([stderr], timeout=_LAST_WORDS)
             connection.break_off("its process ended")
         finally:
-            stderr.cancel()
-            await asyncio.wait([stderr])
+            await cancel_and_wait([stderr])
 
     async def _pump_stderr(self, process: Process, connection: Connection) -> None:
         assert process.stderr
@@ -93,6 +93,9 @@ class ProcessSandbox(Sandbox):
     async def stop(self) -> None:
         """Closes the pipe, on which the tool host kills its sessions and exits; kills it if it does not."""
         self.give_up("it was stopped")
+        await run_to_end(self._remove())
+
+    async def _remove(self) -> None:
         if self._process is not None:
             await self._end(self._process)
         if self._scratch is not None:  # the tool host has removed it, unless it was killed
@@ -107,5 +110,4 @@ class ProcessSandbox(Sandbox):
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS):
                 await process.wait()
-        self._pump.cancel()
-        await asyncio.wait([self._pump])
+        await cancel_and_wait([self._pump])
