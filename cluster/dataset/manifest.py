@@ -30,6 +30,10 @@ class Shard(Record):
     """Rows of the episodes file."""
     steps: int
     """Rows of the steps file."""
+    episodes_sha256: str | None = None
+    """SHA-256 of the episodes file. Null in a run that was written before there was one."""
+    steps_sha256: str | None = None
+    """SHA-256 of the steps file."""
 
 
 class LoopPlace(Record):

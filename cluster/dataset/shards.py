@@ -1,5 +1,6 @@
 """Shards: Parquet files made of journal segments, and how to read episodes wherever they lie."""
 
+import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def compact(segment: Path, run_dir: Path) -> Shard:
             # `datasets` cannot load a Parquet file whose first row group is empty; one without any, it can.
             if steps.num_rows:
                 steps_writer.write_table(steps)
-    return shard
+    return _with_digests(shard, run_dir)
 
 
 @contextmanager
@@ -108,13 +109,27 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str]) -> Shard:
         ):
             if table.num_rows:
                 writer.write_table(table)
-    return Shard(
+    written = Shard(
         segment=shard.segment,
         episodes_file=f"episodes/{name}",
         steps_file=f"steps/{name}",
         episodes=kept[0].num_rows,
         steps=kept[1].num_rows,
     )
+    return _with_digests(written, run_dir)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_digests(shard: Shard, run_dir: Path) -> Shard:
+    """The same shard with the digests of its files, by which a later check finds a changed byte."""
+    shard.episodes_sha256 = file_sha256(run_dir / shard.episodes_file)
+    shard.steps_sha256 = file_sha256(run_dir / shard.steps_file)
+    return shard
 
 
 def parse_records(lines: Sequence[bytes], schema: Schema) -> Table:
