@@ -13,6 +13,7 @@ from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.worker_pool import Seat, WorkerPool
 from workers.environments.messages import to_records
 from workers.errors import EpisodeTimeout
+from workers.record_digest import digest_of
 from workers.records import (
     EpisodeError,
     EpisodeRecord,
@@ -289,6 +290,7 @@ class Coordinator:
             worker_id="",
             node_id="",
         )
+        record.digest = digest_of(record)
         return EpisodeResult(
             episode_id=spec.episode_id,
             status="failed",

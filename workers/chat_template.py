@@ -84,8 +84,9 @@ class ChatTemplate:
                 ),
             )
         except (JinjaError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            reason = str(error) or type(error).__name__
             raise TemplateError(
-                f"the chat template of {self.model!r} refuses the conversation: {error or type(error).__name__}"
+                f"the chat template of {self.model!r} refuses the conversation: {reason}"
             ) from error
 
     @contextmanager

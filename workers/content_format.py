@@ -65,7 +65,7 @@ def _names_of(tree: nodes.Template, name: str) -> Iterator[str]:
 
 
 def _is_access(node: nodes.Node, name: str, key: str | None = None) -> bool:
-    """Whether an expression is a variable, or its attribute `key`; filters, tests and slices change nothing."""
+    """Whether an expression is a variable, or its attribute `key`, filtered, tested or sliced or not."""
     if isinstance(node, nodes.Filter | nodes.Test):
         return node.node is not None and _is_access(node.node, name, key)
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):

@@ -21,7 +21,7 @@ from cluster.errors import ConfigError, RunError
 _log = logging.getLogger(__name__)
 _BY_ARROW = ("s3", "gs", "gcs")
 """Schemes that Arrow brings a file system for; fsspec wants a package more for each."""
-_MUTABLE = ("config.yaml", "environment.py", "summary.json", "metrics.jsonl", "log.jsonl")
+_MUTABLE = ("config.yaml", "run.json", "environment.py", "summary.json", "metrics.jsonl", "log.jsonl")
 _IMMUTABLE = ("episodes", "steps", "states")
 """Folders whose files never change under their name."""
 _DATA = (*_IMMUTABLE, "sequences")
