@@ -52,6 +52,9 @@ class Actions:
         unknown = next((i for i in ids if not 0 <= i < 2**31), None)
         if unknown is not None:
             return f"{unknown} is no token id"
+        early = set(ids[:-1]) & {template.tokenizer.eos_token_id}
+        if early and not self._run.extra_body(episode).get("ignore_eos"):
+            return f"the end token {early.pop()} is among its sampled ids, and not at their end"
         texts = list(self._texts(episode, step, template.tokenizer))
         read: list[ReadAction] = []
         for reading in self._readings(episode, step, texts):

@@ -13,6 +13,7 @@ from cluster.verify import episode_rules, run_rules, sequence_rules
 from cluster.verify.actions import Actions
 from cluster.verify.prompts import Prompts
 from cluster.verify.report import RULES, NotChecked, Rule, RuleReport, Verification
+from cluster.verify.rescore import Scorer
 from cluster.verify.run_context import RunContext
 from cluster.verify.token_rules import continues, goes_on, lengths, zeros
 from workers.records import EpisodeRecord, StepRecord
@@ -21,8 +22,8 @@ from workers.settings import SamplingSettings
 __all__ = ["RULES", "Rescore", "Rule", "RuleReport", "Verification", "verify"]
 
 Rescore: TypeAlias = Callable[[StepRecord], list[float] | str]
-"""Log-probabilities of a step's sampled ids, or why they cannot be had. A `Scorer` is told how each episode was
-sampled."""
+"""Log-probabilities of a step's sampled ids, or why they cannot be had. A `Scorer` is told how each episode
+was sampled."""
 _NO_IDS = "the policy gave no token ids"
 
 
@@ -175,10 +176,14 @@ class _Check:
                 "no policy to score with: give --policy" if self._rescore is None else "nothing was sampled"
             )
             return
-        sampling = self._run.sampling(episode)
-        scored = self._rescore(
-            step, sampling.model_copy(update={"extra_body": self._run.extra_body(episode)})
-        )
+        rescore = self._rescore
+        if isinstance(rescore, Scorer):
+            extra = {"extra_body": self._run.extra_body(episode)}
+            rescore = rescore.under(self._run.sampling(episode).model_copy(update=extra))
+        elif episode.sampling is not None:
+            report.skip("a trainer's loop had it sampled otherwise than the config says")
+            return
+        scored = rescore(step)
         if isinstance(scored, str):
             report.skip(scored)
             return
