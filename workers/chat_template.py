@@ -74,15 +74,16 @@ class ChatTemplate:
             prepared = prepare_messages(messages, self._content_format or detect_content_format(written))
             if any(message["role"] == "developer" for message in prepared) and not _knows_developers(written):
                 prepared = as_system_messages(prepared)
-            return cast(
-                str,
-                self.tokenizer.apply_chat_template(
-                    prepared,
-                    tools=schemas,
-                    tokenize=False,
-                    **{"add_generation_prompt": prompt, **self._clock(), **self._options},
-                ),
-            )
+            with _clock_of(written, self._moment):
+                return cast(
+                    str,
+                    self.tokenizer.apply_chat_template(
+                        prepared,
+                        tools=schemas,
+                        tokenize=False,
+                        **{"add_generation_prompt": prompt, **self._options},
+                    ),
+                )
         except (JinjaError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             reason = str(error) or type(error).__name__
             raise TemplateError(
@@ -97,10 +98,6 @@ class ChatTemplate:
             yield
         finally:
             self._moment = before
-
-    def _clock(self) -> dict[str, Any]:
-        moment = self._moment
-        return {} if moment is None else {"strftime_now": moment.strftime}
 
     def ids(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """The prompt that vLLM makes of these messages."""
@@ -192,6 +189,24 @@ class ChatTemplate:
 def offered(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """Tools in OpenAI's shape, as requests and templates have them; None where there are none."""
     return [{"type": "function", "function": dict(tool)} for tool in tools] or None
+
+
+@contextmanager
+def _clock_of(template: str, moment: datetime | None) -> Generator[None]:
+    """Has a template's `strftime_now` tell this moment; transformers compiles each text once."""
+    if moment is None or "strftime_now" not in template:
+        yield
+        return
+    from transformers.utils import chat_template_utils
+
+    compiling: Any = chat_template_utils
+    known: dict[str, Any] = compiling._compile_jinja_template(template).environment.globals
+    before = known["strftime_now"]
+    known["strftime_now"] = moment.strftime
+    try:
+        yield
+    finally:
+        known["strftime_now"] = before
 
 
 def _knows_developers(template: str) -> bool:

@@ -45,6 +45,18 @@ async def test_a_right_dataset_breaks_no_rule(tmp_path: Path, template: ChatTemp
         "sequences": 1,
         "versions": 1,
         "logprobs": 0,
+        "actions": 2,
+        "finish": 2,
+        "steps": 1,
+        "tools": 1,
+        "states": 0,
+        "rewards": 1,
+        "usage": 1,
+        "times": 1,
+        "episodes": 1,
+        "digests": 0,
+        "files": 3,
+        "counts": 0,
     }
 
 
@@ -87,7 +99,7 @@ async def test_a_turn_of_an_exact_run_that_was_tokenised_anew_is_found(
 async def test_observations_that_the_policy_never_saw_are_found(tmp_path: Path, template: ChatTemplate):
     record = two_turns(template)
     record.steps[1].prompt_messages[2].content = "refused"
-    assert violated(await verified(tmp_path, record, template)) == {"prompts": 1}
+    assert violated(await verified(tmp_path, record, template)) == {"prompts": 1, "steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,8 @@ async def test_steps_without_token_ids_are_counted_as_not_checked(tmp_path: Path
     record = two_turns(template)
     for step in record.steps:
         step.prompt_token_ids = step.completion_token_ids = step.completion_logprobs = None
-    found = await verified(tmp_path, record, template)
+    policy = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    found = verify(await write_run(tmp_path, [record], **policy))
     assert violated(found) == {}
     assert found.rules[1].not_checked == {"the policy gave no token ids": 2}
 
