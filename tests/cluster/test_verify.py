@@ -187,3 +187,25 @@ async def test_a_policy_to_score_with_that_is_not_there_is_named(
 def test_a_folder_without_a_run_is_named(tmp_path: Path):
     with pytest.raises(RunFolderError, match="holds no run"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "reason"),
+    [
+        ({"tool_choice": "required"}, "sampled under a grammar (tool_choice `required`)"),
+        ({"extra_body": {"response_format": {"type": "json_object"}}}, "sampled with response_format"),
+        (
+            {"extra_body": {"presence_penalty": 0.5}},
+            "sampled with presence_penalty, which depends on what was",
+        ),
+    ],
+)
+async def test_what_cannot_be_scored_again_is_counted_with_its_reason(
+    tmp_path: Path, template: ChatTemplate, sampling: dict[str, Any], reason: str
+):
+    run = await write_run(tmp_path / "run", [two_turns(template)], model="mock", sampling=sampling)
+    with MockPolicy() as policy:
+        found = verify(run, tokenizer=template.model, rescore=scorer(run, policy.base_url))
+    (report,) = (report for report in found.rules if report.rule == "logprobs")
+    assert (report.checked, report.violations, sum(report.not_checked.values())) == (0, 0, 2)
+    assert all(said.startswith(reason) for said in report.not_checked), report.not_checked
