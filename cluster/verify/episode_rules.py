@@ -77,7 +77,8 @@ def versions(run: RunContext, episode: EpisodeRecord) -> str | None:
     if each and episode.policy_version != each[0]:
         return f"the episode's is {episode.policy_version}, its first step's {each[0]}"
     is_old = episode.digest is None and episode.last_policy_version is None
-    if each and not is_old and episode.last_policy_version != each[-1]:
+    # A turn that failed after its answer had come is no step, and may have been of a later version.
+    if each and not is_old and episode.status == "finished" and episode.last_policy_version != each[-1]:
         return f"the episode's last is {episode.last_policy_version}, its last step's {each[-1]}"
     if not isinstance(run.policy, VllmPolicy) or run.record is None:
         return None

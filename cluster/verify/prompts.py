@@ -1,5 +1,6 @@
 """What the ids of a step's prompt should be, and what is wrong where they are others."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -7,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+from cluster.cache import cache_dir
 from cluster.dataset.run_record import tokenizer_digest
 from cluster.errors import RunError
 from cluster.policy import packaged_model
@@ -128,12 +130,8 @@ class Prompts:
         """The template in place of the model's own, where the config names one: a recorded text is that."""
         if template is None or getattr(self._run.policy, "chat_template", None) is None:
             return None
-        from cluster.cache import cache_dir
-
         folder = cache_dir() / "templates"
         folder.mkdir(parents=True, exist_ok=True)
-        import hashlib
-
         path = folder / f"{hashlib.sha256(template.encode()).hexdigest()[:16]}.jinja"
         if not path.is_file():
             path.write_text(template, encoding="utf-8")

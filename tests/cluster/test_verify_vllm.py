@@ -1,8 +1,13 @@
 """What `kumite verify` finds in runs of a real deployment, and what transformers says of the same ids."""
 
+import copy
+import importlib
+import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -13,12 +18,14 @@ from cluster.policy import packaged_model
 from cluster.verify.checks import Verification, verify
 from cluster.verify.rescore import Scorer
 from tests.helpers.verified_runs import play_run
+from workers.chat_messages import prepare_messages
+from workers.content_format import ContentFormat, detect_content_format
 from workers.records import StepRecord
 from workers.settings import PolicyEndpoint, SamplingSettings
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
-FREELY: dict[str, Any] = {"max_tokens": 48}
+FREELY: dict[str, Any] = {"max_tokens": 24}
 Reference = Callable[[StepRecord], list[float]]
 
 
@@ -48,7 +55,7 @@ def play(folder: Path, endpoint: PolicyEndpoint, sampling: dict[str, Any], token
             {
                 "environment": {"id": "tests.helpers.looking_environment"},
                 "policy": {"kind": "vllm", "tokens": tokens, "sampling": sampling},
-                "limit": 4,
+                "limit": 3,
             }
         )
     )
@@ -65,6 +72,32 @@ def scored(run: Path, endpoint: PolicyEndpoint, sampling: dict[str, Any]) -> Ver
     assert endpoint.base_url is not None
     scorer = Scorer(endpoint.base_url, endpoint.model, SamplingSettings(**sampling))
     return verify(run, rescore=scorer)
+
+
+def test_messages_and_content_formats_are_those_of_vllm():
+    """Needs no deployment, but vLLM itself."""
+    formats: Any = importlib.import_module("vllm.renderers.hf")
+    protocol: Any = importlib.import_module("vllm.entrypoints.openai.chat_completion.protocol")
+    chat_utils: Any = importlib.import_module("vllm.entrypoints.chat_utils")
+    templates = Path(formats.__file__).parents[1] / "transformers_utils" / "chat_templates"
+    for path in [*templates.glob("*.jinja"), packaged_model.TEMPLATE]:
+        text = path.read_text()
+        assert detect_content_format(text) == formats._detect_content_format(text, default="string"), path
+    config = SimpleNamespace(multimodal_config=None, enable_prompt_embeds=False)
+    for content, arguments, form in product(
+        (None, "", "Wait.", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+        ('{"b": 1, "a": [1]}', "", "[]", "no JSON"),
+        ("string", "openai"),
+    ):
+        call = {"type": "function", "id": "c1", "function": {"name": "pay", "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": content or ""},
+            {"role": "assistant", "content": content, "tool_calls": [call], "reasoning_content": "hm"},
+            {"role": "tool", "content": content or "", "tool_call_id": "c1"},
+        ]
+        request = protocol.ChatCompletionRequest(model="m", messages=copy.deepcopy(messages))
+        theirs = chat_utils.parse_chat_messages(request.messages, config, form)[0]
+        assert json.dumps(prepare_messages(messages, cast(ContentFormat, form))) == json.dumps(theirs)
 
 
 @pytest.mark.parametrize("tokens", ["per_turn", "exact"])
@@ -84,7 +117,7 @@ def test_a_run_is_right_and_its_log_probabilities_are_those_of_transformers(
     print(f"{tokens}: {len(steps)} steps, {len(apart)} tokens")
     print(f"{tokens}: beside transformers: {mean:.4f} nats in the mean, {max(apart):.3f} at most")
     print(f"{tokens}: scored again by vLLM: {found.mean_difference:.4f}, {found.largest_difference:.3f}")
-    assert len(apart) > 200
+    assert len(apart) > 100
     assert mean < 0.05
 
 
@@ -94,7 +127,7 @@ def test_a_run_is_right_and_its_log_probabilities_are_those_of_transformers(
 def test_log_probabilities_are_scored_again_under_the_runs_sampling(
     vllm_endpoint: PolicyEndpoint, tmp_path: Path, sampling: dict[str, Any]
 ):
-    sampling = {"max_tokens": 24, **sampling}
+    sampling = {"max_tokens": 12, **sampling}
     run = play(tmp_path / "run", vllm_endpoint, sampling, "per_turn")
     found = scored(run, vllm_endpoint, sampling)
     assert complaints(found) == {}
@@ -106,7 +139,7 @@ def test_log_probabilities_are_scored_again_under_the_runs_sampling(
 def test_what_was_sampled_under_a_grammar_is_right_and_told_not_to_be_scored(
     vllm_endpoint: PolicyEndpoint, tmp_path: Path
 ):
-    sampling = {"max_tokens": 48, "tool_choice": "required"}
+    sampling = {"max_tokens": 32, "tool_choice": "required"}
     run = play(tmp_path / "run", vllm_endpoint, sampling, "per_turn")
     found = scored(run, vllm_endpoint, sampling)
     assert complaints(found) == {}

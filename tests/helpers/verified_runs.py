@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +129,8 @@ def play_run(folder: Path, config: RunConfig, endpoint: PolicyEndpoint) -> None:
     worker = RolloutWorker(settings, "test-worker")
     try:
         worker.ready()
-        results = [result for unit in plan.units() for result in worker.play(unit)]
+        with ThreadPoolExecutor(8) as threads:
+            results = [result for played in threads.map(worker.play, plan.units()) for result in played]
     finally:
         worker.stop()
     asyncio.run(_write(folder, plan.episodes, results))
