@@ -149,7 +149,7 @@ def own_template(folder: Path) -> str | None:
         settings: Any = json.loads((folder / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError):
         return None
-    template = settings.get("chat_template") if isinstance(settings, dict) else None
+    template = cast(dict[str, Any], settings).get("chat_template") if isinstance(settings, dict) else None
     return template if isinstance(template, str) else None
 
 

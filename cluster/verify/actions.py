@@ -114,15 +114,9 @@ class Actions:
     ) -> Iterator[ReadAction]:
         renderer = self._prompts.renderer(episode)
         tools = [{"type": "function", "function": tool} for tool in episode.tools] or None
-        parsed = renderer.parse_response(list(step.completion_token_ids or []), tools=tools)
-        calls = [
-            (
-                str(call.name),
-                call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments or {}),
-            )
-            for call in parsed.tool_calls or []
-            if call.name
-        ]
+        parsed: Any = renderer.parse_response(list(step.completion_token_ids or []), tools=tools)
+        made = cast("list[Any]", parsed.tool_calls or [])
+        calls = [(str(call.name), _as_text(call.arguments)) for call in made if call.name]
         yield ReadAction(parsed.content, parsed.reasoning_content, calls)
         # Special tokens and stop strings may have been taken out of the content.
         tokenizer = self._prompts.template(episode).tokenizer
@@ -169,7 +163,7 @@ class Actions:
         )
         try:
             tokenizer = self._prompts.template(episode).tokenizer
-            told = {"chat_template_kwargs": extra.get("chat_template_kwargs") or {}}
+            told: dict[str, Any] = {"chat_template_kwargs": extra.get("chat_template_kwargs") or {}}
             parser = kind(tokenizer, request.tools, **(told if names[1] else {}))
         except Exception as error:
             raise NotChecked(
@@ -181,7 +175,8 @@ class Actions:
             enable_auto_tools=names[0] is not None,
             model_output_token_ids=list(step.completion_token_ids or []),
         )
-        return ReadAction(content, reasoning, [(call.name, call.arguments) for call in calls or []])
+        made = cast("list[Any]", calls or [])
+        return ReadAction(content, reasoning, [(call.name, call.arguments) for call in made])
 
 
 def read_plainly(text: str, choice: str) -> ReadAction:
@@ -206,6 +201,10 @@ def read_plainly(text: str, choice: str) -> ReadAction:
     except (ValueError, KeyError, TypeError, RecursionError):
         return ReadAction(text)
     return ReadAction(text[: text.find("<tool_call>")], None, calls)
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {})
 
 
 def _is_same(read: ReadAction, action: Message) -> bool:

@@ -126,16 +126,18 @@ class _Check:
         reports["finish"].apply(where, lambda: self._finish(episode, step))
         if step.prompt_token_ids is None or step.completion_token_ids is None:
             self._without_ids.append(where)
-            for rule in ("prompts", "append_only", "logprobs", "actions"):
+            of_ids: tuple[Rule, ...] = ("prompts", "append_only", "logprobs", "actions")
+            for rule in of_ids:
                 reports[rule].skip(_NO_IDS)
             return
         self._with_ids += 1
         self._logprobs[0] += len(step.completion_logprobs or [])
         self._logprobs[1] += sum(map(bool, step.completion_logprobs or []))
-        for rule, check in (
-            ("prompts", lambda: self._prompts.check(episode, index)),
-            ("actions", lambda: self._actions.check(episode, step)),
-        ):
+        checks: dict[Rule, Callable[[], str | None]] = {
+            "prompts": lambda: self._prompts.check(episode, index),
+            "actions": lambda: self._actions.check(episode, step),
+        }
+        for rule, check in checks.items():
             self._apply_unless_refused(reports[rule], where, check)
         before = episode.steps[index - 1] if index else None
         if not run.is_exact:

@@ -154,9 +154,9 @@ class Prompts:
         template = given if isinstance(given, str) else self._template_or_none()
         engine = getattr(self._run.policy, "engine", {})
         form = engine.get("chat_template_content_format")
-        form = cast("ContentFormat | None", form if form in ("string", "openai") else None)
+        known: ContentFormat | None = form if form in ("string", "openai") else None
         try:
-            return ChatTemplate(model, template, options, form)
+            return ChatTemplate(model, template, options, known)
         except TemplateError as error:
             if self._run.tokenizer is not None:
                 raise RunError(f"--tokenizer: {error}") from error
@@ -268,7 +268,9 @@ def first_difference(got: Sequence[int], expected: Sequence[int], template: Chat
 def with_tool_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same messages as verifiers hands them to a renderer: a tool's answer has the tool's name."""
     names = {
-        call["id"]: call["function"]["name"] for each in messages for call in each.get("tool_calls") or []
+        call["id"]: call["function"]["name"]
+        for each in messages
+        for call in cast("list[Any]", each.get("tool_calls") or [])
     }
     return [
         {**each, "name": names[each["tool_call_id"]]}

@@ -3,7 +3,7 @@
 import math
 import urllib.error
 from http.client import HTTPException
-from typing import Any
+from typing import Any, cast
 
 from cluster.errors import PolicyUnavailable
 from cluster.policy.endpoint import ask, list_models
@@ -128,7 +128,8 @@ class Scorer:
                 return answer
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             for token, choice in zip(part, choices, strict=True):
-                given = (choice.get("logprobs") or {}).get("top_logprobs") or [{}]
+                logprobs = cast("dict[str, Any]", choice.get("logprobs") or {})
+                given = cast("list[dict[str, float]]", logprobs.get("top_logprobs") or [{}])
                 value = given[0].get(f"token_id:{token}")
                 if value is None:
                     named = ", ".join(f"{name} {value}" for name, value in changes.items())

@@ -57,11 +57,9 @@ class RunContext:
             return self.tokenizer
         if isinstance(policy, VllmPolicy):
             return policy.model
-        return policy.tokenizer or (policy.model if self.is_exact else None) if self._is_endpoint else None
-
-    @property
-    def _is_endpoint(self) -> bool:
-        return isinstance(self.policy, EndpointPolicy)
+        if isinstance(policy, EndpointPolicy):
+            return policy.tokenizer or (policy.model if self.is_exact else None)
+        return None
 
     @property
     def model_folder(self) -> Path | None:
@@ -129,7 +127,7 @@ class RunContext:
         """Strings that ended a turn."""
         given = self.sampling(episode).stop or self.environment_sampling.get("stop")
         given = self.extra_body(episode).get("stop", given)
-        return [given] if isinstance(given, str) else [str(each) for each in given or []]
+        return [given] if isinstance(given, str) else [str(each) for each in cast("list[Any]", given or [])]
 
     def moments(self, episode: EpisodeRecord) -> list[datetime]:
         """The moments, one a day, at which a template may have written an episode's date."""

@@ -4,7 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cluster.dataset.arrow import pq
 from cluster.dataset.durable import RunFolderError
@@ -223,7 +223,8 @@ class Counts:
 
 def _is_close(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_is_close(one[name], other[name]) for name in one)
+        some, others = cast(dict[str, Any], one), cast(dict[str, Any], other)
+        return some.keys() == others.keys() and all(_is_close(some[name], others[name]) for name in some)
     if isinstance(one, float) and isinstance(other, float):
         return abs(one - other) <= 1e-9 * max(1.0, abs(one), abs(other))
     return one == other

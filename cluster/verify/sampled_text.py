@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from workers.records import StepRecord
 
@@ -49,7 +49,8 @@ def end_tokens(tokenizer: Any, folder: Path | None) -> set[int]:
             break
         with suppress(OSError, ValueError, AttributeError):
             given: Any = json.loads((folder / name).read_bytes()).get("eos_token_id")
-            ends |= {i for i in (given if isinstance(given, list) else [given]) if isinstance(i, int)}
+            each = cast("list[Any]", given) if isinstance(given, list) else [given]
+            ends |= {i for i in each if isinstance(i, int)}
     return ends
 
 

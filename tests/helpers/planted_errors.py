@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from cluster.dataset.arrow import pa, pq
 from cluster.dataset.manifest import Shard, load_manifest, write_manifest
 from cluster.dataset.schemas import EPISODES, STEP_KEYS, STEPS
 from cluster.dataset.sequences import SEQUENCES
@@ -30,7 +28,7 @@ class PlantedError:
     """The kind of run that it is planted in."""
     rule: Rule
     """The rule that is to find it."""
-    plant: Callable[[Path], None]
+    plant: Callable[[Path], object]
     """Plants it in a run's folder."""
 
 
@@ -44,7 +42,7 @@ def of_step(index: int, change: Callable[[Row], None]) -> Callable[[Path], None]
     return of_episode(lambda episode: change(episode["steps"][index]))
 
 
-def of_episodes(change: Callable[[list[Row]], None]) -> Callable[[Path], None]:
+def of_episodes(change: Callable[[list[Row]], object]) -> Callable[[Path], None]:
     """Changes all episodes; the files' digests and row numbers are made to fit."""
 
     def plant(run: Path) -> None:
@@ -77,7 +75,7 @@ def write_rows(run: Path, shard: Shard, rows: list[Row]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=EPISODES), run / shard.episodes_file)
 
 
-def of_sequences(change: Callable[[list[Row]], None]) -> Callable[[Path], None]:
+def of_sequences(change: Callable[[list[Row]], object]) -> Callable[[Path], None]:
     """Changes the rows of the run's written sequences."""
 
     def plant(run: Path) -> None:
@@ -266,7 +264,7 @@ ERRORS: list[PlantedError] = [
         "all ids null",
         "per_turn",
         "lengths",
-        of_episodes(lambda rows: [_without_ids(step) for row in rows for step in row["steps"]] and None),
+        of_episodes(lambda rows: [_without_ids(step) for row in rows for step in row["steps"]]),
     ),
     PlantedError("ids of a step null", "exact", "lengths", of_step(2, _without_ids)),
     PlantedError("ids of a step null", "endpoint", "lengths", of_step(1, _without_ids)),
@@ -432,7 +430,7 @@ ERRORS: list[PlantedError] = [
     PlantedError("another run", "bare", "episodes", of_episode(setting(run_id="another"))),
     PlantedError("another model", "per_turn", "episodes", of_episode(setting(model="another"))),
     PlantedError("an episode doubled", "bare", "episodes", of_episodes(_doubled_episode)),
-    PlantedError("an episode dropped", "per_turn", "counts", of_episodes(lambda rows: rows.pop(1) and None)),
+    PlantedError("an episode dropped", "per_turn", "counts", of_episodes(lambda rows: rows.pop(1))),
     PlantedError("more episodes planned", "oracle", "counts", of_manifest(setting(planned=6))),
     PlantedError("fewer episodes planned", "oracle", "counts", of_manifest(setting(planned=2))),
     PlantedError("episodes cancelled that are there", "bare", "counts", of_manifest(setting(cancelled=1))),
@@ -449,9 +447,8 @@ ERRORS: list[PlantedError] = [
         "a shard that nobody names",
         "oracle",
         "files",
-        lambda run: (
-            (run / "episodes" / "000009.parquet").write_bytes(_shard_file("episodes", run).read_bytes())
-            and None
+        lambda run: (run / "episodes" / "000009.parquet").write_bytes(
+            _shard_file("episodes", run).read_bytes()
         ),
     ),
     PlantedError("a shard taken out of the manifest", "bare", "files", of_manifest(setting(shards=[]))),
@@ -474,9 +471,7 @@ ERRORS: list[PlantedError] = [
         "sequences",
         of_sequences(lambda rows: rows[0].update(advantage=0.5)),
     ),
-    PlantedError(
-        "a row of them missing", "exact", "sequences", of_sequences(lambda rows: rows.pop() and None)
-    ),
+    PlantedError("a row of them missing", "exact", "sequences", of_sequences(lambda rows: rows.pop())),
     PlantedError(
         "a row of them doubled", "exact", "sequences", of_sequences(lambda rows: rows.append(dict(rows[-1])))
     ),

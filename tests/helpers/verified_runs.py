@@ -22,7 +22,7 @@ from tests.helpers.tiny_tokenizer import END
 from workers.chat_template import ChatTemplate
 from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
-from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
+from workers.settings import PolicyEndpoint, SamplingSettings, SandboxSettings, WorkerSettings
 
 RunKind = Literal["per_turn", "exact", "endpoint", "bare", "oracle"]
 """`per_turn` and `exact`: a vLLM deployment. `endpoint` and `bare`: an endpoint, with ids and without."""
@@ -106,7 +106,7 @@ def make_run(folder: Path, kind: RunKind, template: ChatTemplate) -> Path:
                 token_ids=kind != "bare",
                 tokens="exact" if kind == "exact" else "per_turn",
                 tokenizer=template.model,
-                sampling=config.policy.sampling,
+                sampling=SamplingSettings(max_tokens=256),
             )
         play_run(folder, config, endpoint)
     if kind not in ("bare", "oracle"):
