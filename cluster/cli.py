@@ -130,7 +130,7 @@ def verify(
     ] = 0.1,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Recompute from a run's dataset alone whether its tokens are what they claim; exit 1 if not."""
+    """Recompute from a run's files alone whether they are what they claim; exit 1 if not."""
     from cluster.dataset.remote import local_folder
     from cluster.verify.checks import verify
     from cluster.verify.view import render, scorer

@@ -14,6 +14,7 @@ from cluster.worker_pool import Seat, WorkerPool
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.environments.messages import to_records
 from workers.errors import EpisodeTimeout
+from workers.record_digest import digest_of
 from workers.records import (
     EpisodeError,
     EpisodeRecord,
@@ -322,6 +323,7 @@ class Coordinator:
             worker_id="",
             node_id="",
         )
+        record.digest = digest_of(record)
         return EpisodeResult(
             episode_id=spec.episode_id,
             status="failed",

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.errors import ConfigError
@@ -34,6 +35,8 @@ class Parts:
     """The policy's name."""
     spans: Spans | None
     """Where it is traced, if it is."""
+    environment_sampling: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The environment's own sampling arguments."""
 
 
 def _takes_any(_: Plan) -> None:
@@ -105,7 +108,7 @@ def brought_up(
             except EnvironmentLoadError as error:
                 raise ConfigError(str(error)) from error
 
-        yield Parts(plan, plan_of, policy, pool, settings.policy.model, spans)
+        yield Parts(plan, plan_of, policy, pool, settings.policy.model, spans, environment.sampling_args)
 
 
 def _worker_settings(

@@ -16,6 +16,7 @@ from cluster.config_values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
+from cluster.dataset.run_record import begin_session, end_session
 from cluster.errors import ConfigError, RunError
 from cluster.iteration import Iteration, RolloutGroup
 from cluster.observe.measures import Measures
@@ -204,6 +205,9 @@ class RolloutEngine:
             with self._progress.stage("workers") as stage:
                 await parts.pool.start(parts.plan.episodes, stage.say)
             self._target.make(self._config)
+            begin_session(
+                self.folder, self._config, parts.model, parts.environment_sampling, parts.policy.version
+            )
             log = logs.LogFile(self._target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=self._target.run_id)
             stack.callback(logs.stop_logging_to, log)
@@ -245,6 +249,7 @@ class RolloutEngine:
         await dataset.commit(wall_seconds=seconds, cancelled=missing)
         if dataset.manifest.planned != self._planned:  # a call that was cancelled had been noted already
             await dataset.set_planned(self._planned, schedule.place)
+        end_session(self.folder, parts.policy.version)
         write_summary(self._target.folder, summarise(self._target.folder))
 
     def _check_plan(self, plan: Plan, split: Split | None = None) -> None:

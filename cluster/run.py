@@ -12,6 +12,7 @@ from cluster.config import RunConfig
 from cluster.config_values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.run_folder import Target
+from cluster.dataset.run_record import begin_session, end_session
 from cluster.ending import Ending, Interrupted, in_turns
 from cluster.groups import Groups
 from cluster.observe.measures import Measures
@@ -74,6 +75,8 @@ async def _play(
             if new:  # one that gets no workers is to leave no folder
                 await bring_up_workers(plan.episodes)
             target.make(config)
+            sampling = parts.environment_sampling
+            begin_session(target.folder, config, parts.model, sampling, parts.policy.version)
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
@@ -112,6 +115,7 @@ async def _play(
                     wall_seconds = before + time.monotonic() - began
                     cancelled = skipped + groups.cancelled
                     await run_to_end(dataset.commit(wall_seconds=wall_seconds, cancelled=cancelled))
+                    end_session(target.folder, parts.policy.version)
                     summary = summarise(target.folder)
                     write_summary(target.folder, summary)
         finally:

@@ -18,6 +18,8 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
+from cluster.verify.report import RULES
+from tests.helpers.planted_errors import ERRORS
 from workers.endings import ENDINGS
 from workers.environments.agentdojo_pipeline import PipelineSettings
 from workers.environments.agentdojo_rewards import RewardSettings
@@ -72,7 +74,15 @@ def dataset_page(page: str) -> str:
         "sequences": _column_table(_columns(Sequence, SEQUENCES.names)),
         "states": _column_table((name, "string", meaning) for name, meaning in _STATES.items()),
     }
-    return _with_tables("docs/dataset.md", page, "columns", tables)
+    checks = {
+        "rules": _table(("rule", "holds when"), [(f"`{rule}`", meaning) for rule, meaning in RULES.items()]),
+        "errors": _table(
+            ("error", "kind of run", "rule", "found"),
+            [(error.name, f"`{error.kind}`", f"`{error.rule}`", "yes") for error in ERRORS],
+        ),
+    }
+    page = _with_tables("docs/dataset.md", page, "columns", tables)
+    return _with_tables("docs/dataset.md", page, "verify", checks)
 
 
 def agentdojo_page(page: str) -> str:

@@ -1,10 +1,15 @@
 """A model's chat template as text and token ids, whole or by what a turn adds to the one before."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+from jinja2 import TemplateError as JinjaError
+
+from workers.chat_messages import as_system_messages, prepare_messages
+from workers.content_format import ContentFormat, detect_content_format
 from workers.errors import TemplateError
 
 _PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -16,29 +21,38 @@ class ChatTemplate:
 
     Args:
         model: The model's folder, or its id on the Hugging Face hub.
-        template: A Jinja file in place of the model's own template.
+        template: A Jinja file, or a Jinja text, in place of the model's own template.
         options: What the template is told besides (vLLM's `chat_template_kwargs`).
+        content_format: The form of content that the template takes. None: found out as vLLM does.
 
     Raises:
         TemplateError: The tokenizer or its template cannot be had.
     """
 
     def __init__(
-        self, model: str, template: Path | None = None, options: Mapping[str, Any] | None = None
+        self,
+        model: str,
+        template: Path | str | None = None,
+        options: Mapping[str, Any] | None = None,
+        content_format: ContentFormat | None = None,
     ) -> None:
+        folder = Path(model).expanduser()
         try:
             from transformers import AutoTokenizer
 
             library: Any = AutoTokenizer
-            self.tokenizer: Any = library.from_pretrained(model)
-        except (ImportError, OSError, ValueError) as error:
+            self.tokenizer: Any = library.from_pretrained(str(folder) if folder.is_dir() else model)
+        except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
             raise TemplateError(f"the tokenizer of {model!r} cannot be had: {error}") from error
         if template is not None:
-            self.tokenizer.chat_template = template.read_text(encoding="utf-8")
+            is_file = isinstance(template, Path)
+            self.tokenizer.chat_template = template.read_text(encoding="utf-8") if is_file else template
         if not self.tokenizer.chat_template:
             raise TemplateError(f"the tokenizer of {model!r} has no chat template; set policy.chat_template")
         self.model = model
         self._options = dict(options or {})
+        self._content_format: ContentFormat | None = content_format
+        self._moment: datetime | None = None
         self.end = str(self.tokenizer.eos_token)
 
     def text(
@@ -50,17 +64,40 @@ class ChatTemplate:
             messages: In OpenAI's shape.
             tools: Name, description and parameters of each.
             prompt: End with what makes the model answer.
+
+        Raises:
+            TemplateError: The template refuses the conversation.
         """
-        return cast(
-            str,
-            self.tokenizer.apply_chat_template(
-                [_prepared(message) for message in messages],
-                tools=offered(tools),
-                add_generation_prompt=prompt,
-                tokenize=False,
-                **self._options,
-            ),
-        )
+        schemas = offered(tools)
+        try:
+            written: str = self.tokenizer.get_chat_template(tools=schemas)
+            prepared = prepare_messages(messages, self._content_format or detect_content_format(written))
+            if any(message["role"] == "developer" for message in prepared) and not _knows_developers(written):
+                prepared = as_system_messages(prepared)
+            with _clock_of(written, self._moment):
+                return cast(
+                    str,
+                    self.tokenizer.apply_chat_template(
+                        prepared,
+                        tools=schemas,
+                        tokenize=False,
+                        **{"add_generation_prompt": prompt, **self._options},
+                    ),
+                )
+        except (JinjaError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            reason = str(error) or type(error).__name__
+            raise TemplateError(
+                f"the chat template of {self.model!r} refuses the conversation: {reason}"
+            ) from error
+
+    @contextmanager
+    def at(self, moment: datetime) -> Generator[None]:
+        """Has the template take this moment for now, for as long as it is inside: some write the date."""
+        before, self._moment = self._moment, moment
+        try:
+            yield
+        finally:
+            self._moment = before
 
     def ids(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """The prompt that vLLM makes of these messages."""
@@ -154,26 +191,26 @@ def offered(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
     return [{"type": "function", "function": dict(tool)} for tool in tools] or None
 
 
-def _prepared(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as vLLM hands it to a template: arguments are an object, and what is null is left out."""
-    prepared = {name: value for name, value in message.items() if value is not None}
-    calls: list[dict[str, Any]] = prepared.pop("tool_calls", [])
-    if calls:
-        prepared["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
-            for call in calls
-        ]
-    return prepared
+@contextmanager
+def _clock_of(template: str, moment: datetime | None) -> Generator[None]:
+    """Has a template's `strftime_now` tell this moment; transformers compiles each text once."""
+    if moment is None or "strftime_now" not in template:
+        yield
+        return
+    from transformers.utils import chat_template_utils
+
+    compiling: Any = chat_template_utils
+    known: dict[str, Any] = compiling._compile_jinja_template(template).environment.globals
+    before = known["strftime_now"]
+    known["strftime_now"] = moment.strftime
+    try:
+        yield
+    finally:
+        known["strftime_now"] = before
 
 
-def _object(arguments: Any) -> dict[str, Any]:
-    """Arguments as an object; as in vLLM, those that are none are an empty one."""
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            return {}
-    return cast(dict[str, Any], arguments) if isinstance(arguments, dict) else {}
+def _knows_developers(template: str) -> bool:
+    return '"developer"' in template or "'developer'" in template
 
 
 def _caller_of(following: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import kind_of, root_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.record_digest import digest_of
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Timings, Usage
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.pool import SandboxPool
@@ -270,13 +271,13 @@ class EpisodePlayer:
         timings = trace.timings(total=now - play.started_at + waited)
         record = self._record(play, outcome, timings)
         try:
-            text = record.model_dump_json()
+            text = _sealed(record)
         except PydanticSerializationError as error:
             if not isinstance(outcome, BaseException):
                 outcome = UnrecordableEpisode(f"it holds text that cannot be written as UTF-8: {error}")
                 record = self._record(play, outcome, timings)
             record = EpisodeRecord.model_validate(_in_utf8(record.model_dump()))
-            text = record.model_dump_json()
+            text = _sealed(record)
         failed = record.error
         if failed:
             self._base_states.forget([spec.episode_id])  # another attempt may take this result's place
@@ -352,6 +353,12 @@ class EpisodePlayer:
         return self._told_creations - before
 
 
+def _sealed(record: EpisodeRecord) -> str:
+    """The record as JSON text, with its digest in it."""
+    record.digest = digest_of(record)
+    return record.model_dump_json()
+
+
 def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     """What there is of an episode that failed: its turns so far, no reward, no metrics."""
     state = trace.state
@@ -363,7 +370,8 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     for step in taken:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
-    return Rollout(messages, "[]", taken, None, {}, None, is_truncated=False)
+    tools = steps.tool_schemas(state) if state is not None else "[]"
+    return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
 
 
 def _in_utf8(value: Any) -> Any:

@@ -204,6 +204,9 @@ class EpisodeRecord(Record):
     """The node of that worker."""
     sandbox_id: str | None = None
     """The container (or process) its tools ran in. Null where the environment uses none."""
+    digest: str | None = None
+    """Digest of the rest of the record, steps included, as its worker wrote it; `kumite verify` computes it
+    again. Null in a run that was begun before there was one."""
 
     @property
     def tools(self) -> list[dict[str, Any]]:

@@ -34,6 +34,10 @@ class Shard(Record):
     """Rows of the steps file."""
     bytes: int | None = None
     """Size of the segment that it was made of. Null in shards of before this was noted."""
+    episodes_sha256: str | None = None
+    """SHA-256 of the episodes file. Null in a run that was written before there was one."""
+    steps_sha256: str | None = None
+    """SHA-256 of the steps file."""
 
 
 class LoopPlace(Record):

@@ -17,6 +17,7 @@ from cluster.dataset.shards import belongs_to_run
 
 MUTABLE = (
     "config.yaml",
+    "run.json",
     "environment.py",
     "chat_template.jinja",
     "summary.json",

@@ -23,7 +23,7 @@ ENVIRONMENT = "environment.py"
 CHAT_TEMPLATE = "chat_template.jinja"
 """A run folder's copy of `policy.chat_template`, where there is one."""
 
-_MADE = ("config.yaml", ENVIRONMENT, CHAT_TEMPLATE, "manifest.json", "log.jsonl", COPIED)
+_MADE = ("config.yaml", "run.json", ENVIRONMENT, CHAT_TEMPLATE, "manifest.json", "log.jsonl", COPIED)
 
 
 @dataclass

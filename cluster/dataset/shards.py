@@ -1,5 +1,6 @@
 """Shards: Parquet files made of journal segments, and how to read episodes wherever they lie."""
 
+import hashlib
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -82,7 +83,7 @@ def compact(segment: Path, run_dir: Path, writer: str | None = None) -> Shard:
             # `datasets` cannot load a Parquet file whose first row group is empty; one without any, it can.
             if steps.num_rows:
                 steps_writer.write_table(steps)
-    return shard
+    return _with_digests(shard, run_dir)
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | No
         ):
             if table.num_rows:
                 writer.write_table(table)
-    return Shard(
+    written = Shard(
         segment=shard.segment,
         episodes_file=f"episodes/{name}",
         steps_file=f"steps/{name}",
@@ -139,6 +140,20 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | No
         steps=kept[1].num_rows,
         bytes=shard.bytes,
     )
+    return _with_digests(written, run_dir)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_digests(shard: Shard, run_dir: Path) -> Shard:
+    """The same shard with the digests of its files, by which a later check finds a changed byte."""
+    shard.episodes_sha256 = file_sha256(run_dir / shard.episodes_file)
+    shard.steps_sha256 = file_sha256(run_dir / shard.steps_file)
+    return shard
 
 
 def parse_records(lines: Sequence[bytes], schema: Schema) -> Table:

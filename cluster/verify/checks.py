@@ -1,89 +1,36 @@
-"""`kumite verify`: whether a dataset's tokens are what they claim to be, recomputed from the dataset."""
+"""`kumite verify`: whether a run's dataset is what it claims to be, recomputed from the run's files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TypeAlias
 
-from pydantic import Field
-
-from cluster.config import OraclePolicy, RunConfig, VllmPolicy
+from cluster.config import EndpointPolicy
 from cluster.config_file import load_config
-from cluster.dataset.episodes import iterate_records
 from cluster.dataset.manifest import load_manifest
-from cluster.dataset.run_folder import CHAT_TEMPLATE
-from cluster.dataset.sequences import sequences_of
+from cluster.dataset.run_record import NAME, RunRecord, load_run_record
 from cluster.errors import RunError
-from cluster.policy import packaged_model
-from cluster.verify.token_rules import continues, goes_on, lengths, prompt_of
-from workers.chat_template import ChatTemplate
-from workers.errors import TemplateError
-from workers.records import EpisodeRecord, Record, StepRecord
+from cluster.verify import episode_rules, run_rules, sequence_rules
+from cluster.verify.actions import Actions
+from cluster.verify.prompts import Prompts
+from cluster.verify.report import RULES, NotChecked, Rule, RuleReport, Verification
+from cluster.verify.rescore import Scorer
+from cluster.verify.run_context import RunContext
+from cluster.verify.token_rules import continues, goes_on, lengths, zeros
+from workers.records import EpisodeRecord, StepRecord
+from workers.settings import SamplingSettings
 
-Rule = Literal["lengths", "prompts", "append_only", "sequences", "versions", "logprobs"]
-_EXAMPLES = 5
+__all__ = ["RULES", "Rescore", "Rule", "RuleReport", "Verification", "verify"]
 
-RULES: dict[Rule, str] = {
-    "lengths": "a step's ids, log-probabilities and usage agree in length, and log-probabilities are such",
-    "prompts": "prompt ids are the messages under the model's template, or go on from the turn before",
-    "append_only": "with `tokens: exact`, a turn that goes on from the last has its ids verbatim",
-    "sequences": "the sequences for training hold every sampled id once, in order, and mask in those only",
-    "versions": "versions never go backwards in an episode, and the episode's is its first step's",
-    "logprobs": "log-probabilities scored again by the same version agree within a tolerance",
-}
-
-
-class RuleReport(Record):
-    """What came of one rule."""
-
-    rule: Rule
-    """The rule."""
-    checked: int = 0
-    """Steps (or episodes) that it was applied to."""
-    violations: int = 0
-    """Those that break it."""
-    not_checked: dict[str, int] = Field(default_factory=dict[str, int])
-    """Those that it could not be applied to, by reason."""
-    examples: list[str] = Field(default_factory=list[str])
-    """The first few violations."""
-
-    def add(self, where: str, complaint: str | None) -> None:
-        self.checked += 1
-        if complaint is not None:
-            self.violations += 1
-            if len(self.examples) < _EXAMPLES:
-                self.examples.append(f"{where}: {complaint}")
-
-    def skip(self, reason: str) -> None:
-        self.not_checked[reason] = self.not_checked.get(reason, 0) + 1
-
-
-class Verification(Record):
-    """What came of all rules."""
-
-    run_id: str
-    """The run."""
-    episodes: int = 0
-    """Episodes read."""
-    steps: int = 0
-    """Their steps."""
-    rules: list[RuleReport]
-    """By rule."""
-    largest_difference: float | None = None
-    """Largest difference of a log-probability scored again, in nats. Null where none was."""
-
-    @property
-    def violations(self) -> int:
-        return sum(report.violations for report in self.rules)
-
-
-Rescore = Callable[[StepRecord], list[float] | str]
-"""Log-probabilities of a step's sampled ids, or why they cannot be had."""
+Rescore: TypeAlias = Callable[[StepRecord], list[float] | str]
+"""Log-probabilities of a step's sampled ids, or why they cannot be had. A `Scorer` is told how each episode
+was sampled."""
+_NO_IDS = "the policy gave no token ids"
 
 
 def verify(
     run_dir: Path, *, tokenizer: str | None = None, rescore: Rescore | None = None, tolerance: float = 0.1
 ) -> Verification:
-    """Recomputes what a run's dataset says of tokens.
+    """Recomputes what a run's dataset says.
 
     Args:
         run_dir: The run's folder.
@@ -93,109 +40,193 @@ def verify(
             give slightly different ones in another batch, in bfloat16 above all.
 
     Raises:
-        RunFolderError: The folder holds no run, or a damaged one.
-        RunError: The tokenizer cannot be had.
+        RunFolderError: The folder holds no run, or one of another format.
+        ConfigError: The run's config cannot be read.
+        RunError: The tokenizer that was named cannot be had.
+        PolicyUnavailable: The policy to score with went away.
     """
-    run_id = load_manifest(run_dir).run_id
-    config = load_config(run_dir / "config.yaml")
-    template = _template(run_dir, config, tokenizer)
+    manifest = load_manifest(run_dir)
     reports: dict[Rule, RuleReport] = {rule: RuleReport(rule=rule) for rule in RULES}
-    result = Verification(run_id=run_id, rules=list(reports.values()))
-    differences: list[float] = []
-    for episode in iterate_records(run_dir):
-        result.episodes += 1
-        result.steps += len(episode.steps)
-        _check_episode(episode, reports)
-        for before, step in _pairs(episode.steps):
-            where = f"{episode.episode_id} step {step.step_index}"
-            reports["lengths"].add(where, lengths(step))
-            if step.prompt_token_ids is None or step.completion_token_ids is None:
-                for rule in ("prompts", "append_only", "logprobs"):
-                    reports[rule].skip("the policy gave no token ids")
-                continue
-            if template is None:
-                reports["prompts"].skip("the model's tokenizer is not known: give --tokenizer")
-            else:
-                reports["prompts"].add(where, prompt_of(episode, before, step, template))
-            if isinstance(config.policy, OraclePolicy) or config.policy.tokens != "exact":
-                reports["append_only"].skip("policy.tokens was not `exact`")
-            elif before is not None and goes_on(before, step):
-                reports["append_only"].add(where, None if continues(before, step) else "it has not")
-            if rescore is not None and episode.sampling is not None:
-                reports["logprobs"].skip("a trainer's loop had it sampled otherwise than the config says")
-                continue
-            _score_again(where, step, rescore, tolerance, reports["logprobs"], differences)
-    result.largest_difference = max(differences, default=None)
-    return result
+    record = _run_record(run_dir, reports["files"])
+    run = RunContext(run_dir, load_config(run_dir / "config.yaml"), manifest, record, tokenizer)
+    return _Check(run, reports, rescore, tolerance).result()
 
 
-def _check_episode(episode: EpisodeRecord, reports: dict[Rule, RuleReport]) -> None:
-    where = episode.episode_id
-    versions = [step.policy_version for step in episode.steps]
-    known = [version for version in versions if version is not None]
-    complaint = None
-    if known != sorted(known):
-        complaint = f"they are {versions}"
-    elif versions and episode.policy_version != versions[0]:
-        complaint = f"the episode's is {episode.policy_version}, its first step's {versions[0]}"
-    reports["versions"].add(where, complaint)
-    if any(lengths(step) for step in episode.steps):
-        reports["sequences"].skip("a step's lengths do not agree")
-        return
-    if any(step.completion_token_ids is None for step in episode.steps):
-        reports["sequences"].skip("the policy gave no token ids")
-        return
-    sampled: list[int] = []
-    complaint = None
-    for sequence in sequences_of(episode):
-        if not len(sequence.input_ids) == len(sequence.loss_mask) == len(sequence.logprobs):
-            complaint = "its columns differ in length"
-        sampled += [i for i, m in zip(sequence.input_ids, sequence.loss_mask, strict=False) if m]
-    if sampled != [i for step in episode.steps for i in step.completion_token_ids or []]:
-        complaint = "what the mask lets through is not what was sampled"
-    reports["sequences"].add(where, complaint)
+class _Check:
+    """One check of a run."""
+
+    def __init__(
+        self, run: RunContext, reports: dict[Rule, RuleReport], rescore: Rescore | None, tolerance: float
+    ) -> None:
+        self._run = run
+        self._reports = reports
+        self._rescore = rescore
+        self._tolerance = tolerance
+        self._prompts = Prompts(run)
+        self._actions = Actions(run, self._prompts)
+        self._states: dict[str, str] = {}
+        self._differences: list[tuple[float, int, float]] = []
+        """Of each step scored again: the sum of its differences, their number, and the largest."""
+        self._without_ids: list[str] = []
+        self._with_ids = 0
+        self._logprobs = [0, 0]
+        """Log-probabilities read, and those of them that are not 0."""
+
+    def result(self) -> Verification:
+        run, reports = self._run, self._reports
+        found = Verification(run_id=run.manifest.run_id, rules=list(reports.values()))
+        self._states = run_rules.base_states(run.folder, reports["files"])
+        counts = run_rules.Counts(run)
+        for episode in run_rules.read_episodes(run.folder, run.manifest, reports["files"]):
+            found.episodes += 1
+            found.steps += len(episode.steps)
+            self._check_episode(episode, counts)
+            for index in range(len(episode.steps)):
+                self._check_step(episode, index)
+        reports["counts"].apply("manifest.json", counts.planned)
+        reports["counts"].apply("summary.json", counts.summary)
+        sequence_rules.check_written(run.folder, reports["sequences"])
+        self._check_all_steps()
+        if self._differences:
+            sums, numbers, largest = zip(*self._differences, strict=True)
+            found.largest_difference, found.mean_difference = max(largest), sum(sums) / sum(numbers)
+        return found
+
+    def _check_episode(self, episode: EpisodeRecord, counts: run_rules.Counts) -> None:
+        run, reports, where = self._run, self._reports, episode.episode_id
+
+        def identity() -> str | None:
+            doubled = counts.add(episode)
+            return episode_rules.identity(run, episode) or doubled
+
+        checks: dict[Rule, Callable[[], str | None]] = {
+            "versions": lambda: episode_rules.versions(run, episode),
+            "sequences": lambda: sequence_rules.of_steps(episode),
+            "steps": lambda: episode_rules.steps(episode),
+            "tools": lambda: episode_rules.tool_results(episode),
+            "states": lambda: episode_rules.states(episode, self._states),
+            "rewards": lambda: episode_rules.rewards(run, episode),
+            "usage": lambda: episode_rules.usage(episode),
+            "times": lambda: episode_rules.times(run, episode),
+            "episodes": identity,
+            "digests": lambda: episode_rules.sealed(episode),
+        }
+        for rule, check in checks.items():
+            reports[rule].apply(where, check)
+
+    def _check_step(self, episode: EpisodeRecord, index: int) -> None:
+        run, reports, step = self._run, self._reports, episode.steps[index]
+        where = f"{episode.episode_id} step {step.step_index}"
+        extra = run.extra_body(episode)
+        gives_ids = run.gives_ids and extra.get("include_reasoning") is not False
+        reports["lengths"].apply(
+            where,
+            lambda: lengths(step, gives_ids=gives_ids) or zeros(step, run.sampling(episode), extra),
+        )
+        reports["finish"].apply(where, lambda: self._finish(episode, step))
+        if step.prompt_token_ids is None or step.completion_token_ids is None:
+            self._without_ids.append(where)
+            of_ids: tuple[Rule, ...] = ("prompts", "append_only", "logprobs", "actions")
+            for rule in of_ids:
+                reports[rule].skip(_NO_IDS)
+            return
+        self._with_ids += 1
+        self._logprobs[0] += len(step.completion_logprobs or [])
+        self._logprobs[1] += sum(map(bool, step.completion_logprobs or []))
+        checks: dict[Rule, Callable[[], str | None]] = {
+            "prompts": lambda: self._prompts.check(episode, index),
+            "actions": lambda: self._actions.check(episode, step),
+        }
+        for rule, check in checks.items():
+            self._apply_unless_refused(reports[rule], where, check)
+        before = episode.steps[index - 1] if index else None
+        if not run.is_exact:
+            reports["append_only"].skip("policy.tokens was not `exact`")
+        elif before is not None and goes_on(before, step):
+            reports["append_only"].apply(where, lambda: None if continues(before, step) else "it has not")
+        self._score_again(where, episode, step)
+
+    @staticmethod
+    def _apply_unless_refused(report: RuleReport, where: str, check: Callable[[], str | None]) -> None:
+        """Applies a check; a tokenizer that the user named and that cannot be had ends it all."""
+        refused: list[RunError] = []
+
+        def checked() -> str | None:
+            try:
+                return check()
+            except RunError as error:
+                refused.append(error)
+                return None
+
+        report.apply(where, checked)
+        if refused:
+            raise refused[0]
+
+    def _finish(self, episode: EpisodeRecord, step: StepRecord) -> str | None:
+        ends: set[int] | None = None
+        if step.completion_token_ids is not None:
+            try:
+                ends = self._actions.ends(episode)
+            except NotChecked:
+                ends = None
+        return episode_rules.finish(self._run, episode, step, ends)
+
+    def _score_again(self, where: str, episode: EpisodeRecord, step: StepRecord) -> None:
+        report, recorded = self._reports["logprobs"], step.completion_logprobs
+        if self._rescore is None or not recorded:
+            report.skip(
+                "no policy to score with: give --policy" if self._rescore is None else "nothing was sampled"
+            )
+            return
+        rescore = self._rescore
+        if isinstance(rescore, Scorer):
+            extra = {"extra_body": self._run.extra_body(episode)}
+            rescore = rescore.under(self._run.sampling(episode).model_copy(update=extra))
+        elif episode.sampling is not None:
+            report.skip("a trainer's loop had it sampled otherwise than the config says")
+            return
+        scored = rescore(step)
+        if isinstance(scored, str):
+            report.skip(scored)
+            return
+
+        def compared() -> str | None:
+            apart = [abs(a - b) for a, b in zip(recorded, scored, strict=True)]
+            self._differences.append((sum(apart), len(apart), max(apart)))
+            mean = sum(apart) / len(apart)
+            return None if mean <= self._tolerance else f"{mean:.3f} nats apart in the mean"
+
+        report.apply(where, compared)
+
+    def _check_all_steps(self) -> None:
+        """What shows in all steps of the run together only."""
+        report, policy = self._reports["lengths"], self._run.policy
+        if isinstance(policy, EndpointPolicy) and policy.token_ids and self._with_ids:
+            for where in self._without_ids:
+                report.add(where, "it has no ids, and other steps of the run have them")
+        read, others = self._logprobs
+        if read > 1 and not others and not report.violations and not self._is_narrowed:
+            report.add("all steps", f"all {read} log-probabilities of the run are 0")
+
+    @property
+    def _is_narrowed(self) -> bool:
+        sampling = getattr(self._run.policy, "sampling", SamplingSettings())
+        return (
+            sampling.top_p not in (None, 1.0)
+            or sampling.tool_choice == "required"
+            or bool(sampling.extra_body)
+        )
 
 
-def _score_again(
-    where: str,
-    step: StepRecord,
-    rescore: Rescore | None,
-    tolerance: float,
-    report: RuleReport,
-    differences: list[float],
-) -> None:
-    recorded = step.completion_logprobs
-    if rescore is None or not recorded:
-        report.skip("no policy to score with: give --policy" if rescore is None else "nothing was sampled")
-        return
-    scored = rescore(step)
-    if isinstance(scored, str):
-        report.skip(scored)
-        return
-    apart = [abs(a - b) for a, b in zip(recorded, scored, strict=True)]
-    differences.append(max(apart))
-    mean = sum(apart) / len(apart)
-    report.add(where, None if mean <= tolerance else f"{mean:.3f} nats apart in the mean")
+def _run_record(run_dir: Path, files: RuleReport) -> RunRecord | None:
+    read: list[RunRecord | None] = []
 
+    def check() -> str | None:
+        record = load_run_record(run_dir)
+        if record is None:
+            raise NotChecked(f"the run was written before there was a {NAME}")
+        read.append(record)
+        return None
 
-def _template(run_dir: Path, config: RunConfig, tokenizer: str | None) -> ChatTemplate | None:
-    policy = config.policy
-    template = policy.chat_template if isinstance(policy, VllmPolicy) else None
-    if template is not None and (run_dir / CHAT_TEMPLATE).is_file():
-        template = run_dir / CHAT_TEMPLATE  # wherever the run is read, and whatever the file says by now
-    sampling = None if isinstance(policy, OraclePolicy) else policy.sampling
-    options = sampling.extra_body.get("chat_template_kwargs") if sampling else None
-    if tokenizer is None:
-        if not isinstance(policy, VllmPolicy):
-            return None
-        tokenizer = policy.model
-    if tokenizer == packaged_model.NAME:
-        tokenizer = str(packaged_model.folder())
-    try:
-        return ChatTemplate(tokenizer, template, options)
-    except TemplateError as error:
-        raise RunError(str(error)) from error
-
-
-def _pairs(steps: Sequence[StepRecord]) -> Iterator[tuple[StepRecord | None, StepRecord]]:
-    return zip([None, *steps], steps, strict=False)
+    files.apply(NAME, check)
+    return read[0] if read else None

@@ -1,63 +1,62 @@
 """What must hold of one step's tokens; each check gives what is wrong, or None."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-from workers.chat_template import ChatTemplate
-from workers.errors import TemplateError
-from workers.records import EpisodeRecord, Message, StepRecord
+from workers.records import StepRecord
+from workers.settings import SamplingSettings
+
+_FEWEST_ZEROS = 4
+"""Tokens of which a policy that samples freely is not quite certain of one, at least."""
+_NARROWING = ("top_k", "min_p", "allowed_token_ids", "bad_words", "logit_bias", "response_format")
+_GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 
-def lengths(step: StepRecord) -> str | None:
+def lengths(step: StepRecord, *, gives_ids: bool = False) -> str | None:
+    """Whether a step's ids, log-probabilities and usage agree in length.
+
+    Args:
+        step: The step.
+        gives_ids: Whether the run's policy gives ids with every action.
+    """
+    usage = step.usage
+    if usage and (usage.prompt_tokens < 0 or usage.completion_tokens < 0):
+        return f"the policy counts {usage.prompt_tokens} and {usage.completion_tokens} tokens"
     given = (step.prompt_token_ids, step.completion_token_ids, step.completion_logprobs)
     if all(part is None for part in given):
+        if gives_ids:
+            return "it has no ids and no log-probabilities, and the run's policy gives them with every action"
         return None
     prompt, sampled, logprobs = given
     if prompt is None or sampled is None or logprobs is None:
         return "some of prompt ids, sampled ids and log-probabilities are null, and some are not"
     if len(sampled) != len(logprobs):
         return f"{len(sampled)} sampled ids, {len(logprobs)} log-probabilities"
+    if not prompt:
+        return "the prompt has no ids"
+    if any(i < 0 for i in (*prompt, *sampled)):
+        return "a token id is below 0"
     if any(not math.isfinite(logprob) or logprob > 1e-6 for logprob in logprobs):
         return "a log-probability is above 0, or not finite"
-    usage = step.usage
     if usage and (usage.prompt_tokens, usage.completion_tokens) != (len(prompt), len(sampled)):
         return (
             f"{len(prompt)} prompt and {len(sampled)} sampled ids, and the policy counts "
             f"{usage.prompt_tokens} and {usage.completion_tokens}"
         )
+    if usage is None and gives_ids:
+        return "it has no usage, and the run's policy counts its tokens"
     return None
 
 
-def prompt_of(
-    episode: EpisodeRecord, before: StepRecord | None, step: StepRecord, template: ChatTemplate
-) -> str | None:
-    tools = episode.tools
-    prompt = step.prompt_token_ids or []
-    expected = template.ids(_plain(step.prompt_messages), tools)
-    if prompt == expected:
+def zeros(step: StepRecord, sampling: SamplingSettings, extra_body: dict[str, object]) -> str | None:
+    """Whether all of a step's log-probabilities are 0, where nothing narrowed what could be sampled."""
+    logprobs = step.completion_logprobs or []
+    if len(logprobs) < _FEWEST_ZEROS or any(logprobs):
         return None
-    if before is not None and continues(before, step):
-        # What the policy wrote stands as it wrote it, which need not be as the template would write it.
-        following = step.prompt_messages[len(before.prompt_messages) + 1 :]
-        try:
-            extended = template.extended(
-                before.prompt_token_ids or [], before.completion_token_ids or [], _plain(following), tools
-            )
-        except TemplateError as error:
-            return str(error)
-        if prompt == extended:
-            return None
-        expected = extended
-    return _first_difference(prompt, expected, template)
-
-
-def _first_difference(got: Sequence[int], expected: Sequence[int], template: ChatTemplate) -> str:
-    place = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), None)
-    if place is None:
-        place = min(len(got), len(expected))
-    shown = [repr(template.decode(ids[place : place + 8])) for ids in (got, expected)]
-    return f"differs from token {place} on: {shown[0]} in place of {shown[1]}"
+    if sampling.top_p not in (None, 1.0) or sampling.tool_choice == "required":
+        return None
+    if any(name in extra_body for name in (*_NARROWING, *_GRAMMARS)):
+        return None
+    return f"all of its {len(logprobs)} log-probabilities are 0, as if nothing else could have been sampled"
 
 
 def goes_on(before: StepRecord, step: StepRecord) -> bool:
@@ -67,9 +66,6 @@ def goes_on(before: StepRecord, step: StepRecord) -> bool:
 
 
 def continues(before: StepRecord, step: StepRecord) -> bool:
+    """Whether a step's prompt begins with the prompt and the sampled ids of the step before."""
     so_far = [*(before.prompt_token_ids or []), *(before.completion_token_ids or [])]
     return (step.prompt_token_ids or [])[: len(so_far)] == so_far
-
-
-def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    return [message.model_dump(exclude_none=True) for message in messages]

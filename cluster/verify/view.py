@@ -11,7 +11,7 @@ from cluster.config import OraclePolicy, VllmPolicy
 from cluster.config_file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.policy.kept_policy import recorded
-from cluster.verify.checks import RULES, Verification
+from cluster.verify.report import RULES, Verification
 from cluster.verify.rescore import Scorer
 
 
@@ -57,7 +57,9 @@ def render(found: Verification) -> RenderableType:
         table,
     ]
     if found.largest_difference is not None:
-        parts.append(Text(f"largest difference of a log-probability: {found.largest_difference:.4f} nats"))
+        mean, largest = found.mean_difference or 0.0, found.largest_difference
+        said = f"log-probabilities scored again: {mean:.4f} nats apart in the mean, {largest:.4f} at most"
+        parts.append(Text(said))
     for report in found.rules:
         if report.violations:
             parts.append(Text(f"{report.rule}: {RULES[report.rule]}; but", style="red"))

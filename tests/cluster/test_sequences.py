@@ -70,7 +70,7 @@ async def test_episodes_without_token_ids_are_no_empty_file(tmp_path: Path, temp
     assert not list((run / "sequences").iterdir())
     assert not list(sequences(await write_run(tmp_path / "failed", [failed_episode(1)])))
     some = await write_run(tmp_path / "some", [untold(1), two_turns(template, 2)])
-    assert [sequence.episode_id[-1] for sequence in sequences(some)] == ["2"]
+    assert [sequence.task_id[-1] for sequence in sequences(some)] == ["2"]
 
 
 async def test_groups_take_in_finished_episodes_only_and_load_without_our_code(
@@ -83,7 +83,7 @@ async def test_groups_take_in_finished_episodes_only_and_load_without_our_code(
         two_turns(template, 4, group_id="b", reward=1.0),
     ]
     run = await write_run(tmp_path / "run", records)
-    by_episode = {sequence.episode_id[-1]: sequence.advantage for sequence in sequences(run)}
+    by_episode = {sequence.task_id[-1]: sequence.advantage for sequence in sequences(run)}
     assert by_episode == pytest.approx({"1": 1.0, "2": -1.0, "4": 0.0}, abs=1e-4)
     path, count = write_sequences(run, "rloo")
     assert (path, count) == (run / "sequences" / "rloo.parquet", 3)

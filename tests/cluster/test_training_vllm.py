@@ -56,14 +56,19 @@ async def test_exact_turns_with_tools_are_one_sequence_and_score_as_they_were_sa
     run = await write_run(tmp_path, episodes, tokens="exact", sampling=sampling.model_dump())
     assert exact.base_url is not None
     found = verify(run, rescore=Scorer(exact.base_url, exact.model, sampling))
-    assert {report.rule: (report.checked, report.violations) for report in found.rules} == {
+    expected = {
         "lengths": (32, 0),
         "prompts": (32, 0),
         "append_only": (24, 0),
         "sequences": (8, 0),
         "versions": (8, 0),
         "logprobs": (32, 0),
+        "actions": (32, 0),
+        "finish": (32, 0),
+        "digests": (8, 0),
     }
+    by_rule = {report.rule: (report.checked, report.violations) for report in found.rules}
+    assert {rule: by_rule[rule] for rule in expected} == expected
 
 
 def test_an_adapter_of_another_model_is_refused_and_the_policy_serves_on(

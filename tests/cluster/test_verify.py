@@ -45,6 +45,18 @@ async def test_a_right_dataset_breaks_no_rule(tmp_path: Path, template: ChatTemp
         "sequences": 1,
         "versions": 1,
         "logprobs": 0,
+        "actions": 2,
+        "finish": 2,
+        "steps": 1,
+        "tools": 1,
+        "states": 0,
+        "rewards": 1,
+        "usage": 1,
+        "times": 1,
+        "episodes": 1,
+        "digests": 0,
+        "files": 3,
+        "counts": 0,
     }
 
 
@@ -87,7 +99,7 @@ async def test_a_turn_of_an_exact_run_that_was_tokenised_anew_is_found(
 async def test_observations_that_the_policy_never_saw_are_found(tmp_path: Path, template: ChatTemplate):
     record = two_turns(template)
     record.steps[1].prompt_messages[2].content = "refused"
-    assert violated(await verified(tmp_path, record, template)) == {"prompts": 1}
+    assert violated(await verified(tmp_path, record, template)) == {"prompts": 1, "steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,8 @@ async def test_steps_without_token_ids_are_counted_as_not_checked(tmp_path: Path
     record = two_turns(template)
     for step in record.steps:
         step.prompt_token_ids = step.completion_token_ids = step.completion_logprobs = None
-    found = await verified(tmp_path, record, template)
+    policy = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    found = verify(await write_run(tmp_path, [record], **policy))
     assert violated(found) == {}
     assert found.rules[1].not_checked == {"the policy gave no token ids": 2}
 
@@ -174,3 +187,25 @@ async def test_a_policy_to_score_with_that_is_not_there_is_named(
 def test_a_folder_without_a_run_is_named(tmp_path: Path):
     with pytest.raises(RunFolderError, match="holds no run"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "reason"),
+    [
+        ({"tool_choice": "required"}, "sampled under a grammar (tool_choice `required`)"),
+        ({"extra_body": {"response_format": {"type": "json_object"}}}, "sampled with response_format"),
+        (
+            {"extra_body": {"presence_penalty": 0.5}},
+            "sampled with presence_penalty, which depends on what was",
+        ),
+    ],
+)
+async def test_what_cannot_be_scored_again_is_counted_with_its_reason(
+    tmp_path: Path, template: ChatTemplate, sampling: dict[str, Any], reason: str
+):
+    run = await write_run(tmp_path / "run", [two_turns(template)], model="mock", sampling=sampling)
+    with MockPolicy() as policy:
+        found = verify(run, tokenizer=template.model, rescore=scorer(run, policy.base_url))
+    (report,) = (report for report in found.rules if report.rule == "logprobs")
+    assert (report.checked, report.violations, sum(report.not_checked.values())) == (0, 0, 2)
+    assert all(said.startswith(reason) for said in report.not_checked), report.not_checked

@@ -1,6 +1,7 @@
-"""Runs whose tokens are right: a dataset of two-turn episodes, made with a tokenizer of its own."""
+"""Runs that are right in all that `kumite verify` looks at, of two-turn episodes with a tokenizer."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from cluster.dataset.dataset import Dataset
 from tests.cluster.synthetic import episode, result
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
 from workers.chat_template import ChatTemplate
-from workers.records import EpisodeRecord, FunctionCall, Message, StepRecord, ToolCall, Usage
+from workers.records import EpisodeRecord, FunctionCall, Message, StepRecord, ToolCall, Usage, episode_id
 
 TOOLS = [{"name": "pay", "description": "Pay.", "parameters": {"type": "object", "properties": {}}}]
 
@@ -30,11 +31,24 @@ def two_turns(
         template.extended(first, sampled, messages[2:], TOOLS) if exact else template.ids(messages, TOOLS)
     )
     last = template.encode("Done." + END)
+    said = Message(role="assistant", content="Done.")
     steps = [
         _step(0, [asked], acted, first, sampled, done=False),
-        _step(1, [asked, acted, answer], Message(role="assistant", content="Done."), second, last, done=True),
+        _step(1, [asked, acted, answer], said, second, last, done=True),
     ]
-    fields: dict[str, Any] = {"steps": steps, "tool_schemas": json.dumps(TOOLS), "initial_state_id": None}
+    task_id = f"banking/user_task_{number}"
+    fields: dict[str, Any] = {
+        "episode_id": episode_id("agentdojo", task_id, 0),
+        "group_id": f"run-1/{task_id}",
+        "messages": [asked, acted, answer, said],
+        "steps": steps,
+        "tool_schemas": json.dumps(TOOLS),
+        "initial_state_id": None,
+        "initial_state_patch": None,
+        "last_policy_version": 3,
+        "usage": Usage(prompt_tokens=len(first) + len(second), completion_tokens=len(sampled) + len(last)),
+        "started_at": time.time(),
+    }
     return episode(number, **(fields | changes))
 
 
@@ -60,12 +74,12 @@ def _step(
         step_index=index,
         prompt_messages=seen,
         action=action,
-        observations=[],
+        observations=[] if done else [Message(role="tool", content="paid", tool_call_id="c1")],
         done=done,
         prompt_token_ids=prompt,
         completion_token_ids=sampled,
         completion_logprobs=[-0.5] * len(sampled),
         policy_version=3,
-        finish_reason="stop",
+        finish_reason="tool_calls" if action.tool_calls else "stop",
         usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(sampled)),
     )

@@ -55,6 +55,11 @@ class ClassicEnvironment:
         self.has_tools = self.toolset is not None or bool(getattr(self._env, "tool_defs", None))
         self._observe()
 
+    @property
+    def sampling_args(self) -> dict[str, Any]:
+        """The environment's own sampling arguments, which an actor's win over."""
+        return dict(self._env.sampling_args)
+
     def rows(self) -> Rows:
         """The tasks of the dataset that `environment.split` names.
 

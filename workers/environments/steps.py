@@ -14,17 +14,22 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
     metrics: dict[str, float | None] = dict(state.get("metrics") or {})
     if trace.session is not None and trace.session.scores is not None:
         metrics |= trace.session.scores.metrics  # which know what does not apply
-    tools: list[Any] = state.get("tool_defs") or []
     conversation = Conversation()
     return Rollout(
         messages=[*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))],
-        tool_schemas=f"[{','.join(tool.model_dump_json(exclude_none=True) for tool in tools)}]",
+        tool_schemas=tool_schemas(state),
         steps=_steps(state, trace, conversation),
         reward=state.get("reward"),
         metrics=metrics,
         stop_reason=state.get("stop_condition"),
         is_truncated=bool(state.get("is_truncated")),
     )
+
+
+def tool_schemas(state: Any) -> str:
+    """The tools that the policy was offered, as JSON text."""
+    tools: list[Any] = state.get("tool_defs") or []
+    return f"[{','.join(tool.model_dump_json(exclude_none=True) for tool in tools)}]"
 
 
 def steps(state: Any, trace: EpisodeTrace) -> list[StepRecord]:
