@@ -22,6 +22,7 @@ from sandbox_images.tool_host.pipe import WorkerPipe
 from sandbox_images.tool_host.reaper import Reaper, send_kill
 from sandbox_images.tool_host.session import become_session, failure
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
+from sandbox_images.tool_host.write_limits import make_rules
 
 _ALONE = 1.0
 """Seconds between two looks where there is but one session."""
@@ -87,6 +88,7 @@ class Server:
         self._fork = fork
         self._users = users
         self._contained = contained
+        self._write_rules = make_rules() if contained else None
         self._memory = MemoryWatch()
         self._look_again_at = 0.0
         self._blamed_until = 0.0
@@ -243,6 +245,7 @@ class Server:
                     self._quiet,
                     users,
                     self._contained,
+                    self._write_rules,
                 )
             undo.pop_all()
         theirs.close()
