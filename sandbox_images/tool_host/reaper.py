@@ -66,6 +66,7 @@ class Reaper:
         self._abandoned: list[_Left] = []
         self._removed = 0
         self._look_again = False
+        self._swept = 0.0
         woken, self._wake = socket.socketpair()
         woken.setblocking(False)
         self._wake.setblocking(False)
@@ -110,7 +111,9 @@ class Reaper:
             else:
                 self._bury(pid, status, peak)
         self._dying.intersection_update(sessions)
-        if reaped or self.patience is not None:
+        patience, now = self.patience, time.monotonic()
+        if reaped or (patience is not None and now - self._swept >= patience):
+            self._swept = now
             self._sweep(sessions)
 
     def kill_all(self) -> None:

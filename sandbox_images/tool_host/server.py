@@ -22,6 +22,7 @@ from sandbox_images.tool_host.pipe import WorkerPipe
 from sandbox_images.tool_host.reaper import Reaper, send_kill
 from sandbox_images.tool_host.session import become_session, failure
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
+from sandbox_images.tool_host.write_limits import make_rules
 
 _ALONE = 1.0
 """Seconds between two looks where there is but one session."""
@@ -87,6 +88,7 @@ class Server:
         self._fork = fork
         self._users = users
         self._contained = contained
+        self._write_rules = make_rules() if contained else None
         self._memory = MemoryWatch()
         self._look_again_at = 0.0
         self._blamed_until = 0.0
@@ -154,7 +156,9 @@ class Server:
         self._watch_terminals()
         exhausted = self._memory.is_exhausted()
         self._look_again_at = now + (self._watch_patience() or patience)
-        if exhausted and len(self._by_pid) > 1:  # of one alone, the kernel takes the largest process
+        if (
+            exhausted and len(self._by_pid) > 1 and now >= self._blamed_until
+        ):  # of one alone, the kernel takes the largest process
             largest = self._find_largest()
             if largest is not None:
                 self._blame(largest)
@@ -169,7 +173,8 @@ class Server:
 
     def _find_largest(self, dead: dict[int, int] | None = None) -> _Child | None:
         living = {pid: child for pid, child in self._by_pid.items() if child.cause is None}
-        largest = find_largest({pid: child.users or () for pid, child in living.items()}, dead)
+        users = {pid: child.users or () for pid, child in living.items()}
+        largest = find_largest(users, dead, self._memory.limit // 4)
         return None if largest is None else self._by_pid[largest]
 
     def _handle(self, request: dict[str, Any], body: bytes) -> None:
@@ -240,6 +245,7 @@ class Server:
                     self._quiet,
                     users,
                     self._contained,
+                    self._write_rules,
                 )
             undo.pop_all()
         theirs.close()
@@ -349,8 +355,10 @@ class Server:
             victim.cause, victim.kind = _OTHER_TOOK_MEMORY, "closed"
             return
         culprit = self._find_largest({victim.pid: peak}) if len(self._by_pid) > 1 else victim
-        if culprit is None or culprit is victim:
+        if culprit is victim:
             victim.cause, victim.kind = _TOOK_MEMORY, "memory"
+        elif culprit is None:
+            victim.cause, victim.kind = "the memory of the sandbox ran out, by nobody's doing alone", "closed"
         else:
             victim.cause, victim.kind = _OTHER_TOOK_MEMORY, "closed"
             self._blame(culprit)

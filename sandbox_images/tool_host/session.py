@@ -14,7 +14,7 @@ from sandbox_images.tool_host import process, wire
 from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.session_filter import refuse_system_calls
 from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
-from sandbox_images.tool_host.write_limits import keep_from_writing_to_proc
+from sandbox_images.tool_host.write_limits import apply_rules
 
 _SOCKET_FD = 3
 _ALL_PATCHES = 8 * 1024 * 1024
@@ -33,15 +33,18 @@ def become_session(
     quiet: bool,
     users: tuple[int, int] | None,
     contained: bool = False,
+    write_rules: int | None = None,
 ) -> NoReturn:
     """Turns this forked process into the session that `request` asks for, and never returns.
 
     `users` is what `process.become_user` takes; None: it stays the tool host's. `contained` says whether this
-    is a container: what it may ask of the kernel is then cut down.
+    is a container: what it may ask of the kernel is then cut down. `write_rules` are those of `make_rules`.
     """
     status = 1
     try:
         os.setsid()
+        if write_rules is not None:
+            apply_rules(write_rules)
         if users is not None:
             process.become_user(*users)
             process.hide_memory()  # the kernel sets it anew with the user, as `fs.suid_dumpable` says
@@ -53,7 +56,6 @@ def become_session(
         channel = _keep_only(channel, quiet)
         process.apply_limits(limits)
         if contained:
-            keep_from_writing_to_proc()
             refuse_system_calls(toolset.runs_model_code)
         os.chdir(scratch)
         _serve(channel, toolset, prepared, request, scratch)

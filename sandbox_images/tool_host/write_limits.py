@@ -29,21 +29,34 @@ def keep_from_writing_to_proc() -> bool:
     Returns:
         Whether it does. It does not before Linux 5.19, without Landlock, or in gVisor.
     """
-    if _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION) < _FIRST_VERSION:
+    rules = make_rules()
+    if rules is None:
         return False
+    try:
+        return apply_rules(rules)
+    finally:
+        os.close(rules)
+
+
+def apply_rules(rules: int) -> bool:
+    """The same with rules that are made already; whether the kernel took them."""
+    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    return _libc.syscall(_RESTRICT_SELF, rules, 0) == 0
+
+
+def make_rules() -> int | None:
+    """A descriptor of such rules, for any number of processes; None where the kernel has none to offer."""
+    if _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION) < _FIRST_VERSION:
+        return None
     handled = struct.pack("Q", _WRITE_FILE | _MOVE)
     rules = _libc.syscall(_CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), 0)
     if rules < 0:
-        return False
-    try:
-        _allow(rules, "/", _MOVE)
-        for name in os.listdir("/"):
-            if name not in _NOT_WRITABLE:
-                _allow(rules, f"/{name}", _WRITE_FILE)
-        _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        return _libc.syscall(_RESTRICT_SELF, rules, 0) == 0
-    finally:
-        os.close(rules)
+        return None
+    _allow(rules, "/", _MOVE)
+    for name in os.listdir("/"):
+        if name not in _NOT_WRITABLE:
+            _allow(rules, f"/{name}", _WRITE_FILE)
+    return rules
 
 
 def _allow(rules: int, path: str, access: int) -> None:

@@ -102,8 +102,9 @@ class SandboxPool:
         sandbox.lost = sandbox.lost + 1 if type(session.failure) is SessionLost else 0
         if sandbox is not self._current:
             return
-        if session.failure is not None and session.failure.cause in _STARVED:
-            _log.warning("sandbox %s ran out of %s; replacing it", sandbox.id, session.failure.cause)
+        cause = session.failure and session.failure.cause
+        if cause in _STARVED:
+            _log.warning("sandbox %s ran out of %s; replacing it", sandbox.id, cause)
             self._current = None
         elif sandbox.lost >= _LOST_IN_A_ROW:
             _log.warning("sandbox %s lost %d sessions in a row; replacing it", sandbox.id, sandbox.lost)
