@@ -68,19 +68,20 @@ class MemoryWatch:
 
     def __init__(self, root: Path = Path("/sys/fs/cgroup")) -> None:
         self._group = _files(root)
-        self._limit = 0
+        self.limit = 0
+        """Most memory of the container, in bytes; 0: not known."""
         self._kills = 0
         self._killed_at = float("-inf")
         self._share = 0.0
         if self._group is not None:
             with suppress(OSError, ValueError):
-                self._limit = int(self._group.limit.read_text())
+                self.limit = int(self._group.limit.read_text())
             self._kills = self._count_kills()
 
     @property
     def patience(self) -> float | None:
         """Seconds after which to look again. None: there is nothing to look at."""
-        if not self._limit or self._limit >= 1 << 62:
+        if not self.limit or self.limit >= 1 << 62:
             return None
         return _OFTEN if self._share > _TIGHT else _SELDOM
 
@@ -91,11 +92,11 @@ class MemoryWatch:
             return False
         try:
             used = int(group.usage.read_text())
-            self._share = used / self._limit
+            self._share = used / self.limit
             if self._share > _TIGHT:  # pages of files count as well, until the kernel needs their room
                 details = dict(line.split() for line in group.details.read_text().splitlines())
                 used -= sum(int(details.get(name, 0)) for name in group.file_pages)
-                self._share = used / self._limit
+                self._share = used / self.limit
         except (OSError, ValueError):
             return False
         return self._share > _TOO_TIGHT
@@ -118,7 +119,7 @@ class MemoryWatch:
 
 
 def find_largest(
-    sessions: Mapping[int, Collection[int]], dead: Mapping[int, int] | None = None
+    sessions: Mapping[int, Collection[int]], dead: Mapping[int, int] | None = None, least: int = 0
 ) -> int | None:
     """The session that holds most memory by far: in its processes, their page tables and their sockets.
 
@@ -126,9 +127,10 @@ def find_largest(
         sessions: User ids that are a session's alone, by its process id; none where sessions share one: then
             its descendants are counted, and sockets, which tell of no more than a user, are not.
         dead: Bytes that sessions which are dead have held, by process id.
+        least: Bytes that it must hold at least.
 
     Returns:
-        Its process id. None: no session holds more than half of what all hold.
+        Its process id. None: no session holds more than half of what all hold, or none as much as `least`.
     """
     found = processes()
     owners = {user: pid for pid, users in sessions.items() for user in users}
@@ -141,7 +143,7 @@ def find_largest(
         if user in owners:
             held[owners[user]] += size
     largest = max(held, key=lambda pid: held[pid], default=None)
-    if largest is None or held[largest] <= _MOST_OF_IT * sum(held.values()):
+    if largest is None or held[largest] <= max(least, _MOST_OF_IT * sum(held.values())):
         return None
     return largest
 

@@ -154,7 +154,9 @@ class Server:
         self._watch_terminals()
         exhausted = self._memory.is_exhausted()
         self._look_again_at = now + (self._watch_patience() or patience)
-        if exhausted and len(self._by_pid) > 1:  # of one alone, the kernel takes the largest process
+        if (
+            exhausted and len(self._by_pid) > 1 and now >= self._blamed_until
+        ):  # of one alone, the kernel takes the largest process
             largest = self._find_largest()
             if largest is not None:
                 self._blame(largest)
@@ -169,7 +171,8 @@ class Server:
 
     def _find_largest(self, dead: dict[int, int] | None = None) -> _Child | None:
         living = {pid: child for pid, child in self._by_pid.items() if child.cause is None}
-        largest = find_largest({pid: child.users or () for pid, child in living.items()}, dead)
+        users = {pid: child.users or () for pid, child in living.items()}
+        largest = find_largest(users, dead, self._memory.limit // 4)
         return None if largest is None else self._by_pid[largest]
 
     def _handle(self, request: dict[str, Any], body: bytes) -> None:
@@ -349,8 +352,10 @@ class Server:
             victim.cause, victim.kind = _OTHER_TOOK_MEMORY, "closed"
             return
         culprit = self._find_largest({victim.pid: peak}) if len(self._by_pid) > 1 else victim
-        if culprit is None or culprit is victim:
+        if culprit is victim:
             victim.cause, victim.kind = _TOOK_MEMORY, "memory"
+        elif culprit is None:
+            victim.cause, victim.kind = "the memory of the sandbox ran out, by nobody's doing alone", "closed"
         else:
             victim.cause, victim.kind = _OTHER_TOOK_MEMORY, "closed"
             self._blame(culprit)

@@ -67,7 +67,7 @@ PYTHON = {
         "import sqlite3; c = sqlite3.connect('d'); c.execute('create table t(a)'); c.commit(); print('hello')"
     ),
     "shared memory": (
-        "from multiprocessing.shared_memory import SharedMemory as S; m = S(create=True, size=9); m.unlink()\n"
+        "from multiprocessing.shared_memory import SharedMemory as S\nS(create=True, size=9).unlink()\n"
         "print('hello')"
     ),
     "a process's own limits": (
