@@ -59,7 +59,8 @@ def _judge(events: list[dict[str, Any]]) -> EndCause | None:
 
 def _events_of(client: docker.DockerClient, container: str) -> list[dict[str, Any]]:
     now = time.time()
-    listed: Any = client.api.events(
+    api: Any = client.api
+    listed: Any = api.events(
         since=int(now) - _LOOK_BACK,
         until=f"{now:.6f}",  # it waits for a time that is still to come
         filters={"container": container, "type": "container"},
