@@ -447,9 +447,7 @@ class RunLife(RuleBasedStateMachine):
             with bucket.open(path, "rb") as file:
                 ids += pq.read_table(file)["episode_id"].to_pylist()
         assert len(ids) == len(set(ids)) == PLANNED, "others read an episode twice, or not at all"
-        for path in bucket.find(
-            f"{root}/journal"
-        ):  # at most of a writer that was killed with its first record
+        for path in bucket.find(f"{root}/journal"):  # of a writer that was killed with its first record
             assert b"\n" not in bucket.cat_file(path)
 
 
