@@ -12,7 +12,7 @@ from typing import IO
 
 from cluster.dataset.claims import Claims
 from cluster.dataset.dataset import COPIED
-from cluster.dataset.durable import RunFolderError, fsync_file, fsync_folder, lock_folder, replacing
+from cluster.dataset.durable import RunFolderError, fsync_file, fsync_folder, lock_folder
 from cluster.dataset.journal import segment_writer
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, parse_manifest
 from cluster.dataset.merging import (
@@ -58,8 +58,12 @@ class FollowedFolder:
 
     def note(self, *words: str) -> None:
         """Notes, as a whole, what is known of the copy at the URI."""
-        with replacing(self.path / COPIED) as temporary:
-            temporary.write_text("\n".join(dict.fromkeys(words)))
+        # Not as `replacing` names it: a dataset that is opened meanwhile takes that for a killed process's.
+        temporary = self.path / f"{COPIED}-new"
+        temporary.write_text("\n".join(dict.fromkeys(words)))
+        fsync_file(temporary)
+        temporary.replace(self.path / COPIED)
+        fsync_folder(self.path)
 
     def is_up_to_date(self) -> bool:
         """Whether all that is at the URI is in the local folder, since this machine was the last to write."""

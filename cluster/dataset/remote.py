@@ -163,7 +163,7 @@ class RemoteFolder:
                 manifest = manifest.model_copy(update={"take_ups": claim.take_ups - 1})
             self._folder.note(OWN)
             manifest = take_up(self.local, manifest, str(claim.writer))
-            self.copy()
+            self.copy(is_beginning=True)
         except (OSError, RunChanged) as error:
             raise ConfigError(f"{self.uri} cannot be read or written: {error}") from error
         return lock, manifest
@@ -223,11 +223,12 @@ class RemoteFolder:
                 _log.warning("%s could not be brought up to date: %s", self.uri, error)
             await asyncio.sleep(every)
 
-    def copy(self, *, check: bool = False) -> None:
+    def copy(self, *, check: bool = False, is_beginning: bool = False) -> None:
         """Copies what has changed; waits for another copy that is under way.
 
         Args:
             check: Whether to look again at what is there, and not to go by what this process has put there.
+            is_beginning: Whether the journal has not been mended yet, and is to be left out.
 
         Raises:
             RunTakenUp: Another process has taken the run up. What this machine has stays here.
@@ -237,7 +238,7 @@ class RemoteFolder:
             try:
                 if check:
                     self._there = None
-                self._copy()
+                self._copy(is_beginning)
             except (OSError, RunFolderError):
                 raise
             except RunTakenUp as error:
@@ -248,7 +249,7 @@ class RemoteFolder:
             except Exception as error:  # what a file system raises may be its own
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
-    def _copy(self) -> None:
+    def _copy(self, is_beginning: bool) -> None:
         if not self._folder.has_run():
             if not self.holds_run():  # nobody has taken it up
                 self._there = {}
@@ -265,14 +266,14 @@ class RemoteFolder:
         text = b""
         while True:
             last = text
-            journal = [f"journal/{path.name}" for path in sorted((self.local / "journal").glob("*.jsonl"))]
+            journal = [] if is_beginning else self._names("journal", "*.jsonl")
             text = manifest_path(self.local).read_bytes()
             manifest = parse_manifest(text, manifest_path(self.local))
             # Steps first: where the episodes are, there is all of a shard.
             shards = [file for shard in manifest.shards for file in (shard.steps_file, shard.episodes_file)]
-            made = [f"sequences/{path.name}" for path in sorted((self.local / "sequences").glob("*.parquet"))]
+            made = self._names("sequences", "*.parquet")
             mutable = [name for name in MUTABLE if (self.local / name).exists()]
-            tasks = [f"{TASKS}/{path.name}" for path in sorted((self.local / TASKS).glob("*.parquet"))]
+            tasks = self._names(TASKS, "*.parquet")
             wanted = (*tasks, *manifest.states, *shards, *made, *journal)
             missing = [name for name in wanted if not self._put(name, there)]
             if not missing:
@@ -286,6 +287,12 @@ class RemoteFolder:
             self._fs.rm_file(f"{self._root}/{name}")
             del there[name]
         self._claims.check(manifest)
+
+    def _names(self, folder: str, pattern: str) -> list[str]:
+        """Files of a folder that are not empty."""
+        found = sorted((self.local / folder).glob(pattern))
+        names = [f"{folder}/{path.name}" for path in found]
+        return [name for name in names if (version := self._version(name)) and version[0]]
 
     def _claim(self, manifest: Manifest) -> None:
         if self._claims.holds(manifest):

@@ -138,11 +138,16 @@ class Target:
             self._take_up(config)
             yield
         finally:
-            if hold.lock is not None:
-                if hold.is_new:
-                    self._give_back()
-                hold.lock.close()
-                hold.lock = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Gives the folder back, unless its dataset has it."""
+        lock, self._hold.lock = self._hold.lock, None
+        if lock is None:
+            return
+        if self._hold.is_new:
+            self._give_back()
+        lock.close()
 
     def _take_up(self, config: RunConfig) -> None:
         hold = self._hold

@@ -128,10 +128,10 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | No
     for folder, table, schema in zip(("episodes", "steps"), kept, (EPISODES, STEPS), strict=True):
         with (
             replacing(run_dir / folder / name) as temporary,
-            pq.ParquetWriter(temporary, schema, **_PARQUET) as writer,
+            pq.ParquetWriter(temporary, schema, **_PARQUET) as file,
         ):
             if table.num_rows:
-                writer.write_table(table)
+                file.write_table(table)
     written = Shard(
         segment=shard.segment,
         episodes_file=f"episodes/{name}",

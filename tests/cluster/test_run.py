@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from cluster.config import RunConfig
-from cluster.dataset.dataset import Dataset
+from cluster.dataset.dataset import Dataset, episode_statuses
+from cluster.dataset.manifest import load_manifest
+from cluster.dataset.remote import local_folder
 from cluster.dataset.run_folder import Target
 from cluster.ending import Interrupted
 from cluster.observe.progress import Progress
@@ -121,3 +123,20 @@ async def test_a_signal_while_the_dataset_is_opened_ends_the_run_before_its_firs
     assert ended.value.exit_code == 130
     async with await Dataset.open(run.target.folder, "run") as dataset:
         assert await dataset.episode_ids() == set()
+
+
+@pytest.mark.parametrize("place", ["folder", "uri"])
+async def test_a_run_that_is_taken_first_is_played_and_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
+    config = RunConfig.model_validate(FIELDS)
+    out = str(tmp_path / "run") if place == "folder" else f"file://{tmp_path}/bucket/run"
+    run = Run(tmp_path / "unused")
+    for take_ups in (1, 2):
+        run.target = Target.new(config, out) if take_ups == 1 else Target.resumed(out, False)
+        with run.target.held(config):
+            assert (await run.play()).finished == 12
+        assert load_manifest(run.target.folder).take_ups == take_ups
+        assert len(run.asked) == (3 if take_ups == 1 else 0)
+    assert len(episode_statuses(local_folder(out))) == 12

@@ -447,7 +447,8 @@ class RunLife(RuleBasedStateMachine):
             with bucket.open(path, "rb") as file:
                 ids += pq.read_table(file)["episode_id"].to_pylist()
         assert len(ids) == len(set(ids)) == PLANNED, "others read an episode twice, or not at all"
-        assert bucket.find(f"{root}/journal") == []
+        for path in bucket.find(f"{root}/journal"):  # of a writer that was killed with its first record
+            assert b"\n" not in bucket.cat_file(path)
 
 
 QUIET: dict[str, Any] = {
@@ -457,10 +458,12 @@ QUIET: dict[str, Any] = {
 }
 
 
+@pytest.mark.timeout(900)  # it takes half a minute where nothing else runs
 class TestRunLife(RunLife.TestCase):
     settings = settings(max_examples=100, **QUIET)
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(0)
 class TestRunLifeExhaustively(RunLife.TestCase):
     settings = settings(max_examples=10_000, **QUIET)
