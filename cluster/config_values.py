@@ -51,7 +51,7 @@ def _of_field(value: Any, path: str) -> list[str]:
 def _of_value(value: Any, path: str, depth: int) -> list[str]:
     if depth > _DEEPEST:
         return [f"{path}: is nested more than {_DEEPEST} levels deep, or contains itself; give fewer levels"]
-    kind = type(value)
+    kind = cast(type[Any], type(value))
     if value is None or kind in (bool, int):
         return []
     if kind is str:

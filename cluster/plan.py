@@ -291,7 +291,7 @@ def _check_info(row: dict[str, Any], index: int, environment: str) -> None:
     """
     given: Any = row.get("info")
     try:
-        info = json.loads(given) if isinstance(given, str) else given or {}
+        info: Any = json.loads(given) if isinstance(given, str) else given or {}
     except ValueError:
         info = None
     if not isinstance(info, dict):

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,7 +60,7 @@ class TaskList:
         for chunk in (*self._packed, self._ids):
             for start in range(0, len(chunk), size):
                 part: Any = chunk[start : start + size]
-                encoded: list[bytes] = part if isinstance(part, list) else part.to_pylist()
+                encoded = cast(list[bytes], part if isinstance(part, list) else part.to_pylist())
                 yield [task_id.decode(*_AS_BYTES) for task_id in encoded]
 
     def write(self, run_dir: Path, split: str) -> None:

@@ -2,7 +2,7 @@
 
 from cluster.policy.engine_metrics import EngineMetrics
 
-COUNTS = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
+COUNTS: tuple[str, ...] = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
 """Fields of `EngineMetrics` that only grow, until their replica is started anew."""
 
 
