@@ -173,7 +173,7 @@ class RolloutEngine:
             PolicyUnavailable: The policy does not answer.
         """
         parts, *_ = self._parts
-        version = (parts.policy.version or 0) + 1 if version is None else version
+        version = parts.policy.next_version if version is None else version
         await asyncio.to_thread(parts.policy.update, path, version)
         parts.pool.set_version(version)
         return version

@@ -83,6 +83,7 @@ _FREE = frozenset(
 _FREE_PREFIXES = ("_", "unsloth_")
 _FREE_SUFFIXES = ("_token_id", "_token_ids", "dropout", "dropout_prob", "dropout_p")
 _ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
+_DERIVED = ("layer_types", "head_dim", "max_window_layers")
 _SAME_ACTIVATION = {"swish": "silu"}
 
 
@@ -140,7 +141,7 @@ def _load(configs: str) -> str:
 
 
 def _difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    for key in sorted(given.keys() & served.keys(), key=lambda key: (key != "model_type", key)):
+    for key in sorted(given.keys() & served.keys(), key=_order):
         some, other = given[key], served[key]
         if isinstance(some, dict) and isinstance(other, dict):
             below = _difference(cast(dict[str, Any], some), cast(dict[str, Any], other))
@@ -149,6 +150,11 @@ def _difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any
         elif some != other:
             return key, some, other
     return None
+
+
+def _order(key: str) -> tuple[int, str]:
+    """The kind of model first, and last what is derived from others."""
+    return (0 if key == "model_type" else 2 if key in _DERIVED else 1), key
 
 
 def _as_used(config: dict[str, Any]) -> dict[str, Any]:
@@ -181,10 +187,10 @@ def _value(key: str, value: Any) -> Any:
 
 def _settle_window(used: dict[str, Any]) -> None:
     """Qwen's configs say apart whether the window that they name is used."""
-    if "use_sliding_window" in used:
-        if not used.pop("use_sliding_window") or used.get("sliding_window") is None:
-            used["sliding_window"] = None
-            used.pop("max_window_layers", None)
+    named = "use_sliding_window" in used
+    if named and (not used.pop("use_sliding_window") or used.get("sliding_window") is None):
+        used["sliding_window"] = None
+        used.pop("max_window_layers", None)
 
 
 def _settle_rope(used: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field, ValidationError
 from cluster.dataset.durable import replacing
 from cluster.errors import UpdateRefused
 from cluster.policy import adapters, checkpoints
-from cluster.policy.served_model import ServedModel
+from cluster.policy.served_model import ServedModel, read_config
 from cluster.policy.tensor_files import weight_files
-from cluster.policy.weights_copy import check_copy, copy_weights
+from cluster.policy.weights_copy import SUMS, check_copy, copy_weights
 from workers.versions import name_of
 
 FOLDER_VARIABLE = "KUMITE_VERSIONS"
@@ -221,6 +221,12 @@ class VersionFolder:
         if self.model is not None:
             hub = [part for part in self.model.parts if part.startswith("models--")]
             bases[hub[-1].removeprefix("models--").replace("--", "/") if hub else str(self.model)] = self.model
+            try:
+                said = read_config(self.model).get("_name_or_path")
+            except (OSError, ValueError):
+                said = None
+            if isinstance(said, str) and said:
+                bases.setdefault(said, self.model)
         if bases and (base := self.current.base):
             bases[str(self.path / name_of(base))] = self.checkpoint(base)
         return bases
@@ -242,4 +248,4 @@ class VersionFolder:
     def _files(self, weights: Path, kind: Kind) -> list[Path]:
         """What is copied: the files that were checked, and the settings beside them."""
         checked = [weights / adapters.WEIGHTS] if kind == "adapter" else weight_files(weights)
-        return sorted([*weights.glob("*.json"), *checked])
+        return sorted([*(file for file in weights.glob("*.json") if file.name != SUMS), *checked])
