@@ -96,6 +96,11 @@ def _pair(given: str, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Ten
                     f"{given} has {name!r}, and adapters are taken of linear modules alone: leave the embeddings "
                     "out of its target_modules, or give a full checkpoint"
                 )
+            if name.endswith("lm_head.base_layer.weight"):
+                raise UpdateRefused(
+                    f"{given} has {name!r}, the base model's own output weights, which PEFT would load and vLLM "
+                    "leaves out: save it with save_pretrained(folder, save_embedding_layers=False)"
+                )
             raise UpdateRefused(f"{given} is malformed: {name!r} is no LoRA weight")
         if len(tensor.shape) != 2 or 0 in tensor.shape:
             raise UpdateRefused(

@@ -168,7 +168,7 @@ def _served_model(versions: VersionFolder, base_url: str) -> ServedModel:
         _log.debug("the policy at %s does not describe its model: %s", base_url, error)
     if lacks := served.what_lacks():
         _log.warning(
-            "new weights are not compared with the served model's %s: these are neither on this machine nor with "
+            "new weights are not compared with %s of the served model: these are neither on this machine nor with "
             "the replicas; what vLLM refuses is refused",
             " and ".join(lacks),
         )

@@ -62,5 +62,5 @@ def _add(digest: "hashlib.blake2b", name: str, file: Path) -> None:
             return
         digest.update(str(stat.st_mtime_ns).encode())
         for place in range(_PLACES + 1):
-            opened.seek((stat.st_size - _SAMPLE) * place // _PLACES)
+            opened.seek(max(0, stat.st_size - _SAMPLE) * place // _PLACES)
             digest.update(hashlib.blake2b(opened.read(_SAMPLE)).digest())

@@ -29,8 +29,8 @@ _ROUTES: dict[str, Any] = {
     "generate_tokens": lambda app: app.post("/inference/v1/generate"),  # pyright: ignore
     "engine": lambda app: app.get("/kumite/engine"),  # pyright: ignore
     "load_version": lambda app: app.post("/kumite/versions"),  # pyright: ignore
-    "versions": lambda app: app.get("/kumite/versions"),  # pyright: ignore
-    "model": lambda app: app.get("/kumite/model"),  # pyright: ignore
+    "read_versions": lambda app: app.get("/kumite/versions"),  # pyright: ignore
+    "describe_model": lambda app: app.get("/kumite/model"),  # pyright: ignore
 }
 
 
@@ -60,14 +60,14 @@ class PolicyIngress(_Ingress, _Broadcastable):
         """Every replica's counts."""
         return await self._broadcast_to_replicas(next(iter(self._model_cards)), "engine_metrics")
 
-    async def versions(self) -> dict[str, Any]:
+    async def read_versions(self) -> dict[str, Any]:
         """The folder of versions as this deployment reads it, what is in use there, and what replicas have."""
         here = VersionFolder.of_replica()
         told = await self._broadcast_to_replicas(next(iter(self._model_cards)), "base_version")
         bases = [base for _, base in told]
         return {"folder": str(here.path), "current": here.current.model_dump(), "bases": bases}
 
-    async def model(self) -> dict[str, Any]:
+    async def describe_model(self) -> dict[str, Any]:
         """The model that the replicas were started with: a `ServedModel`."""
         told = await self._broadcast_to_replicas(next(iter(self._model_cards)), "describe_model")
         return next((model for model in told if model["tensors"]), told[0])

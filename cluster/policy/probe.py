@@ -106,14 +106,19 @@ class AdapterProbe:
             _log.warning("%s is not compared with what PEFT computes: %s", called, told)
             return
         off = _distances(with_it, meant["adapter"])
-        noise, effect = _mean(_distances(without, meant["base"])), _mean(_distances(meant["adapter"], meant["base"]))
+        noise, effect = (
+            _mean(_distances(without, meant["base"])),
+            _mean(_distances(meant["adapter"], meant["base"])),
+        )
         allowed = max(_CERTAIN, _OF_NOISE * noise, _OF_EFFECT * effect)
         told = (
             f"its log-probabilities differ from PEFT's by {_mean(off):.3f} nats a token on average, {max(off):.3f} "
             f"at worst (the base model's alone by {noise:.3f}; the adapter changes them by {effect:.3f})"
         )
         if not _mean(off) <= allowed:
-            raise UpdateRefused(f"{called} is not served as PEFT means it: {told}, and {allowed:.3f} are allowed")
+            raise UpdateRefused(
+                f"{called} is not served as PEFT means it: {told}, and {allowed:.3f} are allowed"
+            )
         _log.info("%s: %s", called, told)
 
     def _continue(self, text: list[int], version: int, called: str) -> list[int]:
@@ -140,7 +145,9 @@ class AdapterProbe:
             "prompt_logprobs": 0,
         }
         given: list[Any] = self._ask(body, called)["prompt_logprobs"]
-        scores = [float(entry[str(token)]["logprob"]) for token, entry in zip(text[1:], given[1:], strict=True)]
+        scores = [
+            float(entry[str(token)]["logprob"]) for token, entry in zip(text[1:], given[1:], strict=True)
+        ]
         if not all(map(math.isfinite, scores)):
             raise UpdateRefused(f"{called}: the log-probabilities that it is served with are not finite")
         return scores

@@ -56,8 +56,8 @@ class ServedModel(BaseModel):
 
     def what_lacks(self) -> list[str]:
         """For the user: what new weights are not compared with."""
-        lacks = [] if self.config is not None else ["its config"]
-        return lacks if self.tensors is not None else [*lacks, "its tensors' names and shapes"]
+        lacks = [] if self.config is not None else ["the config"]
+        return lacks if self.tensors is not None else [*lacks, "the tensors"]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

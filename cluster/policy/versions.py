@@ -163,9 +163,7 @@ class VersionFolder:
         before = self.current
         base = version if kind == "checkpoint" else before.base
         given = {number: digest for number, digest in before.given.items() if number > version}
-        current = Current(
-            version=version, base=base, oldest=self.oldest(), given=given, proven=before.proven
-        )
+        current = Current(version=version, base=base, oldest=self.oldest(), given=given, proven=before.proven)
         self._write(current)
         if kind == "adapter":
             gone = {name_of(old) for old in self._adapters() if old < current.oldest and old not in busy}
@@ -220,7 +218,9 @@ class VersionFolder:
         bases: dict[str, Path | None] = {name: self.model for name in self._names}
         if self.model is not None:
             hub = [part for part in self.model.parts if part.startswith("models--")]
-            bases[hub[-1].removeprefix("models--").replace("--", "/") if hub else str(self.model)] = self.model
+            bases[hub[-1].removeprefix("models--").replace("--", "/") if hub else str(self.model)] = (
+                self.model
+            )
             try:
                 said = read_config(self.model).get("_name_or_path")
             except (OSError, ValueError):

@@ -120,5 +120,7 @@ def test_replicas_describe_their_model_where_the_driver_has_none_of_its_files(
     half = VersionFolder(versions.path, config_only, versions.max_rank, versions.kept)
     other = write_tiny_llama(tmp_path / "other")
     for few in (blind, half):
-        with pytest.raises(UpdateRefused, match="is of another architecture: its hidden_size is 32, .* is 576"):
+        with pytest.raises(
+            UpdateRefused, match="is of another architecture: its hidden_size is 32, .* is 576"
+        ):
             deployment.update(few, str(vllm_endpoint.base_url), str(other), few.next_version)

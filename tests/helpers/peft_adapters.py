@@ -26,13 +26,16 @@ def write_tiny_llama(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def write_peft_adapter(base: Path, folder: Path, *, strength: float = 0.05, **settings: Any) -> Path:
+def write_peft_adapter(
+    base: Path, folder: Path, *, strength: float = 0.05, embeddings: bool | str = "auto", **settings: Any
+) -> Path:
     """An adapter of random numbers, saved by PEFT.
 
     Args:
         base: The base model's folder.
         folder: Where it is saved.
         strength: Standard deviation of lora_B.
+        embeddings: PEFT's `save_embedding_layers`.
         settings: Of `LoraConfig`.
     """
     torch.manual_seed(1)
@@ -43,7 +46,7 @@ def write_peft_adapter(base: Path, folder: Path, *, strength: float = 0.05, **se
         for name, weight in adapted.named_parameters():
             if "lora_B" in name or "lora_embedding_B" in name:
                 weight.normal_(0.0, strength)
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(folder, save_embedding_layers=embeddings)
     return folder
 
 
