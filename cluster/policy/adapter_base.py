@@ -38,8 +38,8 @@ def check_base_name(given: str, named: str | None, bases: Mapping[str, Path | No
     if folder.is_dir() and here:
         if not any(_holds_same(folder, base) for base in here):
             raise UpdateRefused(
-                f"{given} is for another base model: its base_model_name_or_path is {named!r}, whose weights are "
-                f"others than those of the served one, {known}"
+                f"{given} is for another base model: its base_model_name_or_path is {named!r}, whose weights "
+                f"are others than those of the served one, {known}"
             )
         return
     if _last_part(named) in {_last_part(name) for name in bases}:
@@ -48,7 +48,7 @@ def check_base_name(given: str, named: str | None, bases: Mapping[str, Path | No
         return
     raise UpdateRefused(
         f"{given} is for another base model: its base_model_name_or_path is {named!r}, and the served one is "
-        f"{known}; if these are the same, set base_model_name_or_path in its adapter_config.json to the latter"
+        f"{known}; if these are the same, set base_model_name_or_path in its adapter_config.json to that"
     )
 
 
@@ -57,7 +57,7 @@ def _last_part(name: str) -> str:
 
 
 def _holds_same(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same model, however it is divided into files and whatever its precision."""
+    """Whether two folders hold the same model, however it is divided into files, and in any precision."""
     if one.resolve() == other.resolve():
         return True
     try:

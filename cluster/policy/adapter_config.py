@@ -26,7 +26,7 @@ _SAYS_NOTHING = frozenset(
         "runtime_config",
     ]
 )
-"""Keys that no answer depends on, whatever they hold: book-keeping, and what begins or regularises training."""
+"""Keys that no answer depends on, whatever they hold: book-keeping, and what begins or steadies training."""
 _CHECKED = frozenset(
     [
         "peft_type",
@@ -113,8 +113,8 @@ class AdapterConfig:
             if _key_for(pattern, module) is not None
         ]
         raise UpdateRefused(
-            f"{self._given} has {' and '.join(names)}, by which PEFT scales {module!r} by {meant:g}; vLLM does "
-            f"not read that, and would scale it by {served:g} as all others (lora_alpha {self._alpha:g}, r "
+            f"{self._given} has {' and '.join(names)}, by which PEFT scales {module!r} by {meant:g}; vLLM "
+            f"does not read that, and would scale it by {served:g} as all others (lora_alpha {self._alpha:g}, r "
             f"{self.rank}): train with one lora_alpha and one r, or give a full checkpoint"
         )
 
@@ -151,8 +151,8 @@ class AdapterConfig:
         beginning = self._config.get("init_lora_weights")
         if beginning not in _FINE_BEGINNINGS:
             raise UpdateRefused(
-                f"{self._given} has init_lora_weights {beginning!r}, by which PEFT changes the base model's own "
-                "weights, and the deployment has the unchanged ones: save it with save_pretrained(folder, "
+                f"{self._given} has init_lora_weights {beginning!r}, by which PEFT changes the base model's "
+                "own weights, and the deployment has the unchanged ones: save it with save_pretrained(folder, "
                 "path_initial_model_for_weight_conversion=…)"
             )
         rslora = self._config.get("use_rslora")

@@ -93,19 +93,19 @@ def _pair(given: str, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Ten
         if found is None:
             if ".lora_embedding_" in name or ".embed_tokens." in name:
                 raise UpdateRefused(
-                    f"{given} has {name!r}, and adapters are taken of linear modules alone: leave the embeddings "
-                    "out of its target_modules, or give a full checkpoint"
+                    f"{given} has {name!r}, and adapters are taken of linear modules alone: leave the "
+                    "embeddings out of its target_modules, or give a full checkpoint"
                 )
             if name.endswith("lm_head.base_layer.weight"):
                 raise UpdateRefused(
-                    f"{given} has {name!r}, the base model's own output weights, which PEFT would load and vLLM "
-                    "leaves out: save it with save_pretrained(folder, save_embedding_layers=False)"
+                    f"{given} has {name!r}, the base model's own output weights, which PEFT would load and "
+                    "vLLM leaves out: save it with save_pretrained(folder, save_embedding_layers=False)"
                 )
             raise UpdateRefused(f"{given} is malformed: {name!r} is no LoRA weight")
         if len(tensor.shape) != 2 or 0 in tensor.shape:
             raise UpdateRefused(
-                f"{given} is malformed: {name!r} has shape {tensor.shape}, and should have two dimensions above "
-                "0 (weights that were saved while they were spread over several devices have not)"
+                f"{given} is malformed: {name!r} has shape {tensor.shape}, and should have two dimensions "
+                "above 0 (weights that were saved while they were spread over several devices have not)"
             )
         if tensor.dtype not in _FLOATS:
             raise UpdateRefused(
@@ -123,15 +123,18 @@ def _check_pair(given: str, module: str, a: Tensor, b: Tensor, config: AdapterCo
     rank = config.rank_of(module)
     if a.shape[0] != b.shape[1]:
         raise UpdateRefused(
-            f"{given} is malformed: {module!r} has a lora_A of rank {a.shape[0]} and a lora_B of rank {b.shape[1]}"
+            f"{given} is malformed: {module!r} has a lora_A of rank {a.shape[0]} and a lora_B of rank "
+            f"{b.shape[1]}"
         )
     if a.shape[0] != rank:
         raise UpdateRefused(
-            f"{given} is malformed: {module!r} has rank {a.shape[0]}, and its config says {rank} (r, rank_pattern)"
+            f"{given} is malformed: {module!r} has rank {a.shape[0]}, and its config says {rank} "
+            "(r, rank_pattern)"
         )
     if rank > max_rank:
         raise UpdateRefused(
-            f"{given} has rank {rank} for {module!r} (rank_pattern), and policy.adapters.max_rank is {max_rank}"
+            f"{given} has rank {rank} for {module!r} (rank_pattern), and policy.adapters.max_rank is "
+            f"{max_rank}"
         )
     config.check_scaling(module)
 
@@ -152,8 +155,8 @@ def _check_module(given: str, module: str, a: Tensor, b: Tensor, modules: dict[s
         name = "embed_tokens"  # which are the output weights, too
     elif name.endswith("embed_tokens"):
         raise UpdateRefused(
-            f"{given} adapts {module!r}, and adapters are taken of linear modules alone: leave the embeddings "
-            "out of its target_modules, or give a full checkpoint"
+            f"{given} adapts {module!r}, and adapters are taken of linear modules alone: leave the "
+            "embeddings out of its target_modules, or give a full checkpoint"
         )
     weight = modules.get(name)
     if weight is None:
@@ -162,7 +165,8 @@ def _check_module(given: str, module: str, a: Tensor, b: Tensor, modules: dict[s
         if found != right:
             shape = a.shape if side == "A" else b.shape
             raise UpdateRefused(
-                f"{given} is for another base model: {module!r} has shape {weight} here, and its {side} is {shape}"
+                f"{given} is for another base model: {module!r} has shape {weight} here, and its {side} "
+                f"is {shape}"
             )
 
 
@@ -170,8 +174,8 @@ def _check_served(given: str, module: str, served: ServedModel, config: AdapterC
     """Sees that vLLM adds a pair where PEFT does; what it has no place for, it leaves out without a word."""
     if ".experts." in module and config.is_rank_stabilised:
         raise UpdateRefused(
-            f"{given} has use_rslora and adapts {module!r}: vLLM scales experts by lora_alpha / r even so; train "
-            "without use_rslora, or without experts"
+            f"{given} has use_rslora and adapts {module!r}: vLLM scales experts by lora_alpha / r even so; "
+            "train without use_rslora, or without experts"
         )
     if isinstance((served.config or {}).get("text_config"), dict) and _TOWERS.search(f"{module}."):
         raise UpdateRefused(
@@ -196,8 +200,8 @@ def _check_targets(
     for module in sorted(adapted):
         if config.targets(module) is False:
             raise UpdateRefused(
-                f"{given} has weights for {module!r}, which its target_modules does not name: PEFT would leave "
-                "them out, and vLLM would not"
+                f"{given} has weights for {module!r}, which its target_modules does not name: PEFT would "
+                "leave them out, and vLLM would not"
             )
     if modules is None:
         return
@@ -216,8 +220,8 @@ def _check_targets(
             )
         if ".experts." not in name and config.targets(f"{wrapper}{name}"):
             raise UpdateRefused(
-                f"{given} is not whole: its target_modules names {wrapper + name!r}, and there are no weights "
-                "for it"
+                f"{given} is not whole: its target_modules names {wrapper + name!r}, and there are no "
+                "weights for it"
             )
 
 

@@ -22,7 +22,7 @@ _LAYER = re.compile(
 
 
 def check_checkpoint(checkpoint: Path, called: str, model: Path | ServedModel | None) -> None:
-    """Sees that a checkpoint is whole, of finite numbers, and of the architecture of the model that is served.
+    """Sees that a checkpoint is whole, of finite numbers, and of the served model's architecture.
 
     Args:
         checkpoint: A folder as transformers' `save_pretrained` writes it, with a `config.json`.
@@ -61,7 +61,8 @@ def _check_config(given: str, config: dict[str, Any], served: dict[str, Any]) ->
     if difference is not None:
         name, value, right = difference
         raise UpdateRefused(
-            f"{given} is of another architecture: its {name} is {value!r}, and the served model's is {right!r}"
+            f"{given} is of another architecture: its {name} is {value!r}, and the served model's is "
+            f"{right!r}"
         )
 
 
@@ -105,7 +106,7 @@ def _check_tensors(
         if is_tied(config) and not _repeats_embeddings(head, tensors):
             raise UpdateRefused(
                 f"{given} was trained with output weights of its own: {head!r} is not its embeddings, which "
-                "the served model uses for both (tie_word_embeddings); tie them, or serve a model that is untied"
+                "the served model uses for both (tie_word_embeddings); tie them, or serve an untied model"
             )
 
 
@@ -131,7 +132,7 @@ def _is_spare(name: str, config: dict[str, Any]) -> bool:
 
 
 def _repeats_embeddings(head: str, tensors: dict[str, Tensor]) -> bool:
-    """Whether a head holds the numbers of the embeddings, byte by byte; true where there are none to compare."""
+    """Whether a head holds the numbers of the embeddings, byte by byte; true where it has none."""
     embeddings = [tensor for name, tensor in tensors.items() if name.endswith(f".{_EMBEDDINGS}")]
     return any(_are_equal(tensors[head], tensor) for tensor in embeddings) if embeddings else True
 

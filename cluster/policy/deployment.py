@@ -84,9 +84,9 @@ def check_same_versions(versions: VersionFolder, base_url: str) -> None:
     there, here = deployment_versions(base_url), versions.current
     if (there.current.version, there.current.base) != (here.version, here.base):
         raise PolicyUnavailable(
-            f"the policy at {base_url} is at version {there.current.version}, in {there.folder}, and this run "
-            f"would take it to be at version {here.version}, in {versions.path}: set policy.versions_folder to "
-            "a folder that both see, or end it with `kumite policy down`"
+            f"the policy at {base_url} is at version {there.current.version}, in {there.folder}, and this "
+            f"run would take it to be at version {here.version}, in {versions.path}: set policy.versions_folder "
+            "to a folder that both see, or end it with `kumite policy down`"
         )
     _bring_back(versions, base_url, there)
 
@@ -168,8 +168,8 @@ def _served_model(versions: VersionFolder, base_url: str) -> ServedModel:
         _log.debug("the policy at %s does not describe its model: %s", base_url, error)
     if lacks := served.what_lacks():
         _log.warning(
-            "new weights are not compared with %s of the served model: these are neither on this machine nor with "
-            "the replicas; what vLLM refuses is refused",
+            "new weights are not compared with %s of the served model: these are neither on this machine nor "
+            "with the replicas; what vLLM refuses is refused",
             " and ".join(lacks),
         )
     return served

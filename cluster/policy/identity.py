@@ -20,8 +20,8 @@ def content_digest(model: Path | None, settings: Any, *files: Path | None) -> st
     """A digest that changes when what is served does.
 
     Small files count by their content. Of larger ones, the weights, so do their size, the time of their last
-    change and samples of their content: reading them as a whole takes minutes. So one that was copied anew, or
-    touched, counts as another.
+    change and samples of their content: reading them as a whole takes minutes. So one that was copied anew,
+    or touched, counts as another.
 
     Args:
         model: The model's folder; None where it is not here.

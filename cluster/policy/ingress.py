@@ -61,7 +61,7 @@ class PolicyIngress(_Ingress, _Broadcastable):
         return await self._broadcast_to_replicas(next(iter(self._model_cards)), "engine_metrics")
 
     async def read_versions(self) -> dict[str, Any]:
-        """The folder of versions as this deployment reads it, what is in use there, and what replicas have."""
+        """The folder of versions as this deployment reads it, what is in use, and what replicas have."""
         here = VersionFolder.of_replica()
         told = await self._broadcast_to_replicas(next(iter(self._model_cards)), "base_version")
         bases = [base for _, base in told]

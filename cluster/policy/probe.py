@@ -112,8 +112,9 @@ class AdapterProbe:
         )
         allowed = max(_CERTAIN, _OF_NOISE * noise, _OF_EFFECT * effect)
         told = (
-            f"its log-probabilities differ from PEFT's by {_mean(off):.3f} nats a token on average, {max(off):.3f} "
-            f"at worst (the base model's alone by {noise:.3f}; the adapter changes them by {effect:.3f})"
+            f"its log-probabilities differ from PEFT's by {_mean(off):.3f} nats a token on average, "
+            f"{max(off):.3f} at worst (the base model's alone by {noise:.3f}; the adapter changes them by "
+            f"{effect:.3f})"
         )
         if not _mean(off) <= allowed:
             raise UpdateRefused(

@@ -1,4 +1,4 @@
-"""What new weights are compared with: the model that a deployment was started with, as its files describe it."""
+"""What new weights are compared with: the model that a deployment began with, by its files."""
 
 import json
 from pathlib import Path

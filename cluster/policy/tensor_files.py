@@ -1,4 +1,4 @@
-"""What safetensors files hold: names, shapes and kinds of numbers by their headers, and whether all are finite."""
+"""What safetensors files hold: names, shapes and kinds of numbers, and whether all are finite."""
 
 import json
 import math
@@ -195,6 +195,7 @@ def _tensor(name: str, entry: Any, file: Path, start: int) -> Tensor:
     bits = _BITS.get(dtype)
     if begin > end or (bits is not None and (end - begin) * 8 != math.prod(shape) * bits):
         raise ValueError(
-            f"{file.name} is no safetensors file: {name!r} has {end - begin} bytes, and shape {shape} of {dtype}"
+            f"{file.name} is no safetensors file: {name!r} has {end - begin} bytes, and shape "
+            f"{shape} of {dtype}"
         )
     return Tensor(shape, dtype, file, start + begin, start + end)

@@ -32,8 +32,8 @@ class Current(BaseModel):
     oldest: int = 0
     """The oldest version that is still served, of those that are adapters."""
     given: dict[int, str] = Field(default_factory=dict[int, str])
-    """Digests of the weights that numbers above the version were given for, and did not come into use: replicas
-    may hold them, so that other weights never get these numbers."""
+    """Digests of the weights that numbers above the version were given for, and that did not come into use:
+    replicas may hold them, so that other weights never get these numbers."""
     proven: list[str] = Field(default_factory=list[str])
     """Kinds of adapters that the deployment was seen to serve as PEFT means them."""
 
@@ -204,8 +204,8 @@ class VersionFolder:
         before = current.given.get(version, digest)
         if before != digest:
             raise UpdateRefused(
-                f"version {version} was given for other weights before, which were not taken, and which replicas "
-                f"may hold under that number; the next number is {self.next_version}"
+                f"version {version} was given for other weights before, which were not taken, and which "
+                f"replicas may hold under that number; the next number is {self.next_version}"
             )
         self._write(current.model_copy(update={"given": {**current.given, version: digest}}))
 

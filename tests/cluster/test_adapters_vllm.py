@@ -23,6 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "rank-stabilised": {"target_modules": ["q_proj", "v_proj", "down_proj"], "use_rslora": True},
     "some layers": {"target_modules": ["o_proj", "gate_proj"], "layers_to_transform": [0, 7, 29]},
     "by expression": {"target_modules": r".*\.(3|4|5)\.mlp\.(up|down)_proj", "r": 16, "lora_alpha": 8},
+    "output weights": {"target_modules": ["q_proj", "lm_head"], "embeddings": False},
     "ranks that scale alike": {
         "target_modules": ["q_proj", "o_proj"],
         "rank_pattern": {"o_proj": 4},
@@ -121,6 +122,6 @@ def test_replicas_describe_their_model_where_the_driver_has_none_of_its_files(
     other = write_tiny_llama(tmp_path / "other")
     for few in (blind, half):
         with pytest.raises(
-            UpdateRefused, match="is of another architecture: its hidden_size is 32, .* is 576"
+            UpdateRefused, match=r"is of another architecture: its hidden_size is 32, .* is 576"
         ):
             deployment.update(few, str(vllm_endpoint.base_url), str(other), few.next_version)

@@ -1,4 +1,4 @@
-"""Configs of popular families: what a trainer saves of one is the same model, and a real difference is told."""
+"""Configs of popular families: what a trainer saves is the same model, and real differences are told."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A number is one set of weights, on every replica and for ever; and what a deployment says it has is heard."""
+"""A number is one set of weights, on every replica and for ever; and a deployment says which it has."""
 
 import json
 import shutil
@@ -89,10 +89,10 @@ def test_a_number_that_replicas_were_given_is_never_that_of_other_weights(
 ):
     first, second = (write_other_adapter(tmp_path / str(number), number) for number in (1, 2))
     deployment.answer = lambda _: {"refusals": ["no room"], "busy": []} if how == "refused" else None
-    with pytest.raises((UpdateRefused, PolicyUnavailable), match="no room|did not load version 1"):
+    with pytest.raises((UpdateRefused, PolicyUnavailable), match=r"no room|did not load version 1"):
         update(versions, deployment.url, str(first), 1)
     deployment.answer = lambda _: {"refusals": [], "busy": []}
-    said = "version 1 was given for other weights before, .* the next number is 2"
+    said = r"version 1 was given for other weights before, .* the next number is 2"
     with pytest.raises(UpdateRefused, match=said):
         update(versions, deployment.url, str(second), 1)
     assert (versions.version, versions.next_version) == (0, 2)
@@ -156,7 +156,7 @@ def test_where_the_model_is_with_the_replicas_new_weights_are_compared_as_these_
     versions = VersionFolder(tmp_path / "versions", here if cached != "nothing" else None, max_rank=8)
     deployment.has(versions, 0)
     deployment.told["/kumite/model"] = ServedModel.of_folder(model).model_dump()
-    with pytest.raises(UpdateRefused, match="for another base model: .* and its A is"):
+    with pytest.raises(UpdateRefused, match=r"for another base model: .* and its A is"):
         update(versions, deployment.url, str(write_adapter(tmp_path / "wide", inputs=5)), 1)
     with pytest.raises(UpdateRefused, match="its vocab_size is 10, and the served model's is 9"):
         update(versions, deployment.url, str(write_model(tmp_path / "other", vocabulary=10)), 1)
