@@ -113,9 +113,9 @@ class AdapterConfig:
             if _key_for(pattern, module) is not None
         ]
         raise UpdateRefused(
-            f"{self._given} has {' and '.join(names)}, by which PEFT scales {module!r} by {meant:g}; vLLM "
-            f"does not read that, and would scale it by {served:g} as all others (lora_alpha {self._alpha:g}, r "
-            f"{self.rank}): train with one lora_alpha and one r, or give a full checkpoint"
+            f"{self._given} has {' and '.join(names)}, by which PEFT scales {module!r} by {meant:g}; "
+            f"vLLM does not read that, and would scale it by {served:g} as all others (lora_alpha "
+            f"{self._alpha:g}, r {self.rank}): train with one lora_alpha and one r, or give a full checkpoint"
         )
 
     def targets(self, module: str) -> bool | None:
@@ -151,9 +151,9 @@ class AdapterConfig:
         beginning = self._config.get("init_lora_weights")
         if beginning not in _FINE_BEGINNINGS:
             raise UpdateRefused(
-                f"{self._given} has init_lora_weights {beginning!r}, by which PEFT changes the base model's "
-                "own weights, and the deployment has the unchanged ones: save it with save_pretrained(folder, "
-                "path_initial_model_for_weight_conversion=…)"
+                f"{self._given} has init_lora_weights {beginning!r}, by which PEFT changes the base "
+                "model's own weights, and the deployment has the unchanged ones: save it with "
+                "save_pretrained(folder, path_initial_model_for_weight_conversion=…)"
             )
         rslora = self._config.get("use_rslora")
         if rslora not in (None, True, False):

@@ -83,9 +83,10 @@ def versions_root(config: VllmPolicy) -> Path:
 def application_name(config: VllmPolicy, model: Model, args: dict[str, Any]) -> str:
     """A name that two policies share exactly when their deployments are interchangeable.
 
-    It has in it a hash of the arguments, of the content of the model's files (weights, tokenizer, chat
-    template, generation config) and of the chat template's text, of where its versions are, and of the versions
-    of Ray and vLLM; sampling and time limits are not the deployment's. A model of the hub is known by its name.
+    It has in it a hash of the arguments, of the content of the model's files (weights, tokenizer,
+    chat template, generation config) and of the chat template's text, of where its versions are, and of the
+    versions of Ray and vLLM; sampling and time limits are not the deployment's. A model of the hub is
+    known by its name.
     """
     digest = hashlib.blake2s(json.dumps(args, sort_keys=True).encode(), digest_size=4)
     folder = Path(model.source) if model.local else None

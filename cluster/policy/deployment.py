@@ -85,8 +85,8 @@ def check_same_versions(versions: VersionFolder, base_url: str) -> None:
     if (there.current.version, there.current.base) != (here.version, here.base):
         raise PolicyUnavailable(
             f"the policy at {base_url} is at version {there.current.version}, in {there.folder}, and this "
-            f"run would take it to be at version {here.version}, in {versions.path}: set policy.versions_folder "
-            "to a folder that both see, or end it with `kumite policy down`"
+            f"run would take it to be at version {here.version}, in {versions.path}: set "
+            "policy.versions_folder to a folder that both see, or end it with `kumite policy down`"
         )
     _bring_back(versions, base_url, there)
 
