@@ -137,6 +137,11 @@ class AdapterConfig:
         """Whether it is scaled by the root of the rank."""
         return self._config.get("use_rslora") is True
 
+    @property
+    def begins_with_an_effect(self) -> bool:
+        """Whether PEFT begins a module's adapter with numbers that change what the module gives."""
+        return self._config.get("init_lora_weights", True) in (False, "orthogonal")
+
     def _check_kind(self) -> None:
         kind = self._config.get("peft_type")
         if kind not in (None, "LORA"):

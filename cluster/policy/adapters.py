@@ -1,5 +1,6 @@
 """LoRA adapters as files: what makes one fit a base model, and what vLLM serves as PEFT means it."""
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from cluster.policy.adapter_config import AdapterConfig
 from cluster.policy.served_model import ServedModel, TensorKind
 from cluster.policy.tensor_files import Tensor, file_tensors, find_non_finite
 
+_log = logging.getLogger(__name__)
 WEIGHTS = "adapter_model.safetensors"
 _ROOT = "base_model.model."
 """PEFT's prefix of the names of the base model's modules."""
@@ -196,7 +198,7 @@ def _check_targets(
     modules: Collection[str] | None,
     layers: int | None,
 ) -> None:
-    """Sees that the file has the modules that the config names, all of them and no others."""
+    """Sees that the file has no modules but those that the config names, and says which of these it lacks."""
     for module in sorted(adapted):
         if config.targets(module) is False:
             raise UpdateRefused(
@@ -209,6 +211,7 @@ def _check_targets(
     wrapper = next(
         (full.removesuffix(name) for name, full in known.items() if name.startswith("layers.")), ""
     )
+    lacking: list[str] = []
     adapts_experts = any(".experts." in name for name in known)
     for name in sorted(modules):
         found = _LAYER.match(name)
@@ -219,10 +222,16 @@ def _check_targets(
                 f"{given} adapts some experts, and not {name!r}; vLLM takes all of them or none"
             )
         if ".experts." not in name and config.targets(f"{wrapper}{name}"):
-            raise UpdateRefused(
-                f"{given} is not whole: its target_modules names {wrapper + name!r}, and there are no "
-                "weights for it"
-            )
+            lacking.append(f"{wrapper}{name}")
+    if not lacking:
+        return
+    named = f"{given}: its target_modules names {lacking[0]!r}, and there are no weights for it"
+    more = f" ({len(lacking)} such modules)" if len(lacking) > 1 else ""
+    if config.begins_with_an_effect:
+        raise UpdateRefused(
+            f"{named}{more}; by its init_lora_weights, PEFT would fill in random numbers, and vLLM nothing"
+        )
+    _log.warning("%s%s: it is served without an effect there, as PEFT takes it", named, more)
 
 
 def _layers(served: ServedModel) -> int | None:

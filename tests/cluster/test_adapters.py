@@ -161,8 +161,8 @@ def test_other_kinds_of_adapters_are_refused_by_name(kind: str, base: Path, tmp_
         ({"target_modules": "(q_proj"}, "malformed: its target_modules"),
         ({"target_modules": ["q_proj"]}, r"v_proj', which its target_modules does not name"),
         (
-            {"target_modules": ["q_proj", "v_proj", "o_proj"]},
-            r"names 'model.layers.0.self_attn.o_proj', and there",
+            {"target_modules": ["q_proj", "v_proj", "o_proj"], "init_lora_weights": False},
+            r"names 'model.layers.0.self_attn.o_proj', and there are no weights for it \(2 such modules\)",
         ),
         ({"layers_to_transform": [0]}, r"layers.1.self_attn.q_proj', which its target_modules does not name"),
         ({"exclude_modules": ["v_proj"]}, "v_proj', which its target_modules does not name"),
@@ -250,10 +250,6 @@ WEIGHTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda w: w.update({name.replace("layers.1.", "layers.2."): weight for name, weight in w.items()}),
         r"this one has no module 'model.layers.2.self_attn.q_proj'",
     ),
-    "a layer too few": (
-        lambda w: [w.pop(name) for name in list(w) if "layers.1." in name],
-        "names 'model.layers.1.self_attn.q_proj', and there are no weights for it",
-    ),
     "no weights": (lambda w: w.clear(), "malformed: it has no weights"),
 }
 
@@ -283,6 +279,17 @@ def test_numbers_of_each_kind_are_seen_not_to_be_finite(number: float, adapter: 
             check(adapter, base)
         weights[f"{MODULE}.lora_B.weight"][-1, -1] = 0.0
         save_torch(weights, file)
+
+
+def test_a_module_without_weights_is_said_and_taken_where_peft_takes_it_for_one_without_an_effect(
+    adapter: Path, base: Path, caplog: pytest.LogCaptureFixture
+):
+    set_weights(adapter, lambda w: [w.pop(name) for name in list(w) if "layers.1." in name])
+    check(adapter, base)
+    assert "names 'model.layers.1.self_attn.q_proj', and there are no weights for it (2 such" in caplog.text
+    set_config(adapter, init_lora_weights=False)
+    with pytest.raises(UpdateRefused, match="PEFT would fill in random numbers, and vLLM nothing"):
+        check(adapter, base)
 
 
 def test_a_pickle_is_refused_and_never_read(adapter: Path, base: Path):
