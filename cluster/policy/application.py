@@ -64,7 +64,7 @@ def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> 
 
 
 def set_versions(args: dict[str, Any], folder: Path) -> None:
-    """Adds to the arguments where versions of the weights are put, which is no part of the name."""
+    """Adds to the arguments where versions of the weights are put: a folder named as the deployment is."""
     options = (args["llm_configs"][0], args["ingress_deployment_config"]["ray_actor_options"])
     for option in options:
         option["runtime_env"]["env_vars"][FOLDER_VARIABLE] = str(folder)
