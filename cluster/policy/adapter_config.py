@@ -183,7 +183,7 @@ class AdapterConfig:
             found = re.match(r".*?\.[^.]*\.(?P<index>\d+)\.", module)
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             found = found or re.match(rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\.", module)
-        layers = chosen if isinstance(chosen, list) else [chosen]
+        layers: list[Any] = cast(list[Any], chosen) if isinstance(chosen, list) else [chosen]
         return found is not None and int(found["index"]) in layers
 
     def _scale(self, alpha: float, rank: int) -> float:
@@ -208,15 +208,16 @@ class AdapterConfig:
         return value or None
 
     def _pattern(self, name: str) -> dict[str, float]:
-        pattern = self._config.get(name) or {}
+        pattern: Any = self._config.get(name) or {}
         if not isinstance(pattern, dict):
             raise UpdateRefused(f"{self._given} is malformed: its {name} is {pattern!r}, not an object")
-        for key, value in cast(dict[str, Any], pattern).items():
+        pattern = cast(dict[str, Any], pattern)
+        for key, value in pattern.items():
             whole = name == "rank_pattern"
             right = type(value) is int and value > 0 if whole else type(value) in (int, float)
             if not right or not math.isfinite(value) or not _is_pattern(key):
                 raise UpdateRefused(f"{self._given} is malformed: its {name} has {key!r}: {value!r}")
-        return cast(dict[str, float], pattern)
+        return pattern
 
 
 def _is_pattern(text: str) -> bool:

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cluster.errors import UpdateRefused
 from cluster.policy.adapter_base import check_base_name
@@ -238,5 +238,6 @@ def _layers(served: ServedModel) -> int | None:
     """How many layers the served language model has; None if that is not known."""
     config = served.config or {}
     text: Any = config.get("text_config")
-    layers: Any = (text if isinstance(text, dict) else config).get("num_hidden_layers")
+    language = cast(dict[str, Any], text) if isinstance(text, dict) else config
+    layers = language.get("num_hidden_layers")
     return layers if isinstance(layers, int) else None

@@ -142,13 +142,14 @@ def _load(configs: str) -> str:
 
 def _difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any, Any] | None:
     for key in sorted(given.keys() & served.keys(), key=_order):
-        some, other = given[key], served[key]
+        some: Any = given[key]
+        other: Any = served[key]
         if isinstance(some, dict) and isinstance(other, dict):
             below = _difference(cast(dict[str, Any], some), cast(dict[str, Any], other))
             if below is not None:
                 return f"{key}.{below[0]}", below[1], below[2]
         elif some != other:
-            return key, some, other
+            return key, cast(Any, some), cast(Any, other)
     return None
 
 
@@ -182,7 +183,7 @@ def _value(key: str, value: Any) -> Any:
         return _as_used(cast(dict[str, Any], value))
     if isinstance(value, str) and ("act" in key or "activation" in key):
         return _SAME_ACTIVATION.get(value, value)
-    return value
+    return cast(Any, value)
 
 
 def _settle_window(used: dict[str, Any]) -> None:
@@ -199,7 +200,7 @@ def _settle_rope(used: dict[str, Any]) -> None:
     parameters = used.pop("rope_parameters", None) or scaling
     if theta is None and parameters is None:
         return
-    rope = cast(dict[str, Any], copy.deepcopy(parameters)) if isinstance(parameters, dict) else {}
+    rope = copy.deepcopy(cast(dict[str, Any], parameters)) if isinstance(parameters, dict) else {}
     kinds = [cast(dict[str, Any], kind) for kind in rope.values() if isinstance(kind, dict)]
     for part in kinds or [rope]:
         old = part.pop("type", None)

@@ -26,7 +26,7 @@ from workers.versions import model_name
 
 When: TypeAlias = Literal["first", "always", "off"]
 """`first`: compare with PEFT whatever adapter is of a new kind. `always`: every one. `off`: none."""
-_TIMEOUT = 120.0
+_TIMEOUT = 180.0
 """Seconds that a request of a probe, or PEFT's part of it, may take."""
 _TEXTS, _GIVEN, _SAMPLED = 3, 8, 24
 """Of the compared tokens: sequences, and in each the ids that are given and those that are sampled."""
@@ -87,14 +87,20 @@ class AdapterProbe:
             _log.warning("%s is not compared with what PEFT computes: %s", called, why)
             return
         began = time.monotonic()
-        self._compare(versions.current.base, base, adapter, version, called, texts)
+        if not self._compare(versions.current.base, base, adapter, version, called, texts):
+            return
         _log.info("%s was compared with what PEFT computes in %.1f s", called, time.monotonic() - began)
         if kind not in versions.current.proven:
             versions.set_proven(kind)
 
     def _compare(
         self, below: int, base: Path, adapter: Path, version: int, called: str, texts: list[list[int]]
-    ) -> None:
+    ) -> bool:
+        """Whether it could be compared.
+
+        Raises:
+            UpdateRefused: It is served as something else.
+        """
         texts = [self._continue(text, version, called) for text in texts]
         with_it = [score for text in texts for score in self._score(text, version, called)]
         without = [score for text in texts for score in self._score(text, below, called)]
@@ -104,7 +110,7 @@ class AdapterProbe:
             if meant.get("stage") == "adapter":
                 raise UpdateRefused(f"{called}: PEFT does not load it: {told}")
             _log.warning("%s is not compared with what PEFT computes: %s", called, told)
-            return
+            return False
         off = _distances(with_it, meant["adapter"])
         noise, effect = (
             _mean(_distances(without, meant["base"])),
@@ -121,6 +127,7 @@ class AdapterProbe:
                 f"{called} is not served as PEFT means it: {told}, and {allowed:.3f} are allowed"
             )
         _log.info("%s: %s", called, told)
+        return True
 
     def _continue(self, text: list[int], version: int, called: str) -> list[int]:
         """A text with what the adapter samples after it: where it changes most, it is seen most."""
