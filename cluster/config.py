@@ -21,6 +21,11 @@ class AdaptersConfig(Settings):
     """Versions that stay in the folder of versions, the newest included, for episodes in flight that act with
     them; never fewer than `live`, or than `policy.max_version_lag` lets count. An episode whose version
     has gone is played again, as `episode.attempts.version` allows."""
+    probe: Literal["first", "always", "off"] = "first"
+    """Try an adapter out once it is loaded, before it is in use: some tokens are scored with it. Their
+    log-probabilities must be finite, and, where the base model's weights are on this machine and fit its
+    memory and PEFT is installed, be those that PEFT computes on the CPU. `first`: compared with PEFT where no
+    adapter of its kind (settings, modules and shapes) was before. `always`: each. `off`: none is tried."""
 
 
 def _check_exact(policy: "VllmPolicy | EndpointPolicy", sampling: SamplingSettings) -> None:

@@ -188,7 +188,7 @@ class RolloutEngine:
         """
         parts, *_ = self._parts
         async with self._updating:
-            version = (parts.policy.version or 0) + 1 if version is None else version
+            version = parts.policy.next_version if version is None else version
             # To its end: a thread that went on by itself would share a version's folder with the next call.
             await run_to_end(asyncio.to_thread(parts.policy.update, path, version))
             parts.pool.set_version(version)

@@ -88,4 +88,6 @@ def vllm_endpoint(vllm_cache: Path) -> PolicyEndpoint:
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return PolicyEndpoint.model_validate(json.loads(done.stdout.splitlines()[-1])["endpoint"])
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert "endpoint" in told, told
+    return PolicyEndpoint.model_validate(told["endpoint"])

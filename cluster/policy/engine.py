@@ -7,6 +7,7 @@
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -15,6 +16,8 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.full_weights import FullWeights
+from cluster.policy.models import Model, folder_of
+from cluster.policy.served_model import ServedModel
 from cluster.policy.versions import VersionFolder
 from workers.cancellation import run_to_end
 from workers.versions import name_of, version_of
@@ -107,6 +110,11 @@ class PolicyEngine(_VLLMEngine):
             except (ValueError, VLLMClientError) as error:
                 answer = serving.create_error_response(error)
             return _signed(answer, named).model_dump(mode="json")
+
+    def describe_model(self) -> ServedModel:
+        """The model that this replica was started with, as its files say."""
+        local = Path(self._first).is_dir()
+        return ServedModel.of_folder(folder_of(Model(self._first, self._first, local)))
 
     async def forget_adapters(self, *names: str) -> None:
         """Unloads those of these adapters that are loaded."""

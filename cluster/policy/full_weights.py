@@ -111,6 +111,11 @@ class FullWeights:
                 self._inside[asked] -= 1
 
     async def _load(self, version: int) -> str | None:
+        if version:
+            try:  # before requests have to wait
+                await asyncio.to_thread(self._versions.check_copy, version)
+            except ValueError as error:
+                return str(error)
         async with self._gate.change():
             return await run_to_end(self._exchange(version))
 

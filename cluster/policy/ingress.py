@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
-"""The deployment's HTTP side: Ray Serve LLM's, with three routes more. Only an ingress replica loads it.
+"""The deployment's HTTP side: Ray Serve LLM's, with five routes more. Only an ingress replica loads it.
 
 Ray Serve LLM's ingress has no route for tokens in and out, and none that asks all replicas; it is made to
 be extended (`make_fastapi_ingress`), so these go where the others are.
@@ -29,6 +29,8 @@ _ROUTES: dict[str, Any] = {
     "generate_tokens": lambda app: app.post("/inference/v1/generate"),  # pyright: ignore
     "engine": lambda app: app.get("/kumite/engine"),  # pyright: ignore
     "load_version": lambda app: app.post("/kumite/versions"),  # pyright: ignore
+    "read_versions": lambda app: app.get("/kumite/versions"),  # pyright: ignore
+    "describe_model": lambda app: app.get("/kumite/model"),  # pyright: ignore
 }
 
 
@@ -58,23 +60,40 @@ class PolicyIngress(_Ingress, _Broadcastable):
         """Every replica's counts."""
         return await self._broadcast_to_replicas(next(iter(self._model_cards)), "engine_metrics")
 
+    async def read_versions(self) -> dict[str, Any]:
+        """The folder of versions as this deployment reads it, what is in use, and what replicas have."""
+        here = VersionFolder.of_replica()
+        told = await self._broadcast_to_replicas(next(iter(self._model_cards)), "base_version")
+        bases = [base for _, base in told]
+        return {"folder": str(here.path), "current": here.current.model_dump(), "bases": bases}
+
+    async def describe_model(self) -> dict[str, Any]:
+        """The model that the replicas were started with: a `ServedModel`."""
+        told = await self._broadcast_to_replicas(next(iter(self._model_cards)), "describe_model")
+        return next((model for model in told if model["tensors"]), told[0])
+
     async def load_version(self, request: Request) -> dict[str, Any]:
         """Has every replica load the weights `version`, of a `kind`; gives the reasons of those that refuse.
 
         An adapter is loaded by all at once, beside the others; a checkpoint by one replica after the other,
         while the rest serves on. Of adapters older than `oldest`, it gives those that are still `busy`: no
-        request but those inside is answered by them any more.
+        request but those inside is answered by them any more. The kind `kept` does that alone, of an adapter
+        that is loaded, and `refused` unloads it.
         """
         body: dict[str, Any] = await request.json()
         model = next(iter(self._model_cards))
+        named = {"model": f"{model}:{name_of(int(body['version']))}"}
         if body["kind"] == "checkpoint":
             refusal = await self._load_checkpoint(model, int(body["version"]))
             return {"refusals": [] if refusal is None else [refusal], "busy": []}
-        named = {"model": f"{model}:{name_of(int(body['version']))}"}
-        told = await self._broadcast_to_replicas(model, "load_version", named)
-        refusals = [reason for reason in told if reason is not None]
-        if refusals:
-            return {"refusals": refusals, "busy": []}
+        if body["kind"] == "refused":
+            await self._broadcast_to_replicas(model, "forget_version", named)
+            return {"refusals": [], "busy": []}
+        if body["kind"] == "adapter":
+            told = await self._broadcast_to_replicas(model, "load_version", named)
+            refusals = [reason for reason in told if reason is not None]
+            if refusals:
+                return {"refusals": refusals, "busy": []}
         busy = await self._broadcast_to_replicas(model, "retire_versions", {"oldest": int(body["oldest"])})
         return {"refusals": [], "busy": sorted({version for versions in busy for version in versions})}
 

@@ -15,6 +15,7 @@ from cluster.errors import ConfigError, PolicyInUse, PolicyUnavailable
 from cluster.policy.base import OnStage
 from cluster.policy.deployment import update
 from cluster.policy.endpoint import list_models
+from cluster.policy.probe import AdapterProbe
 from cluster.policy.versions import VersionFolder
 
 
@@ -29,12 +30,16 @@ class KeptPolicy(BaseModel):
     """Root of its API."""
     model_folder: Path | None = None
     """The base model, where it is a folder."""
+    commit: str | None = None
+    """Of a model of the Hugging Face hub, the commit that it is of, where that is known here."""
     versions: Path
     """Folder of its weights' versions."""
     max_rank: int | None = None
     """Highest rank of an adapter. None: it takes none."""
     kept_versions: int | None = None
     """Adapters that stay, the newest included. None: all."""
+    probe: Literal["first", "always", "off"] = "first"
+    """Which adapters are compared with what PEFT computes, before they are in use."""
     shared: bool = True
     """Whether all nodes see that folder."""
     ray_address: str
@@ -95,11 +100,13 @@ def update_kept(path: Path | str, version: int) -> None:
     versions = _versions(policy)
     if not policy.shared:
         raise versions.unshared()
-    update(versions, policy.base_url, str(path), version)
+    probe = AdapterProbe(policy.base_url, policy.model, policy.probe)
+    update(versions, policy.base_url, str(path), version, probe)
 
 
 def _versions(policy: KeptPolicy) -> VersionFolder:
-    return VersionFolder(policy.versions, policy.model_folder, policy.max_rank, policy.kept_versions)
+    names = [policy.model]
+    return VersionFolder(policy.versions, policy.model_folder, policy.max_rank, policy.kept_versions, names)
 
 
 def up(config: RunConfig, on_stage: OnStage) -> str:

@@ -72,6 +72,12 @@ def folder_of(model: Model) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+def commit_of(model: Model) -> str | None:
+    """The commit of a hub's model that this machine has; None where it has none, or the model is a folder."""
+    folder = None if model.local else folder_of(model)
+    return None if folder is None else folder.name
+
+
 def _check_hub(model: str) -> None:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError

@@ -4,6 +4,7 @@
 `cluster.policy.application` names these classes; only a replica loads them.
 """
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -99,6 +100,8 @@ class PolicyServer(_LLMServer):
         """
         await self.engine.forget_adapters(model)  # of an update that another replica refused
         try:
+            if (version := version_of(model, self._llm_config.model_id)) is not None:
+                await asyncio.to_thread(VersionFolder.of_replica().check_copy, version)
             adapter = await FolderAdapters().load_model_from_config(model, self._llm_config)
             await self.engine.resolve_lora(adapter)
         except HTTPException as error:
@@ -106,6 +109,15 @@ class PolicyServer(_LLMServer):
         except ValueError as error:
             return str(error)
         return None
+
+    async def forget_version(self, model: str) -> None:
+        """Unloads an adapter that does not come into use."""
+        await self.engine.forget_adapters(model)
+
+    async def describe_model(self) -> dict[str, Any]:
+        """The model that this replica was started with: a `ServedModel`."""
+        described = await asyncio.to_thread(self.engine.describe_model)
+        return described.model_dump()
 
     async def retire_versions(self, oldest: int) -> list[int]:
         """Takes no more requests for adapters older than this; gives those that one is still answered by."""

@@ -2,15 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cluster.dataset.durable import replacing
 from cluster.errors import UpdateRefused
 from cluster.policy import adapters, checkpoints
+from cluster.policy.served_model import ServedModel, read_config
+from cluster.policy.tensor_files import weight_files
+from cluster.policy.weights_copy import SUMS, check_copy, copy_weights
 from workers.versions import name_of
 
 FOLDER_VARIABLE = "KUMITE_VERSIONS"
@@ -28,6 +31,11 @@ class Current(BaseModel):
     the deployment was started with."""
     oldest: int = 0
     """The oldest version that is still served, of those that are adapters."""
+    given: dict[int, str] = Field(default_factory=dict[int, str])
+    """Digests of the weights that numbers above the version were given for, and that did not come into use:
+    replicas may hold them, so that other weights never get these numbers."""
+    proven: list[str] = Field(default_factory=list[str])
+    """Kinds of adapters that the deployment was seen to serve as PEFT means them."""
 
 
 class VersionFolder:
@@ -39,6 +47,7 @@ class VersionFolder:
             with it.
         max_rank: Highest rank of an adapter that vLLM takes. None: it takes none.
         kept: Adapters that stay, the newest included. None: all.
+        names: What the model is known as, beside its folder.
     """
 
     def __init__(
@@ -47,9 +56,11 @@ class VersionFolder:
         model: Path | None = None,
         max_rank: int | None = None,
         kept: int | None = None,
+        names: Collection[str] = (),
     ) -> None:
         self.path = path
-        self._model = model
+        self.model = model
+        self._names = names
         self.max_rank = max_rank
         self.kept = kept
 
@@ -66,6 +77,18 @@ class VersionFolder:
         """The version that new episodes act with."""
         return self.current.version
 
+    @property
+    def next_version(self) -> int:
+        """The lowest number that any weights can be given."""
+        current = self.current
+        return max(current.version, *current.given) + 1 if current.given else current.version + 1
+
+    @property
+    def base_folder(self) -> Path | None:
+        """Folder of the full weights in use, where they are here."""
+        base = self.current.base
+        return self.checkpoint(base) if base else self.model
+
     @classmethod
     def of_replica(cls) -> "VersionFolder":
         """Those of the deployment that this process is a replica of."""
@@ -81,13 +104,16 @@ class VersionFolder:
         folder = self.path / name_of(version)
         return folder if (folder / checkpoints.CONFIG).is_file() else None
 
-    def put(self, weights: Path, version: int, called: str | None = None) -> Kind:
+    def put(
+        self, weights: Path, version: int, called: str | None = None, served: ServedModel | None = None
+    ) -> Kind:
         """Checks new weights and copies them in; they are not in use before `use`.
 
         Args:
             weights: A LoRA adapter's folder as PEFT writes it, or a full checkpoint's as transformers does.
-            version: Their version, above the present one.
+            version: Their version, above the present one, and new, unless it was given for the same weights.
             called: What the user calls the folder. None: its path.
+            served: The model that they are compared with. None: what is in the folder of the model.
 
         Returns:
             What they are. The copy appears as a whole or not at all.
@@ -95,26 +121,32 @@ class VersionFolder:
         Raises:
             UpdateRefused: They are missing, malformed, for another model, or their version is not new.
         """
+        called = called or str(weights)
         if version <= self.version:
             raise UpdateRefused(
                 f"version {version} is not above the policy's present one, {self.version}; versions only grow"
             )
-        kind = self._check(weights, called or str(weights))
+        kind = self._check(weights, called, served or ServedModel.of_folder(self.model))
         target = self.path / name_of(version)
         fresh = self.path / f".{target.name}-{os.getpid()}"
         try:
-            fresh.mkdir(parents=True, exist_ok=True)
+            digest = copy_weights(self._files(weights, kind), fresh)
+            self._claim(version, digest)
             shutil.rmtree(target, ignore_errors=True)  # of an update that was refused half-way
-            for file in sorted(weights.iterdir()):
-                if file.suffix in (".json", ".safetensors"):
-                    shutil.copyfile(file, fresh / file.name)
             fresh.rename(target)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            raise UpdateRefused(f"the weights {called} cannot be copied to {self.path}: {error}") from error
+        finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise UpdateRefused(
-                f"the weights {called or weights} cannot be copied to {self.path}: {error}"
-            ) from error
         return kind
+
+    def check_copy(self, version: int) -> None:
+        """Sees that a version's files are those that were put there, to the last byte.
+
+        Raises:
+            ValueError: They are not.
+        """
+        check_copy(self.path / name_of(version))
 
     def oldest(self) -> int:
         """The oldest of the adapters that stay; 0 if there are none."""
@@ -128,10 +160,11 @@ class VersionFolder:
             kind: What it is.
             busy: Adapters that a request is still answered by; they stay, until the next version comes.
         """
-        base = version if kind == "checkpoint" else self.current.base
-        current = Current(version=version, base=base, oldest=self.oldest())
-        with replacing(self.path / "current.json") as temporary:
-            temporary.write_text(current.model_dump_json(), encoding="utf-8")
+        before = self.current
+        base = version if kind == "checkpoint" else before.base
+        given = {number: digest for number, digest in before.given.items() if number > version}
+        current = Current(version=version, base=base, oldest=self.oldest(), given=given, proven=before.proven)
+        self._write(current)
         if kind == "adapter":
             gone = {name_of(old) for old in self._adapters() if old < current.oldest and old not in busy}
         else:
@@ -139,8 +172,13 @@ class VersionFolder:
         for name in gone:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
+    def set_proven(self, kind: str) -> None:
+        """Notes a kind of adapter that the deployment serves as PEFT means it."""
+        current = self.current
+        self._write(current.model_copy(update={"proven": [*current.proven, kind]}))
+
     def drop(self, version: int) -> None:
-        """Takes away a version that the deployment refused."""
+        """Takes away a version that the deployment refused; its number stays that of these weights."""
         shutil.rmtree(self.path / name_of(version), ignore_errors=True)
 
     def clear(self) -> None:
@@ -160,12 +198,45 @@ class VersionFolder:
         versions = sorted(int(name) for name in names if name.isdecimal())
         return [version for version in versions if self.adapter(version) is not None]
 
-    def _check(self, weights: Path, called: str) -> Kind:
+    def _claim(self, version: int, digest: str) -> None:
+        """Gives weights their number, for ever."""
+        current = self.current
+        before = current.given.get(version, digest)
+        if before != digest:
+            raise UpdateRefused(
+                f"version {version} was given for other weights before, which were not taken, and which "
+                f"replicas may hold under that number; the next number is {self.next_version}"
+            )
+        self._write(current.model_copy(update={"given": {**current.given, version: digest}}))
+
+    def _write(self, current: Current) -> None:
+        with replacing(self.path / "current.json") as temporary:
+            temporary.write_text(current.model_dump_json(), encoding="utf-8")
+
+    def _bases(self) -> Mapping[str, Path | None]:
+        """What an adapter may call its base model, with the folder of each name, where it is here."""
+        bases: dict[str, Path | None] = {name: self.model for name in self._names}
+        if self.model is not None:
+            hub = [part for part in self.model.parts if part.startswith("models--")]
+            bases[hub[-1].removeprefix("models--").replace("--", "/") if hub else str(self.model)] = (
+                self.model
+            )
+            try:
+                said = read_config(self.model).get("_name_or_path")
+            except (OSError, ValueError):
+                said = None
+            if isinstance(said, str) and said:
+                bases.setdefault(said, self.model)
+        if bases and (base := self.current.base):
+            bases[str(self.path / name_of(base))] = self.checkpoint(base)
+        return bases
+
+    def _check(self, weights: Path, called: str, served: ServedModel) -> Kind:
         if (weights / adapters.CONFIG).is_file():
-            adapters.check_adapter(weights, called, self._model, self.max_rank)
+            adapters.check_adapter(weights, called, served, self.max_rank, self._bases())
             return "adapter"
         if (weights / checkpoints.CONFIG).is_file():
-            checkpoints.check_checkpoint(weights, called, self._model)
+            checkpoints.check_checkpoint(weights, called, served)
             return "checkpoint"
         lacking = f"there is no {adapters.CONFIG} and no {checkpoints.CONFIG} in it"
         raise UpdateRefused(
@@ -173,3 +244,8 @@ class VersionFolder:
             + (lacking if weights.is_dir() else "there is no such folder")
             + "; give a LoRA adapter's folder or a full checkpoint's"
         )
+
+    def _files(self, weights: Path, kind: Kind) -> list[Path]:
+        """What is copied: the files that were checked, and the settings beside them."""
+        checked = [weights / adapters.WEIGHTS] if kind == "adapter" else weight_files(weights)
+        return sorted([*(file for file in weights.glob("*.json") if file.name != SUMS), *checked])

@@ -10,17 +10,17 @@ from typing import Any
 import ray
 
 from cluster import engine_folders
-from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
 from cluster.errors import PolicyInUse, PolicyUnavailable
 from cluster.machines import other_machines
 from cluster.policy import application, kept_policy, serving
 from cluster.policy.base import OnStage, PolicyClient
-from cluster.policy.deployment import deployment_metrics, update
+from cluster.policy.deployment import check_same_versions, deployment_metrics, update
 from cluster.policy.endpoint import list_models
 from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.exact import check_renderer
-from cluster.policy.models import Model, check_model, folder_of, resolve_model
+from cluster.policy.models import Model, check_model, commit_of, folder_of, resolve_model
+from cluster.policy.probe import AdapterProbe
 from cluster.policy.versions import VersionFolder
 from cluster.ray_session import RaySession
 from workers.settings import PolicyEndpoint
@@ -67,10 +67,17 @@ class VllmPolicyClient(PolicyClient):
     def version(self) -> int:
         return self._versions.version
 
+    @property
+    def next_version(self) -> int:
+        return self._versions.next_version
+
     def update(self, path: Path | str, version: int) -> None:
         if not _is_shared(self._config, self._local):
             raise self._versions.unshared()
-        update(self._versions, self._base_url, str(path), version)
+        probe = None
+        if self._config.adapters is not None:
+            probe = AdapterProbe(self._base_url, self._model.name, self._config.adapters.probe)
+        update(self._versions, self._base_url, str(path), version, probe)
 
     def close(self) -> None:
         if self._ends is not None:
@@ -106,11 +113,14 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
     name = application.application_name(config, model, args)
     if session.local and session.kept:
         _clear_away(name, session)
+    if _has_moved(name, model):
+        _end(name, session)
     if serving.is_running(name):
         base_url = f"{serving.start_serve(session)}/{name}/v1"
         if _answers(base_url, model):
             session.settle()
             versions = _versions(config, model, name)
+            check_same_versions(versions, base_url)
             client = VllmPolicyClient(config, model, base_url, versions, session.local, ends=None)
             client.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
             return client
@@ -177,9 +187,11 @@ def _start(
                 model=model.name,
                 base_url=base_url,
                 model_folder=folder_of(model),
+                commit=commit_of(model),
                 versions=versions.path,
                 max_rank=versions.max_rank,
                 kept_versions=versions.kept,
+                probe=config.adapters.probe if config.adapters else "off",
                 shared=_is_shared(config, session.local),
                 ray_address=session.address,
                 local=session.local,
@@ -246,9 +258,9 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
 
 
 def _versions(config: VllmPolicy, model: Model, name: str) -> VersionFolder:
-    root = config.versions_folder or cache_dir() / "policy" / "versions"
+    root = application.versions_root(config)
     max_rank = None if config.adapters is None else config.adapters.max_rank
-    return VersionFolder(root.absolute() / name, folder_of(model), max_rank, config.kept_versions)
+    return VersionFolder(root / name, folder_of(model), max_rank, config.kept_versions, [model.name])
 
 
 def _is_shared(config: VllmPolicy, local: bool) -> bool:
@@ -268,15 +280,25 @@ def _clear_away(name: str, session: RaySession) -> None:
 
 def _replace(name: str, session: RaySession) -> None:
     others = [other for other in serving.applications(application.PREFIX) if other != name]
-    if not others:
-        return
+    for other in others:
+        _end(other, session)
+
+
+def _end(other: str, session: RaySession) -> None:
     if not session.is_only_one():
         raise PolicyInUse(
-            f"policy.keep_alive is true, but another run is connected to the cluster where {others[0]} is "
+            f"policy.keep_alive is true, but another run is connected to the cluster where {other} is "
             "kept, which this one would replace: wait for its end, or set policy.keep_alive to false"
         )
-    for other in others:
-        serving.delete_application(other)
+    serving.delete_application(other)
+
+
+def _has_moved(name: str, model: Model) -> bool:
+    """Whether the hub's model is of another commit now than when the kept deployment was started with it."""
+    kept, commit = kept_policy.recorded(), commit_of(model)
+    if kept is None or kept.application != name or None in (kept.commit, commit):
+        return False
+    return kept.commit != commit and serving.is_running(name)
 
 
 def _answers(base_url: str, model: Model) -> bool:
