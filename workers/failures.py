@@ -5,6 +5,7 @@ import verifiers as vf
 from workers.errors import (
     EpisodeFailed,
     SandboxDied,
+    SandboxError,
     SandboxStartError,
     SessionLost,
     SessionSetupError,
@@ -25,6 +26,10 @@ def kind_of(error: BaseException) -> FailureKind:
         case SessionTimeout() | SessionSetupError() | TimeoutError():
             return "task"
         case SandboxDied() | SandboxStartError() | SessionLost():
+            return "sandbox"
+        case SandboxError():
+            return "environment"
+        case vf.InfraError():  # of the environment's own; verifiers' runner tries these again, too
             return "sandbox"
         case StaleEpisode():
             return "version"
