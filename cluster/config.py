@@ -192,7 +192,7 @@ class WorkersConfig(Settings):
     those that it has have ended: for environments that leak. Null: no limit."""
     block_seconds: Annotated[float, Field(gt=1)] = 3.0
     """Seconds for which an episode's own code may hold up those that share a process with it. They are then
-    played anew in another, which costs them no attempt; the one that blocks has until its `episode.timeout`."""
+    played anew in another, which costs them no attempt; the one that blocks has until `episode.timeout`."""
     start_timeout: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds in which the first worker must be up. A node that a cloud has to start takes minutes."""
 

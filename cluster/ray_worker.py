@@ -138,7 +138,8 @@ class RayWorker:
                 missed = 0 if await self._answers() else missed + 1
                 if missed >= _BEATS_MISSED:
                     ray.kill(self._actor)
-                    return f"it has not answered for {missed * (_BEAT_EVERY + _BEAT_TIMEOUT):.0f} s: it is killed"
+                    silent = missed * (_BEAT_EVERY + _BEAT_TIMEOUT)
+                    return f"it has not answered for {silent:.0f} s: it is killed"
             ended.result()
         except RayError as error:
             return _first_line(error)

@@ -294,7 +294,7 @@ class EpisodePlayer:
     def _recorded(
         self, play: _Play, outcome: Rollout | BaseException, timings: Timings
     ) -> tuple[EpisodeRecord, str]:
-        """An episode's record, and the line that it is; of one that cannot be made, a record that says why."""
+        """An episode's record and the line that it is; if it cannot be made, a record that says why."""
         try:
             record = self._record(play, outcome, timings)
             return record, hide_secrets(record.model_dump_json())

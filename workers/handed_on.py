@@ -43,7 +43,7 @@ def as_handed_on(given: Mapping[str, SecretStr], *, instead: bool) -> dict[str, 
 
 
 def hide_secrets(text: str) -> str:
-    """The same text without the values of variables whose names look like a secret's, however it is quoted."""
+    """The same text without the values of variables whose names look like a secret's."""
     for value, name in _secrets():
         if value in text:
             text = text.replace(value, f"<{name}>")

@@ -209,8 +209,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if not traces:
         return  # it is nobody's code, or it has just ended
     error = EpisodeBlocked(
-        "its environment's code did not give the event loop back until the episode's limit was passed; it was "
-        f"broken off in {_place(frame)}"
+        "its environment's code did not give the event loop back until the episode's limit was passed; it "
+        f"was broken off in {_place(frame)}"
     )
     for each in traces:
         each.blocked = error

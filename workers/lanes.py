@@ -7,10 +7,10 @@ episode gives neither signals nor a way past the interpreter's lock; a process p
 episode a fork (10 to 20 ms). So all episodes share one process, its main thread and loop, as they do under
 verifiers' own runner, for as long as none holds the others up. What happens then:
 
-- A lane whose loop has not turned for a second (or is held up again and again) gets no more episodes; others take them, forked within
-  milliseconds from a process that has the environment loaded. For as long as blocks are seen, each new
-  episode has a lane to itself, so that code which computes for long holds up nobody. (Where episodes have
-  sessions in a sandbox, lanes stay shared: each has a container of its own.)
+- A lane whose loop has not turned for a second (or is held up again and again) gets no more episodes; others
+  take them, forked within milliseconds from a process that has the environment loaded. For as long as blocks
+  are seen, each new episode has a lane to itself, so that code which computes for long holds up nobody.
+  (Where episodes have sessions in a sandbox, lanes stay shared: each has a container of its own.)
 - After `workers.block_seconds` the blocked episode's neighbours are played again in another lane, which costs
   them no attempt. The lane that is stuck is left to the episode that blocks it.
 - When that one's time is up, a signal breaks its code off, which its record names. Where not even
@@ -430,8 +430,8 @@ class Lanes:
     def _blocked(self, unit: _Unit, spec: EpisodeSpec, lane: _Lane) -> EpisodeResult:
         lines = [line.strip() for line in lane.stacks.splitlines() if line.strip().startswith("File")][:8]
         error = EpisodeBlocked(
-            f"its environment's code did not give the event loop back within {unit.limit()} s, nor when it was "
-            "to be broken off, so that its process was killed"
+            f"its environment's code did not give the event loop back within {unit.limit()} s, nor when it "
+            "was to be broken off, so that its process was killed"
             + (f"; it was at: {' < '.join(lines)}" if lines else "")
         )
         return lost_result(

@@ -290,7 +290,7 @@ class EpisodeResult(Record):
 
 
 def info_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's `info`, which verifiers allows to be JSON text; empty where it is neither a mapping nor that."""
+    """A row's `info`, which verifiers allows to be JSON text; empty where it is neither."""
     info: Any = row.get("info")
     if isinstance(info, str):
         try:

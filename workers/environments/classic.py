@@ -111,7 +111,7 @@ class ClassicEnvironment:
         ]
 
     async def tear_down(self) -> None:
-        """Runs what is to run when the environment is no longer needed: `@vf.teardown`, of its rubrics too."""
+        """Runs what is to run when nobody needs the environment any more: `@vf.teardown`, of rubrics too."""
         for env in dict.fromkeys((self._env, *self._members)):
             await env._teardown()
 
@@ -297,8 +297,8 @@ def _members(env: Any, name: str) -> Iterator[Any]:
         yield env
     else:
         raise EnvironmentLoadError(
-            f"environment.id: {name} has a {type(env).__name__} in its EnvGroup; only MultiTurnEnvs and groups "
-            "of them can be played"
+            f"environment.id: {name} has a {type(env).__name__} in its EnvGroup; only MultiTurnEnvs and "
+            "groups of them can be played"
         )
 
 
@@ -311,7 +311,7 @@ def _played_by(env: Any, row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _toolset(members: list[Any], name: str) -> ToolsetSpec | None:
-    """What sandboxes must have loaded; an attribute of that name which is something else is the user's own."""
+    """What sandboxes must have loaded; an attribute of that name that is something else is the user's own."""
     found = [env.toolset for env in members if isinstance(getattr(env, "toolset", None), ToolsetSpec)]
     if any(toolset != found[0] for toolset in found):
         raise EnvironmentLoadError(

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON text; of numbers that JSON can't say, the text `NaN`, `Infinity` or `-Infinity`,
-    and of what is no JSON at all, its own text.
+    """A value as JSON text; of numbers that JSON can't say, the text `NaN`, `Infinity` or `-Infinity`.
+
+    What is no JSON at all stands as its own text.
 
     Tools may take and keep such numbers: Python's own parser reads them in a policy's arguments.
     """

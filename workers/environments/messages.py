@@ -16,7 +16,7 @@ def to_record(message: Any) -> Message:
     made: Any = fields.get("tool_calls") or []
     calls = [_tool_call(call) for call in made] if isinstance(made, (list, tuple)) else []
     return Message(
-        role=_said(fields.get("role")) or "user",
+        role=_said(fields["role"]) or "user",
         content=_text(fields.get("content")),
         reasoning_content=_text(fields.get("reasoning_content")),
         tool_calls=calls or None,

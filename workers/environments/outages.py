@@ -27,7 +27,7 @@ _CONNECTION = frozenset(
 
 
 def outage(error: BaseException) -> Literal["down", "failing"] | None:
-    """Whether it, or what it was raised from, says that a service is down, or perhaps only fails on this request.
+    """Whether it, or what it was raised from, says that a service is down, or fails perhaps on this alone.
 
     Down: a connection that is refused or breaks, 429, 503 and the like. Failing: a status of 500.
     """

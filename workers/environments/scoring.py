@@ -1,4 +1,4 @@
-"""Scoring as verifiers does it, observed: what it calls is called once, in its order, and no failure is a 0.0.
+"""Scoring as verifiers does it: what it calls is called once, in its order; and no failure is a 0.0.
 
 verifiers calls a reward function's failure a reward of 0, and its JudgeRubric looks for the question in
 dictionaries only, where it has messages that are none. Both are seen to here, in verifiers' own classes, so
@@ -247,7 +247,7 @@ def _rubrics(rubric: Any) -> Iterator[Any]:
 
 
 def _overrides(rubric: Any, method: str) -> bool:
-    """Whether some rubric in this one has a way to score of its own, beside those that come to its functions."""
+    """Whether some rubric in this one has a way to score of its own, and not only functions."""
     usual = [getattr(kind, method) for kind in (Rubric, vf.RubricGroup, EnvGroupRubric)]
     own = (getattr(getattr(part, method), "__func__", getattr(part, method)) for part in _rubrics(rubric))
     return any(function not in usual for function in own)

@@ -1,4 +1,4 @@
-"""Messages that can be sent: text that no UTF-8 can hold, half of a surrogate pair, is made readable first."""
+"""Messages that can be sent: text that no UTF-8 can hold, half of a surrogate pair, is mended first."""
 
 from collections.abc import Mapping
 from typing import Any, cast

@@ -1,6 +1,5 @@
 """A finished (or broken off) verifiers state, as steps and messages."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping
