@@ -13,7 +13,7 @@ from workers.environments import scoring, steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
 from workers.environments.loading import load
 from workers.environments.overheads import spare_threads, with_signature
-from workers.environments.sendable import sendable
+from workers.environments.sendable import sendable, sendable_message
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
 from workers.failures import kind_of
@@ -215,6 +215,7 @@ def _observe(env: Any) -> None:
         with trace.during("policy"):
             response = await act(state, *args, **kwargs)
             _check_version(trace)
+        response.message = sendable_message(response.message)
         calls = trace.session.calls if trace.session else 0
         turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls)
         index = len(state["trajectory"])

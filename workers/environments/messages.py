@@ -6,7 +6,6 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from workers.environments.json_text import json_text
-from workers.environments.sendable import clean
 from workers.records import FunctionCall, Message, ToolCall
 
 
@@ -27,7 +26,7 @@ def to_record(message: Any) -> Message:
 def to_records(messages: Any) -> list[Message]:
     """A conversation; a bare string is a user's message."""
     if isinstance(messages, str):
-        return [Message(role="user", content=clean(messages))]
+        return [Message(role="user", content=messages)]
     conversation: Sequence[Any] = messages or []
     return [to_record(message) for message in conversation]
 
@@ -68,7 +67,7 @@ def _tool_call(call: Any) -> ToolCall:
         id=_said(fields.get("id")) or "",
         function=FunctionCall(
             name=_said(found.get("name")) or "",
-            arguments=clean(arguments) if isinstance(arguments, str) else json_text(arguments or {}),
+            arguments=arguments if isinstance(arguments, str) else json_text(arguments or {}),
         ),
     )
 
@@ -86,12 +85,12 @@ def _said(value: Any) -> str | None:
     """Text as it is, and of anything else the text that it is as JSON."""
     if value is None:
         return None
-    return clean(value) if isinstance(value, str) else json_text(value)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def _text(content: Any) -> str | None:
     if content is None or isinstance(content, str):
-        return None if content is None else clean(content)
+        return content
     if not isinstance(content, (list, tuple)):
         return _said(content)
     made = cast(Sequence[Any], content)

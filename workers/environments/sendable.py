@@ -24,7 +24,7 @@ def sendable(messages: Any, known: dict[int, tuple[Any, Any]] | None = None) -> 
     made: list[Any] = []
     for message in cast(list[Any], messages):
         if id(message) not in known:
-            new = _sendable(message)
+            new = sendable_message(message)
             known[id(message)] = message, new
             known[id(new)] = new, new
         made.append(known[id(message)][1])
@@ -42,7 +42,8 @@ def clean(text: str) -> str:
     return text
 
 
-def _sendable(message: Any) -> Any:
+def sendable_message(message: Any) -> Any:
+    """`sendable` for one message."""
     fields: Any = message if isinstance(message, Mapping) else getattr(message, "__dict__", None)
     if not isinstance(fields, Mapping):
         return message
@@ -67,5 +68,5 @@ def _cleaned(value: Any) -> Any:
         new = [_cleaned(part) for part in parts]
         return value if all(a is b for a, b in zip(new, parts, strict=True)) else new
     if isinstance(value, (dict, BaseModel)):
-        return _sendable(value)
+        return sendable_message(value)
     return value
