@@ -131,13 +131,13 @@ def _tokens(tokens: Any, index: int) -> _Tokens:
     logprobs = [number(each) for each in tokens.get("completion_logprobs") or []]
     if len(logprobs) != len(ids) or None in logprobs:
         _log.warning(
-            "step %d has no log-probabilities: %d came for %d ids, of which %d are no finite numbers",
+            "step %d has no ids and log-probabilities: %d of these came for %d ids, %d of them not finite",
             index,
             len(logprobs),
             len(ids),
             logprobs.count(None),
         )
-        return _Tokens(prompt_ids, ids)
+        return _Tokens()  # of a step's ids and log-probabilities, a dataset has all or none
     return _Tokens(prompt_ids, ids, cast(list[float], logprobs))
 
 
