@@ -59,7 +59,7 @@ def worker(policy: MockPolicy) -> Iterator[LanedWorker]:
 
 
 def play(worker: LanedWorker, what: str, seconds: float | None = None) -> EpisodeResult:
-    row = {"prompt": [{"role": "user", "content": what}], "answer": "", "example_id": 0, "task": "t"}
+    row = {"prompt": [{"role": "user", "content": what}], "answer": "", "example_id": 0}
     [result] = worker.play([spec(row, seconds_left=seconds)])
     return result
 
