@@ -402,7 +402,7 @@ class Lanes:
             _log.info("process %d is above workers.memory_mb, %d, and is replaced", lane.pid, most)
             lane.condemned = True
         spare = len(self._lanes) > 1 and not self._alone and lane is not self._lanes[0]
-        if not lane.units and not lane.asked and (lane.condemned or spare) and not lane.dead:
+        if not lane.units and not lane.asked and (lane.condemned or spare):
             lane.condemned = True
             self._own(self._end(lane))
 
@@ -414,6 +414,8 @@ class Lanes:
         self._kill(lane)
 
     def _kill(self, lane: _Lane) -> None:
+        if lane.dead:  # its number may be another's by now
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(lane.pid, signal.SIGKILL)
 
