@@ -119,8 +119,8 @@ def test_a_process_that_leaks_is_replaced_between_episodes_and_each_tears_down(
     policy: MockPolicy, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"
-    with laned_worker(policy, notes, memory_mb=900) as worker:
-        pids = [play(worker, "leak").reward for _ in range(14)]
+    with laned_worker(policy, notes, memory_mb=550) as worker:
+        pids = [play(worker, "leak").reward for _ in range(10)]
     assert len(set(pids)) > 1
     assert set(map(float, notes.read_text().split())) == set(pids)
     assert os.getpid() not in pids
