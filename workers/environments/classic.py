@@ -306,7 +306,7 @@ def _members(env: Any, name: str) -> Iterator[Any]:
 def _played_by(env: Any, row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Who plays a row, and the row as that one knows it."""
     while isinstance(env, vf.EnvGroup):
-        name, routed, _ = env._route_child_input(cast(Any, row))
+        name, routed, _ = cast(Any, env)._route_child_input(row)
         env, row = env.get_env_for_name(name), cast(dict[str, Any], routed)
     return env, row
 
@@ -324,5 +324,6 @@ def _toolset(members: list[Any], name: str) -> ToolsetSpec | None:
 
 def _step_rewards(state: vf.State, before: list[float | None]) -> list[float | None]:
     """The rewards of an episode's steps, as far as the environment has given any."""
-    now = [steps.number(step.get("reward")) for step in state.get("trajectory") or []]
+    trajectory: list[Any] = state.get("trajectory") or []
+    now = [steps.number(step.get("reward")) for step in trajectory]
     return now if any(reward is not None for reward in now) else before

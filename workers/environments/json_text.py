@@ -25,7 +25,8 @@ _DEEPEST = 64
 """Levels of nesting below which a value stands as its text: it may hold itself."""
 
 
-def _sayable(value: Any, depth: int) -> Any:
+def _sayable(given: Any, depth: int) -> Any:
+    value: Any = given
     if depth > _DEEPEST:
         return repr(type(value))
     if isinstance(value, Mapping):

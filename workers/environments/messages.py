@@ -13,7 +13,9 @@ def to_record(message: Any) -> Message:
     """One message, be it one of verifiers' models or a plain dictionary."""
     fields = _fields(message)
     made: Any = fields.get("tool_calls") or []
-    calls = [_tool_call(call) for call in made] if isinstance(made, (list, tuple)) else []
+    calls = (
+        [_tool_call(call) for call in cast(Sequence[Any], made)] if isinstance(made, (list, tuple)) else []
+    )
     return Message(
         role=_said(fields["role"]) or "user",
         content=_text(fields.get("content")),

@@ -38,8 +38,8 @@ _FAILED_SECONDS = 60.0
 _CLEANUP_SECONDS = 10.0
 """Seconds that a rubric's clean-up gets after an episode that was broken off."""
 
-_call_individual: Any = Rubric._call_individual_reward_func
-_call_group: Any = Rubric._call_group_reward_func
+_call_individual: Any = cast(Any, Rubric)._call_individual_reward_func
+_call_group: Any = cast(Any, Rubric)._call_group_reward_func
 _judge: Any = JudgeRubric.judge
 _signatures: WeakKeyDictionary[Any, inspect.Signature] = WeakKeyDictionary()
 

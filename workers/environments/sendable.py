@@ -66,7 +66,7 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, list):
         parts = cast(list[Any], value)
         new = [_cleaned(part) for part in parts]
-        return value if all(a is b for a, b in zip(new, parts, strict=True)) else new
+        return parts if all(a is b for a, b in zip(new, parts, strict=True)) else new
     if isinstance(value, (dict, BaseModel)):
-        return sendable_message(value)
+        return sendable_message(cast(Any, value))
     return value

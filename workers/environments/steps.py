@@ -124,7 +124,8 @@ def _tokens(tokens: Any, index: int) -> _Tokens:
     if not tokens:
         return _Tokens()
     try:
-        prompt_ids, ids = [[int(each) for each in tokens[name]] for name in ("prompt_ids", "completion_ids")]
+        given: list[list[Any]] = [list(tokens[name]) for name in ("prompt_ids", "completion_ids")]
+        prompt_ids, ids = [[int(each) for each in some] for some in given]
     except (KeyError, TypeError, ValueError) as error:
         _log.warning("step %d has no token ids: what the policy gave is none: %r", index, error)
         return _Tokens()
