@@ -12,7 +12,7 @@ from cluster.task_list import TaskList
 from workers.environments.base import RolloutEnvironment
 from workers.environments.classic import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
-from workers.records import EpisodeSpec, episode_id
+from workers.records import EpisodeSpec, episode_id, info_of, label_text
 
 _T = TypeVar("_T")
 _WINDOW = 64
@@ -273,14 +273,9 @@ def _tools_of(row: dict[str, Any]) -> str:
 
 def task_id_of(row: dict[str, Any]) -> str:
     """The task's own id where its row names one, else its number in the dataset."""
-    named = info_of(row).get("task_id") or row.get("task_id")
-    return str(row["example_id"] if named is None else named)
-
-
-def info_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A row's `info`, which verifiers allows to be JSON text."""
-    info: Any = row.get("info")
-    return json.loads(info) if isinstance(info, str) else info or {}
+    named = [row_.get("task_id") for row_ in (info_of(row), row)]
+    given = next((each for each in named if each is not None and each != ""), row.get("example_id"))
+    return label_text(given) or ""
 
 
 def _check_info(row: dict[str, Any], index: int, environment: str) -> None:

@@ -43,6 +43,10 @@ def kind_of(error: BaseException, session: Session | None = None) -> FailureKind
             return "task"
         case SandboxDied() | SandboxStartError() | SessionLost():
             return "sandbox"
+        case SandboxError():
+            return "environment"
+        case vf.InfraError():  # of the environment's own; verifiers' runner tries these again, too
+            return "sandbox"
         case StaleEpisode():
             return "version"
         case vf.ModelError():

@@ -1,17 +1,35 @@
 """A finished (or broken off) verifiers state, as steps and messages."""
 
-from typing import Any
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
 from workers.environments.messages import Conversation
+from workers.environments.sendable import clean
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.records import Message, StepRecord, Usage
+
+_log = logging.getLogger(__name__)
+
+
+def number(value: Any) -> float | None:
+    """A reward or metric as a record has it, be it a number of numpy's or torch's; None where it is none."""
+    if value is None:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
     """What an episode came to, from verifiers' state and our own notes."""
-    metrics: dict[str, float | None] = dict(state.get("metrics") or {})
+    metrics = metrics_of(state.get("metrics"))
     if trace.session is not None and trace.session.scores is not None:
         metrics |= trace.session.scores.metrics  # which know what does not apply
     conversation = Conversation()
@@ -19,9 +37,9 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
         messages=[*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))],
         tool_schemas=tool_schemas(state),
         steps=_steps(state, trace, conversation),
-        reward=state.get("reward"),
+        reward=number(state.get("reward")),
         metrics=metrics,
-        stop_reason=state.get("stop_condition"),
+        stop_reason=text(state.get("stop_condition")),
         is_truncated=bool(state.get("is_truncated")),
     )
 
@@ -29,7 +47,34 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
 def tool_schemas(state: Any) -> str:
     """The tools that the policy was offered, as JSON text."""
     tools: list[Any] = state.get("tool_defs") or []
-    return f"[{','.join(tool.model_dump_json(exclude_none=True) for tool in tools)}]"
+    return f"[{','.join(_schema(tool) for tool in tools)}]"
+
+
+def metrics_of(metrics: Any) -> dict[str, float | None]:
+    """An environment's metrics; what is no finite number among them is null."""
+    if not isinstance(metrics, Mapping):
+        return {}
+    found = cast(Mapping[Any, Any], metrics)
+    return {text(name) or "": number(value) for name, value in found.items()}
+
+
+def text(value: Any) -> str | None:
+    """Anything as a text that can be written; None stays None, and text stays itself."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        try:
+            value = str(value)
+        except Exception:  # noqa: BLE001 - a `__str__` of somebody's own
+            value = f"<{type(value).__name__}>"
+    return clean(value)
+
+
+def _schema(tool: Any) -> str:
+    try:
+        return str(tool.model_dump_json(exclude_none=True))
+    except Exception:  # noqa: BLE001 - parameters may hold what is no JSON
+        return json_text(tool.model_dump(exclude_none=True))
 
 
 def steps(state: Any, trace: EpisodeTrace) -> list[StepRecord]:
@@ -50,7 +95,7 @@ def _step(
     prompt = conversation.records(step["prompt"])
     completion = conversation.records(step["completion"])
     following = conversation.records(trajectory[index + 1]["prompt"]) if not is_last else None
-    tokens = step.get("tokens")
+    tokens = _tokens(step.get("tokens"), index)
     response = step.get("response")
     usage = getattr(response, "usage", None)
     return StepRecord(
@@ -61,17 +106,50 @@ def _step(
         state_patch=_patch(trace, turn.first_call, turn.last_call),
         reward=trace.step_rewards[index] if index < len(trace.step_rewards) else None,
         done=is_last and state.get("completion") is not None,
-        prompt_token_ids=list(tokens["prompt_ids"]) if tokens else None,
-        completion_token_ids=list(tokens["completion_ids"]) if tokens else None,
-        completion_logprobs=list(tokens["completion_logprobs"]) if tokens else None,
+        prompt_token_ids=tokens.prompt_ids,
+        completion_token_ids=tokens.completion_ids,
+        completion_logprobs=tokens.logprobs,
         policy_version=turn.policy_version,
-        finish_reason=getattr(getattr(response, "message", None), "finish_reason", None),
-        usage=Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
-        if usage
-        else None,
+        finish_reason=text(getattr(getattr(response, "message", None), "finish_reason", None)),
+        usage=_usage(usage) if usage else None,
         policy_seconds=turn.policy_seconds,
         tools_seconds=turn.tools_seconds,
     )
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    prompt_ids: list[int] | None = None
+    completion_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+
+
+def _tokens(tokens: Any, index: int) -> _Tokens:
+    """A step's ids and log-probabilities; those that are no numbers, or not one per id, are none at all."""
+    if not tokens:
+        return _Tokens()
+    try:
+        given: list[list[Any]] = [list(tokens[name]) for name in ("prompt_ids", "completion_ids")]
+        prompt_ids, ids = [[int(each) for each in some] for some in given]
+    except (KeyError, TypeError, ValueError) as error:
+        _log.warning("step %d has no token ids: what the policy gave is none: %r", index, error)
+        return _Tokens()
+    logprobs = [number(each) for each in tokens.get("completion_logprobs") or []]
+    if len(logprobs) != len(ids) or None in logprobs:
+        _log.warning(
+            "step %d has no ids and log-probabilities: %d of these came for %d ids, %d of them not finite",
+            index,
+            len(logprobs),
+            len(ids),
+            logprobs.count(None),
+        )
+        return _Tokens()  # of a step's ids and log-probabilities, a dataset has all or none
+    return _Tokens(prompt_ids, ids, cast(list[float], logprobs))
+
+
+def _usage(usage: Any) -> Usage:
+    prompt, completion = number(usage.prompt_tokens), number(usage.completion_tokens)
+    return Usage(prompt_tokens=int(prompt or 0), completion_tokens=int(completion or 0))
 
 
 def _turn(trace: EpisodeTrace, index: int) -> Turn:
