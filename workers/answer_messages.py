@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from workers.errors import PolicyError
 
+_EXCERPT = 300
 _REASONING = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "reasoning_content"})
 
@@ -138,3 +139,8 @@ def _arguments_text(arguments: Any) -> str:
 def _new_id() -> str:
     """An id that no other call of an episode has: nine letters and digits, as Mistral's servers insist."""
     return uuid.uuid4().hex[:9]
+
+
+def excerpt(text: str) -> str:
+    """As much of a text as an error has room for."""
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"

@@ -4,7 +4,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import httpx
@@ -12,26 +12,23 @@ import openai
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 
-from workers.answer_messages import read_message
+from workers.answer_messages import excerpt, read_message
+from workers.answer_streams import join_stream
 from workers.errors import PolicyError
 
-_STOP = frozenset(
-    "stop eos eos_token end end_turn stop_sequence stop_str stop_word stop_token stop_criteria complete "
-    "completed done finish finished success normal malformed_function_call".split()
-)
-_LENGTH = frozenset(
-    "length max_length max_tokens max_output_tokens max_new_tokens max_completion_tokens model_length "
-    "token_limit limit truncated context_length model_context_window_exceeded incomplete".split()
-)
-_CALLS = frozenset("tool_calls tool_call tool_use function_call function_calls tool".split())
-_FILTERED = frozenset(
-    "content_filter content_filtered safety refusal recitation blocklist prohibited_content spii "
-    "guardrail_intervened guardrails sensitive language".split()
-)
-_BROKEN_OFF = frozenset(
-    "abort aborted cancel cancelled canceled error network_error insufficient_system_resource timeout "
-    "server_error engine_error failed".split()
-)
+_REASONS = {
+    "stop": "stop eos eos_token end end_turn stop_sequence stop_str stop_word stop_token stop_criteria "
+    "complete completed done finish finished success normal malformed_function_call",
+    "length": "length max_length max_tokens max_output_tokens max_new_tokens max_completion_tokens "
+    "model_length token_limit limit truncated context_length model_context_window_exceeded incomplete",
+    "tool_calls": "tool_calls tool_call tool_use function_call function_calls tool",
+    "content_filter": "content_filter content_filtered safety refusal recitation blocklist "
+    "prohibited_content spii guardrail_intervened guardrails sensitive language",
+    "error": "abort aborted cancel cancelled canceled error network_error insufficient_system_resource "
+    "timeout server_error engine_error failed",
+}
+"""OpenAI's word for a finish reason, and what other servers say for it. `error`: they broke it off."""
+_REASON_OF = {word: reason for reason, words in _REASONS.items() for word in words.split()}
 _CODES = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
@@ -46,11 +43,12 @@ _CODES = {
     "authentication_error": 401,
     "permission_error": 403,
 }
-_EXCERPT = 300
 
 
 def read_completion(answer: httpx.Response, limit: int | None = None) -> ChatCompletion:
     """The chat completion that an answer with status 200 holds.
+
+    One as OpenAI documents it, which most are, is read in one pass.
 
     Args:
         answer: What the server sent.
@@ -60,6 +58,29 @@ def read_completion(answer: httpx.Response, limit: int | None = None) -> ChatCom
         openai.APIStatusError: It is an error, which the server sent with status 200.
         PolicyError: It is no chat completion; the message says what it is instead.
     """
+    try:
+        completion = ChatCompletion.model_validate_json(answer.content)
+    except ValidationError:
+        return _read_odd_completion(answer, limit)
+    return completion if _is_plain(completion) else _read_odd_completion(answer, limit)
+
+
+def _is_plain(completion: ChatCompletion) -> bool:
+    """Whether nothing is left to make out."""
+    if len(completion.choices) != 1 or (completion.model_extra or {}).get("error"):
+        return False
+    message = completion.choices[0].message
+    if message.function_call is not None:
+        return False
+    ids: set[str] = set()
+    for call in message.tool_calls or []:
+        if call.type != "function" or not call.id or call.id in ids or not call.function.arguments.strip():
+            return False
+        ids.add(call.id)
+    return True
+
+
+def _read_odd_completion(answer: httpx.Response, limit: int | None = None) -> ChatCompletion:
     body = _read_body(answer)
     failure = _find_error(body)
     if failure is not None:
@@ -68,7 +89,7 @@ def read_completion(answer: httpx.Response, limit: int | None = None) -> ChatCom
     if isinstance(choices, Mapping):
         choices = [choices]
     if not isinstance(choices, list) or not choices:
-        raise PolicyError(f"it has no choice: {_excerpt(json.dumps(body, default=str))}")
+        raise PolicyError(f"it has no choice: {excerpt(json.dumps(body, default=str))}")
     made = {
         "id": _text(body.get("id")),
         "object": "chat.completion",
@@ -93,7 +114,7 @@ def read_completion(answer: httpx.Response, limit: int | None = None) -> ChatCom
 
 def status_error(failure: Mapping[str, Any], answer: httpx.Response) -> openai.APIStatusError:
     """An error that came with status 200, as the package words one that has a status of its own."""
-    message = _text(failure.get("message")) or _excerpt(json.dumps(failure, default=str))
+    message = _text(failure.get("message")) or excerpt(json.dumps(failure, default=str))
     status = 500
     for name in ("code", "status", "status_code", "type"):
         value: Any = failure.get(name)
@@ -127,7 +148,7 @@ def page_title(text: str) -> str | None:
         return None
     found = re.search(r"<(title|h1)[^>]*>(.*?)</\1>", text, re.IGNORECASE | re.DOTALL)
     said = re.sub(r"<[^>]+>", " ", found.group(2) if found else text)
-    return _excerpt(html.unescape(" ".join(said.split())))
+    return excerpt(html.unescape(" ".join(said.split())))
 
 
 def _read_body(answer: httpx.Response) -> dict[str, Any]:
@@ -138,15 +159,15 @@ def _read_body(answer: httpx.Response) -> dict[str, Any]:
     if title is not None:
         raise PolicyError(f"it is a web page, {title!r}: is policy.base_url the API's root?")
     if text.startswith(("data:", "event:", ":", "id:")):
-        return _join_stream(text)
+        return join_stream(text)
     try:
         body = json.loads(text)
     except ValueError as error:
-        raise PolicyError(f"it is no JSON ({error}): {_excerpt(text)}") from error
+        raise PolicyError(f"it is no JSON ({error}): {excerpt(text)}") from error
     if isinstance(body, list) and len(cast(list[Any], body)) == 1:  # Gemini's errors
         body = cast(list[Any], body)[0]
     if not isinstance(body, dict):
-        raise PolicyError(f"it is JSON, and no object: {_excerpt(text)}")
+        raise PolicyError(f"it is JSON, and no object: {excerpt(text)}")
     return cast(dict[str, Any], body)
 
 
@@ -171,16 +192,16 @@ def _read_choice(
     choice: Any, index: int, usage: Mapping[str, int] | None, limit: int | None
 ) -> dict[str, Any]:
     if not isinstance(choice, Mapping):
-        raise PolicyError(f"its choice is no object: {_excerpt(json.dumps(choice, default=str))}")
+        raise PolicyError(f"its choice is no object: {excerpt(json.dumps(choice, default=str))}")
     fields = cast(Mapping[str, Any], choice)
     message: Any = fields.get("message") or fields.get("delta")
     if isinstance(message, str) or message is None:
         text = message if message is not None else fields.get("text")
         if text is None:
-            raise PolicyError(f"its choice has no message: {_excerpt(json.dumps(choice, default=str))}")
+            raise PolicyError(f"its choice has no message: {excerpt(json.dumps(choice, default=str))}")
         message = {"content": text}
     if not isinstance(message, Mapping):
-        raise PolicyError(f"its message is no object: {_excerpt(json.dumps(message, default=str))}")
+        raise PolicyError(f"its message is no object: {excerpt(json.dumps(message, default=str))}")
     read = read_message(cast(Mapping[str, Any], message))
     reason: Any = (
         fields.get("finish_reason") or fields.get("finish_details") or fields.get("native_finish_reason")
@@ -211,16 +232,13 @@ def _read_finish_reason(
     if isinstance(reason, Mapping):
         reason = cast(Mapping[str, Any], reason).get("type")
     word = str(reason or "").lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
-    if word in _LENGTH:
-        return "length"
-    if word in _CALLS:
-        return "tool_calls" if has_calls else "stop"
-    if word in _FILTERED:
-        return "content_filter"
-    if word in _BROKEN_OFF:
+    known = _REASON_OF.get(word)
+    if known == "error":
         raise PolicyError(f"the server broke it off: its finish reason is {reason!r}")
-    if word in _STOP:
+    if known == "tool_calls" and not has_calls:
         return "stop"
+    if known is not None:
+        return known
     if has_calls:
         return "tool_calls"
     return (
@@ -281,7 +299,7 @@ def _read_ids(ids: Any) -> list[int] | None:
 
 
 def _read_logprobs(logprobs: Any) -> dict[str, Any] | None:
-    """OpenAI's shape for them. One that is missing or no number is NaN here, for `unusable_logprobs` to name."""
+    """OpenAI's shape for them. One that is no number is NaN here, for `unusable_logprobs` to name."""
     if isinstance(logprobs, Mapping):
         fields = cast(Mapping[str, Any], logprobs)
         content: Any = fields.get("content")
@@ -312,69 +330,7 @@ def unusable_logprobs(ids: list[int], logprobs: list[float]) -> str | None:
     return None
 
 
-def _join_stream(text: str) -> dict[str, Any]:
-    """The completion that the chunks of a stream make, which nobody asked for."""
-    whole: dict[str, Any] = {}
-    message: dict[str, Any] = {}
-    choice: dict[str, Any] = {}
-    for chunk in _chunks(text):
-        if chunk.get("error"):
-            return chunk
-        whole |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
-        for part in cast(list[dict[str, Any]], chunk.get("choices") or []):
-            delta: dict[str, Any] = part.get("delta") or part.get("message") or {}
-            for name, value in delta.items():
-                if name == "tool_calls":
-                    _join_calls(message.setdefault("tool_calls", []), value or [])
-                elif isinstance(value, str) and name != "role":
-                    message[name] = (message.get(name) or "") + value
-                elif value is not None:
-                    message[name] = value
-            for name in ("token_ids",):
-                if isinstance(part.get(name), list):
-                    choice.setdefault(name, []).extend(part[name])
-            logprobs: Any = part.get("logprobs")
-            if isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list):
-                choice.setdefault("logprobs", {"content": []})["content"].extend(logprobs["content"])
-            if part.get("finish_reason"):
-                choice["finish_reason"] = part["finish_reason"]
-    if not message:
-        raise PolicyError(f"it is a stream of events, and no message is in it: {_excerpt(text)}")
-    return {**whole, "choices": [{**choice, "message": message}]}
-
-
-def _chunks(text: str) -> Iterable[dict[str, Any]]:
-    for line in text.splitlines():
-        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-        if not data or data == "[DONE]":
-            continue
-        try:
-            chunk = json.loads(data)
-        except ValueError as error:
-            raise PolicyError(
-                f"it is a stream of events, one of which is no JSON: {_excerpt(data)}"
-            ) from error
-        if isinstance(chunk, dict):
-            yield cast(dict[str, Any], chunk)
-
-
-def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
-    for part in parts:
-        index = part.get("index", len(calls))
-        while len(calls) <= index:
-            calls.append({"function": {"name": "", "arguments": ""}})
-        call = calls[index]
-        call["id"] = part.get("id") or call.get("id")
-        function = part.get("function") or {}
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-
-
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else _excerpt(json.dumps(value, default=str))
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
+    return value if isinstance(value, str) else excerpt(json.dumps(value, default=str))
