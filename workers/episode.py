@@ -20,7 +20,7 @@ from workers.environments.messages import to_records
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode, UnrecordableEpisode
 from workers.exact_client import ExactPolicyClient, make_client
-from workers.failures import kind_of, root_of
+from workers.failures import is_lasting, kind_of, root_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Timings, Usage
@@ -187,6 +187,7 @@ class EpisodePlayer:
         if spec.policy_version is not None:
             self.set_version(spec.policy_version)
         return EpisodeTrace(
+            row_is_arrow=not isinstance(spec.row.get("info"), str),
             policy_version=self._version if spec.policy_version is None else spec.policy_version,
             newest_version=(lambda: self._version) if self._settings.policy.moves else None,
         )
@@ -286,6 +287,8 @@ class EpisodePlayer:
             timings=timings,
             record=text,
             states=play.states,
+            lasting=isinstance(outcome, BaseException) and is_lasting(outcome),
+            requests=self._client.watch.use(self._worker_id),
             policy_requests=len(trace.turns),
             sandbox_creations=self._new_creations(),
         )

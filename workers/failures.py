@@ -4,6 +4,7 @@ import verifiers as vf
 
 from workers.errors import (
     EpisodeFailed,
+    PolicyRefusal,
     SandboxDied,
     SandboxStartError,
     SessionLost,
@@ -33,6 +34,11 @@ def kind_of(error: BaseException) -> FailureKind:
         case _:
             # verifiers wraps what its client raises in a ModelError that may say something of its own.
             return "policy" if isinstance(error.__cause__, vf.ModelError) else "environment"
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether it is a failure of the policy's that another attempt does not mend."""
+    return isinstance(root_of(error), PolicyRefusal) or isinstance(error.__cause__, PolicyRefusal)
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -14,9 +14,9 @@ _FIRST_CUT, _CUT = 0.7, 0.8
 """Shares of the rate that are taken for the server's, at least, at the first refusal and at later ones."""
 _KNOWN_SECONDS, _KNOWN_REQUESTS = 2.0, 5
 """Between two refusals that are so far apart, the rate at which requests were taken is the server's."""
-_DEPTH = 0.15
+_DEPTH = 0.1
 """Share of the server's rate by which it is stayed below after a refusal."""
-_RETURN_REQUESTS, _RETURN_SECONDS = 40.0, 30.0
+_RETURN_REQUESTS, _RETURN_SECONDS = 30.0, 25.0
 """Requests after which that rate is reached again, or seconds, where they are over first."""
 _SPARE = 1.5
 """Requests at once that there is room for, beside what the rate needs on average: answers take their time."""

@@ -1,11 +1,11 @@
 """verifiers' messages as the records have them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
+from workers.environments.json_text import json_text
 from workers.records import FunctionCall, Message, ToolCall
 
 
@@ -61,14 +61,19 @@ def _tool_call(call: Any) -> ToolCall:
     function = fields.get("function") or fields
     return ToolCall(
         id=fields.get("id") or "",
-        function=FunctionCall(name=function["name"], arguments=function["arguments"]),
+        function=FunctionCall(name=str(function["name"]), arguments=_arguments(function.get("arguments"))),
     )
+
+
+def _arguments(arguments: Any) -> str:
+    """Arguments as JSON text; few-shot examples hold them as objects, too."""
+    return arguments if isinstance(arguments, str) else json_text({} if arguments is None else arguments)
 
 
 def _text(content: str | Sequence[Any] | None) -> str | None:
     if content is None or isinstance(content, str):
         return content
     parts = [part.model_dump() if isinstance(part, BaseModel) else part for part in content]
-    if all(part.get("type") == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    return json.dumps(parts)
+    if all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
+        return "".join(str(part["text"]) for part in parts)
+    return json_text(parts)

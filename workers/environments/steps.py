@@ -5,6 +5,7 @@ from typing import Any
 from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
 from workers.environments.messages import Conversation
+from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.records import Message, StepRecord, Usage
 
@@ -15,16 +16,28 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
     if trace.session is not None and trace.session.scores is not None:
         metrics |= trace.session.scores.metrics  # which know what does not apply
     tools: list[Any] = state.get("tool_defs") or []
+    from_arrow = comes_from_arrow(state, trace.row_is_arrow)
     conversation = Conversation()
     return Rollout(
-        messages=[*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))],
-        tool_schemas=f"[{','.join(tool.model_dump_json(exclude_none=True) for tool in tools)}]",
+        messages=_messages(state, trace, conversation),
+        tool_schemas=json_text([tool_fields(tool, from_arrow) for tool in tools]),
         steps=_steps(state, trace, conversation),
         reward=state.get("reward"),
         metrics=metrics,
         stop_reason=state.get("stop_condition"),
         is_truncated=bool(state.get("is_truncated")),
     )
+
+
+def _messages(state: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
+    """The whole conversation: as it was sent, where that is the conversation that the environment gives."""
+    messages = [*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))]
+    trajectory: list[Any] = state.get("trajectory") or []
+    last = trace.exchange_of(trajectory[-1].get("response")) if trajectory else None
+    if last is None:
+        return messages
+    sent = [*last.prompt, last.action, *conversation.records(state.get("final_env_response"))]
+    return sent if len(sent) == len(messages) else messages
 
 
 def steps(state: Any, trace: EpisodeTrace) -> list[StepRecord]:
@@ -42,11 +55,13 @@ def _step(
 ) -> StepRecord:
     step, turn = trajectory[index], _turn(trace, index)
     is_last = index == len(trajectory) - 1
-    prompt = conversation.records(step["prompt"])
-    completion = conversation.records(step["completion"])
-    following = conversation.records(trajectory[index + 1]["prompt"]) if not is_last else None
-    tokens = step.get("tokens")
     response = step.get("response")
+    exchange = trace.exchange_of(response)
+    prompt = _prompt(step, trace, conversation)
+    completion = conversation.records(step["completion"]) if exchange is None else [exchange.action]
+    following = None if is_last else _prompt(trajectory[index + 1], trace, conversation)
+    tokens = step.get("tokens")
+    no_logprobs = exchange.no_logprobs if exchange is not None else None
     usage = getattr(response, "usage", None)
     return StepRecord(
         step_index=index,
@@ -58,7 +73,8 @@ def _step(
         done=is_last and state.get("completion") is not None,
         prompt_token_ids=list(tokens["prompt_ids"]) if tokens else None,
         completion_token_ids=list(tokens["completion_ids"]) if tokens else None,
-        completion_logprobs=list(tokens["completion_logprobs"]) if tokens else None,
+        completion_logprobs=list(tokens["completion_logprobs"]) if tokens and no_logprobs is None else None,
+        no_logprobs=no_logprobs,
         policy_version=turn.policy_version,
         finish_reason=getattr(getattr(response, "message", None), "finish_reason", None),
         usage=Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
@@ -67,6 +83,12 @@ def _step(
         policy_seconds=turn.policy_seconds,
         tools_seconds=turn.tools_seconds,
     )
+
+
+def _prompt(step: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
+    """What the policy was sent in a turn; where nobody noted that, what the environment says of it."""
+    exchange = trace.exchange_of(step.get("response"))
+    return conversation.records(step["prompt"]) if exchange is None else exchange.prompt
 
 
 def _turn(trace: EpisodeTrace, index: int) -> Turn:
@@ -80,9 +102,16 @@ def _observations(
     if following is None:
         final = state.get("final_env_response")
         return conversation.records(final) if final else []
-    if following[: len(seen)] == seen:
+    before = following[: len(seen)]
+    if before == seen or [_outline(message) for message in before] == [_outline(message) for message in seen]:
         return following[len(seen) :]
     return []
+
+
+def _outline(message: Message) -> Any:
+    """A message without the arguments of its calls: a server may refuse those that are no JSON."""
+    calls = [(call.id, call.function.name) for call in message.tool_calls or []]
+    return message.role, message.content, message.reasoning_content, calls, message.tool_call_id
 
 
 def _patch(trace: EpisodeTrace, first: int, last: int) -> str | None:
