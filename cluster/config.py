@@ -183,6 +183,16 @@ class WorkersConfig(Settings):
     fewer than `workers.min` workers take. `off`: as many as fit the workers, or `max_in_flight`."""
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Seconds for which a worker that the rest of the run can do without stays before it is given back."""
+    env: list[str] = Field(default_factory=list[str])
+    """Names of environment variables of the driver's shell that the environment's code finds on workers, such
+    as the key of a judge. On this machine alone all of them are there, without being named. Of those whose
+    names look like a secret's, the values are kept out of the run's files and of all logs."""
+    memory_mb: Annotated[int, Field(gt=0)] | None = None
+    """Memory of the process that plays episodes, in MiB, above which another takes its place as soon as
+    those that it has have ended: for environments that leak. Null: no limit."""
+    block_seconds: Annotated[float, Field(gt=1)] = 3.0
+    """Seconds for which an episode's own code may hold up those that share a process with it. They are then
+    played anew in another, which costs them no attempt; the one that blocks has until `episode.timeout`."""
     start_timeout: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds in which the first worker must be up. A node that a cloud has to start takes minutes."""
 

@@ -11,16 +11,9 @@ from cluster.groups import Groups
 from cluster.observe.observers import Observer
 from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.worker_pool import Seat, WorkerPool
-from workers.environments.messages import to_records
 from workers.errors import EpisodeTimeout
-from workers.records import (
-    EpisodeError,
-    EpisodeRecord,
-    EpisodeResult,
-    EpisodeSpec,
-    Timings,
-    Usage,
-)
+from workers.lost_episodes import lost_result
+from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
 _VERSION_POLL = 0.5
@@ -261,46 +254,12 @@ class Coordinator:
 
     def _lost(self, spec: EpisodeSpec, error: EpisodeError) -> EpisodeResult:
         """The record of an episode of which no worker can tell."""
-        labels = spec.labels
-        now = time.time()
-        timings = Timings(total=now - spec.dispatched_at)
-        record = EpisodeRecord(
-            episode_id=spec.episode_id,
-            task_id=spec.task_id,
-            group_id=spec.group_id,
-            sample_index=spec.sample_index,
+        return lost_result(
+            spec,
+            error,
             run_id=self._run_id,
             environment=self._config.environment.name,
-            split=spec.split,
-            suite=labels.suite,
-            user_task=labels.user_task,
-            injection_task=labels.injection_task,
-            attack=labels.attack,
-            status="failed",
-            error=error,
-            messages=to_records(spec.row["prompt"]),
-            steps=[],
             model=self._model,
-            sampling=spec.sampling_json,
-            usage=Usage(),
-            timings=timings,
-            attempt=spec.attempt,
-            started_at=spec.dispatched_at,
-            worker_id="",
-            node_id="",
-        )
-        return EpisodeResult(
-            episode_id=spec.episode_id,
-            status="failed",
-            failure=error.kind,
-            reward=None,
-            metrics={},
-            error_stage=error.stage,
-            error_message=f"{error.type}: {error.message}",
-            labels=labels,
-            usage=Usage(),
-            timings=timings,
-            record=record.model_dump_json(),
         )
 
 

@@ -2,11 +2,11 @@
 
 from cluster.errors import RunError
 from cluster.images import ensure_image
-from workers.rollout_worker import RolloutWorker
+from workers.laned_worker import LanedWorker
 
 
-class NodeRolloutWorker(RolloutWorker):
-    """A `RolloutWorker` that has its node get or build the sandbox image before it comes up.
+class NodeRolloutWorker(LanedWorker):
+    """A `LanedWorker` that has its node get or build the sandbox image before it comes up.
 
     Of several workers of a node, one does, and the others wait for it.
     """

@@ -1,5 +1,6 @@
 """The parts of a run that outlive its episodes: brought up in order, what is cheap and may be wrong first."""
 
+import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
 from cluster.worker_pool import WorkerPool
 from workers.errors import EnvironmentLoadError
+from workers.handed_on import handed_on
 from workers.settings import PolicyEndpoint, SandboxSettings, Split, WorkerSettings
 
 
@@ -55,6 +57,7 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
             sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
+        _check_handed_on(config)
 
         def check_hears_of_tools() -> None:
             if isinstance(config.policy, VllmPolicy) and environment.has_tools:
@@ -71,7 +74,7 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
             policy = stack.enter_context(open_policy(config.policy, session, stage.say))
             stage.outcome = policy.outcome
         check_hears_of_tools()  # of a model that the hub had, too
-        settings = _worker_settings(config, sandbox, policy.endpoint(), run_id)
+        settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
         uses_sandbox = environment.toolset is not None
         ask = asking(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
@@ -91,11 +94,20 @@ def brought_up(config: RunConfig, run_id: str, progress: Progress) -> Generator[
         yield Parts(plan, plan_of, policy, pool, settings.policy.model, spans)
 
 
+def _check_handed_on(config: RunConfig) -> None:
+    missing = [name for name in config.workers.env if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"workers.env: got {missing[0]!r}, which is not set in this shell; set it, or leave it out"
+        )
+
+
 def _worker_settings(
     config: RunConfig,
     sandbox: SandboxSettings,
     endpoint: PolicyEndpoint,
     run_id: str,
+    local: bool,
 ) -> WorkerSettings:
     return WorkerSettings(
         run_id=run_id,
@@ -105,4 +117,8 @@ def _worker_settings(
         episodes=config.workers.episodes_per_worker,
         seed=config.seed,
         search_path=Path.cwd(),
+        env=handed_on(config.workers.env, all_of_them=local),
+        whole_env=local,
+        memory_mb=config.workers.memory_mb,
+        block_seconds=config.workers.block_seconds,
     )

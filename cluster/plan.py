@@ -11,7 +11,7 @@ from cluster.errors import ConfigError
 from workers.environments.base import RolloutEnvironment
 from workers.environments.classic import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
-from workers.records import EpisodeSpec, episode_id
+from workers.records import EpisodeSpec, episode_id, info_of, label_text
 
 _WINDOW = 64
 """Tasks of a shuffled order among which those with the same tools follow each other: enough for their prompts
@@ -52,7 +52,9 @@ class Plan:
         """Episodes are told apart by their task's id, so two tasks must not share one."""
         seen: set[str] = set()
         for index in self._order:
-            task_id = task_id_of(self._rows[index])
+            row = self._rows[index]
+            _check_info(row, index, self._config.environment.id)
+            task_id = task_id_of(row)
             if task_id in seen:
                 raise ConfigError(
                     f"environment.id: two tasks of {self._config.environment.id} have the id {task_id!r}; "
@@ -181,6 +183,23 @@ def load_plan(config: RunConfig, run_id: str) -> tuple[ClassicEnvironment, Plan]
         raise ConfigError(str(error)) from error
 
 
+def _check_info(row: dict[str, Any], index: int, environment: str) -> None:
+    """Sees that what verifiers will read as JSON is JSON.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    info = row.get("info")
+    if isinstance(info, str):
+        try:
+            json.loads(info)
+        except ValueError as error:
+            raise ConfigError(
+                f"environment.id: `info` of row {index} of {environment} is {info[:60]!r}, which is no JSON "
+                f"({error}); give a mapping, or JSON text of one"
+            ) from error
+
+
 def _by_tools(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The same rows, those with the same tools after each other, in the order in which either comes first."""
     together: dict[str, list[dict[str, Any]]] = {}
@@ -198,11 +217,6 @@ def _tools_of(row: dict[str, Any]) -> str:
 
 def task_id_of(row: dict[str, Any]) -> str:
     """The task's own id where its row names one, else its number in the dataset."""
-    named = info_of(row).get("task_id") or row.get("task_id")
-    return str(row["example_id"] if named is None else named)
-
-
-def info_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A row's `info`, which verifiers allows to be JSON text."""
-    info: Any = row.get("info")
-    return json.loads(info) if isinstance(info, str) else info or {}
+    named = [row_.get("task_id") for row_ in (info_of(row), row)]
+    given = next((each for each in named if each is not None and each != ""), row.get("example_id"))
+    return label_text(given) or ""

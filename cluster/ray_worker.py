@@ -20,6 +20,14 @@ _MORE_THREADS = 6
 """Beside those that wait for episodes: one watches, and a worker must hear `stop` while it is full."""
 
 
+_BEAT_EVERY = 10.0
+"""Seconds between two times that a worker is asked whether it is there."""
+_BEAT_TIMEOUT = 20.0
+"""Seconds that it gets to say so."""
+_BEATS_MISSED = 2
+"""Times in a row that it does not, after which it is killed and another takes its place."""
+
+
 class WorkerDied(Exception):
     """A worker process is gone, and with it what it was playing."""
 
@@ -123,11 +131,31 @@ class RayWorker:
 
     async def end(self) -> str:
         """See `Worker`."""
+        ended = asyncio.ensure_future(_awaited(self._actor.wait_for_stop.remote()))
+        missed = 0
         try:
-            await self._actor.wait_for_stop.remote()
+            while not (await asyncio.wait([ended], timeout=_BEAT_EVERY))[0]:
+                missed = 0 if await self._answers() else missed + 1
+                if missed >= _BEATS_MISSED:
+                    ray.kill(self._actor)
+                    silent = missed * (_BEAT_EVERY + _BEAT_TIMEOUT)
+                    return f"it has not answered for {silent:.0f} s: it is killed"
+            ended.result()
         except RayError as error:
             return _first_line(error)
+        finally:
+            ended.cancel()
         return "it was stopped"
+
+    async def _answers(self) -> bool:
+        """Whether it is alive, or ends in a way that `end` hears of."""
+        try:
+            await asyncio.wait_for(_awaited(self._actor.answers.remote()), _BEAT_TIMEOUT)
+        except TimeoutError:
+            return False
+        except RayError:
+            return True
+        return True
 
     async def stop(self) -> None:
         """See `Worker`."""
@@ -163,6 +191,10 @@ def asking(settings: WorkerSettings, config: WorkersConfig, uses_sandbox: bool) 
         scheduling_strategy="SPREAD",
     )
     return lambda name: RayWorker(name, actor_class.remote(settings, name))
+
+
+async def _awaited(reference: Any) -> Any:
+    return await reference
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """`kumite tasks`: what a config selects, without starting anything."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -11,8 +11,9 @@ from rich.text import Text
 
 from cluster.config import RunConfig
 from cluster.observe.rates import Mode, mode_of
-from cluster.plan import info_of, load_plan, task_id_of
-from workers.records import Record
+from cluster.plan import load_plan, task_id_of
+from workers.lost_episodes import prompt_of
+from workers.records import Record, info_of, label_text, labels_of
 from workers.settings import Split
 
 _PROMPT_SHOWN = 72
@@ -94,23 +95,20 @@ def render(selection: Selection) -> RenderableType:
 
 
 def _task(row: dict[str, Any]) -> Task:
-    info = info_of(row)
-    labels = {name: info.get(name) for name in ("suite", "user_task", "injection_task", "attack")}
+    labels = labels_of(row).model_dump()
     return Task(
         task_id=task_id_of(row),
         mode=mode_of(**labels),
-        difficulty=info.get("difficulty"),
-        prompt=_prompt(row["prompt"]),
+        difficulty=label_text(info_of(row).get("difficulty")),
+        prompt=_prompt(row),
         **labels,
     )
 
 
-def _prompt(prompt: str | Iterable[dict[str, Any]]) -> str:
+def _prompt(row: dict[str, Any]) -> str:
     """The user's words in a row's prompt."""
-    if isinstance(prompt, str):
-        return prompt
-    said = [message["content"] for message in prompt if message["role"] == "user"]
-    return "\n".join(text for text in said if isinstance(text, str))
+    said = [message.content for message in prompt_of(row) if message.role == "user"]
+    return "\n".join(text for text in said if text)
 
 
 def _cut(prompt: str) -> str:

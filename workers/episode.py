@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -16,11 +17,19 @@ from workers import logs
 from workers.base_states import BaseStates
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
-from workers.environments.messages import to_records
 from workers.environments.tracing import EpisodeTrace
-from workers.errors import EpisodeTimeout, SandboxError, SandboxStartError, StaleEpisode, UnrecordableEpisode
+from workers.errors import (
+    EpisodeBlocked,
+    EpisodeTimeout,
+    SandboxError,
+    SandboxStartError,
+    StaleEpisode,
+    UnrecordableEpisode,
+)
 from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import is_lasting, kind_of, root_of
+from workers.handed_on import hide_secrets
+from workers.lost_episodes import lost_result, prompt_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Timings, Usage
@@ -167,7 +176,8 @@ class EpisodePlayer:
         finally:
             await _to_its_end(self._release(plays))
         outcomes = [
-            outcome if isinstance(outcome, BaseException) else self._kept(play, outcome)
+            play.trace.blocked
+            or (outcome if isinstance(outcome, BaseException) else self._kept(play, outcome))
             for play, outcome in zip(plays, outcomes, strict=True)
         ]
         return [self._result(play, outcome) for play, outcome in zip(plays, outcomes, strict=True)]
@@ -179,7 +189,7 @@ class EpisodePlayer:
             async with limit:
                 await self._seat(plays)
                 return await self._play(plays)
-        except Exception as error:  # noqa: BLE001 - the boundary where a worker's failure becomes a record
+        except (Exception, EpisodeBlocked) as error:  # noqa: BLE001 - where a worker's failure becomes a record
             late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
             return [late if limit.expired() else error] * len(plays)
 
@@ -262,15 +272,7 @@ class EpisodePlayer:
         waited = max(0.0, play.started_at - spec.dispatched_at) if spec.dispatched_at else 0.0
         trace.seconds["queue"] = trace.seconds.get("queue", 0.0) + waited
         timings = trace.timings(total=now - play.started_at + waited)
-        record = self._record(play, outcome, timings)
-        try:
-            text = record.model_dump_json()
-        except PydanticSerializationError as error:
-            if not isinstance(outcome, BaseException):
-                outcome = UnrecordableEpisode(f"it holds text that cannot be written as UTF-8: {error}")
-                record = self._record(play, outcome, timings)
-            record = EpisodeRecord.model_validate(_in_utf8(record.model_dump()))
-            text = record.model_dump_json()
+        record, text = self._recorded(play, outcome, timings)
         failed = record.error
         if failed:
             self._base_states.forget([spec.episode_id])  # another attempt may take this result's place
@@ -281,17 +283,48 @@ class EpisodePlayer:
             reward=record.reward,
             metrics=json.loads(record.metrics),
             error_stage=failed.stage if failed else None,
-            error_message=f"{failed.type}: {failed.message}" if failed else None,
+            error_message=hide_secrets(f"{failed.type}: {failed.message}") if failed else None,
             labels=spec.labels,
             usage=record.usage,
             timings=timings,
             record=text,
             states=play.states,
             lasting=isinstance(outcome, BaseException) and is_lasting(outcome),
-            requests=self._client.watch.use(self._worker_id),
+            requests=self._client.watch.use(f"{self._worker_id}/{os.getpid()}"),
             policy_requests=len(trace.turns),
             sandbox_creations=self._new_creations(),
         )
+
+    def _recorded(
+        self, play: _Play, outcome: Rollout | BaseException, timings: Timings
+    ) -> tuple[EpisodeRecord, str]:
+        """An episode's record and the line that it is; if it cannot be made, a record that says why."""
+        try:
+            record = self._record(play, outcome, timings)
+            return record, hide_secrets(record.model_dump_json())
+        except Exception as error:  # noqa: BLE001 - whatever an environment has left in its state
+            failure: BaseException = error
+        if isinstance(failure, PydanticSerializationError):
+            failure = UnrecordableEpisode(f"it holds text that cannot be written as UTF-8: {failure}")
+        elif not isinstance(outcome, BaseException):
+            failure = UnrecordableEpisode(f"{type(failure).__name__}: {failure}")
+        try:
+            record = self._record(play, outcome if isinstance(outcome, BaseException) else failure, timings)
+            record = EpisodeRecord.model_validate(_in_utf8(record.model_dump()))
+            return record, hide_secrets(record.model_dump_json())
+        except Exception as error:  # noqa: BLE001 - not even its steps can be written down
+            _log.warning("an episode has a record without its steps: %r", error)
+        cause = outcome if isinstance(outcome, BaseException) else failure
+        lost = lost_result(
+            play.spec,
+            _error(cause, play.trace),
+            run_id=self._settings.run_id,
+            environment=self._settings.environment.name,
+            model=self._settings.policy.model,
+            worker_id=self._worker_id,
+            node_id=self._node_id,
+        )
+        return EpisodeRecord.model_validate_json(lost.record), hide_secrets(lost.record)
 
     def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
         spec, trace = play.spec, play.trace
@@ -371,7 +404,7 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
         taken = []
     for step in taken:
         step.done = False  # it did not come to its end
-    messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else to_records(spec.row["prompt"])
+    messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_of(spec.row)
     return Rollout(messages, "[]", taken, None, {}, None, is_truncated=False)
 
 

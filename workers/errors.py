@@ -76,3 +76,18 @@ class UnrecordableEpisode(Exception):
 
 class EpisodeTimeout(TimeoutError):
     """An episode took longer than `episode.timeout`."""
+
+
+class EpisodeBlocked(BaseException):
+    """Code of the environment held its event loop until it was broken off.
+
+    No `Exception`, so that what catches those, as graders do that call every failure a 0, does not catch it.
+    """
+
+
+class EnvironmentInfraError(vf.InfraError):
+    """Infrastructure of the environment's own failed, which may pass: a judge, say, that does not answer."""
+
+
+class LaneDied(Exception):
+    """The process that ran an episode ended, and it was that episode's code which ran just then."""

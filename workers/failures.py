@@ -6,6 +6,7 @@ from workers.errors import (
     EpisodeFailed,
     PolicyRefusal,
     SandboxDied,
+    SandboxError,
     SandboxStartError,
     SessionLost,
     SessionSetupError,
@@ -26,6 +27,10 @@ def kind_of(error: BaseException) -> FailureKind:
         case SessionTimeout() | SessionSetupError() | TimeoutError():
             return "task"
         case SandboxDied() | SandboxStartError() | SessionLost():
+            return "sandbox"
+        case SandboxError():
+            return "environment"
+        case vf.InfraError():  # of the environment's own; verifiers' runner tries these again, too
             return "sandbox"
         case StaleEpisode():
             return "version"

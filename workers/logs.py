@@ -6,6 +6,8 @@ import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from workers.handed_on import hide_secrets
+
 LOGGERS = ("cluster", "workers")
 """Ours: what others log stays as it is."""
 
@@ -37,7 +39,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return hide_secrets(json.dumps(line, ensure_ascii=False))
 
 
 def log_to(handler: logging.Handler, **ids: str) -> None:

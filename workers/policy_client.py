@@ -15,6 +15,7 @@ from verifiers.legacy.types import Response
 
 from workers.endpoint_watch import EndpointWatch
 from workers.environments import tracing
+from workers.environments.sendable import sendable
 from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.errors import PolicyError, PolicyRefusal, StaleEpisode
 from workers.outage import outlast
@@ -22,8 +23,6 @@ from workers.overlong_prompts import is_overlong
 from workers.policy_answers import page_title, read_completion
 from workers.policy_connection import PolicyConnection
 from workers.policy_requests import (
-    drop_unusable_logprobs,
-    mend_texts,
     note_exchange,
     plain_message,
     request_body,
@@ -44,6 +43,7 @@ RETRIES = 6
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GONE = 410
 """What our deployments say of an adapter that has been superseded too often."""
+_NO_TOKENS = "the policy sent no token ids, or no log-probabilities"
 _NO_KEY = "none"
 """The package insists on a key; servers that ask for none ignore it."""
 
@@ -83,7 +83,7 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         Raises:
             verifiers.Error: There is none.
         """
-        mend_texts(prompt)
+        prompt = sendable(prompt)
         trace = tracing.current.get()
         try:
             native, _ = await self.to_native_prompt(prompt)
@@ -99,10 +99,8 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
             raise
         except Exception as error:
             raise vf.ModelError from error
-        missing = None
-        if self._endpoint.token_ids:
-            missing = drop_unusable_logprobs(response)
         if trace is not None:
+            missing = _NO_TOKENS if self._endpoint.token_ids and response.message.tokens is None else None
             note_exchange(trace, response, sent, missing)
         return response
 

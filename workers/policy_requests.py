@@ -1,7 +1,7 @@
 """What a request for a chat completion is made of, and what is noted of it and of its answer."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 from verifiers.legacy.types import Response
@@ -9,7 +9,6 @@ from verifiers.legacy.types import Response
 from workers.environments.messages import to_record
 from workers.environments.tool_schemas import drop_nulls
 from workers.environments.tracing import EpisodeTrace, Exchange
-from workers.policy_answers import unusable_logprobs
 from workers.records import Message
 
 
@@ -78,50 +77,6 @@ def _has_audio(message: Mapping[str, Any]) -> bool:
     return any(
         isinstance(part, Mapping) and str(part.get("type")).startswith("input_audio") for part in parts
     )
-
-
-def mend_texts(messages: Any) -> None:
-    """Puts U+FFFD in place of halves of surrogate pairs, which no request can carry, in the messages.
-
-    So the environment, its rewards and the records have what the policy sees.
-    """
-    for message in cast(Sequence[Any], messages if isinstance(messages, list) else []):
-        content: Any = getattr(message, "content", None)
-        if isinstance(content, str) and not _is_unicode(content):
-            message.content = _whole(content)
-        elif isinstance(content, list):
-            for part in cast(list[Any], content):
-                text: Any = part.get("text") if isinstance(part, Mapping) else getattr(part, "text", None)
-                if isinstance(text, str) and not _is_unicode(text):
-                    part["text"] = _whole(text)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _whole(text: str) -> str:
-    """The text with its surrogates joined where they are pairs, and replaced where they are not."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def drop_unusable_logprobs(response: Response) -> str | None:
-    """Takes log-probabilities from an answer that can't be those of its tokens.
-
-    Returns:
-        Why; None if they are as they should be.
-    """
-    tokens = response.message.tokens
-    if tokens is None:
-        return "the policy sent no token ids, or no log-probabilities"
-    why = unusable_logprobs(tokens.completion_ids, tokens.completion_logprobs)
-    if why is not None:
-        tokens.completion_logprobs = []
-    return why
 
 
 def note_exchange(trace: EpisodeTrace, response: Response, sent: list[Any], no_logprobs: str | None) -> None:

@@ -6,7 +6,8 @@ them. A field typed `Json` holds free-form data as JSON text, so that every shar
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -117,7 +118,12 @@ class EpisodeError(Record):
     @classmethod
     def of(cls, stage: Stage, kind: FailureKind, error: BaseException) -> "EpisodeError":
         """An error as a record; the first 4,000 characters of what it said."""
-        return cls(stage=stage, kind=kind, type=type(error).__name__, message=str(error)[:4000])
+        try:
+            said = str(error)
+        except Exception:  # noqa: BLE001 - a `__str__` of somebody's own, which fails, too
+            said = "it cannot say what"
+        said = said[:4000].encode("utf-8", "replace").decode()
+        return cls(stage=stage, kind=kind, type=type(error).__name__, message=said)
 
 
 class Timings(Record):
@@ -247,9 +253,8 @@ class EpisodeSpec(Record):
 
     @property
     def info(self) -> dict[str, Any]:
-        """The row's `info`, which verifiers allows to be JSON text."""
-        info: Any = self.row.get("info")
-        return json.loads(info) if isinstance(info, str) else info or {}
+        """The row's `info`, which verifiers allows to be JSON text; empty where it is none."""
+        return info_of(self.row)
 
     @property
     def sampling_json(self) -> str | None:
@@ -259,7 +264,7 @@ class EpisodeSpec(Record):
     @property
     def labels(self) -> TaskLabels:
         """The task's labels, where its row has them."""
-        return TaskLabels(**{name: self.info.get(name) for name in TaskLabels.model_fields})
+        return labels_of(self.row)
 
 
 class RequestUse(Record):
@@ -304,6 +309,31 @@ class EpisodeResult(Record):
     """Sandboxes that this worker has brought up since its result before."""
     states: dict[str, str] = Field(default_factory=dict)
     """Base states that this worker names for the first time: JSON text by id."""
+
+
+def info_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's `info`, which verifiers allows to be JSON text; empty where it is neither."""
+    info: Any = row.get("info")
+    if isinstance(info, str):
+        try:
+            info = json.loads(info)
+        except ValueError:
+            return {}
+    return dict(cast(Mapping[str, Any], info)) if isinstance(info, Mapping) else {}
+
+
+def labels_of(row: Mapping[str, Any]) -> TaskLabels:
+    """A row's labels, where it has them; what is no text among them, as text."""
+    info = info_of(row)
+    return TaskLabels(**{name: label_text(info.get(name)) for name in TaskLabels.model_fields})
+
+
+def label_text(value: Any) -> str | None:
+    """A label, an id or the like as text: datasets have numbers and truth values there, too."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text.encode("utf-8", "replace").decode()
 
 
 def episode_id(environment: str, task_id: str, sample_index: int) -> str:

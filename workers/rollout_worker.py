@@ -21,12 +21,12 @@ _log = logging.getLogger(__name__)
 
 
 class RolloutWorker:
-    """A Ray actor's class; it works without Ray too.
+    """A worker in this very process, for what needs no more: tests, benchmarks, a debugger.
 
-    As an actor it must be a threaded one (`max_concurrency` at least the episodes it runs at once), and
-    so must have no coroutine among its methods, for Ray would make it an async one: verifiers needs the
-    main thread to build its environment, which an async actor does not give. The episodes themselves all
-    run on one event loop, in a thread of its own.
+    The episodes all run on one event loop, in a thread of its own, so that signals do not work in an
+    environment's code, and code that blocks holds all of them up. What Ray runs is a
+    `workers.laned_worker.LanedWorker`, which has the same methods. Both must be made on the main thread:
+    verifiers installs signal handlers where it builds an environment.
 
     Args:
         settings: What to play and how.
@@ -47,6 +47,7 @@ class RolloutWorker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True)
         self._thread.start()
+        self._environment = environment
         self._player = self._on_loop(EpisodePlayer.create(settings, environment, worker_id, self.node_id))
 
     def whereabouts(self) -> tuple[str, int]:
@@ -88,6 +89,7 @@ class RolloutWorker:
     def stop(self) -> None:
         """Breaks off what is in flight and ends the sandbox; returns when nothing of it is left."""
         self._on_loop(self._player.shut_down())
+        self._on_loop(self._environment.tear_down())
         self._stopped.set()
 
     def _on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:

@@ -173,3 +173,11 @@ class WorkerSettings(Settings):
     search_path: Path | None = None
     """The driver's working folder: where a user's own environment module is looked for, and what the
     worker's own working folder is a copy of on another node."""
+    memory_mb: int | None = None
+    """Memory of one of its processes above which it is replaced between episodes, in MiB. Null: any."""
+    block_seconds: float = 3.0
+    """Seconds for which an episode's code may hold up the others of its process before they are moved."""
+    env: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
+    """Environment variables for the processes that run the environment's code: in no file and no log."""
+    whole_env: bool = False
+    """Whether `env` stands in place of what the worker's own process was started with."""

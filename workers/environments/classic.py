@@ -2,22 +2,21 @@
 
 import asyncio
 import copy
-import inspect
 import logging
-import math
 from collections.abc import Iterator
-from functools import wraps
 from pathlib import Path
 from typing import Any, Self, cast
 
 import verifiers as vf
 
-from workers.environments import steps, tracing
+from workers.environments import scoring, steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
 from workers.environments.loading import load
 from workers.environments.overheads import spare_threads, with_signature
+from workers.environments.sendable import sendable, sendable_message
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.errors import EnvironmentLoadError, EpisodeFailed, SandboxError, ScoringError, StaleEpisode
+from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
+from workers.failures import kind_of
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings, Split
 
@@ -48,11 +47,15 @@ class ClassicEnvironment:
         policy: str | None = None,
         episode_timeout: float | None = None,
     ) -> None:
+        scoring.observe_rubrics()
         self._env = load(settings, search_path, {"policy": policy, "episode_timeout": episode_timeout})
         self._settings = settings
-        self.toolset = cast("ToolsetSpec | None", getattr(self._env, "toolset", None))
-        self.needs_groups = bool(self._env.requires_group_rollouts)
-        self.has_tools = self.toolset is not None or bool(getattr(self._env, "tool_defs", None))
+        self._members = list(_members(self._env, settings.id))
+        self.toolset = _toolset(self._members, settings.id)
+        self.needs_groups = any(scoring.scores_groups(env) for env in self._members)
+        self.has_tools = self.toolset is not None or any(
+            bool(getattr(env, "tool_defs", None)) for env in self._members
+        )
         self._observe()
 
     def rows(self) -> Rows:
@@ -80,148 +83,177 @@ class ClassicEnvironment:
         self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
     ) -> Rollout:
         """See `RolloutEnvironment.play`."""
-        state = await self._roll_out(row, actor, trace, session)
-        await self._score([state], [trace])
+        env, row = _played_by(self._env, row)
+        state = await self._roll_out(env, row, actor, trace, session)
+        await self._score(env, [state], [trace])
+        scoring.check_scored(state, trace)
         return steps.rollout(state, trace)
 
     async def play_group(
         self, row: dict[str, Any], actor: Actor, traces: list[EpisodeTrace], sessions: list[Session | None]
     ) -> list[Rollout | BaseException]:
         """See `RolloutEnvironment.play_group`. Those that fail before scoring are left out of it."""
+        env, row = _played_by(self._env, row)
         states = await asyncio.gather(
-            *(self._roll_out(row, actor, t, s) for t, s in zip(traces, sessions, strict=True)),
+            *(self._roll_out(env, row, actor, t, s) for t, s in zip(traces, sessions, strict=True)),
             return_exceptions=True,
         )
         played = [(s, t) for s, t in zip(states, traces, strict=True) if not isinstance(s, BaseException)]
         try:
-            await self._score([state for state, _ in played], [trace for _, trace in played])
-        except (ScoringError, SandboxError) as error:
+            await self._score(env, [state for state, _ in played], [trace for _, trace in played])
+            for state, trace in played:
+                scoring.check_scored(state, trace)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a failure of each of them
             return [s if isinstance(s, BaseException) else error for s in states]
         return [
             s if isinstance(s, BaseException) else steps.rollout(s, t)
             for s, t in zip(states, traces, strict=True)
         ]
 
+    async def tear_down(self) -> None:
+        """Runs what is to run when nobody needs the environment any more: `@vf.teardown`, of rubrics too."""
+        for env in dict.fromkeys((self._env, *self._members)):
+            await env._teardown()
+
     async def _roll_out(
-        self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
+        self, env: Any, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
     ) -> vf.State:
         trace.session = session
         trace.stage = "setup"
-        sampling = {**self._env.sampling_args, **actor.sampling}
+        sampling = {**env.sampling_args, **actor.sampling}
         if not {"max_tokens", "max_completion_tokens"} & sampling.keys():
             sampling["max_tokens"] = _MAX_TOKENS
         sampling["extra_body"] = {
-            **self._env.sampling_args.get("extra_body", {}),
-            **actor.sampling.get("extra_body", {}),
+            **(env.sampling_args.get("extra_body") or {}),
+            **(actor.sampling.get("extra_body") or {}),
         }
         sampling.pop("n", None)
         token = tracing.current.set(trace)
         try:
-            state = await self._env.rollout(cast(Any, row), actor.client, actor.model, sampling)
+            state = await env.rollout(cast(Any, row), actor.client, actor.model, sampling)
+            _check_rolled_out(env, state)
+            return state
+        except BaseException as error:
+            if kind_of(error) == "environment" and isinstance(error.__cause__, vf.Error):
+                await self._score_failed(env, trace)
+            if (
+                trace.state is not None
+            ):  # verifiers cleans up after an episode that it ends with an error, too
+                await scoring.clean_up(env, trace.state)
+            raise
         finally:
             tracing.current.reset(token)
-        error = state.get("error")
-        # The turn that verifiers cancels at its limit leaves an error, too, which says nothing.
-        if state.get("timed_out") and (error is None or isinstance(error, asyncio.CancelledError)):
-            limit = self._env.timeout_seconds
-            raise EpisodeFailed(f"the environment's own limit, its timeout_seconds of {limit}, was reached")
-        if error is not None:
-            raise EpisodeFailed(str(error)) from error
-        return state
 
-    async def _score(self, states: list[vf.State], traces: list[EpisodeTrace]) -> None:
-        """Scores rollouts as one group: verifiers' single path asserts on rubrics it can't score singly."""
+    async def _score_failed(self, env: Any, trace: EpisodeTrace) -> None:
+        """As verifiers does, which scores what an environment ends with an error of verifiers' kinds."""
+        if self.needs_groups or not env.score_rollouts:
+            return
+        token = tracing.scored.set((trace,))
+        try:
+            await scoring.score_failed(env, trace.state)
+        finally:
+            tracing.scored.reset(token)
+
+    async def _score(self, env: Any, states: list[vf.State], traces: list[EpisodeTrace]) -> None:
         if not states:
             return
         token = tracing.scored.set(tuple(traces))
+        alone = not scoring.scores_groups(env)
         try:
             for trace in traces:
                 trace.stage = "scoring"
             with traces[0].during("scoring"):
-                if self._env.score_rollouts:
-                    await self._env.rubric.score_group(states)
+                scored = False
+                try:
+                    await scoring.score(env, states, alone=alone)
+                    scored = True
+                finally:
+                    for state in states if not scored else ():
+                        await scoring.clean_up(env, state)
                 for state in states:
-                    await self._env.rubric.cleanup(state)
+                    await env.rubric.cleanup(state)
         finally:
             tracing.scored.reset(token)
-        for trace in traces:
+        for state, trace in zip(states, traces, strict=True):
             _check_session(trace)
-            for name, error in trace.scoring_errors:
-                raise ScoringError(
-                    f"reward function {name} raised {type(error).__name__}: {error}"
-                ) from error
+            if scoring.scores_singly(env):  # the usual way gives every step its episode's reward
+                trace.step_rewards = _step_rewards(state, trace.step_rewards)
 
     def _observe(self) -> None:
         """Wraps what an episode passes through; verifiers offers no hooks around these."""
         spare_threads()
-        env: Any = self._env
-        set_up, respond, act = env.setup_state, env.env_response, env.get_model_response
-        clean_up = env.cleanup
+        for env in self._members:
+            _observe(env)
 
-        async def setup_state(state: vf.State, *args: Any, **kwargs: Any) -> Any:
-            trace = _trace()
-            trace.state = state
-            if trace.session is not None:
-                state["sandbox"] = trace.session
-            with trace.during("setup"):
-                ready = await set_up(state, *args, **kwargs)
-                _check_session(trace)
-            trace.stage = "tools"  # from here on, what is not the policy's is the environment's
-            trace.state = ready if ready is not None else state
-            return ready
 
-        async def get_model_response(state: vf.State, *args: Any, **kwargs: Any) -> Any:
-            trace = _trace()
-            before = trace.seconds.get("policy", 0.0)
-            newest = trace.newest_version() if trace.newest_version is not None else None
-            if (
-                newest is not None
-            ):  # while replicas change one by one, the turn before may have had a newer one
-                trace.policy_version = max(newest, trace.policy_version or 0)
-            with trace.during("policy"):
-                response = await act(state, *args, **kwargs)
-                _check_version(trace)
-            calls = trace.session.calls if trace.session else 0
-            turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls)
-            index = len(state["trajectory"])
-            trace.turns[index:] = [turn]
-            return response
+def _observe(env: Any) -> None:
+    """Wraps what an episode passes through in one environment."""
+    set_up, respond, act = env.setup_state, env.env_response, env.get_model_response
+    clean_up, prompts = env.cleanup, env.get_prompt_messages
 
-        async def env_response(messages: vf.Messages, state: vf.State, *args: Any, **kwargs: Any) -> Any:
-            trace = _trace()
-            before = trace.seconds.get("tools", 0.0)
-            with trace.during("tools"):
-                answer = await respond(messages, state, *args, **kwargs)
-                _check_session(trace)
-            if trace.turns:
-                turn = trace.turns[-1]
-                turn.tools_seconds = trace.seconds["tools"] - before
-                turn.last_call = trace.session.calls if trace.session else 0
-            return answer
+    async def setup_state(state: vf.State, *args: Any, **kwargs: Any) -> Any:
+        trace = _trace()
+        trace.state = state
+        if trace.session is not None:
+            state["sandbox"] = trace.session
+        with trace.during("setup"):
+            ready = await set_up(state, *args, **kwargs)
+            _check_session(trace)
+        trace.stage = "tools"  # from here on, what is not the policy's is the environment's
+        trace.state = ready if ready is not None else state
+        return ready
 
-        async def cleanup(state: vf.State, *args: Any, **kwargs: Any) -> None:
-            trace = _trace()
-            if state.get("error") is not None or trace.error is not None:
-                # The stage stays the one that failed, and so does the error, whatever comes of this.
-                state["error"] = state.get("error") or trace.error
-                try:
-                    await clean_up(state, *args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - see above
-                    _log.warning("a failed episode could not be cleaned up after: %r", error)
-                return
-            with trace.during("scoring"):
+    async def get_prompt_messages(state: vf.State, *args: Any, **kwargs: Any) -> Any:
+        return sendable(await prompts(state, *args, **kwargs), _trace().sendable)
+
+    async def get_model_response(state: vf.State, *args: Any, **kwargs: Any) -> Any:
+        trace = _trace()
+        before = trace.seconds.get("policy", 0.0)
+        newest = trace.newest_version() if trace.newest_version is not None else None
+        if newest is not None:  # while replicas change one by one, the turn before may have had a newer one
+            trace.policy_version = max(newest, trace.policy_version or 0)
+        with trace.during("policy"):
+            response = await act(state, *args, **kwargs)
+            _check_version(trace)
+        response.message = sendable_message(response.message)
+        calls = trace.session.calls if trace.session else 0
+        turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls)
+        index = len(state["trajectory"])
+        trace.turns[index:] = [turn]
+        return response
+
+    async def env_response(messages: vf.Messages, state: vf.State, *args: Any, **kwargs: Any) -> Any:
+        trace = _trace()
+        before = trace.seconds.get("tools", 0.0)
+        with trace.during("tools"):
+            answer = await respond(messages, state, *args, **kwargs)
+            _check_session(trace)
+        if trace.turns:
+            turn = trace.turns[-1]
+            turn.tools_seconds = trace.seconds["tools"] - before
+            turn.last_call = trace.session.calls if trace.session else 0
+        return answer
+
+    async def cleanup(state: vf.State, *args: Any, **kwargs: Any) -> None:
+        trace = _trace()
+        if state.get("error") is not None or trace.error is not None:
+            # The stage stays the one that failed, and so does the error, whatever comes of this.
+            state["error"] = state.get("error") or trace.error
+            try:
                 await clean_up(state, *args, **kwargs)
-                _check_session(trace)
-            trace.step_rewards = [step["reward"] for step in state["trajectory"]]
+            except Exception as error:  # noqa: BLE001 - see above
+                _log.warning("a failed episode could not be cleaned up after: %r", error)
+            return
+        with trace.during("scoring"):
+            await clean_up(state, *args, **kwargs)
+            _check_session(trace)
+        trace.step_rewards = _step_rewards(state, [])
 
-        env.setup_state, env.env_response = setup_state, env_response
-        env.get_model_response, env.cleanup = get_model_response, cleanup
-        for functions in (env._stop_conditions, env._cleanup_handlers):
-            functions[:] = [with_signature(function) for function in functions]
-        for rubric in _rubrics(env.rubric):
-            rubric.funcs[:] = [
-                _noting_errors(function, rubric._is_group_func(function)) for function in rubric.funcs
-            ]
+    env.setup_state, env.env_response = setup_state, env_response
+    env.get_prompt_messages = get_prompt_messages
+    env.get_model_response, env.cleanup = get_model_response, cleanup
+    for functions in (env._stop_conditions, env._cleanup_handlers):
+        functions[:] = [with_signature(function) for function in functions]
 
 
 def _trace() -> EpisodeTrace:
@@ -247,29 +279,50 @@ def _check_session(trace: EpisodeTrace) -> None:
         raise trace.session.failure
 
 
-def _rubrics(rubric: Any) -> Iterator[Any]:
-    for part in getattr(rubric, "rubrics", []):
-        yield from _rubrics(part)
-    yield rubric
+def _check_rolled_out(env: Any, state: vf.State) -> None:
+    error = state.get("error")
+    # The turn that verifiers cancels at its limit leaves an error, too, which says nothing.
+    if state.get("timed_out") and (error is None or isinstance(error, asyncio.CancelledError)):
+        limit = env.timeout_seconds
+        raise EpisodeFailed(f"the environment's own limit, its timeout_seconds of {limit}, was reached")
+    if error is not None:
+        raise EpisodeFailed(str(error)) from (error if isinstance(error, BaseException) else None)
 
 
-def _noting_errors(function: Any, scores_groups: bool) -> Any:
-    """A reward function whose failure is noted before verifiers turns it into a 0.0."""
+def _members(env: Any, name: str) -> Iterator[Any]:
+    """The environments that play: those of a group, each with its own rows, or the one."""
+    if isinstance(env, vf.EnvGroup):
+        for member in env.envs:
+            yield from _members(member, name)
+    elif isinstance(env, vf.MultiTurnEnv):
+        yield env
+    else:
+        raise EnvironmentLoadError(
+            f"environment.id: {name} has a {type(env).__name__} in its EnvGroup; only MultiTurnEnvs and "
+            "groups of them can be played"
+        )
 
-    @wraps(function)
-    async def reward(*args: Any, **kwargs: Any) -> Any:
-        try:
-            value = function(*args, **kwargs)
-            value = await value if inspect.isawaitable(value) else value
-            for one in value if scores_groups else [value]:
-                if not math.isfinite(float(one)):
-                    raise ValueError(f"it gave {one}, which is no reward")
-            return value
-        except Exception as error:
-            name = str(getattr(function, "__name__", function))
-            for trace in tracing.scored.get():
-                trace.scoring_errors.append((name, error))
-            raise
 
-    reward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return reward
+def _played_by(env: Any, row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Who plays a row, and the row as that one knows it."""
+    while isinstance(env, vf.EnvGroup):
+        name, routed, _ = env._route_child_input(cast(Any, row))
+        env, row = env.get_env_for_name(name), cast(dict[str, Any], routed)
+    return env, row
+
+
+def _toolset(members: list[Any], name: str) -> ToolsetSpec | None:
+    """What sandboxes must have loaded; an attribute of that name that is something else is the user's own."""
+    found = [env.toolset for env in members if isinstance(getattr(env, "toolset", None), ToolsetSpec)]
+    if any(toolset != found[0] for toolset in found):
+        raise EnvironmentLoadError(
+            f"environment.id: {name} is an EnvGroup of environments with toolsets of their own, and the "
+            "episodes of a worker share one; play them one after the other"
+        )
+    return found[0] if found else None
+
+
+def _step_rewards(state: vf.State, before: list[float | None]) -> list[float | None]:
+    """The rewards of an episode's steps, as far as the environment has given any."""
+    now = [steps.number(step.get("reward")) for step in state.get("trajectory") or []]
+    return now if any(reward is not None for reward in now) else before

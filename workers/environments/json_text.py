@@ -2,25 +2,52 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, cast
+
+from pydantic import BaseModel
 
 
 def json_text(value: Any) -> str:
     """A value as JSON text; of numbers that JSON can't say, the text `NaN`, `Infinity` or `-Infinity`.
 
+    What is no JSON at all stands as its own text.
+
     Tools may take and keep such numbers: Python's own parser reads them in a policy's arguments.
     """
     try:
         return json.dumps(value, allow_nan=False)
-    except ValueError:
-        return json.dumps(_sayable(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(_sayable(value, 0), allow_nan=False)
 
 
-def _sayable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _sayable(inner) for key, inner in cast(dict[str, Any], value).items()}
-    if isinstance(value, list):
-        return [_sayable(inner) for inner in cast(list[Any], value)]
+_DEEPEST = 64
+"""Levels of nesting below which a value stands as its text: it may hold itself."""
+
+
+def _sayable(value: Any, depth: int) -> Any:
+    if depth > _DEEPEST:
+        return repr(type(value))
+    if isinstance(value, Mapping):
+        found = cast(Mapping[Any, Any], value)
+        return {str(key): _sayable(inner, depth + 1) for key, inner in found.items()}
+    if isinstance(value, BaseModel):
+        return _sayable(value.__dict__, depth + 1)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_sayable(inner, depth + 1) for inner in cast(list[Any], value)]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    if isinstance(value, float):
+        return float(value)
+    made = getattr(value, "tolist", None) or getattr(value, "item", None)  # numpy's and torch's
+    if callable(made):
+        try:
+            return _sayable(made(), depth + 1)
+        except Exception:  # noqa: BLE001 - an object of anybody's
+            return repr(type(value))
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - an object of anybody's
+        return repr(type(value))

@@ -55,7 +55,7 @@ def _load(settings: EnvironmentSettings, search_path: Path | None, offered: dict
         raise
     except (TypeError, ValueError, ValidationError, AssertionError) as error:
         raise EnvironmentLoadError(f"environment.args: {settings.id} does not take them: {error}") from error
-    if not isinstance(env, vf.MultiTurnEnv):
+    if not isinstance(env, (vf.MultiTurnEnv, vf.EnvGroup)):
         raise EnvironmentLoadError(
             f"environment.id: {settings.id} gave a {type(env).__name__}; a verifiers MultiTurnEnv is needed"
         )

@@ -1,7 +1,7 @@
 """verifiers' messages as the records have them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -11,15 +11,15 @@ from workers.records import FunctionCall, Message, ToolCall
 
 def to_record(message: Any) -> Message:
     """One message, be it one of verifiers' models or a plain dictionary."""
-    fields: Mapping[str, Any] = message.model_dump() if isinstance(message, BaseModel) else message
-    made: Sequence[Any] = fields.get("tool_calls") or []
-    calls = [_tool_call(call) for call in made]
+    fields = _fields(message)
+    made: Any = fields.get("tool_calls") or []
+    calls = [_tool_call(call) for call in made] if isinstance(made, (list, tuple)) else []
     return Message(
-        role=fields["role"],
+        role=_said(fields["role"]) or "user",
         content=_text(fields.get("content")),
-        reasoning_content=fields.get("reasoning_content"),
+        reasoning_content=_text(fields.get("reasoning_content")),
         tool_calls=calls or None,
-        tool_call_id=fields.get("tool_call_id"),
+        tool_call_id=_said(fields.get("tool_call_id")),
     )
 
 
@@ -57,23 +57,44 @@ class Conversation:
 
 
 def _tool_call(call: Any) -> ToolCall:
-    fields: Mapping[str, Any] = call.model_dump() if isinstance(call, BaseModel) else call
+    fields: Any = _fields(call)
     function = fields.get("function") or fields
+    if not isinstance(function, Mapping):
+        function = fields
+    found = cast(Mapping[str, Any], function)
+    arguments: Any = found.get("arguments")
     return ToolCall(
-        id=fields.get("id") or "",
-        function=FunctionCall(name=str(function["name"]), arguments=_arguments(function.get("arguments"))),
+        id=_said(fields.get("id")) or "",
+        function=FunctionCall(
+            name=_said(found.get("name")) or "",
+            arguments=arguments if isinstance(arguments, str) else json_text(arguments or {}),
+        ),
     )
 
 
-def _arguments(arguments: Any) -> str:
-    """Arguments as JSON text; few-shot examples hold them as objects, too."""
-    return arguments if isinstance(arguments, str) else json_text({} if arguments is None else arguments)
+def _fields(value: Any) -> Mapping[str, Any]:
+    """What a model or a dictionary holds; of anything else, its text as content."""
+    if isinstance(value, BaseModel):
+        return {**value.__dict__, **(value.__pydantic_extra__ or {})}
+    if isinstance(value, Mapping):
+        return cast(Mapping[str, Any], value)
+    return {"content": value if isinstance(value, str) or value is None else str(value)}
 
 
-def _text(content: str | Sequence[Any] | None) -> str | None:
+def _said(value: Any) -> str | None:
+    """Text as it is, and of anything else the text that it is as JSON."""
+    if value is None:
+        return None
+    return value if isinstance(value, str) else json_text(value)
+
+
+def _text(content: Any) -> str | None:
     if content is None or isinstance(content, str):
         return content
-    parts = [part.model_dump() if isinstance(part, BaseModel) else part for part in content]
-    if all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
-        return "".join(str(part["text"]) for part in parts)
+    if not isinstance(content, (list, tuple)):
+        return _said(content)
+    made = cast(Sequence[Any], content)
+    parts = [part if isinstance(part, str) else dict(_fields(part)) for part in made]
+    if all(isinstance(part, str) or (part.get("type") == "text" and "text" in part) for part in parts):
+        return "".join(_said(part if isinstance(part, str) else part["text"]) or "" for part in parts)
     return json_text(parts)

@@ -1,18 +1,34 @@
 """A finished (or broken off) verifiers state, as steps and messages."""
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
 from workers.environments.messages import Conversation
+from workers.environments.sendable import clean
 from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.environments.tracing import EpisodeTrace, Turn
+from workers.policy_answers import unusable_logprobs
 from workers.records import Message, StepRecord, Usage
+
+
+def number(value: Any) -> float | None:
+    """A reward or metric as a record has it, be it a number of numpy's or torch's; None where it is none."""
+    if value is None:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
     """What an episode came to, from verifiers' state and our own notes."""
-    metrics: dict[str, float | None] = dict(state.get("metrics") or {})
+    metrics = metrics_of(state.get("metrics"))
     if trace.session is not None and trace.session.scores is not None:
         metrics |= trace.session.scores.metrics  # which know what does not apply
     tools: list[Any] = state.get("tool_defs") or []
@@ -22,9 +38,9 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
         messages=_messages(state, trace, conversation),
         tool_schemas=json_text([tool_fields(tool, from_arrow) for tool in tools]),
         steps=_steps(state, trace, conversation),
-        reward=state.get("reward"),
+        reward=number(state.get("reward")),
         metrics=metrics,
-        stop_reason=state.get("stop_condition"),
+        stop_reason=text(state.get("stop_condition")),
         is_truncated=bool(state.get("is_truncated")),
     )
 
@@ -38,6 +54,26 @@ def _messages(state: Any, trace: EpisodeTrace, conversation: Conversation) -> li
         return messages
     sent = [*last.prompt, last.action, *conversation.records(state.get("final_env_response"))]
     return sent if len(sent) == len(messages) else messages
+
+
+def metrics_of(metrics: Any) -> dict[str, float | None]:
+    """An environment's metrics; what is no finite number among them is null."""
+    if not isinstance(metrics, Mapping):
+        return {}
+    found = cast(Mapping[Any, Any], metrics)
+    return {text(name) or "": number(value) for name, value in found.items()}
+
+
+def text(value: Any) -> str | None:
+    """Anything as a text that can be written; None stays None, and text stays itself."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        try:
+            value = str(value)
+        except Exception:  # noqa: BLE001 - a `__str__` of somebody's own
+            value = f"<{type(value).__name__}>"
+    return clean(value)
 
 
 def steps(state: Any, trace: EpisodeTrace) -> list[StepRecord]:
@@ -55,13 +91,12 @@ def _step(
 ) -> StepRecord:
     step, turn = trajectory[index], _turn(trace, index)
     is_last = index == len(trajectory) - 1
+    tokens = _tokens(step.get("tokens"))
     response = step.get("response")
     exchange = trace.exchange_of(response)
     prompt = _prompt(step, trace, conversation)
     completion = conversation.records(step["completion"]) if exchange is None else [exchange.action]
     following = None if is_last else _prompt(trajectory[index + 1], trace, conversation)
-    tokens = step.get("tokens")
-    no_logprobs = exchange.no_logprobs if exchange is not None else None
     usage = getattr(response, "usage", None)
     return StepRecord(
         step_index=index,
@@ -71,15 +106,13 @@ def _step(
         state_patch=_patch(trace, turn.first_call, turn.last_call),
         reward=trace.step_rewards[index] if index < len(trace.step_rewards) else None,
         done=is_last and state.get("completion") is not None,
-        prompt_token_ids=list(tokens["prompt_ids"]) if tokens else None,
-        completion_token_ids=list(tokens["completion_ids"]) if tokens else None,
-        completion_logprobs=list(tokens["completion_logprobs"]) if tokens and no_logprobs is None else None,
-        no_logprobs=no_logprobs,
+        prompt_token_ids=tokens.prompt_ids,
+        completion_token_ids=tokens.completion_ids,
+        completion_logprobs=tokens.logprobs,
+        no_logprobs=tokens.missing or (exchange.no_logprobs if exchange is not None else None),
         policy_version=turn.policy_version,
-        finish_reason=getattr(getattr(response, "message", None), "finish_reason", None),
-        usage=Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
-        if usage
-        else None,
+        finish_reason=text(getattr(getattr(response, "message", None), "finish_reason", None)),
+        usage=_usage(usage) if usage else None,
         policy_seconds=turn.policy_seconds,
         tools_seconds=turn.tools_seconds,
     )
@@ -89,6 +122,33 @@ def _prompt(step: Any, trace: EpisodeTrace, conversation: Conversation) -> list[
     """What the policy was sent in a turn; where nobody noted that, what the environment says of it."""
     exchange = trace.exchange_of(step.get("response"))
     return conversation.records(step["prompt"]) if exchange is None else exchange.prompt
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    prompt_ids: list[int] | None = None
+    completion_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    missing: str | None = None
+    """Why there are no log-probabilities."""
+
+
+def _tokens(tokens: Any) -> _Tokens:
+    """A step's ids and log-probabilities; those that are no numbers, or not one per id, are none at all."""
+    if not tokens:
+        return _Tokens()
+    try:
+        prompt_ids, ids = [[int(each) for each in tokens[name]] for name in ("prompt_ids", "completion_ids")]
+        given = [float(each) for each in tokens.get("completion_logprobs") or []]
+    except (KeyError, TypeError, ValueError) as error:
+        return _Tokens(missing=f"what the policy gave are no token ids, or no log-probabilities: {error!r}")
+    missing = unusable_logprobs(ids, given)
+    return _Tokens(prompt_ids, ids, None if missing else given, missing)
+
+
+def _usage(usage: Any) -> Usage:
+    prompt, completion = number(usage.prompt_tokens), number(usage.completion_tokens)
+    return Usage(prompt_tokens=int(prompt or 0), completion_tokens=int(completion or 0))
 
 
 def _turn(trace: EpisodeTrace, index: int) -> Turn:

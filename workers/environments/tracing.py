@@ -57,6 +57,10 @@ class EpisodeTrace:
     scoring_errors: list[tuple[str, Exception]] = field(default_factory=list[tuple[str, Exception]])
     error: BaseException | None = None
     """What broke the episode off, where it is no error that verifiers knows what to do with."""
+    sendable: dict[int, tuple[Any, Any]] = field(default_factory=dict[int, tuple[Any, Any]])
+    """Messages that were seen before, by their id, and as they can be sent."""
+    blocked: BaseException | None = None
+    """What broke its code off, where that held the loop up for too long."""
     state: Any = None
     """verifiers' state of the rollout, as soon as there is one."""
     row_is_arrow: bool = False

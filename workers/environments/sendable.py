@@ -1,0 +1,72 @@
+"""Messages that can be sent: text that no UTF-8 can hold, half of a surrogate pair, is mended first."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+
+def sendable(messages: Any, known: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """The same messages, with U+FFFD for what is in their text but in no UTF-8; themselves if there is none.
+
+    A tool that reads a file byte by byte, or cuts a text in the middle of an emoji, gives such text, and a
+    policy cannot be sent it. What was sent is what is on record.
+
+    Args:
+        messages: A conversation, or a bare string.
+        known: Messages that were looked at before and what they came to, by their id; these, too, afterwards.
+    """
+    known = {} if known is None else known
+    if isinstance(messages, str):
+        return clean(messages)
+    if not isinstance(messages, list):
+        return messages
+    made: list[Any] = []
+    for message in cast(list[Any], messages):
+        if id(message) not in known:
+            new = sendable_message(message)
+            known[id(message)] = message, new
+            known[id(new)] = new, new
+        made.append(known[id(message)][1])
+    return made
+
+
+def clean(text: str) -> str:
+    """Text as UTF-8 can hold it."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def sendable_message(message: Any) -> Any:
+    """`sendable` for one message."""
+    fields: Any = message if isinstance(message, Mapping) else getattr(message, "__dict__", None)
+    if not isinstance(fields, Mapping):
+        return message
+    changed: dict[str, Any] = {}
+    for name, value in cast(Mapping[str, Any], fields).items():
+        new = _cleaned(value)
+        if new is not value:
+            changed[name] = new
+    if not changed:
+        return message
+    if isinstance(message, BaseModel):
+        return message.model_copy(update=changed)
+    return {**cast(dict[str, Any], message), **changed}
+
+
+def _cleaned(value: Any) -> Any:
+    """The value, or, where text in it changes, another."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        parts = cast(list[Any], value)
+        new = [_cleaned(part) for part in parts]
+        return value if all(a is b for a, b in zip(new, parts, strict=True)) else new
+    if isinstance(value, (dict, BaseModel)):
+        return sendable_message(value)
+    return value

@@ -1,0 +1,473 @@
+"""A worker's lanes: the processes that play its episodes, and what is done about one that is stuck.
+
+Why processes. Code of an environment may hold its event loop up: a reward function in plain Python, a regular
+expression that never ends, `time.sleep` in `setup_state`, C code that keeps the interpreter's lock. It may
+also use signals, which work on a main thread alone, and it may keep state among its episodes. A thread per
+episode gives neither signals nor a way past the interpreter's lock; a process per episode would cost every
+episode a fork (10 to 20 ms). So all episodes share one process, its main thread and loop, as they do under
+verifiers' own runner, for as long as none holds the others up. What happens then:
+
+- A lane whose loop has not turned for a second (or is held up again and again) gets no more episodes; others
+  take them, forked within milliseconds from a process that has the environment loaded. For as long as blocks
+  are seen, each new episode has a lane to itself, so that code which computes for long holds up nobody.
+  (Where episodes have sessions in a sandbox, lanes stay shared: each has a container of its own.)
+- After `workers.block_seconds` the blocked episode's neighbours are played again in another lane, which costs
+  them no attempt. The lane that is stuck is left to the episode that blocks it.
+- When that one's time is up, a signal breaks its code off, which its record names. Where not even
+  that helps (C code), the lane is killed, and the record has the lines that it was running.
+
+A worker sees by memory that it shares with its lanes whether their loops turn and whose code they run, so no
+message has to pass for it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.board import SLOTS, Board
+from workers.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied, SandboxStartError
+from workers.handed_on import as_handed_on
+from workers.lane_signals import INTERRUPT, PID, STACKS
+from workers.lane_wire import packed, read, read_now, send_now
+from workers.lost_episodes import lost_result
+from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
+from workers.sandbox.base import ToolsetSpec
+from workers.settings import WorkerSettings
+
+_log = logging.getLogger(__name__)
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from workers.lane_process import main; main()"
+)
+_LOOK_EVERY = 0.25
+"""Seconds between two looks at the lanes."""
+_BLOCKED_AFTER = 1.0
+"""Seconds without a turn after which a lane gets no more episodes."""
+_LATELY = 20.0
+"""Seconds in which what has held a loop up is forgotten, but for a third of it."""
+_LATELY_HELD = 3.0
+"""Seconds of steps that take long, lately, from which on each new episode gets a lane to itself."""
+_ALONE_FOR = 60.0
+"""Seconds after a block for which each new episode gets a lane to itself."""
+_GRACE = 1.0
+"""Seconds beyond an episode's limit that its lane gets to say so."""
+_BREAK_OFF = 4.0
+"""Seconds that code gets to end after the signal that breaks it off, before its lane is killed."""
+_STOP = 25.0
+"""Seconds that a lane gets to end in order: its sandbox, and the environment's teardown."""
+_MOST_MOVES = 5
+"""Times a unit is moved; one that still finds no lane that turns is lost with the next."""
+
+
+@dataclass(eq=False)
+class _Unit:
+    """Episodes that are played together."""
+
+    number: int
+    specs: list[EpisodeSpec]
+    answer: "asyncio.Future[list[EpisodeResult]]"
+    given_at: float = 0.0
+    moves: int = 0
+
+    def limit(self) -> float | None:
+        """Seconds from `given_at` on in which it must be over."""
+        return self.specs[0].seconds_left
+
+
+@dataclass(eq=False)
+class _Lane:
+    """A lane as its worker sees it."""
+
+    slot: int
+    pid: int
+    writer: asyncio.StreamWriter
+    units: dict[int, _Unit] = field(default_factory=dict[int, _Unit])
+    asked: "dict[int, asyncio.Future[Any]]" = field(default_factory=dict[int, "asyncio.Future[Any]"])
+    turns: int = 0
+    turned_at: float = field(default_factory=time.monotonic)
+    held: float = 0.0
+    held_lately: float = 0.0
+    """Seconds of the last half minute or so for which steps that took long have held its loop up."""
+    condemned: bool = False
+    """It gets no more episodes, and ends with its last."""
+    broken_off_at: float | None = None
+    stacks: str = ""
+    dead: bool = False
+    used: bool = False
+
+    def silent_for(self) -> float:
+        """Seconds since its loop last said that it turns."""
+        return time.monotonic() - self.turned_at
+
+    def episodes(self) -> int:
+        """Episodes that it has."""
+        return sum(len(unit.specs) for unit in self.units.values())
+
+
+class Lanes:
+    """The lanes of one worker. Its coroutines belong on one event loop, which no environment's code runs on.
+
+    Args:
+        settings: The worker's.
+        worker_id: For the records and the sandboxes' labels.
+        node_id: For the records.
+
+    Raises:
+        EnvironmentLoadError: The environment does not load.
+    """
+
+    def __init__(self, settings: WorkerSettings, worker_id: str, node_id: str) -> None:
+        self._settings = settings
+        self._worker_id, self._node_id = worker_id, node_id
+        self._board = Board.create()
+        self._stacks = os.memfd_create("kumite-stacks")
+        self._control, theirs = socket.socketpair()
+        passed = (theirs.fileno(), self._board.file, self._stacks)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, passed)],
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            env=as_handed_on(settings.env, instead=settings.whole_env),
+        )
+        theirs.close()
+        try:
+            send_now(self._control, (settings, worker_id, node_id))
+            what, said = read_now(self._control)
+        except (EOFError, OSError) as error:
+            raise EnvironmentLoadError(
+                f"environment.id: the process that loads {settings.environment.id} ended by itself, with "
+                f"status {self._process.wait()}; its last words are in the worker's log"
+            ) from error
+        if what == "failed":
+            self._process.wait()
+            raise EnvironmentLoadError(said)
+        self.toolset: ToolsetSpec | None = said
+        self._check_memory()
+        self._lanes: list[_Lane] = []
+        self._numbers = itertools.count(1)
+        self._free = list(range(SLOTS))[::-1]
+        self._blocked_at = -_ALONE_FOR
+        self._version: int | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._units: set[_Unit] = set()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the lanes."""
+        return [lane.pid for lane in self._lanes]
+
+    async def warm_up(self) -> None:
+        """Brings up the first lane and its sandbox.
+
+        Raises:
+            SandboxStartError: It does not come up.
+        """
+        self._own(self._watch())
+        lane = await self._fork()
+        try:
+            await self._ask(lane, "warm up")
+        except RuntimeError as error:
+            raise SandboxStartError(str(error).removeprefix("SandboxStartError: ")) from error
+
+    async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
+        """Plays a unit; each of its episodes comes to exactly one result, or, if it is cancelled, to none.
+
+        Raises:
+            LaneDied: The process that played it died, and as far as can be told, of it.
+        """
+        unit = _Unit(next(self._numbers), specs, asyncio.get_running_loop().create_future())
+        self._units.add(unit)
+        try:
+            await self._give(unit)
+            return await unit.answer
+        finally:
+            self._units.discard(unit)
+
+    def cancel(self, episode_ids: set[str]) -> None:
+        """Breaks off the units of these episodes, in lanes that are stuck, too."""
+        for lane in self._lanes:
+            mine = [u for u in lane.units.values() if episode_ids & {s.episode_id for s in u.specs}]
+            if not mine:
+                continue
+            self._tell(lane, "cancel", episode_ids)
+            if lane.silent_for() > _BLOCKED_AFTER:
+                for unit in mine:
+                    del lane.units[unit.number]
+                    _settle(unit, [])
+                if not lane.units:
+                    self._kill(lane)
+
+    def set_version(self, version: int) -> None:
+        """Tells that the policy has a new version."""
+        self._version = version
+        for lane in self._lanes:
+            self._tell(lane, "version", version)
+
+    async def stop(self) -> None:
+        """Ends all lanes in order, and those that do not end, by force."""
+        self._closing = True
+        await asyncio.gather(*(self._end(lane) for lane in list(self._lanes)))
+        for task in self._tasks:
+            task.cancel()
+        for unit in list(self._units):
+            _settle(unit, [])
+        self._control.close()
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+
+    def _check_memory(self) -> None:
+        most, used = self._settings.memory_mb, _resident_mb(self._process.pid)
+        if most is not None and used >= most:
+            self._process.kill()
+            self._process.wait()
+            raise EnvironmentLoadError(
+                f"workers.memory_mb: got {most}, and {self._settings.environment.id} takes {used} MiB before "
+                "its first episode; give more, or leave it out"
+            )
+
+    async def _give(self, unit: _Unit) -> None:
+        lane = next((lane for lane in self._lanes if self._takes(lane, unit)), None)
+        lane = lane or await self._fork()
+        unit.given_at = time.monotonic()
+        lane.units[unit.number] = unit
+        lane.used = True
+        self._tell(lane, "play", unit.specs, unit.number)
+
+    def _takes(self, lane: _Lane, unit: _Unit) -> bool:
+        if lane.condemned or lane.dead or lane.silent_for() > _BLOCKED_AFTER:
+            return False
+        if not lane.units:
+            return True
+        return not self._alone and lane.episodes() + len(unit.specs) <= self._settings.episodes
+
+    @property
+    def _alone(self) -> bool:
+        """Whether each unit gets a lane to itself."""
+        return self.toolset is None and time.monotonic() - self._blocked_at < _ALONE_FOR
+
+    async def _fork(self) -> _Lane:
+        if not self._free:
+            raise LaneDied(f"this worker has {SLOTS} processes that are stuck, and starts no more")
+        slot = self._free.pop()
+        self._board.clear(slot)
+        send_now(self._control, slot)
+        self._control.settimeout(60.0)
+        message, descriptors, _, _ = socket.recv_fds(self._control, PID.size, 1)
+        self._control.settimeout(None)
+        if not message:
+            _log.error("the process that forks lanes is gone, and this worker with it")
+            os._exit(1)
+        [pid] = PID.unpack(message)
+        reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=descriptors[0]))
+        lane = _Lane(slot, pid, writer)
+        self._lanes.append(lane)
+        self._own(self._listen(lane, reader))
+        if self._version is not None:
+            self._tell(lane, "version", self._version)
+        return lane
+
+    async def _listen(self, lane: _Lane, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                what, number, said = await read(reader)
+                if (asked := lane.asked.pop(number, None)) is not None:
+                    if not asked.done():
+                        asked.set_result(said) if what == "done" else asked.set_exception(RuntimeError(said))
+                elif (unit := lane.units.pop(number, None)) is not None:
+                    _settle(unit, said if what == "done" else LaneDied(said))
+        self._bury(lane)
+
+    def _bury(self, lane: _Lane) -> None:
+        """Sees to what a lane that has ended leaves behind."""
+        lane.dead = True
+        self._lanes.remove(lane)
+        lane.writer.close()
+        running = self._board.running(lane.slot)
+        self._free.append(lane.slot)
+        for asked in lane.asked.values():
+            if not asked.done():
+                asked.set_exception(RuntimeError("its process ended"))
+        culprit = lane.units.get(running) or (
+            next(iter(lane.units.values())) if len(lane.units) == 1 else None
+        )
+        units, lane.units = list(lane.units.values()), {}
+        for unit in units:
+            if lane.broken_off_at is not None and unit is culprit:
+                _settle(unit, [self._blocked(unit, spec, lane) for spec in unit.specs])
+            elif culprit is None or unit is culprit:
+                _settle(unit, LaneDied(f"the process {lane.pid} that played it ended"))
+            else:
+                self._move(unit)
+        if units and not self._closing:
+            _log.warning("process %d of this worker ended with %d units in it", lane.pid, len(units))
+
+    def _move(self, unit: _Unit) -> None:
+        """Has a unit played anew that another one held up; that costs it no attempt."""
+        unit.moves += 1
+        if unit.answer.done():
+            return
+        if self._closing or unit.moves > _MOST_MOVES:
+            _settle(
+                unit, LaneDied(f"the processes that played it were held up by others, {unit.moves} times")
+            )
+            return
+        self._own(self._moved(unit))
+
+    async def _moved(self, unit: _Unit) -> None:
+        try:
+            await self._give(unit)
+        except (LaneDied, OSError) as error:
+            _settle(unit, LaneDied(str(error)))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            for lane in list(self._lanes):
+                self._look_at(lane)
+
+    def _look_at(self, lane: _Lane) -> None:
+        self._note_held(lane)
+        turns = self._board.turns(lane.slot)
+        if turns != lane.turns:
+            lane.turns, lane.turned_at = turns, time.monotonic()
+            lane.broken_off_at = None
+            self._retire(lane)
+            return
+        silent = lane.silent_for()
+        if silent < _BLOCKED_AFTER or not lane.units:
+            return
+        culprit = lane.units.get(self._board.running(lane.slot))
+        if culprit is None and len(lane.units) == 1:
+            culprit = next(iter(lane.units.values()))
+        if culprit is not None:
+            self._blocked_at = time.monotonic()
+        if silent + lane.held_lately >= self._settings.block_seconds and culprit and len(lane.units) > 1:
+            self._clear(lane, culprit)
+        limit = culprit.limit() if culprit else self._settings.block_seconds
+        began = culprit.given_at if culprit else lane.turned_at
+        if limit is not None and time.monotonic() - began > limit + _GRACE:
+            self._break_off(lane)
+
+    def _note_held(self, lane: _Lane) -> None:
+        held = self._board.held(lane.slot)
+        lane.held_lately = lane.held_lately * (1 - _LOOK_EVERY / _LATELY) + held - lane.held
+        lane.held = held
+        if lane.held_lately > _LATELY_HELD and len(lane.units) > 1:
+            self._blocked_at = time.monotonic()
+
+    def _clear(self, lane: _Lane, culprit: _Unit) -> None:
+        """Moves all but the one that blocks."""
+        others = [unit for unit in lane.units.values() if unit is not culprit]
+        _log.warning(
+            "code of an environment has held a process up for %.0f s: %d others are played anew in another",
+            lane.silent_for(),
+            len(others),
+            extra={"episode": culprit.specs[0].episode_id},
+        )
+        lane.condemned = True
+        lane.units = {culprit.number: culprit}
+        self._tell(lane, "cancel", {spec.episode_id for unit in others for spec in unit.specs})
+        for unit in others:
+            self._move(unit)
+
+    def _break_off(self, lane: _Lane) -> None:
+        now = time.monotonic()
+        if lane.broken_off_at is None:
+            lane.broken_off_at = now
+            lane.condemned = True
+            os.ftruncate(self._stacks, 0)
+            _signal(lane.pid, STACKS)
+            _signal(lane.pid, INTERRUPT)
+        elif now - lane.broken_off_at > _BREAK_OFF:
+            lane.stacks = os.pread(self._stacks, 4000, 0).decode(errors="replace")
+            _log.warning("process %d of this worker does not answer, and is killed", lane.pid)
+            self._kill(lane)
+
+    def _retire(self, lane: _Lane) -> None:
+        """Lets a lane end, if it is time, when it has nothing to do; one that is too large gets no more."""
+        most = self._settings.memory_mb
+        if most is not None and not lane.condemned and lane.used and _resident_mb(lane.pid) > most:
+            _log.info("process %d is above workers.memory_mb, %d, and is replaced", lane.pid, most)
+            lane.condemned = True
+        spare = len(self._lanes) > 1 and not self._alone and lane is not self._lanes[0]
+        if not lane.units and not lane.asked and (lane.condemned or spare) and not lane.dead:
+            lane.condemned = True
+            self._own(self._end(lane))
+
+    async def _end(self, lane: _Lane) -> None:
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            await asyncio.wait_for(
+                self._ask(lane, "stop"), _STOP if lane.silent_for() < _BLOCKED_AFTER else 1.0
+            )
+        self._kill(lane)
+
+    def _kill(self, lane: _Lane) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(lane.pid, signal.SIGKILL)
+
+    async def _ask(self, lane: _Lane, what: str) -> Any:
+        number = next(self._numbers)
+        lane.asked[number] = asyncio.get_running_loop().create_future()
+        self._tell(lane, what, None, number)
+        return await lane.asked[number]
+
+    def _tell(self, lane: _Lane, what: str, said: Any, number: int = 0) -> None:
+        if not lane.dead:
+            lane.writer.write(packed((what, number, said)))
+
+    def _blocked(self, unit: _Unit, spec: EpisodeSpec, lane: _Lane) -> EpisodeResult:
+        lines = [line.strip() for line in lane.stacks.splitlines() if line.strip().startswith("File")][:8]
+        error = EpisodeBlocked(
+            f"its environment's code did not give the event loop back within {unit.limit()} s, nor when it "
+            "was to be broken off, so that its process was killed"
+            + (f"; it was at: {' < '.join(lines)}" if lines else "")
+        )
+        return lost_result(
+            spec,
+            EpisodeError.of("worker", "environment", error),
+            run_id=self._settings.run_id,
+            environment=self._settings.environment.name,
+            model=self._settings.policy.model,
+            worker_id=self._worker_id,
+            node_id=self._node_id,
+        )
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _settle(unit: _Unit, outcome: list[EpisodeResult] | Exception) -> None:
+    if unit.answer.done():
+        return
+    if isinstance(outcome, Exception):
+        unit.answer.set_exception(outcome)
+    else:
+        unit.answer.set_result(outcome)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _resident_mb(pid: int) -> int:
+    """Memory that a process has in use, in MiB; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    except (OSError, IndexError):
+        return 0

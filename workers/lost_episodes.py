@@ -1,0 +1,89 @@
+"""Records of episodes of which nobody can tell: their worker, or the process that played them, is gone."""
+
+import json
+import time
+from typing import Any
+
+from workers.environments.messages import to_records
+from workers.records import (
+    EpisodeError,
+    EpisodeRecord,
+    EpisodeResult,
+    EpisodeSpec,
+    Message,
+    Timings,
+    Usage,
+)
+
+
+def lost_result(
+    spec: EpisodeSpec,
+    error: EpisodeError,
+    *,
+    run_id: str,
+    environment: str,
+    model: str,
+    worker_id: str = "",
+    node_id: str = "",
+) -> EpisodeResult:
+    """An episode's result as somebody makes it who has not played it.
+
+    Args:
+        spec: The episode.
+        error: What it was lost to.
+        run_id: The run.
+        environment: The environment's name.
+        model: The policy's name.
+        worker_id: The worker, if it is known.
+        node_id: Its node.
+    """
+    labels = spec.labels
+    timings = Timings(total=max(0.0, time.time() - spec.dispatched_at))
+    record = EpisodeRecord(
+        episode_id=spec.episode_id,
+        task_id=spec.task_id,
+        group_id=spec.group_id,
+        sample_index=spec.sample_index,
+        run_id=run_id,
+        environment=environment,
+        split=spec.split,
+        suite=labels.suite,
+        user_task=labels.user_task,
+        injection_task=labels.injection_task,
+        attack=labels.attack,
+        status="failed",
+        error=error,
+        messages=prompt_of(spec.row),
+        steps=[],
+        model=model,
+        sampling=spec.sampling_json,
+        usage=Usage(),
+        timings=timings,
+        attempt=spec.attempt,
+        started_at=spec.dispatched_at,
+        worker_id=worker_id,
+        node_id=node_id,
+    )
+    return EpisodeResult(
+        episode_id=spec.episode_id,
+        status="failed",
+        failure=error.kind,
+        reward=None,
+        metrics={},
+        error_stage=error.stage,
+        error_message=f"{error.type}: {error.message}",
+        labels=labels,
+        usage=Usage(),
+        timings=timings,
+        record=record.model_dump_json(),
+    )
+
+
+def prompt_of(row: dict[str, Any]) -> list[Message]:
+    """A row's prompt as records; of one that is no conversation, its text as it stands. Never raises."""
+    prompt = row.get("prompt")
+    try:
+        return to_records(prompt)
+    except Exception:  # noqa: BLE001 - whatever a dataset holds, an episode of it has a record
+        text = prompt if isinstance(prompt, str) else json.dumps(prompt, default=repr)
+        return [Message(role="user", content=text.encode("utf-8", "replace").decode())]
