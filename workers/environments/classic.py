@@ -11,6 +11,7 @@ import verifiers as vf
 
 from workers.environments import scoring, steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
+from workers.environments.library_output import logged_output
 from workers.environments.loading import load
 from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.sendable import sendable, sendable_message
@@ -64,6 +65,10 @@ class ClassicEnvironment:
         Raises:
             EnvironmentLoadError: It has no such dataset.
         """
+        with logged_output():
+            return self._rows()
+
+    def _rows(self) -> Rows:
         if self._settings.split == "eval":
             return cast(Rows, self._env.get_eval_dataset())
         if self._env.build_dataset() is None:
