@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import datasets
 import openai
 import verifiers as vf
 
@@ -128,6 +127,11 @@ def explain_load_error(settings: EnvironmentSettings, error: BaseException) -> s
             )
         case SystemExit():
             return f"environment.id: {name} called sys.exit({said}) in load_environment; it is to return one"
+        case AttributeError() if "DatasetDict" in said:
+            return (
+                f"environment.id: {name} gives verifiers a DatasetDict, which is several datasets; give one "
+                'of its splits, dataset["train"] or dataset["test"]'
+            )
         case ValueError() | AssertionError():
             return f"environment.args: {name} does not take them: {said or type(error).__name__}"
         case _:
@@ -169,15 +173,6 @@ def _check_environment(env: Any, settings: EnvironmentSettings) -> None:
             f"environment.id: {name} gave {what}; a verifiers MultiTurnEnv (or EnvGroup) is needed, made and "
             "ready"
         )
-    for kind in ("dataset", "eval_dataset"):
-        dataset: Any = getattr(env, kind, None)
-        if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
-            splits = ", ".join(repr(str(split)) for split in dataset)
-            first = next(iter(dataset), "test")
-            raise EnvironmentLoadError(
-                f"environment.id: the {kind} of {name} is a DatasetDict with the splits {splits}; give one "
-                f"of them, dataset[{str(first)!r}]"
-            )
 
 
 def _folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
