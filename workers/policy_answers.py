@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from workers.answer_messages import excerpt, read_message
 from workers.answer_streams import join_stream
 from workers.errors import PolicyError
+from workers.refusals import AnsweredError
 
 _REASONS = {
     "stop": "stop eos eos_token end end_turn stop_sequence stop_str stop_word stop_token stop_criteria "
@@ -129,7 +130,7 @@ def status_error(failure: Mapping[str, Any], answer: httpx.Response) -> openai.A
     headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in _OF_THE_BODY]
     body = {"error": dict(failure)}
     response = httpx.Response(status, headers=headers, json=body, request=request)
-    return openai.APIStatusError(message, response=response, body=body)
+    return AnsweredError(message, response=response, body=body)
 
 
 _OF_THE_BODY = ("content-length", "content-encoding", "content-type", "transfer-encoding")

@@ -38,6 +38,10 @@ _EPOCH_MS = 1e12
 """or, from here, in milliseconds."""
 
 
+class AnsweredError(openai.APIStatusError):
+    """An error that a server sent with status 200: its status is the one that the error names."""
+
+
 def refusal_of(error: openai.APIError) -> Refusal | None:
     """Why a request failed, where that decides what to do next. None: it may be tried a few times."""
     if isinstance(error, openai.APITimeoutError):
@@ -54,7 +58,8 @@ def refusal_of(error: openai.APIError) -> Refusal | None:
     if status in _BUSY:
         return "busy"
     if status in _DOWN or (status == 500 and _DEAD_ENGINE in said):
-        return "down"
+        # A gateway that answers for a provider which failed it once is itself there.
+        return None if isinstance(error, AnsweredError) else "down"
     if status in (400, 403, 500) and _BUSY_WORDS.search(said) and "tool" not in said:
         return "busy"
     return "lasting" if status in _LASTING else None

@@ -86,7 +86,7 @@ class MetricsLine(Record):
     policy: PolicyUse | None = None
     """How busy the policy's deployment is. Null where it cannot tell."""
     endpoint: EndpointUse | None = None
-    """How many requests `policy.kind: endpoint` is sent. Null for other policies, and before a first result."""
+    """How many requests `policy.kind: endpoint` is sent. Null for other policies, and before any result."""
     driver_memory_mb: float
     """Most memory that the driver has held so far, in MiB."""
 
