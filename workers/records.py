@@ -89,8 +89,9 @@ class StepRecord(Record):
     """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it: of a
     deployment of Kumite's own, after temperature, `top_p` and the like."""
     no_logprobs: str | None = None
-    """Why there are no log-probabilities, where the policy was asked for them: it sent none, or fewer than
-    tokens, or one that is no finite number. Null where there are, and where it was not asked."""
+    """Why there are no token ids and log-probabilities, where the policy was asked for them: it sent none, or
+    fewer log-probabilities than tokens, or one that is no finite number. Null where there are, and where it was
+    not asked."""
     policy_version: int | None = None
     """Version of the weights that produced the action. Null where it is not known."""
     finish_reason: str | None = None

@@ -76,6 +76,7 @@ def by_verifiers(name: str, policy: MockPolicy) -> Played:
         return outputs
 
     CALLS.clear()
+    policy.requests.clear()  # from whose number calls have their ids
     outputs = asyncio.run(play())
     return Played(
         [output["reward"] for output in outputs],
@@ -95,6 +96,7 @@ def by_kumite(name: str, policy: MockPolicy) -> Played:
     made = Played()
     with rollout_worker(ID, args={"name": name, "judge_url": policy.base_url}, policy=endpoint) as worker:
         CALLS.clear()
+        policy.requests.clear()
         for row in rows(worker):
             policy.script.extend(SCRIPTS.get(name, USUAL))
             samples = 3 if worker._environment.needs_groups else 1

@@ -143,7 +143,8 @@ def _tokens(tokens: Any) -> _Tokens:
     except (KeyError, TypeError, ValueError) as error:
         return _Tokens(missing=f"what the policy gave are no token ids, or no log-probabilities: {error!r}")
     missing = unusable_logprobs(ids, given)
-    return _Tokens(prompt_ids, ids, None if missing else given, missing)
+    # Of a step's ids and log-probabilities, a dataset has all or none.
+    return _Tokens(prompt_ids, ids, given) if missing is None else _Tokens(missing=missing)
 
 
 def _usage(usage: Any) -> Usage:

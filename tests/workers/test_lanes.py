@@ -1,0 +1,134 @@
+"""What an environment's code does to the process that runs it costs its own episode, and nothing else."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from tests.helpers.mock_policy import MockPolicy
+from tests.helpers.rollouts import record, spec
+from workers.errors import EnvironmentLoadError, LaneDied
+from workers.laned_worker import LanedWorker
+from workers.records import EpisodeResult
+from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
+
+LIMIT = 4.0
+"""Seconds that an episode gets which is to run out of them."""
+
+
+@pytest.fixture(scope="module")
+def policy() -> Iterator[MockPolicy]:
+    with MockPolicy() as policy:
+        yield policy
+
+
+@contextmanager
+def laned_worker(policy: MockPolicy, notes: Path | None = None, **settings: object) -> Iterator[LanedWorker]:
+    worker = LanedWorker(
+        WorkerSettings.model_validate(
+            {
+                "run_id": "test-run",
+                "environment": EnvironmentSettings(
+                    id="tests.helpers.blocking_environment", args={"notes": str(notes or "")}
+                ),
+                "sandbox": SandboxSettings(),
+                "policy": PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url),
+                "episodes": 8,
+                "block_seconds": 2.0,
+                **settings,
+            }
+        ),
+        "worker",
+    )
+    try:
+        worker.ready()
+        yield worker
+    finally:
+        worker.stop()
+
+
+@pytest.fixture(scope="module")
+def worker(policy: MockPolicy) -> Iterator[LanedWorker]:
+    key = {"BLOCKING_API_KEY": SecretStr("sk-not-to-be-seen")}
+    with laned_worker(policy, env=key) as worker:
+        yield worker
+
+
+def play(worker: LanedWorker, what: str, seconds: float | None = None) -> EpisodeResult:
+    row = {"prompt": [{"role": "user", "content": what}], "answer": "", "example_id": 0}
+    [result] = worker.play([spec(row, seconds_left=seconds)])
+    return result
+
+
+def together(worker: LanedWorker, *what: str) -> list[EpisodeResult]:
+    """Plays episodes at once; only those that are to hang have a limit that counts."""
+    hanging = ("regex", "stubborn", "careless", "setup")
+    with ThreadPoolExecutor(len(what)) as threads:
+        return list(threads.map(lambda w: play(worker, w, LIMIT if w in hanging else 120.0), what))
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("regex", "broken off in graded (blocking_environment.py, line "),
+        ("careless", "broken off in graded (blocking_environment.py, line "),
+        ("setup", "broken off in setup_state (blocking_environment.py, line "),
+        ("stubborn", "its process was killed; it was at: File "),
+    ],
+)
+def test_code_that_hangs_costs_its_own_episode_only(worker: LanedWorker, what: str, words: str) -> None:
+    hung, *others = together(worker, what, *["nothing"] * 5)
+    assert [other.status for other in others] == ["finished"] * 5
+    assert all(record(other).attempt == 1 for other in others)
+    error = record(hung).error
+    assert error is not None and hung.reward is None
+    assert (error.type, error.kind) == ("EpisodeBlocked", "environment")
+    assert words in error.message
+    assert play(worker, "nothing").status == "finished", "the worker takes more"
+
+
+def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> None:
+    together(worker, "sleep 2.5", "nothing")
+    results = together(worker, *["sleep 1.5"] * 4)
+    assert len({result.reward for result in results}) == 4
+
+
+def test_signals_work(worker: LanedWorker) -> None:
+    assert play(worker, "alarm").reward == 1.0
+
+
+def test_a_process_that_dies_costs_what_killed_it_an_attempt(worker: LanedWorker) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        others = [threads.submit(play, worker, "sleep 0.5") for _ in range(3)]
+        with pytest.raises(LaneDied, match=r"the process \d+ that played it ended"):
+            play(worker, "exit")
+        assert [other.result().status for other in others] == ["finished"] * 3
+
+
+def test_a_secret_is_not_in_what_is_written(worker: LanedWorker) -> None:
+    result = play(worker, "key")
+    assert "sk-not-to-be-seen" not in result.model_dump_json()
+    assert "the key <BLOCKING_API_KEY> is refused" in record(result).error.message  # type: ignore[union-attr]
+
+
+def test_a_process_that_leaks_is_replaced_between_episodes_and_each_tears_down(
+    policy: MockPolicy, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    with laned_worker(policy, notes, memory_mb=900) as worker:
+        pids = [play(worker, "leak").reward for _ in range(14)]
+    assert len(set(pids)) > 1
+    assert set(map(float, notes.read_text().split())) == set(pids)
+    assert os.getpid() not in pids
+
+
+def test_a_limit_that_the_environment_alone_passes_is_refused(policy: MockPolicy) -> None:
+    with (
+        pytest.raises(EnvironmentLoadError, match=r"workers\.memory_mb: got 20, and .* takes \d+ MiB before"),
+        laned_worker(policy, memory_mb=20),
+    ):
+        pass
