@@ -90,8 +90,8 @@ class StepRecord(Record):
     deployment of Kumite's own, after temperature, `top_p` and the like."""
     no_logprobs: str | None = None
     """Why there are no token ids and log-probabilities, where the policy was asked for them: it sent none, or
-    fewer log-probabilities than tokens, or one that is no finite number. Null where there are, and where it was
-    not asked."""
+    fewer log-probabilities than tokens, or one that is no finite number. Null where there are, and where it
+    was not asked."""
     policy_version: int | None = None
     """Version of the weights that produced the action. Null where it is not known."""
     finish_reason: str | None = None
