@@ -76,7 +76,7 @@ def _play_verifiers(endpoint: LimitedEndpoint, episodes: int) -> int:
         str(episodes),
         str(_AT_ONCE),
     ]
-    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, timeout=_LIMIT, check=True)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=_LIMIT, check=True)
     return int(json.loads(done.stdout.splitlines()[-1])["whole"])
 
 

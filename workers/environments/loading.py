@@ -170,8 +170,8 @@ def _check_environment(env: Any, settings: EnvironmentSettings) -> None:
     if not isinstance(env, (vf.MultiTurnEnv, vf.EnvGroup)):
         what = env.__name__ if isinstance(env, type) else f"a {type(env).__name__}"
         raise EnvironmentLoadError(
-            f"environment.id: {name} gave {what}; a verifiers MultiTurnEnv (or EnvGroup) is needed, made and "
-            "ready"
+            f"environment.id: {name} gave {what}; a verifiers MultiTurnEnv is needed (or an EnvGroup), made "
+            "and ready"
         )
 
 
