@@ -86,7 +86,7 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         prompt = sendable(prompt)
         trace = tracing.current.get()
         try:
-            native, _ = await self.to_native_prompt(prompt)
+            native: Any = (await self.to_native_prompt(prompt))[0]
             sent: list[Any] = [plain_message(message) for message in native]
             from_arrow = trace is not None and comes_from_arrow(kwargs.get("state"), trace.row_is_arrow)
             offered = [
