@@ -187,7 +187,7 @@ class Coordinator:
                 seat = None
             for failure in {result.failure for result in results} & budget.keys():
                 budget[failure] -= 1
-            again = {r.episode_id for r in results if budget.get(r.failure, 0) > 0}
+            again = {r.episode_id for r in results if budget.get(r.failure, 0) > 0 and not r.lasting}
             for result in results:
                 if result.status == "failed":
                     self._note(result, result.episode_id in again)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from workers.errors import (
     UnrecordableEpisode,
 )
 from workers.exact_client import ExactPolicyClient, make_client
-from workers.failures import kind_of, root_of
+from workers.failures import is_lasting, kind_of, root_of
 from workers.handed_on import hide_secrets
 from workers.lost_episodes import lost_result, prompt_of
 from workers.oracle_client import OracleClient
@@ -197,6 +198,7 @@ class EpisodePlayer:
         if spec.policy_version is not None:
             self.set_version(spec.policy_version)
         return EpisodeTrace(
+            row_is_arrow=not isinstance(spec.row.get("info"), str),
             policy_version=self._version if spec.policy_version is None else spec.policy_version,
             newest_version=(lambda: self._version) if self._settings.policy.moves else None,
         )
@@ -295,6 +297,8 @@ class EpisodePlayer:
             timings=timings,
             record=text,
             states=play.states,
+            lasting=isinstance(outcome, BaseException) and is_lasting(outcome),
+            requests=self._client.watch.use(f"{self._worker_id}/{os.getpid()}"),
             policy_requests=len(trace.turns),
             sandbox_creations=self._new_creations(),
         )
@@ -406,7 +410,7 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     for step in taken:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_of(spec.row)
-    tools = steps.tool_schemas(state) if state is not None else "[]"
+    tools = steps.tool_schemas(state, trace) if state is not None else "[]"
     return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
 
 

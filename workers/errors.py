@@ -69,6 +69,10 @@ class PolicyError(vf.ModelError):
     """The policy did not answer, or answered with something that is no action."""
 
 
+class PolicyRefusal(PolicyError):
+    """The policy refuses for good: another attempt ends alike, or goes well by another action only."""
+
+
 class EpisodeFailed(Exception):
     """An episode came to no score. The cause says why, the trace says where."""
 

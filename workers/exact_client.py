@@ -7,6 +7,7 @@ from typing import Any
 from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
+from workers.endpoint_watch import EndpointWatch
 from workers.errors import PolicyError
 from workers.policy_client import ChatPolicyClient, answer_of, open_client, versioned, with_content
 from workers.settings import PolicyEndpoint
@@ -31,6 +32,7 @@ class ExactPolicyClient(_RendererClient):
 
     def __init__(self, endpoint: PolicyEndpoint) -> None:
         self._endpoint = endpoint
+        self.watch = EndpointWatch(endpoint)
         super().__init__(open_client(endpoint), renderer=make_renderer(endpoint))
 
     async def get_native_response(
@@ -49,7 +51,7 @@ class ExactPolicyClient(_RendererClient):
         """
         parent: Any = super()
         ask = partial(parent.get_native_response, prompt, versioned(model), sampling_args, tools, **kwargs)
-        answer = await answer_of(self._endpoint, ask)
+        answer = await answer_of(self._endpoint, ask, self.watch.pace)
         self._check_continues(answer["prompt_ids"], prompt, kwargs.get("state"))
         return answer
 

@@ -5,6 +5,7 @@ import verifiers as vf
 from workers.errors import (
     EndCause,
     EpisodeFailed,
+    PolicyRefusal,
     SandboxDied,
     SandboxError,
     SandboxStartError,
@@ -67,6 +68,11 @@ def has_ended_itself(session: Session, error: SandboxError) -> bool:
     if isinstance(error, ToolsetError):  # a hook that says itself what it can't do is at its author's fault
         return session.sandbox.served == 1 and error.raised != ToolsetError.__name__
     return session.was_ended_from_within(error)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether it is a failure of the policy's that another attempt does not mend."""
+    return isinstance(root_of(error), PolicyRefusal) or isinstance(error.__cause__, PolicyRefusal)
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -7,8 +7,10 @@ from typing import Any
 from verifiers.legacy.clients import Client
 from verifiers.legacy.types import Response, ResponseMessage, Tool, ToolCall, Usage
 
+from workers.endpoint_watch import EndpointWatch
 from workers.errors import PolicyError
 from workers.sandbox.base import Session
+from workers.settings import PolicyEndpoint
 
 
 class OracleClient(Client[Any, Any, Any, Any]):
@@ -19,6 +21,7 @@ class OracleClient(Client[Any, Any, Any, Any]):
 
     def __init__(self) -> None:
         super().__init__(None)
+        self.watch = EndpointWatch(PolicyEndpoint(kind="oracle", model="oracle"))
 
     async def get_response(
         self,

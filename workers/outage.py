@@ -1,51 +1,97 @@
-"""A policy that is down for a while: its requests wait for it, and no episode is lost."""
+"""A policy that is down or busy for a while: its requests wait for it, and no episode is lost."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import openai
 
+from workers.refusals import refusal_of, stated_wait, waiting_time
+from workers.request_pace import RequestPace
+
 _T = TypeVar("_T")
 
 _SHORTEST, _LONGEST = 1.0, 15.0
 """Seconds between two looks at a policy that is down."""
-_DOWN = frozenset({502, 503, 504})
-_DEAD_ENGINE = "EngineDeadError"
-"""What vLLM says, with status 500, until Ray Serve has put another replica in its place: minutes later."""
+_LONGEST_HINT = 60.0
+"""Most seconds that are waited for a rate limit's reset at a time, which tells when all of it is back."""
 
 
-async def outlast(ask: Callable[[], Awaitable[_T]], seconds: float) -> _T:
-    """Asks until there is an answer, while it is the policy that is down, and not the request that is bad.
+async def outlast(ask: Callable[[], Awaitable[_T]], seconds: float, pace: RequestPace | None = None) -> _T:
+    """Asks until there is an answer, while it is the policy that is down or busy, and not the request bad.
 
     Args:
         ask: Makes the request. It may repeat it at once a few times, as the openai package does.
-        seconds: Limit on it all.
+        seconds: Limit on it all, from the moment when it is first sent.
+        pace: Says when to send. None: at once.
 
     Raises:
-        openai.OpenAIError: What `ask` raised; of an outage that lasts, the last.
+        openai.OpenAIError: What `ask` raised; of an outage that lasts, the last. At once where the policy
+            says that it will last longer than the limit.
         TimeoutError: There was no answer of any kind.
     """
-    down: openai.APIError | None = None
-    pause = _SHORTEST
+    loop = asyncio.get_running_loop()
+    refused: openai.APIError | None = None
+    deadline: float | None = None
+    backoff = _SHORTEST
+    ticket = pace.take_ticket() if pace is not None else 0
     try:
-        async with asyncio.timeout(seconds):
-            while True:
-                try:
-                    return await ask()
-                except openai.APIError as error:
-                    if not _is_down(error):
-                        raise
-                    down = error
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST)
+        while True:
+            if pace is not None:
+                async with asyncio.timeout_at(deadline):
+                    await pace.admit(ticket)
+            if deadline is None:
+                deadline = loop.time() + seconds
+            try:
+                async with asyncio.timeout_at(deadline):
+                    answer = await ask()
+            except openai.APIError as error:
+                refusal = refusal_of(error)
+                if refusal not in ("busy", "down"):
+                    _note(pace, ticket)
+                    raise
+                refused = error
+                wait = _wait(error, deadline - loop.time())
+                if pace is not None and refusal == "busy":
+                    pace.refuse(ticket, wait)
+                    continue
+                if pace is not None:
+                    pace.drop(ticket)
+            except BaseException as error:
+                if pace is not None and not isinstance(error, Exception):
+                    pace.drop(ticket)
+                else:
+                    _note(pace, ticket)
+                raise
+            else:
+                _note(pace, ticket)
+                return answer
+            async with asyncio.timeout_at(deadline):
+                await asyncio.sleep(backoff if wait is None else max(wait, 0.05) * random.uniform(1.0, 1.1))
+            backoff = min(2 * backoff, _LONGEST)
     except TimeoutError:
-        if down is not None:
-            raise down from None
+        if refused is not None:
+            raise refused from None
         raise
 
 
-def _is_down(error: openai.APIError) -> bool:
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in _DOWN or (error.status_code == 500 and _DEAD_ENGINE in str(error))
-    return isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError)
+def _note(pace: RequestPace | None, ticket: int) -> None:
+    if pace is not None:
+        pace.answer(ticket)
+
+
+def _wait(error: openai.APIError, left: float) -> float | None:
+    """Seconds to wait as the policy says; None if it does not.
+
+    Raises:
+        openai.APIError: It is more than is left.
+    """
+    wait = waiting_time(error)
+    if wait is None:
+        return None
+    if isinstance(error, openai.APIStatusError) and stated_wait(error.response.headers) is not None:
+        if wait > left:
+            raise error
+        return wait
+    return min(wait, _LONGEST_HINT)

@@ -3,30 +3,47 @@
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import openai
 import verifiers as vf
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
 from verifiers.legacy.clients.openai_chat_completions_client import OpenAIChatCompletionsClient
 from verifiers.legacy.types import Response
 
+from workers.endpoint_watch import EndpointWatch
 from workers.environments import tracing
-from workers.errors import PolicyError, StaleEpisode
+from workers.environments.sendable import sendable
+from workers.environments.tool_schemas import comes_from_arrow, tool_fields
+from workers.errors import PolicyError, PolicyRefusal, StaleEpisode
 from workers.outage import outlast
+from workers.overlong_prompts import is_overlong
+from workers.policy_answers import page_title, read_completion
 from workers.policy_connection import PolicyConnection
+from workers.policy_requests import (
+    note_exchange,
+    plain_message,
+    request_body,
+    with_json_arguments,
+)
+from workers.refusals import refusal_of, stated_wait
+from workers.request_limits import TokenLimit, is_ignored, limit_of
+from workers.request_pace import RequestPace
 from workers.settings import PolicyEndpoint
 from workers.versions import HEADER, model_name, version_of
+
+_T = TypeVar("_T")
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to open one connection: a policy that is up accepts at once, however busy it is."""
 RETRIES = 6
-"""Tries after the first, for refused and broken connections, 429 and 5xx: about 24 s of backoff in all."""
+"""Tries after the first, for refused and broken connections, and 5xx: about 24 s of backoff in all."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GONE = 410
 """What our deployments say of an adapter that has been superseded too often."""
+_NO_TOKENS = "the policy sent no token ids, or no log-probabilities"
 _NO_KEY = "none"
 """The package insists on a key; servers that ask for none ignore it."""
 
@@ -35,8 +52,9 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
     """verifiers' chat-completions client, for a policy under training.
 
     It differs from its base in what it takes for an action: an answer that says nothing and calls nothing
-    (an end-of-sequence token at once) is one, and not an error. And it answers, or raises, within the
-    endpoint's `request_timeout`, retries included. One client serves all episodes of a worker.
+    (an end-of-sequence token at once) is one, and not an error; and so is one that is nearly in OpenAI's
+    shape. It answers, or raises, within the endpoint's `request_timeout`, retries included. One client serves
+    all episodes of a worker, at the pace that the endpoint takes.
 
     Args:
         endpoint: Where the policy is; its kind must be `openai`.
@@ -48,29 +66,43 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
     def __init__(self, endpoint: PolicyEndpoint) -> None:
         self._endpoint = endpoint
         super().__init__(open_client(endpoint))
+        self.watch = EndpointWatch(endpoint)
+        self._limit = TokenLimit(endpoint.base_url or "")
+        self._takes_any_arguments = True
 
-    async def get_native_response(
+    async def get_response(
         self,
         prompt: Any,
         model: str,
-        sampling_args: dict[str, Any],
+        sampling_args: Any,
         tools: Any = None,
         **kwargs: Any,
-    ) -> Any:
-        """Asks for one chat completion.
+    ) -> Response:
+        """Asks for one action, and notes what was sent and what came back.
 
         Raises:
-            PolicyError: The policy refused, failed, or did not answer in time.
-            verifiers.OverlongPromptError: The prompt is longer than the policy's context.
+            verifiers.Error: There is none.
         """
-        if not tools:
-            # OpenAI-compatible servers refuse a tool choice where there are no tools to choose from.
-            sampling_args = {name: value for name, value in sampling_args.items() if name != "tool_choice"}
-        parent: Any = super()
-        ask = partial(parent.get_native_response, prompt, versioned(model), sampling_args, tools, **kwargs)
-        answer = await answer_of(self._endpoint, ask)
-        note_version(getattr(answer, "model", None), self._endpoint.model)
-        return answer
+        prompt = sendable(prompt)
+        trace = tracing.current.get()
+        try:
+            native: Any = (await self.to_native_prompt(prompt))[0]
+            sent: list[Any] = [plain_message(message) for message in native]
+            from_arrow = trace is not None and comes_from_arrow(kwargs.get("state"), trace.row_is_arrow)
+            offered = [
+                {"type": "function", "function": tool_fields(tool, from_arrow)} for tool in tools or []
+            ]
+            sent, answer = await self._ask(sent, model, dict(sampling_args), offered)
+            await self.raise_from_native_response(answer)
+            response = await self.from_native_response(answer)
+        except vf.Error:
+            raise
+        except Exception as error:
+            raise vf.ModelError from error
+        if trace is not None:
+            missing = _NO_TOKENS if self._endpoint.token_ids and response.message.tokens is None else None
+            note_exchange(trace, response, sent, missing)
+        return response
 
     async def raise_from_native_response(self, response: Any) -> None:
         """Refuses an answer that is not exactly one choice.
@@ -88,15 +120,87 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         """The answer as verifiers sees it; an action that says nothing has the empty string for content."""
         return with_content(await super().from_native_response(response))
 
+    async def _ask(
+        self, messages: list[Any], model: str, sampling: dict[str, Any], tools: list[Any]
+    ) -> tuple[list[Any], ChatCompletion]:
+        """The answer, and the messages that it is an answer to.
 
-async def answer_of(endpoint: PolicyEndpoint, ask: Callable[[], Awaitable[Any]]) -> Any:
+        A server that refuses to take back a call which is no JSON, the policy's own, is sent one without
+        arguments in its place.
+        """
+        mended = with_json_arguments(messages)
+        if mended is None or not self._takes_any_arguments:
+            messages = messages if mended is None else mended
+            return messages, await self._complete(messages, model, sampling, tools)
+        try:
+            return messages, await self._complete(messages, model, sampling, tools)
+        except PolicyRefusal:
+            try:
+                answer = await self._complete(mended, model, sampling, tools)
+            except PolicyError:
+                answer = None
+            if answer is None:
+                raise
+        self._takes_any_arguments = False
+        self.watch.notice(
+            "it refuses tool calls of its own whose arguments are no JSON object: they are sent back to it "
+            "with the arguments {}"
+        )
+        return mended, answer
+
+    async def _complete(
+        self, messages: list[Any], model: str, sampling: dict[str, Any], tools: list[Any]
+    ) -> ChatCompletion:
+        limit = limit_of(sampling)
+        names = self._limit.names
+
+        async def ask() -> ChatCompletion:
+            nonlocal names
+            names = self._limit.names
+            body = request_body(messages, versioned(model), self._limit.apply(sampling), tools)
+            raw: Any = await self.client.post("/chat/completions", body=body, cast_to=httpx.Response)
+            return read_completion(raw, limit)
+
+        async def ask_under_other_names() -> ChatCompletion:
+            try:
+                return await ask()
+            except openai.APIStatusError as error:
+                if not self._limit.learn(error, names):
+                    raise
+            return await ask()
+
+        is_first = all(message["role"] != "assistant" for message in messages)
+        answer = await answer_of(self._endpoint, ask_under_other_names, self.watch.pace, is_first)
+        note_version(answer.model, self._endpoint.model)
+        sampled = answer.usage.completion_tokens if answer.usage is not None else None
+        if is_ignored(limit, sampled):
+            self.watch.notice(
+                f"it sampled {sampled} tokens in one turn, and the limit (policy.sampling.max_tokens) is "
+                f"{limit}: it was sent as {' and '.join(names)}, and is not heeded"
+            )
+        return answer
+
+
+async def answer_of(
+    endpoint: PolicyEndpoint,
+    ask: Callable[[], Awaitable[_T]],
+    pace: RequestPace | None = None,
+    first_turn: bool = False,
+) -> _T:
     """What a request to an endpoint is answered, within its limit.
+
+    Args:
+        endpoint: The policy.
+        ask: Makes the request.
+        pace: Says when to send. None: at once.
+        first_turn: Whether nothing in the prompt is the policy's own.
 
     Raises:
         PolicyError: The policy refused, failed, or did not answer in time.
+        verifiers.OverlongPromptError: The prompt is longer than the policy's context.
     """
-    with policy_errors(endpoint):
-        return await outlast(ask, endpoint.request_timeout)
+    with policy_errors(endpoint, first_turn):
+        return await outlast(ask, endpoint.request_timeout, pace)
 
 
 def with_content(answer: Response) -> Response:
@@ -142,27 +246,53 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
 
 
 @contextmanager
-def policy_errors(endpoint: PolicyEndpoint) -> Generator[None]:
+def policy_errors(endpoint: PolicyEndpoint, first_turn: bool = False) -> Generator[None]:
     """Words what goes wrong with a request to an endpoint.
 
     Raises:
         PolicyError: In place of the openai package's errors, and of those of an answer that is none.
         StaleEpisode: The version that the episode acts with is served no more.
+        verifiers.OverlongPromptError: The prompt is longer than the policy's context.
     """
     where = f"the policy at {endpoint.base_url}"
+    limit = endpoint.request_timeout
     try:
         yield
     except (TimeoutError, openai.APITimeoutError) as error:
-        limit = endpoint.request_timeout
         raise PolicyError(f"{where} gave no answer within policy.request_timeout, {limit} s") from error
     except openai.APIStatusError as error:
+        said = _words_of(error)
         if error.status_code == _GONE and endpoint.version is not None:
-            raise StaleEpisode(f"{where} no longer acts by this version: {error.message}") from error
-        raise PolicyError(f"{where} answered {error.status_code}: {error.message}") from error
+            raise StaleEpisode(f"{where} no longer acts by this version: {said}") from error
+        if is_overlong(error.status_code, error.response.text, first_turn):
+            raise vf.OverlongPromptError(f"{where} answered {error.status_code}: {said}") from error
+        refusal = refusal_of(error)
+        if refusal == "lasting" and endpoint.version is None:
+            raise PolicyRefusal(f"{where} answered {error.status_code}: {said}") from error
+        if refusal == "busy":
+            wait = stated_wait(error.response.headers)
+            asks = f", and asks to wait {wait:g} s" if wait else ""
+            raise PolicyError(
+                f"{where} answered {error.status_code} for as long as policy.request_timeout allows, {limit} "
+                f"s{asks}: {said}"
+            ) from error
+        raise PolicyError(f"{where} answered {error.status_code}: {said}") from error
     except openai.APIConnectionError as error:
         raise PolicyError(f"{where} cannot be reached: {error.__cause__ or error}") from error
+    except PolicyError as error:
+        raise PolicyError(f"{where} sent an answer that is no chat completion: {error}") from error
     except (openai.OpenAIError, ValueError, KeyError, TypeError) as error:
         raise PolicyError(f"{where} sent no chat completion: {error}") from error
+
+
+def _words_of(error: openai.APIStatusError) -> str:
+    """What a refusal says; of a web page, its title."""
+    title = page_title(error.response.text)
+    if title is not None:
+        return f"a web page, {title!r}"
+    if error.response.is_redirect:
+        return f"it is at {error.response.headers.get('location')} now; set policy.base_url to it"
+    return error.message
 
 
 def sampling_args(endpoint: PolicyEndpoint, seed: int | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from yarl import URL
 
 from workers.policy_transport import PolicyTransport
+from workers.refusals import refusal_of
 
 
 class PolicyConnection(AsyncOpenAI):
@@ -64,8 +65,8 @@ class PolicyConnection(AsyncOpenAI):
             if answer.is_success:
                 self._on_answer(answer)
                 return answer
+            answer.request = httpx.Request("POST", str(url))
             if not self._should_retry(answer):
-                answer.request = httpx.Request("POST", str(url))
                 raise self._make_status_error_from_response(answer)
         except httpx.TransportError:
             pass
@@ -73,6 +74,14 @@ class PolicyConnection(AsyncOpenAI):
         answer = await super().post(path, cast_to=cast_to, body=options["body"], options=again)
         self._on_answer(answer)
         return answer
+
+    def _should_retry(self, response: httpx.Response) -> bool:
+        """Whether the package tries again by itself: not where it depends on what the refusal says."""
+        try:
+            error = self._make_status_error_from_response(response)
+        except RuntimeError:  # it has no request, and so no error
+            return super()._should_retry(response)
+        return refusal_of(error) is None and super()._should_retry(response)
 
     def _url(self, path: str) -> URL:
         if path not in self._urls:

@@ -88,6 +88,10 @@ class StepRecord(Record):
     completion_logprobs: list[float] | None = None
     """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it: of a
     deployment of Kumite's own, after temperature, `top_p` and the like."""
+    no_logprobs: str | None = None
+    """Why there are no token ids and log-probabilities, where the policy was asked for them: it sent none, or
+    fewer log-probabilities than tokens, or one that is no finite number. Null where there are, and where it
+    was not asked."""
     policy_version: int | None = None
     """Version of the weights that produced the action. Null where it is not known."""
     finish_reason: str | None = None
@@ -267,6 +271,21 @@ class EpisodeSpec(Record):
         return labels_of(self.row)
 
 
+class RequestUse(Record):
+    """How a worker's requests to the policy fare."""
+
+    worker_id: str
+    """The worker."""
+    at_once: int | None = None
+    """Requests that it would have in flight now. Null: any number."""
+    rate: float | None = None
+    """Requests that it would start in a second now. Null: any number."""
+    refused: int = 0
+    """Requests that were refused as too many, since its result before."""
+    notices: list[str] = Field(default_factory=list)
+    """What is odd about the endpoint; each is told once."""
+
+
 class EpisodeResult(Record):
     """What a worker gives back: the record as JSON text, and what the coordinator needs to read of it."""
 
@@ -284,6 +303,10 @@ class EpisodeResult(Record):
     timings: Timings
     record: str
     """The `EpisodeRecord` as one line of JSON."""
+    lasting: bool = False
+    """Whether the policy's failure is one that another attempt does not mend."""
+    requests: RequestUse | None = None
+    """How the worker's requests fare. Null where nothing is to be told of them."""
     policy_requests: int = 0
     """Actions that the policy gave."""
     sandbox_creations: int = 0

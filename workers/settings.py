@@ -151,6 +151,8 @@ class PolicyEndpoint(Settings):
     """With `exact`: a template in place of the model's own."""
     renderer: str | None = None
     """With `exact`: a renderer of the renderers package. Null: by the model's name, or its template."""
+    paced: bool = False
+    """Whether the number of requests adapts to what the server takes: others may use it, too."""
     request_timeout: float = 600.0
     """Seconds that one request may take."""
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)

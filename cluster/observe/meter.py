@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cluster.observe.endpoint_use import EndpointTally, EndpointUse
 from cluster.observe.metrics import STAGES, Exporter
 from cluster.observe.policy_use import PolicyUse
 from cluster.observe.tally import Mean
@@ -88,6 +89,8 @@ class MetricsLine(Record):
     """By stage; empty if no episode finished since the line before."""
     policy: PolicyUse | None = None
     """How busy the policy's deployment is. Null where it cannot tell."""
+    endpoint: EndpointUse | None = None
+    """How many requests `policy.kind: endpoint` is sent. Null for other policies, and before any result."""
     driver_memory_mb: float
     """Most memory that the driver has held so far, in MiB."""
 
@@ -122,6 +125,7 @@ class Meter:
         self._counts: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._reward = Mean()
+        self._endpoint = EndpointTally()
         self._in_flight = 0
         self._before: Counter[str] = Counter()
         self._lost = 0
@@ -154,6 +158,8 @@ class Meter:
         stage = result.error_stage or ""
         self._export("kumite_episodes", 1, status=result.status, stage=stage)
         self._counts["ended"] += 1
+        for notice in self._endpoint.add(result.requests):
+            _log.warning("%s", notice)
         if result.status == "failed":
             self._failed[stage or "unknown"] += 1
         else:
@@ -229,6 +235,7 @@ class Meter:
             reward=self._reward.value,
             stage_seconds={name: _stage(values) for name, values in seconds.items()},
             policy=self._policy(),
+            endpoint=self._endpoint.use,
             driver_memory_mb=_memory_mb(),
             **{
                 name: self._counts[name]

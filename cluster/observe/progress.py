@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from cluster.observe.endpoint_use import EndpointTally
 from cluster.observe.policy_use import PolicyUse
 from cluster.observe.tally import Tally
 from cluster.worker_pool import PoolState
@@ -30,6 +31,7 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tally = Tally()
+        self._endpoint = EndpointTally()
         self._live: Live | None = None
         self._said = 0.0
         self.stages: dict[str, float] = {}
@@ -84,6 +86,8 @@ class Progress:
     def ended(self, spec: EpisodeSpec, result: EpisodeResult) -> None:
         """An episode is on record."""
         self._tally.add(result)
+        for notice in self._endpoint.add(result.requests):
+            self._console.print(f"note: {notice}", highlight=False, soft_wrap=True, markup=False)
         if self._live is None and time.monotonic() - self._said > _LINE_EVERY:
             self._said = time.monotonic()
             self._console.print(self._line(), highlight=False, soft_wrap=True)
@@ -102,6 +106,10 @@ class Progress:
                 f"{use.running} running, {use.waiting} waiting, {use.tokens_per_second:.0f} tokens/s, "
                 f"KV cache {use.kv_cache_usage:.0%}"
             )
+        if (sent := self._endpoint.use) is not None and sent.refused:
+            most = "any number" if sent.at_once is None else str(sent.at_once)
+            pace = "" if sent.rate is None else f", {sent.rate:.1f}/s"
+            figures["requests at once"] = f"{most}{pace} (refused so far {sent.refused})"
         if tally.utility.count:
             figures["utility"] = _figure(tally.utility.value)
         if tally.attack_success.count:

@@ -49,6 +49,7 @@ class EndpointPolicyClient(PolicyClient):
             tokens=config.tokens,
             tokenizer=config.tokenizer,
             renderer=config.renderer,
+            paced=True,
             request_timeout=config.request_timeout,
             sampling=config.sampling,
         )

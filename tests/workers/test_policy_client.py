@@ -39,6 +39,7 @@ async def ask(settings: PolicyEndpoint, tools: list[Tool] | None = None, seed: i
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
+    monkeypatch.setattr("workers.outage._SHORTEST", 0.01)
 
 
 async def test_a_tool_call_comes_back_with_its_tokens():

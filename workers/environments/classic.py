@@ -11,7 +11,8 @@ import verifiers as vf
 
 from workers.environments import scoring, steps, tracing
 from workers.environments.base import Actor, Rollout, Rows
-from workers.environments.loading import load
+from workers.environments.library_output import logged_output
+from workers.environments.loading import explain_load_error, load
 from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.sendable import sendable, sendable_message
 from workers.environments.tracing import EpisodeTrace, Turn
@@ -69,6 +70,16 @@ class ClassicEnvironment:
         Raises:
             EnvironmentLoadError: It has no such dataset.
         """
+        with logged_output():
+            try:
+                return self._rows()
+            except EnvironmentLoadError:
+                raise
+            except Exception as error:  # a dataset that is made when it is asked for, by the user's own code
+                _log.warning("the dataset of %s cannot be made", self._settings.id, exc_info=error)
+                raise EnvironmentLoadError(explain_load_error(self._settings, error)) from error
+
+    def _rows(self) -> Rows:
         if self._settings.split == "eval":
             return cast(Rows, self._env.get_eval_dataset())
         if self._env.build_dataset() is None:

@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import signal
 import sys
@@ -13,12 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import openai
 import verifiers as vf
-from pydantic import ValidationError
 
+from workers.environments.library_output import logged_output
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
+_log = logging.getLogger(__name__)
 _OURS = {"agentdojo": "workers.environments.agentdojo", "shell": "workers.environments.shell"}
 
 
@@ -31,13 +34,13 @@ def load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[
         settings: Which environment, with which arguments.
         search_path: Folder to look in for a user's own environment module.
         offered: Arguments that are passed where `load_environment` names them and `environment.args` does
-            not; `folder`, the one of `settings`, is another.
+            not, if they have no default there but None; `folder`, the one of `settings`, is another.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
     _take_empty_datasets()
-    with _signal_handlers_kept():
+    with _signal_handlers_kept(), logged_output():
         return _load(settings, search_path, offered)
 
 
@@ -67,18 +70,128 @@ def _load(settings: EnvironmentSettings, search_path: Path | None, offered: dict
     if load is None:
         raise EnvironmentLoadError(f"environment.id: module {module.__name__} has no `load_environment`")
     offered = {**offered, "folder": folder}
-    asked_for = inspect.signature(load).parameters.keys() & offered.keys() - settings.args.keys()
+    asked_for = _asked_for(load, offered) - settings.args.keys()
+    given = {**{name: offered[name] for name in asked_for}, **settings.args}
+    _check_arguments(load, given, settings)
     try:
-        env = load(**{name: offered[name] for name in asked_for}, **settings.args)
+        env = load(**given)
     except EnvironmentLoadError:
         raise
-    except (TypeError, ValueError, ValidationError, AssertionError) as error:
-        raise EnvironmentLoadError(f"environment.args: {settings.id} does not take them: {error}") from error
-    if not isinstance(env, (vf.MultiTurnEnv, vf.EnvGroup)):
-        raise EnvironmentLoadError(
-            f"environment.id: {settings.id} gave a {type(env).__name__}; a verifiers MultiTurnEnv is needed"
-        )
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        _log.warning("load_environment of %s failed", settings.id, exc_info=error)
+        raise EnvironmentLoadError(explain_load_error(settings, error)) from error
+    _check_environment(env, settings)
     return env
+
+
+def _asked_for(load: Any, offered: dict[str, Any]) -> set[str]:
+    """Which of ours a `load_environment` asks for: arguments of such names that have no value of its own.
+
+    One with a default other than None is an argument of the user's which happens to be called the same.
+    """
+    parameters = inspect.signature(load).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name
+        for name, parameter in parameters.items()
+        if name in offered
+        and parameter.kind in named
+        and (parameter.default is None or parameter.default is inspect.Parameter.empty)
+    }
+
+
+def _check_arguments(load: Any, given: dict[str, Any], settings: EnvironmentSettings) -> None:
+    try:
+        inspect.signature(load).bind(**given)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(load).parameters) or "none"
+        raise EnvironmentLoadError(
+            f"environment.args: {settings.id} does not take them: {error}; its load_environment takes {takes}"
+        ) from error
+
+
+def explain_load_error(settings: EnvironmentSettings, error: BaseException) -> str:
+    """One line on what `load_environment` raised, and on what would be right."""
+    name = settings.id
+    said = " ".join(str(error).split())[:500]
+    match error:
+        case vf.MissingKeyError():
+            missing = getattr(error, "keys", None) or said
+            return f"environment.id: {name} needs keys that are not set: {missing}; set these variables"
+        case KeyError() if _is_variable(error):
+            variable = error.args[0]
+            return (
+                f"environment.id: {name} reads the environment variable {variable}, which is not set; "
+                f"set it where the run is started (export {variable}=…)"
+            )
+        case KeyError():
+            return (
+                f"environment.args: {name} looked for the key {said} and found none (KeyError); give it in "
+                "environment.args, or see the log for where that was"
+            )
+        case openai.OpenAIError():
+            return f"environment.id: {name} made a client of the openai package, which says: {said}"
+        case FileNotFoundError() if error.filename is not None:
+            return (
+                f"environment.id: {name} opens {str(error.filename)!r}, and there is no such file; give a "
+                "path that is there on every node, or one below environment.folder"
+            )
+        case ImportError():
+            module = f" (module {error.name})" if error.name else ""
+            return (
+                f"environment.id: {name} needs a package that cannot be imported{module}: {said}; install it "
+                "where the workers run"
+            )
+        case SystemExit():
+            return f"environment.id: {name} called sys.exit({said}) in load_environment; it is to return one"
+        case AttributeError() if "DatasetDict" in said:
+            return (
+                f"environment.id: {name} gives verifiers a DatasetDict, which is several datasets; give one "
+                'of its splits, dataset["train"] or dataset["test"]'
+            )
+        case ValueError() | AssertionError():
+            return f"environment.args: {name} does not take them: {said or type(error).__name__}"
+        case _:
+            return (
+                f"environment.id: load_environment of {name} raised {type(error).__name__}: "
+                f"{said or 'without a word'}; the traceback is in the log"
+            )
+
+
+def _is_variable(error: KeyError) -> bool:
+    """Whether it comes from `os.environ`, whose own code raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "os" and bool(error.args)
+
+
+def _check_environment(env: Any, settings: EnvironmentSettings) -> None:
+    """Sees that it is an environment that has tasks in a form to be read.
+
+    Raises:
+        EnvironmentLoadError: It is not.
+    """
+    name = settings.id
+    if inspect.isawaitable(env):
+        if inspect.iscoroutine(env):
+            env.close()
+        raise EnvironmentLoadError(
+            f"environment.id: load_environment of {name} is a coroutine function (async def); make it a "
+            "plain one"
+        )
+    if env is None:
+        raise EnvironmentLoadError(
+            f"environment.id: load_environment of {name} returned nothing; it is to return the environment"
+        )
+    if not isinstance(env, (vf.MultiTurnEnv, vf.EnvGroup)):
+        what = env.__name__ if isinstance(env, type) else f"a {type(env).__name__}"
+        raise EnvironmentLoadError(
+            f"environment.id: {name} gave {what}; a verifiers MultiTurnEnv is needed (or an EnvGroup), made "
+            "and ready"
+        )
 
 
 def _folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
@@ -94,11 +207,22 @@ def _module(name: str, search_path: Path | None) -> ModuleType:
         if name.endswith(".py"):
             return _module_from_file(name, search_path or Path())
         return importlib.import_module(_OURS.get(name, name.replace("-", "_")))
+    except EnvironmentLoadError:
+        raise
     except ImportError as error:
         known = ", ".join(f"`{ours}`" for ours in _OURS)
         raise EnvironmentLoadError(
             f"environment.id: {name!r} cannot be imported: {error}; give {known}, an importable module, or "
             "the path of a Python file"
+        ) from error
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        _log.warning("%s cannot be imported", name, exc_info=error)
+        said = " ".join(str(error).split())[:500]
+        raise EnvironmentLoadError(
+            f"environment.id: {name!r} cannot be imported: its code raised {type(error).__name__}: {said}; "
+            "the traceback is in the log"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """A finished (or broken off) verifiers state, as steps and messages."""
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
 from workers.environments.messages import Conversation
 from workers.environments.sendable import clean
+from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.environments.tracing import EpisodeTrace, Turn
+from workers.policy_answers import unusable_logprobs
 from workers.records import Message, StepRecord, Usage
-
-_log = logging.getLogger(__name__)
 
 
 def number(value: Any) -> float | None:
@@ -34,8 +33,8 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
         metrics |= trace.session.scores.metrics  # which know what does not apply
     conversation = Conversation()
     return Rollout(
-        messages=[*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))],
-        tool_schemas=tool_schemas(state),
+        messages=_messages(state, trace, conversation),
+        tool_schemas=tool_schemas(state, trace),
         steps=_steps(state, trace, conversation),
         reward=number(state.get("reward")),
         metrics=metrics,
@@ -44,10 +43,22 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
     )
 
 
-def tool_schemas(state: Any) -> str:
+def tool_schemas(state: Any, trace: EpisodeTrace) -> str:
     """The tools that the policy was offered, as JSON text."""
     tools: list[Any] = state.get("tool_defs") or []
-    return f"[{','.join(_schema(tool) for tool in tools)}]"
+    from_arrow = comes_from_arrow(state, trace.row_is_arrow)
+    return json_text([tool_fields(tool, from_arrow) for tool in tools])
+
+
+def _messages(state: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
+    """The whole conversation: as it was sent, where that is the conversation that the environment gives."""
+    messages = [*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))]
+    trajectory: list[Any] = state.get("trajectory") or []
+    last = trace.exchange_of(trajectory[-1].get("response")) if trajectory else None
+    if last is None:
+        return messages
+    sent = [*last.prompt, last.action, *conversation.records(state.get("final_env_response"))]
+    return sent if len(sent) == len(messages) else messages
 
 
 def metrics_of(metrics: Any) -> dict[str, float | None]:
@@ -70,13 +81,6 @@ def text(value: Any) -> str | None:
     return clean(value)
 
 
-def _schema(tool: Any) -> str:
-    try:
-        return str(tool.model_dump_json(exclude_none=True))
-    except Exception:  # noqa: BLE001 - parameters may hold what is no JSON
-        return json_text(tool.model_dump(exclude_none=True))
-
-
 def steps(state: Any, trace: EpisodeTrace) -> list[StepRecord]:
     """The turns so far. Also for an episode that failed in the middle."""
     return _steps(state, trace, Conversation())
@@ -92,11 +96,12 @@ def _step(
 ) -> StepRecord:
     step, turn = trajectory[index], _turn(trace, index)
     is_last = index == len(trajectory) - 1
-    prompt = conversation.records(step["prompt"])
-    completion = conversation.records(step["completion"])
-    following = conversation.records(trajectory[index + 1]["prompt"]) if not is_last else None
-    tokens = _tokens(step.get("tokens"), index)
+    tokens = _tokens(step.get("tokens"))
     response = step.get("response")
+    exchange = trace.exchange_of(response)
+    prompt = _prompt(step, trace, conversation)
+    completion = conversation.records(step["completion"]) if exchange is None else [exchange.action]
+    following = None if is_last else _prompt(trajectory[index + 1], trace, conversation)
     usage = getattr(response, "usage", None)
     return StepRecord(
         step_index=index,
@@ -109,6 +114,7 @@ def _step(
         prompt_token_ids=tokens.prompt_ids,
         completion_token_ids=tokens.completion_ids,
         completion_logprobs=tokens.logprobs,
+        no_logprobs=tokens.missing or (exchange.no_logprobs if exchange is not None else None),
         policy_version=turn.policy_version,
         finish_reason=text(getattr(getattr(response, "message", None), "finish_reason", None)),
         usage=_usage(usage) if usage else None,
@@ -117,34 +123,33 @@ def _step(
     )
 
 
+def _prompt(step: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
+    """What the policy was sent in a turn; where nobody noted that, what the environment says of it."""
+    exchange = trace.exchange_of(step.get("response"))
+    return conversation.records(step["prompt"]) if exchange is None else exchange.prompt
+
+
 @dataclass(frozen=True)
 class _Tokens:
     prompt_ids: list[int] | None = None
     completion_ids: list[int] | None = None
     logprobs: list[float] | None = None
+    missing: str | None = None
+    """Why there are no log-probabilities."""
 
 
-def _tokens(tokens: Any, index: int) -> _Tokens:
+def _tokens(tokens: Any) -> _Tokens:
     """A step's ids and log-probabilities; those that are no numbers, or not one per id, are none at all."""
     if not tokens:
         return _Tokens()
     try:
-        given: list[list[Any]] = [list(tokens[name]) for name in ("prompt_ids", "completion_ids")]
-        prompt_ids, ids = [[int(each) for each in some] for some in given]
+        prompt_ids, ids = [[int(each) for each in tokens[name]] for name in ("prompt_ids", "completion_ids")]
+        given = [float(each) for each in tokens.get("completion_logprobs") or []]
     except (KeyError, TypeError, ValueError) as error:
-        _log.warning("step %d has no token ids: what the policy gave is none: %r", index, error)
-        return _Tokens()
-    logprobs = [number(each) for each in tokens.get("completion_logprobs") or []]
-    if len(logprobs) != len(ids) or None in logprobs:
-        _log.warning(
-            "step %d has no ids and log-probabilities: %d of these came for %d ids, %d of them not finite",
-            index,
-            len(logprobs),
-            len(ids),
-            logprobs.count(None),
-        )
-        return _Tokens()  # of a step's ids and log-probabilities, a dataset has all or none
-    return _Tokens(prompt_ids, ids, cast(list[float], logprobs))
+        return _Tokens(missing=f"what the policy gave are no token ids, or no log-probabilities: {error!r}")
+    missing = unusable_logprobs(ids, given)
+    # Of a step's ids and log-probabilities, a dataset has all or none.
+    return _Tokens(prompt_ids, ids, given) if missing is None else _Tokens(missing=missing)
 
 
 def _usage(usage: Any) -> Usage:
@@ -163,9 +168,16 @@ def _observations(
     if following is None:
         final = state.get("final_env_response")
         return conversation.records(final) if final else []
-    if following[: len(seen)] == seen:
+    before = following[: len(seen)]
+    if before == seen or [_outline(message) for message in before] == [_outline(message) for message in seen]:
         return following[len(seen) :]
     return []
+
+
+def _outline(message: Message) -> Any:
+    """A message without the arguments of its calls: a server may refuse those that are no JSON."""
+    calls = [(call.id, call.function.name) for call in message.tool_calls or []]
+    return message.role, message.content, message.reasoning_content, calls, message.tool_call_id
 
 
 def _patch(trace: EpisodeTrace, first: int, last: int) -> str | None:

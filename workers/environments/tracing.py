@@ -9,7 +9,7 @@ from typing import Any
 
 import verifiers as vf
 
-from workers.records import Stage, Timings
+from workers.records import Message, Stage, Timings
 from workers.sandbox.base import Session
 
 
@@ -22,6 +22,18 @@ class Turn:
     tools_seconds: float = 0.0
     first_call: int = 0
     last_call: int = 0
+
+
+@dataclass
+class Exchange:
+    """What went to the policy and came back in one turn, as it was then, whatever becomes of it later."""
+
+    response: Any
+    """verifiers' response, by which the turn is found again; kept, for its id to stay its own."""
+    prompt: list[Message]
+    action: Message
+    no_logprobs: str | None = None
+    """Why there are no log-probabilities, where some were asked for."""
 
 
 @dataclass
@@ -51,6 +63,16 @@ class EpisodeTrace:
     """What broke its code off, where that held the loop up for too long."""
     state: Any = None
     """verifiers' state of the rollout, as soon as there is one."""
+    row_is_arrow: bool = False
+    """Whether the row's `info` comes from Arrow's structs, and not from JSON text."""
+    exchanges: dict[int, Exchange] = field(default_factory=dict[int, Exchange])
+    """Turns, by the id of verifiers' response."""
+    last_sent: list[tuple[Any, Message]] = field(default_factory=list[tuple[Any, Message]])
+    """The messages of the last turn's prompt, as they were sent and as records."""
+
+    def exchange_of(self, response: Any) -> Exchange | None:
+        """The turn that a response of verifiers' ended; None if it is not of this client's."""
+        return self.exchanges.get(id(response))
 
     @contextmanager
     def during(self, stage: Stage) -> Generator[None]:

@@ -1,0 +1,69 @@
+"""A policy's answer that comes as a stream of events, though nobody asked for one."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from workers.answer_messages import excerpt
+from workers.errors import PolicyError
+
+
+def join_stream(text: str) -> dict[str, Any]:
+    """The completion that the chunks of a stream make.
+
+    Raises:
+        PolicyError: They make none.
+    """
+    whole: dict[str, Any] = {}
+    message: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
+    for chunk in _chunks(text):
+        if chunk.get("error"):
+            return chunk
+        whole |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
+        for part in cast(list[dict[str, Any]], chunk.get("choices") or []):
+            delta: dict[str, Any] = part.get("delta") or part.get("message") or {}
+            for name, value in delta.items():
+                if name == "tool_calls":
+                    _join_calls(message.setdefault("tool_calls", []), value or [])
+                elif isinstance(value, str) and name != "role":
+                    message[name] = (message.get(name) or "") + value
+                elif value is not None:
+                    message[name] = value
+            if isinstance(part.get("token_ids"), list):
+                choice.setdefault("token_ids", []).extend(part["token_ids"])
+            logprobs: Any = part.get("logprobs")
+            if isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list):
+                choice.setdefault("logprobs", {"content": []})["content"].extend(logprobs["content"])
+            if part.get("finish_reason"):
+                choice["finish_reason"] = part["finish_reason"]
+    if not message:
+        raise PolicyError(f"it is a stream of events, and no message is in it: {excerpt(text)}")
+    return {**whole, "choices": [{**choice, "message": message}]}
+
+
+def _chunks(text: str) -> Iterable[dict[str, Any]]:
+    for line in text.splitlines():
+        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+        if not data or data == "[DONE]":
+            continue
+        try:
+            chunk = json.loads(data)
+        except ValueError as error:
+            raise PolicyError(
+                f"it is a stream of events, one of which is no JSON: {excerpt(data)}"
+            ) from error
+        if isinstance(chunk, dict):
+            yield cast(dict[str, Any], chunk)
+
+
+def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
+    for part in parts:
+        index = part.get("index", len(calls))
+        while len(calls) <= index:
+            calls.append({"function": {"name": "", "arguments": ""}})
+        call = calls[index]
+        call["id"] = part.get("id") or call.get("id")
+        function = part.get("function") or {}
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""

@@ -1,0 +1,50 @@
+"""What libraries say on the terminal while an environment is loaded: bars and warnings go to the log."""
+
+import io
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr
+
+import datasets
+
+_log = logging.getLogger(__name__)
+
+
+class _LogWriter(io.TextIOBase):
+    """Logs what is written to it, line by line; of a bar that is drawn over and over, nothing."""
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def finish(self) -> None:
+        """Logs what has no end of line yet."""
+        self._say(self._line)
+        self._line = ""
+
+    def _say(self, line: str) -> None:
+        if line.strip() and "\r" not in line:
+            _log.info("said while the environment was loaded: %s", line.rstrip())
+
+
+@contextmanager
+def logged_output() -> Generator[None]:
+    """Sends what libraries write to stderr to the log, and has the datasets library draw no bars."""
+    writer = _LogWriter()
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        with redirect_stderr(writer):
+            yield
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+        writer.finish()
