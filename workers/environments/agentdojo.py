@@ -75,7 +75,6 @@ class AgentDojoEnv(SandboxedEnv):
                 "suites": args.suites or ["workspace", "travel", "banking", "slack"],
                 "folder": str(folder) if folder is not None else None,
                 "tool_output": args.tool_output,
-                "locate_attack": "attack_success" in self._reward.steps,
             },
         )
         super().__init__(
