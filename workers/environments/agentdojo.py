@@ -65,7 +65,7 @@ class AgentDojoEnv(SandboxedEnv):
         self, args: AgentDojoArgs, sandbox: SandboxSettings, policy: str | None, folder: Path | None
     ) -> None:
         self._defenses = [load_defense(choice) for choice in args.defense]
-        self._questions = sum(defense.question is not None for defense in self._defenses)
+        self._questions = sum(bool(defense.question) for defense in self._defenses)
         self._reward = args.rubric()
         toolset = ToolsetSpec(
             image="agentdojo",

@@ -49,6 +49,13 @@ class TaskSelection(Settings):
     def _listed(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("suites", "user_tasks", "injection_tasks")
+    @classmethod
+    def _selects_something(cls, value: list[str] | None) -> list[str] | None:
+        if value == []:
+            raise ValueError("an empty list selects nothing; leave it out, or give null, for all")
+        return value
+
     _distinct = field_validator("suites", "user_tasks", "injection_tasks", "mode")(distinct)
 
 
