@@ -1,10 +1,18 @@
 """What can go wrong on a worker, and how an error is worded on a record."""
 
+from typing import Literal
+
 import verifiers as vf
+
+EndCause = Literal["session", "protocol", "memory", "time", "capacity", "toolset", "tool_host", "engine"]
+"""Why a session or its sandbox ended: see `workers.sandbox.base.FROM_WITHIN`."""
 
 
 class SandboxError(vf.SandboxError):
     """A sandbox could not do what was asked of it. An infrastructure failure to verifiers."""
+
+    cause: EndCause | None = None
+    """What ended the session or its sandbox; None: nothing ended, or nobody knows."""
 
 
 class SandboxStartError(SandboxError):

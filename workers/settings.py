@@ -80,6 +80,10 @@ class SandboxSettings(Settings):
     The tool host then runs as root of the container, with the capabilities that takes (CHOWN, KILL, SETGID,
     SETUID) and no other; episodes have none. Null: where the environment asks for it, which `shell` does,
     and with the runtime `runsc`, whose kernel does not keep a tool host from processes of its own user."""
+    seccomp: str | None = None
+    """The system calls that a container may make. Null: Kumite's own profile, `workers/sandbox/seccomp.json`,
+    the same on every engine. `engine`: the engine's default. `unconfined`: all of them. Else the path of a
+    profile in Docker's format, on every node. What it holds off: [security.md](security.md#system-calls)."""
     memory_mb: int = Field(default=2048, ge=64)
     """Memory of one container, in MiB; swap is off."""
     cpus: float = Field(default=2.0, gt=0)

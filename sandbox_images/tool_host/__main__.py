@@ -42,9 +42,9 @@ def main() -> int:
         os.write(writer, wire.encode(hello))
         return 1
     scratch = Path(options.get("scratch") or tempfile.mkdtemp(prefix="kumite-"))
-    first_user = options.get("first_user")
-    if first_user is not None:
-        first_user = process.first_session_user(first_user)
+    users = None
+    if options.get("first_user") is not None:
+        users = process.session_users(options["first_user"])
         scratch.chmod(0o711)  # runc 1.1 gives a tmpfs the mode of the folder it is mounted on, not its own
     server = Server(
         toolset,
@@ -54,7 +54,8 @@ def main() -> int:
         options.get("limits", {}),
         options.get("quiet", True),
         score.fork,
-        first_user,
+        users,
+        options.get("contained", False),
     )
     server.reply(hello)
     try:

@@ -16,7 +16,7 @@ class Channel:
         selector: What the tool host waits on.
         end: The socket.
         forward: Is given the body of each frame; raises `wire.WireError` at one that must not be.
-        over: Is told why no more can come.
+        over: Is told why no more can come, in words and as the kind of a failure.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class Channel:
         selector: selectors.BaseSelector,
         end: socket.socket,
         forward: Callable[[bytes], None],
-        over: Callable[[str], None],
+        over: Callable[[str, str], None],
     ) -> None:
         end.setblocking(False)
         self._selector = selector
@@ -46,14 +46,18 @@ class Channel:
         before = -1
         while self._end.fileno() >= 0 and self._received != before:
             before = self._received
-            self._read()
+            self._serve(selectors.EVENT_READ)
         self._hang_up("its process ended by itself")
 
     def _serve(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._write()
-        if events & selectors.EVENT_READ:
-            self._read()
+        """Reads and writes. Whatever goes wrong with what a session sends costs that session."""
+        try:
+            if events & selectors.EVENT_WRITE:
+                self._write()
+            if events & selectors.EVENT_READ:
+                self._read()
+        except Exception as error:  # noqa: BLE001 - for want of memory, say: no other session is to notice
+            self._hang_up(f"what it sent could not be taken: {type(error).__name__}: {error}", "protocol")
 
     def _read(self) -> None:
         try:
@@ -67,7 +71,7 @@ class Channel:
             for body in self._frames.feed(data):
                 self._forward(body)
         except wire.WireError as error:
-            self._hang_up(f"it broke the protocol: {error}")
+            self._hang_up(f"it broke the protocol: {error}", "protocol")
         if not data:
             self._hang_up("its process ended by itself")
 
@@ -84,8 +88,9 @@ class Channel:
         if key is not None and key.events != wanted:
             self._selector.modify(self._end, wanted, key.data)
 
-    def _hang_up(self, cause: str) -> None:
+    def _hang_up(self, cause: str, kind: str = "lost") -> None:
         if self._end.fileno() >= 0:
             self._selector.unregister(self._end)
             self._end.close()
-        self._over(cause)
+        self._frames.clear()
+        self._over(cause, kind)

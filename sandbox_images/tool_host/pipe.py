@@ -56,7 +56,10 @@ class WorkerPipe:
             self._write(0)
 
     def _read(self, _: int) -> None:
-        data = os.read(self._reader, 1 << 20)
+        try:
+            data = os.read(self._reader, 1 << 20)
+        except BlockingIOError:
+            return
         if not data:
             raise EOFError
         for body in self._frames.feed(data):

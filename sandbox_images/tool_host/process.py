@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -14,6 +15,15 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 _SESSION_SCORE = 800
 """`oom_score_adj` of a session, in thousandths of the memory there is."""
+
+_HELD = (b"RssAnon", b"RssShmem", b"VmPTE")
+"""What of `/proc/PID/status` is memory that a process holds."""
+
+_FIRST_ID = 1024
+_IDS_APART = 64
+_IDS_AT_LEAST, _IDS_AT_MOST = 4096, 2**16
+"""User ids of one container's sessions: where they may begin where there are few, how far apart two
+containers begin there, and how many each has. When it has used all, it begins anew."""
 
 _MADV_COLLAPSE = 25
 _HUGE_PAGE = 2 * 1024 * 1024
@@ -52,15 +62,20 @@ def become_user(user: int, acting_as: int) -> None:
     os.setresuid(user, acting_as, user)
 
 
-def first_session_user(wanted: int, uid_map: str = "/proc/self/uid_map") -> int:
-    """Where the user ids of sessions begin: as wanted, or among those that there are.
+def session_users(wanted: int, uid_map: str = "/proc/self/uid_map") -> range:
+    """The user ids that sessions may have: from the one that is wanted on, or among those that there are.
 
-    An engine that runs without root, or maps users, has 65,536 of them as a rule.
+    An engine that runs without root, or maps users, has 65,536 of them as a rule, the same for every
+    container of it, and the kernel may count the processes of one over all of them. So each begins elsewhere.
     """
     with open(uid_map, encoding="ascii") as listing:
         spans = [(int(inside), int(length)) for inside, _, length in map(str.split, listing)]
     end = max(inside + length for inside, length in spans)
-    return wanted if wanted < end else end // 2
+    if wanted + _IDS_AT_LEAST <= end:
+        return range(wanted, min(end, wanted + _IDS_AT_MOST))
+    first = min(_FIRST_ID, end // 2)
+    blocks = max(1, (end - first - _IDS_AT_LEAST) // _IDS_APART)
+    return range(first + wanted // _IDS_AT_MOST % blocks * _IDS_APART, end)
 
 
 def act_for_good() -> None:
@@ -90,14 +105,80 @@ def use_huge_pages() -> None:
 
 def reaped() -> Iterator[tuple[int, int]]:
     """Takes this process's dead children off the kernel's hands: process id and wait status of each."""
+    for pid, status, _ in reaped_with_peaks():
+        yield pid, status
+
+
+def reaped_with_peaks() -> Iterator[tuple[int, int, int]]:
+    """Takes this process's dead children off the kernel's hands: id, wait status, most memory in bytes.
+
+    The kernel tells of stops in the same way, of a child that has made this process its tracer
+    (`PTRACE_TRACEME` needs nobody's leave). It is not dead: it is killed, and told of when it is.
+    """
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        yield pid, status
+        if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+            continue
+        yield pid, status, used.ru_maxrss * 1024
+
+
+def kill_user(user: int) -> None:
+    """Kills every process of a user at once, so that none can fork its way out; needs to be root.
+
+    The kernel goes through all processes in one go, as for the user itself (`kill(-1)`), and spares the
+    caller and init.
+    """
+    os.setresuid(user, user, 0)
+    try:
+        with suppress(OSError):
+            os.kill(-1, signal.SIGKILL)
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def tracer_of(pid: int) -> int:
+    """The process that traces another one, which a tracer can keep from being buried; 0: none."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            told = next(line for line in status if line.startswith(b"TracerPid:"))
+            return int(told.split()[1])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """A process, as the kernel tells of it."""
+
+    pid: int
+    parent: int
+    user: int
+    """Whose files it makes."""
+    held: int
+    """Bytes of memory that go when it does: what it has written, shared memory, and page tables."""
+
+
+def processes() -> dict[int, Status]:
+    """All processes that can be seen, by process id. What is not to be found out is left out."""
+    found: dict[int, Status] = {}
+    try:
+        entries = os.listdir("/proc")
+    except OSError:
+        return found
+    for entry in filter(str.isdigit, entries):
+        with suppress(OSError, LookupError, ValueError), open(f"/proc/{entry}/status", "rb") as status:
+            told = dict(line.split(b":", 1) for line in status.read().splitlines() if b":" in line)
+            kibibytes = sum(int(told.get(name, b"0 kB").split()[0]) for name in _HELD)
+            users = told[b"Uid"].split()
+            found[int(entry)] = Status(int(entry), int(told[b"PPid"]), int(users[1]), kibibytes * 1024)
+    return found
 
 
 def children() -> set[int]:
@@ -111,18 +192,7 @@ def children() -> set[int]:
 
 
 def _children_by_scan(parent: int) -> set[int]:
-    found: set[int] = set()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as stat:
-                fields = stat.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            found.add(int(entry))
-    return found
+    return {pid for pid, status in processes().items() if status.parent == parent}
 
 
 def apply_limits(limits: dict[str, Any]) -> None:

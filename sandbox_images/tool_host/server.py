@@ -3,8 +3,11 @@
 import heapq
 import os
 import selectors
+import signal
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,12 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sandbox_images.tool_host import wire
+from sandbox_images.tool_host import process, wire
 from sandbox_images.tool_host.channel import Channel
+from sandbox_images.tool_host.memory import MemoryWatch, find_largest, terminal_owners
 from sandbox_images.tool_host.pipe import WorkerPipe
 from sandbox_images.tool_host.reaper import Reaper, send_kill
 from sandbox_images.tool_host.session import become_session, failure
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
+
+_MOST_TERMINALS = 64
+_TOOK_MEMORY = "it took the memory of the sandbox"
 
 
 @dataclass
@@ -27,12 +34,16 @@ class _Child:
     name: str
     pid: int
     scratch: Path
+    users: tuple[int, int] | None
+    """Whose it is, and whom it acts as, where these users are its alone."""
     pending: dict[int, str] = field(default_factory=dict)
     """Requests that the child has not answered yet: operation by id."""
     closing: list[int] = field(default_factory=list)
     """Close requests to answer when the process is gone."""
     cause: str | None = None
     """Why the host killed it, where it did."""
+    kind: str = "lost"
+    """What sort of failure that is: the kind that a reply names."""
     channel: Channel = field(init=False)
 
 
@@ -47,7 +58,9 @@ class Server:
         limits: Resource limits of a session, as `process.apply_limits` takes them.
         quiet: Whether what sessions print is thrown away.
         fork: Makes a session's process.
-        first_user: User id of the first session, later ones have later ones; None: all have the tool host's.
+        users: User ids of sessions, each its own; None: all have the tool host's.
+        contained: Whether this is a container: System V IPC and the like are its own, and what sessions leave
+            there is removed; sessions are kept from more system calls.
     """
 
     def __init__(
@@ -59,26 +72,35 @@ class Server:
         limits: dict[str, Any],
         quiet: bool,
         fork: Callable[[], int],
-        first_user: int | None = None,
+        users: range | None = None,
+        contained: bool = False,
     ) -> None:
         self._toolset = toolset
         self._scratch = scratch
         self._limits = limits
         self._quiet = quiet
         self._fork = fork
-        self._first_user = first_user
+        self._users = users
+        self._contained = contained
+        self._memory = MemoryWatch()
+        self._look_at_memory = 0.0
         self._selector = selectors.DefaultSelector()
         self._pipe = WorkerPipe(self._selector, reader, writer, self._handle)
-        self._reaper = Reaper(self._selector, self._bury, self._answer_closed)
+        self._reaper = Reaper(self._selector, self._bury, self._answer_closed, contained)
         self._children: dict[str, _Child] = {}
         self._by_pid: dict[int, _Child] = {}
+        self._ended: dict[str, _Child] = {}
+        """Sessions that ended before they were closed."""
         self._deadlines: list[tuple[float, str, int]] = []
         self._closed: list[int] = []
         self._opened = 0
         self.reply = self._pipe.reply
 
     def run(self) -> None:
-        """Serves until the worker closes its end of the pipe, then kills every session."""
+        """Serves until the worker closes its end of the pipe, then kills every session.
+
+        Nothing that a session does can end it: what one does is met where it is met, and costs that session.
+        """
         self._pipe.open()
         try:
             while True:
@@ -87,20 +109,66 @@ class Server:
                     callback: Callable[[int], None] = key.data
                     callback(events)
                 self._enforce_deadlines()
-                self._reaper.reap(self._by_pid)
+                self._guard(self._watch_memory)
+                self._guard(partial(self._reaper.reap, self._by_pid))
         except EOFError:
             pass
         finally:
             for child in self._children.values():
-                self._kill(child, "the sandbox is going down")
+                self._kill(child, "the sandbox is going down", "closed")
             self._reaper.kill_all()
 
+    def _guard(self, act: Callable[[], None]) -> None:
+        """Does what is done again soon, and goes on where it fails: for want of memory or descriptors."""
+        try:
+            act()
+        except EOFError:
+            raise
+        except Exception:  # noqa: BLE001 - the tool host outlives whatever a session has brought about
+            traceback.print_exc(file=sys.stderr)
+
     def _patience(self) -> float | None:
-        if self._reaper.patience is not None or not self._deadlines:
-            return self._reaper.patience
-        return max(0.0, self._deadlines[0][0] - time.monotonic())
+        waits = [self._reaper.patience, self._memory.patience if self._children else None]
+        if self._deadlines:
+            waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _watch_memory(self) -> None:
+        """Ends the session that takes all the memory, before the kernel has to choose one."""
+        patience, now = self._memory.patience, time.monotonic()
+        if patience is None or not self._children or now < self._look_at_memory:
+            return
+        self._memory.killed_lately()
+        self._watch_terminals()
+        exhausted = self._memory.is_exhausted()
+        self._look_at_memory = now + (self._memory.patience or patience)
+        if exhausted and len(self._by_pid) > 1:  # of one alone, the kernel takes the largest process
+            largest = self._find_largest()
+            if largest is not None:
+                self._kill(largest, _TOOK_MEMORY, "memory")
+
+    def _watch_terminals(self) -> None:
+        """Ends the session that takes more pseudoterminals than any needs: the machine has a few thousand."""
+        if not self._contained:
+            return
+        owners = terminal_owners()
+        for child in list(self._children.values()):
+            users = child.users or ((os.geteuid(),) if len(self._children) == 1 else ())
+            if child.cause is None and sum(owners.get(user, 0) for user in set(users)) > _MOST_TERMINALS:
+                self._kill(child, f"it had more than {_MOST_TERMINALS} pseudoterminals open")
+
+    def _find_largest(self, dead: dict[int, int] | None = None) -> _Child | None:
+        living = {pid: child for pid, child in self._by_pid.items() if child.cause is None}
+        largest = find_largest({pid: child.users or () for pid, child in living.items()}, dead)
+        return None if largest is None else living[largest]
 
     def _handle(self, request: dict[str, Any], body: bytes) -> None:
+        try:
+            self._serve(request, body)
+        except OSError as error:  # for want of descriptors or memory
+            self.reply(failure(request["id"], "capacity", error))
+
+    def _serve(self, request: dict[str, Any], body: bytes) -> None:
         match request["op"]:
             case "ping":
                 self.reply({"id": request["id"], "ok": True, "result": {}})
@@ -136,6 +204,7 @@ class Server:
             self.reply(failure(request["id"], "setup", error))
             return
         scratch = self._scratch / name
+        users = None
         with ExitStack() as undo:
             try:
                 ours, theirs = socket.socketpair()
@@ -152,29 +221,47 @@ class Server:
                 return
             if pid == 0:
                 become_session(
-                    theirs, self._toolset, prepared, request, scratch, self._limits, self._quiet, users
+                    theirs,
+                    self._toolset,
+                    prepared,
+                    request,
+                    scratch,
+                    self._limits,
+                    self._quiet,
+                    users,
+                    self._contained,
                 )
             undo.pop_all()
         theirs.close()
         self._opened += 1
-        child = _Child(name, pid, scratch, pending={request["id"]: "open"})
+        child = _Child(name, pid, scratch, users, pending={request["id"]: "open"})
+        self._children[name] = self._by_pid[pid] = child
         child.channel = Channel(
             self._selector, ours, partial(self._forward, child), partial(self._kill, child)
         )
-        self._children[name] = self._by_pid[pid] = child
         self._set_deadline(request, name)
 
     def _next_users(self) -> tuple[int, int] | None:
         """Whose the next session is, and whom it acts as: another where it starts what the model wrote."""
-        if self._first_user is None:
+        if self._users is None:
             return None
-        user = self._first_user + 2 * self._opened
-        return user, user + self._toolset.runs_model_code
+        pairs = len(self._users) // 2
+        taken = {child.users for child in self._children.values()}
+        while True:
+            user = self._users[self._opened % pairs * 2]
+            pair = user, user + self._toolset.runs_model_code
+            if pair not in taken:
+                return pair
+            self._opened += 1
 
     def _relay(self, request: dict[str, Any], body: bytes) -> None:
-        child = self._children.get(request["session"])
-        if child is None or child.cause is not None:
+        name = request["session"]
+        child = self._children.get(name) or self._ended.get(name)
+        if child is None:
             self._lost(request["id"], "the session is not there: it was never opened, or it has ended")
+            return
+        if child.cause is not None:
+            self._lost(request["id"], f"the session is not there any more: {child.cause}", child.kind)
             return
         child.pending[request["id"]] = request["op"]
         self._set_deadline(request, child.name)
@@ -182,17 +269,22 @@ class Server:
 
     def _close(self, request: dict[str, Any]) -> None:
         child = self._children.get(request["session"])
+        self._ended.pop(request["session"], None)
         if child is None:
             self.reply({"id": request["id"], "ok": True, "result": {}})
             return
         child.closing.append(request["id"])
-        self._kill(child, "it was closed")
+        self._kill(child, "it was closed", "closed")
 
     def _forward(self, child: _Child, body: bytes) -> None:
         """Passes a reply on, if it is one: a tool may have written to the session's own socket."""
-        request_id, frame = wire.relay(body)
-        if child.pending.pop(request_id, None) is None:
+        request_id, frame, kind = wire.relay(body)
+        operation = child.pending.pop(request_id, None)
+        if operation is None:
             raise wire.WireError(f"a reply to a request that is not pending: {request_id!r:.80}")
+        if kind not in (None, "setup" if operation == "open" else operation):
+            child.pending[request_id] = operation
+            raise wire.WireError(f"a failure of the kind {kind!r:.80}, which is not a session's to tell of")
         self._pipe.send(frame)
 
     def _set_deadline(self, request: dict[str, Any], name: str) -> None:
@@ -211,31 +303,52 @@ class Server:
             self.reply({"id": request_id, "ok": False, "error": _error("timeout", message)})
             self._kill(child, "another request ran into its time limit")
 
-    def _kill(self, child: _Child, cause: str) -> None:
-        child.cause = child.cause or cause
-        send_kill(os.killpg, child.pid)
+    def _kill(self, child: _Child, cause: str, kind: str = "lost") -> None:
+        if child.cause is None:
+            child.cause, child.kind = cause, kind
         if child.pid in self._by_pid:  # not reaped yet, so the number is still its own
+            send_kill(os.killpg, child.pid)
             send_kill(os.kill, child.pid)
+            self._reaper.expect(child.pid)
+        if child.users is not None:
+            for user in set(child.users):
+                process.kill_user(user)
 
-    def _bury(self, pid: int, status: int) -> None:
-        child = self._by_pid.pop(pid, None)
+    def _bury(self, pid: int, status: int, peak: int) -> None:
+        child = self._by_pid.get(pid)
         if child is None:
             return
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            self._blame_for_memory(child, peak)
         child.channel.drain()
-        del self._children[child.name]
+        self._kill(child, "its process ended by itself")
+        del self._by_pid[pid], self._children[child.name]
+        if not child.closing:
+            self._ended[child.name] = child
         code = os.waitstatus_to_exitcode(status)
         for request_id in child.pending:
-            self._lost(request_id, f"the session is gone: {child.cause} (exit {code})")
-        self._reaper.abandon(child.scratch)
+            self._lost(request_id, f"the session is gone: {child.cause} (exit {code})", child.kind)
+        self._reaper.abandon(child.scratch, child.users and child.users[1])
         self._closed += child.closing
+
+    def _blame_for_memory(self, victim: _Child, peak: int) -> None:
+        """Finds out who has done it where the kernel has just killed for memory: it takes whom it finds."""
+        if victim.cause is not None or not self._memory.killed_lately():
+            return
+        culprit = self._find_largest({victim.pid: peak}) if len(self._by_pid) > 1 else victim
+        if culprit is None or culprit is victim:
+            victim.cause, victim.kind = _TOOK_MEMORY, "memory"
+        else:
+            victim.cause, victim.kind = "another session took the memory of the sandbox", "closed"
+            self._kill(culprit, _TOOK_MEMORY, "memory")
 
     def _answer_closed(self) -> None:
         for request_id in self._closed:
             self.reply({"id": request_id, "ok": True, "result": {}})
         self._closed.clear()
 
-    def _lost(self, request_id: int, message: str) -> None:
-        self.reply({"id": request_id, "ok": False, "error": _error("lost", message)})
+    def _lost(self, request_id: int, message: str, kind: str = "lost") -> None:
+        self.reply({"id": request_id, "ok": False, "error": _error(kind, message)})
 
 
 def _error(kind: str, message: str) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from typing import Any, NoReturn
 
 from sandbox_images.tool_host import process, wire
 from sandbox_images.tool_host.json_patch import Patch
+from sandbox_images.tool_host.session_filter import refuse_system_calls
 from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
+from sandbox_images.tool_host.write_limits import keep_from_writing_to_proc
 
 _SOCKET_FD = 3
 _ALL_PATCHES = 8 * 1024 * 1024
-"""Most bytes of an episode's patches as JSON. They come in one reply with its scores, which must not grow too
-large to be sent: a policy could have its episode thrown away."""
+_ALL_VALUES = wire.MAX_VALUES // 2
+"""Most bytes and values of an episode's patches as JSON. They come in one reply with its scores, which must
+not grow too large to be sent: a policy could have its episode thrown away."""
 
 
 def become_session(
@@ -29,10 +32,12 @@ def become_session(
     limits: dict[str, Any],
     quiet: bool,
     users: tuple[int, int] | None,
+    contained: bool = False,
 ) -> NoReturn:
     """Turns this forked process into the session that `request` asks for, and never returns.
 
-    `users` is what `process.become_user` takes; None: it stays the tool host's.
+    `users` is what `process.become_user` takes; None: it stays the tool host's. `contained` says whether this
+    is a container: what it may ask of the kernel is then cut down.
     """
     status = 1
     try:
@@ -47,6 +52,9 @@ def become_session(
             signal.signal(number, signal.SIG_DFL)
         channel = _keep_only(channel, quiet)
         process.apply_limits(limits)
+        if contained:
+            keep_from_writing_to_proc()
+            refuse_system_calls(toolset.runs_model_code)
         os.chdir(scratch)
         _serve(channel, toolset, prepared, request, scratch)
         status = 0
@@ -98,6 +106,7 @@ class _Loop:
         self._session = session
         self._patches: list[Patch | None] = []
         self._room = _ALL_PATCHES
+        self._values = _ALL_VALUES
         self._keep(session.state_patch())
         self._broken: Exception | None = None
         """What `state_patch` raised, to be told with the next answer."""
@@ -128,9 +137,15 @@ class _Loop:
 
     def _keep(self, patch: Patch | None) -> None:
         """Keeps a patch; from the first one that there is no room for, none: they build on one another."""
-        if patch and self._room >= 0:
-            self._room -= len(wire.text(patch))
-        self._patches.append(patch if self._room >= 0 else None)
+        if patch and self._has_room:
+            text = wire.text(patch)
+            self._room -= len(text)
+            self._values -= wire.count_values(text)
+        self._patches.append(patch if self._has_room else None)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._room >= 0 and self._values >= 0
 
     def _result(self, request: dict[str, Any]) -> Any:
         match request["op"]:

@@ -11,7 +11,10 @@ MAX_FRAME = 32 * 1024 * 1024
 """Largest frame either side accepts, in bytes."""
 MAX_DEPTH = 100
 """Deepest nesting either side accepts: well within what both of their JSON parsers can take."""
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+MAX_VALUES = 400_000
+"""Most values either side accepts in a frame: to parse them takes a fraction of a second."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+"""A string, to its end or that of the text: so that no text is gone through more than once."""
 _AS_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _FAILURE = {"kind", "type", "message", "trace"}
@@ -30,8 +33,7 @@ def encode(message: dict[str, Any]) -> bytes:
     body = text(message)
     if len(body) > MAX_FRAME:
         raise WireError(f"frame of {len(body)} bytes is over the limit of {MAX_FRAME}")
-    if _is_too_deep(body):
-        raise WireError(f"frame nested more than {MAX_DEPTH} levels deep")
+    check_form(body)
     return HEADER.pack(len(body)) + body
 
 
@@ -54,7 +56,7 @@ def decode(body: bytes | bytearray | memoryview) -> dict[str, Any]:
         WireError: It is no JSON object, or is nested too deeply to be one of ours.
     """
     try:
-        message = json.loads(bytes(body))
+        message = json.loads(_as_utf8(bytes(body)))
     except (ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {error}") from error
     if not isinstance(message, dict):
@@ -62,15 +64,15 @@ def decode(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     return message
 
 
-def relay(body: bytes) -> tuple[int, bytes]:
-    """The id of the reply in a frame's body, and the frame in the form in which the worker takes it.
+def relay(body: bytes) -> tuple[int, bytes, str | None]:
+    """A reply: its id, the frame in the form in which the worker takes it, and the kind of failure, if any.
 
     Raises:
         WireError: It is none. The worker would take the whole sandbox for dead.
     """
     reply = _decode_reply(body)
-    as_it_is = _is_plain(body) and not _is_too_deep(body)
-    return reply["id"], HEADER.pack(len(body)) + body if as_it_is else encode(reply)
+    kind = None if reply["ok"] else reply["error"]["kind"]
+    return reply["id"], HEADER.pack(len(body)) + body if _is_plain(body) else encode(reply), kind
 
 
 def _is_plain(body: bytes) -> bool:
@@ -100,14 +102,44 @@ def _decode_reply(body: bytes) -> dict[str, Any]:
     return reply
 
 
-def _is_too_deep(body: bytes) -> bool:
-    """Whether JSON text is nested deeper than `MAX_DEPTH`: strips one level after the other."""
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return False
-    brackets = _STRING.sub(b"", body).translate(_AS_SQUARE, _NO_BRACKETS)
+def _as_utf8(body: bytes) -> bytes:
+    """JSON text in UTF-8, whose form has been looked at; it may come in any encoding that JSON allows."""
+    encoding = json.detect_encoding(body)
+    if encoding != "utf-8":
+        body = body.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+    check_form(body)
+    return body
+
+
+def check_form(body: bytes) -> None:
+    """Looks at JSON text before it is parsed, which can take a hundred times as long and as much memory.
+
+    Raises:
+        WireError: It has more values than `MAX_VALUES`, or is nested deeper than `MAX_DEPTH`.
+    """
+    if body.count(b'"') - body.count(b'\\"') > 4 * MAX_VALUES:
+        raise WireError(f"frame of more than {MAX_VALUES} values")
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH and _count_values(body) <= MAX_VALUES:
+        return
+    body = _STRING.sub(b"", body)
+    if _count_values(body) > MAX_VALUES:
+        raise WireError(f"frame of more than {MAX_VALUES} values")
+    brackets = body.translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
+    if brackets:
+        raise WireError(f"frame nested more than {MAX_DEPTH} levels deep")
+
+
+def count_values(body: bytes) -> int:
+    """About how many values JSON text has: never less than half of them."""
+    if (count := _count_values(body)) > MAX_VALUES // 4:  # commas in strings are not meant
+        count = _count_values(_STRING.sub(b"", body))
+    return count
+
+
+def _count_values(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 class FrameBuffer:
@@ -115,6 +147,10 @@ class FrameBuffer:
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self._max_frame = max_frame
+        self._buffer = bytearray()
+
+    def clear(self) -> None:
+        """Forgets what has been fed so far."""
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:

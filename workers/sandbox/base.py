@@ -7,9 +7,32 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from workers.errors import RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
+from workers.errors import (
+    EndCause,
+    RequestRefused,
+    SandboxDied,
+    SandboxError,
+    SandboxStartError,
+    SessionLost,
+)
 from workers.sandbox.connection import GRACE, Connection
 from workers.settings import SandboxSettings
+
+FROM_WITHIN: frozenset[EndCause] = frozenset(
+    {"session", "protocol", "memory", "time", "capacity", "tool_host"}
+)
+"""The causes that code inside a sandbox can bring about, as `SandboxError.cause` names them.
+
+- `session`: the session's process exited, crashed, was killed from inside, or closed its channel.
+- `protocol`: the session, or the tool host, sent what is no frame, or no answer in form.
+- `memory`: the kernel killed the session, or the whole container, because the container's memory ran out.
+- `time`: the session, or the tool host, did not answer within its limit while the engine still answered.
+- `capacity`: the container has no room for another process or descriptor.
+- `tool_host`: the tool host ended by itself, with an error.
+
+The others come from outside: `engine`, where the engine or somebody on the machine ended the container or no
+longer answers, and `toolset`, where a hook of the toolset raised: its author's fault, as a rule.
+"""
 
 
 @dataclass(frozen=True)
@@ -185,6 +208,10 @@ class Sandbox(ABC):
         """Starts the tool host and connects to it."""
 
     @abstractmethod
+    async def find_cause_of_death(self) -> EndCause:
+        """Why the sandbox is dead, as far as it can be found out. Never raises, and takes seconds at most."""
+
+    @abstractmethod
     async def stop(self) -> None:
         """Ends it, and returns when nothing of it is left. Idempotent."""
 
@@ -207,6 +234,15 @@ class Session:
         self.scores: Scores | None = None
         self.failure: SandboxError | None = None
         """What ended the session before its time. Its episode can come to no score any more."""
+
+    def was_ended_from_within(self, error: SandboxError) -> bool:
+        """Whether the code in this session must answer for an error.
+
+        It must where something inside of the container can have caused it and no other session has ever been
+        in there: the episode is then scored as it is, and not played again. Where others have been there, the
+        one that the tool host found to have done it is told so by `cause` as well, but it is no proof.
+        """
+        return self.sandbox.served == 1 and error.cause in FROM_WITHIN
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         return self  # verifiers copies the state that carries us
@@ -269,6 +305,8 @@ class Session:
             return await self.sandbox.request(op, timeout, session=self.name, **fields)
         except (SandboxDied, SessionLost) as error:
             self.failure = error
+            if error.cause is None:
+                error.cause = await self.sandbox.find_cause_of_death()
             raise
 
     async def _checked(self, model: type[_Model], answer: Any) -> _Model:
@@ -277,4 +315,5 @@ class Session:
         except ValidationError as error:
             await self.close()  # its process, which tools run in, may have been made to say anything
             self.failure = SessionLost(f"the session answered out of form: {str(error)[:200]}")
+            self.failure.cause = "protocol"
             raise self.failure from error

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from workers.errors import (
+    EndCause,
     RequestRefused,
     SandboxDied,
     SandboxError,
@@ -21,13 +22,18 @@ GRACE = 10.0
 act: a tool host that misses its own deadline is stuck or hostile."""
 _STDERR_KEPT = 8192
 
-_ERRORS: dict[str, type[SandboxError]] = {
-    "timeout": SessionTimeout,
-    "lost": SessionLost,
-    "setup": SessionSetupError,
-    "capacity": SessionLost,
-    "preload": SandboxStartError,
+_ERRORS: dict[str, tuple[type[SandboxError], EndCause]] = {
+    "timeout": (SessionTimeout, "time"),
+    "lost": (SessionLost, "session"),
+    "protocol": (SessionLost, "protocol"),
+    "memory": (SessionLost, "memory"),
+    "closed": (SessionLost, "engine"),
+    "setup": (SessionSetupError, "toolset"),
+    "capacity": (SessionLost, "capacity"),
+    "preload": (SandboxStartError, "toolset"),
 }
+"""What a failure's kind stands for. A session's own process can say no more than `setup` or a call's name,
+which the tool host sees to."""
 
 
 class Connection:
@@ -92,19 +98,25 @@ class Connection:
             for body in self._frames.feed(data):
                 self._settle(wire.decode(body))
         except wire.ProtocolError as error:
-            self.break_off(f"it broke the protocol: {error}")
+            self.break_off(f"it broke the protocol: {error}", "protocol")
 
     def feed_stderr(self, data: bytes) -> None:
         """Takes bytes of the sandbox's stderr; only the end of it is kept."""
         self._stderr += data
         del self._stderr[:-_STDERR_KEPT]
 
-    def break_off(self, reason: str) -> None:
-        """Declares the sandbox dead: every request in flight fails, and so will any later one."""
+    def break_off(self, reason: str, cause: EndCause | None = None) -> None:
+        """Declares the sandbox dead: every request in flight fails, and so will any later one.
+
+        Args:
+            reason: In words, for the error.
+            cause: Why, where it is known already.
+        """
         if self.broken:
             return
         said = self._stderr.decode("utf-8", "replace").strip()
         self.broken = SandboxDied(f"the sandbox died: {reason}" + (f"; it last said: {said}" if said else ""))
+        self.broken.cause = cause
         for reply in self._pending.values():
             if not reply.done():
                 reply.set_exception(self.broken)
@@ -128,5 +140,8 @@ class Connection:
                 message = f"{reply.error.type}: {message}"
             if reply.error.trace:
                 message = f"{message}\n{reply.error.trace}"
-            future.set_exception(_ERRORS.get(kind, ToolsetError)(message))
+            error_class, cause = _ERRORS.get(kind, (ToolsetError, "toolset"))
+            error = error_class(message)
+            error.cause = cause
+            future.set_exception(error)
             future.exception()

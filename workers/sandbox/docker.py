@@ -12,12 +12,14 @@ import docker.errors
 import requests
 from docker.types import LogConfig, Ulimit
 
-from workers.errors import SandboxStartError
+from workers.errors import EndCause, SandboxStartError
 from workers.sandbox import ownership
 from workers.sandbox.base import Owner, Sandbox, ToolsetSpec
 from workers.sandbox.connection import GRACE, Connection
+from workers.sandbox.container_end import find_container_end
 from workers.sandbox.creation import creation_slot
 from workers.sandbox.engine import engine
+from workers.sandbox.seccomp import seccomp_option
 from workers.sandbox.wire import StreamDemultiplexer
 from workers.settings import SandboxSettings
 
@@ -30,8 +32,20 @@ processes of a user id over all containers."""
 
 _GVISOR = "runsc"
 """Its kernel lets a process of the tool host's own user kill it, though it is init, and open its pipe."""
-_KEPT_MEMORY = {"kernel.shmall": "4096", "kernel.msgmni": "64"}
-"""Pages and queues of System V IPC: memory that no process holds, so that no kill would set it free."""
+_KEPT_MEMORY = {
+    "kernel.shmall": "4096",
+    "kernel.shmmni": "64",
+    "kernel.sem": "256 4096 64 64",
+    "kernel.msgmni": "16",
+    "kernel.msgmnb": "8192",
+    "kernel.msgmax": "8192",
+    "fs.mqueue.queues_max": "16",
+    "net.ipv4.tcp_rmem": "4096 65536 262144",
+    "net.ipv4.tcp_wmem": "4096 16384 262144",
+}
+"""Bounds of kernel memory that no process holds, so that no kill would set it free: System V shared memory
+(16 MiB), semaphores (256 KiB) and messages (8 MiB with what the kernel adds to each), POSIX queues; and
+buffers of TCP sockets, which count as no process's own."""
 _FILES_PER_MB = 256
 _SHM_MB = 64
 """Empty files take a kibibyte each of memory that no process holds, so they are bounded as bytes are."""
@@ -51,7 +65,7 @@ def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
         "network_mode": "none",
         "cap_drop": ["ALL"],
         "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if session_users else None,
-        "security_opt": ["no-new-privileges"],
+        "security_opt": ["no-new-privileges", *seccomp_option(settings.seccomp)],
         "read_only": True,
         "tmpfs": {
             _SCRATCH: f"size={settings.scratch_mb}m,mode={mode},uid={host},gid={host},nosuid,nodev{scratch}",
@@ -61,7 +75,12 @@ def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
         "memswap_limit": settings.memory_mb * 1024 * 1024,
         "nano_cpus": int(settings.cpus * 1e9),
         "pids_limit": settings.pids,
-        "ulimits": [Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=4096, hard=4096)],
+        "ulimits": [
+            Ulimit(name="core", soft=0, hard=0),
+            Ulimit(name="nofile", soft=4096, hard=4096),
+            Ulimit(name="sigpending", soft=4096, hard=4096),
+            Ulimit(name="msgqueue", soft=819_200, hard=819_200),
+        ],
         "ipc_mode": "private",
         "sysctls": _KEPT_MEMORY,
         "auto_remove": True,
@@ -76,6 +95,8 @@ class DockerSandbox(Sandbox):
     def __init__(self, spec: ToolsetSpec, settings: SandboxSettings, owner: Owner) -> None:
         super().__init__(spec, settings, owner)
         self._container: str | None = None
+        self._created: str | None = None
+        self._ended: asyncio.Task[EndCause] | None = None
         self._stopped = False
         self._transport: asyncio.Transport | None = None
         wanted = settings.session_users
@@ -122,7 +143,7 @@ class DockerSandbox(Sandbox):
             api: Any = client.api
             _remove_left_behind(client)
             created = api.create_container_from_config(self._config(api))
-            self._container = container = str(created["Id"])
+            self._container = self._created = container = str(created["Id"])
             self.id = container[:12]
             if self._stopped:  # while this thread was waiting for the engine
                 self._remove(container)
@@ -147,7 +168,7 @@ class DockerSandbox(Sandbox):
             cast(Any, client.api).start(self._container)
 
     def _config(self, api: Any) -> dict[str, Any]:
-        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH}
+        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH, "contained": True}
         user = _UID
         if self._session_users:
             user = 0
@@ -166,6 +187,13 @@ class DockerSandbox(Sandbox):
         )
         # The engine closes the container's stdin when our end goes: the pipe is the ownership.
         return {**cast(dict[str, Any], config), "AttachStdin": True, "StdinOnce": True}
+
+    async def find_cause_of_death(self) -> EndCause:
+        """Asks the engine what ended the container, once."""
+        if self._ended is None:
+            asked = asyncio.to_thread(find_container_end, self._created or "")
+            self._ended = asyncio.create_task(asked)
+        return await asyncio.shield(self._ended)
 
     async def stop(self) -> None:
         """Hangs up, on which the container exits and is removed; removes it by force if it is not."""

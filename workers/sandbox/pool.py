@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 
-from workers.errors import SandboxStartError, SessionLost
+from workers.errors import EndCause, SandboxStartError, SessionLost
 from workers.sandbox.base import Owner, Sandbox, Session, ToolsetSpec
 from workers.sandbox.capacity import most_sessions
 from workers.sandbox.docker import DockerSandbox
@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 _BACKENDS: dict[str, type[Sandbox]] = {"docker": DockerSandbox, "process": ProcessSandbox}
 _STARTS_AT_ONCE = 4
 """Sandboxes of one worker that come up at the same time: each keeps a core and the engine busy meanwhile."""
+_STARVED: frozenset[EndCause] = frozenset({"memory", "capacity"})
+"""Losses that condemn a sandbox at once: what took its memory or its places may have left it without them."""
 _LOST_IN_A_ROW = 4
 """Sessions lost one after the other, with none between them that came to its end, that condemn a sandbox."""
 
@@ -92,7 +94,12 @@ class SandboxPool:
         """Has a sandbox replaced that loses session after session: it lacks what they don't give back."""
         sandbox = session.sandbox
         sandbox.lost = sandbox.lost + 1 if type(session.failure) is SessionLost else 0
-        if sandbox.lost >= _LOST_IN_A_ROW and sandbox is self._current:
+        if sandbox is not self._current:
+            return
+        if session.failure is not None and session.failure.cause in _STARVED:
+            _log.warning("sandbox %s ran out of %s; replacing it", sandbox.id, session.failure.cause)
+            self._current = None
+        elif sandbox.lost >= _LOST_IN_A_ROW:
             _log.warning("sandbox %s lost %d sessions in a row; replacing it", sandbox.id, sandbox.lost)
             self._current = None
 

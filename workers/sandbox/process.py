@@ -11,7 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
 
-from workers.errors import SandboxStartError
+from workers.errors import EndCause, SandboxStartError
 from workers.sandbox.base import Hello, Sandbox
 from workers.sandbox.connection import GRACE, Connection
 
@@ -85,6 +85,14 @@ class ProcessSandbox(Sandbox):
         assert process.stderr
         while data := await process.stderr.read(1 << 16):
             connection.feed_stderr(data)
+
+    async def find_cause_of_death(self) -> EndCause:
+        """Its exit code tells: by a signal or with 0, it was ended from outside."""
+        if self._process is None:
+            return "engine"
+        if self._process.returncode is None:
+            return "time"
+        return "tool_host" if self._process.returncode > 0 else "engine"
 
     async def stop(self) -> None:
         """Closes the pipe, on which the tool host kills its sessions and exits; kills it if it does not."""

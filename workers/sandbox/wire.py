@@ -13,7 +13,10 @@ MAX_FRAME = 32 * 1024 * 1024
 """Largest frame either side accepts, in bytes."""
 MAX_DEPTH = 100
 """Deepest nesting either side accepts: well within what both of their JSON parsers can take."""
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+MAX_VALUES = 400_000
+"""Most values either side accepts in a frame: to parse them takes a fraction of a second."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+"""A string, to its end or that of the text: so that no text is gone through more than once."""
 _AS_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
@@ -62,19 +65,41 @@ def encode(request: dict[str, Any]) -> bytes:
         raise ProtocolError(f"a request nested more than {MAX_DEPTH} levels deep") from error
     if len(body) > MAX_FRAME:
         raise ProtocolError(f"a request of {len(body)} bytes is over the limit of {MAX_FRAME}")
-    if _is_too_deep(body):
-        raise ProtocolError(f"a request nested more than {MAX_DEPTH} levels deep")
+    check_form(body)
     return HEADER.pack(len(body)) + body
 
 
-def _is_too_deep(body: bytes) -> bool:
-    """Whether JSON text is nested deeper than `MAX_DEPTH`: strips one level after the other."""
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return False
-    brackets = _STRING.sub(b"", body).translate(_AS_SQUARE, _NO_BRACKETS)
+def _as_utf8(body: bytes) -> bytes:
+    """JSON text in UTF-8, whose form has been looked at; it may come in any encoding that JSON allows."""
+    encoding = json.detect_encoding(body)
+    if encoding != "utf-8":
+        body = body.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+    check_form(body)
+    return body
+
+
+def check_form(body: bytes) -> None:
+    """Looks at JSON text before it is parsed, which can take a hundred times as long and as much memory.
+
+    Raises:
+        ProtocolError: It has more values than `MAX_VALUES`, or is nested deeper than `MAX_DEPTH`.
+    """
+    if body.count(b'"') - body.count(b'\\"') > 4 * MAX_VALUES:
+        raise ProtocolError(f"a frame of more than {MAX_VALUES} values")
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH and _count_values(body) <= MAX_VALUES:
+        return
+    body = _STRING.sub(b"", body)
+    if _count_values(body) > MAX_VALUES:
+        raise ProtocolError(f"a frame of more than {MAX_VALUES} values")
+    brackets = body.translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
+    if brackets:
+        raise ProtocolError(f"a frame nested more than {MAX_DEPTH} levels deep")
+
+
+def _count_values(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def decode(body: bytes) -> Reply:
@@ -84,7 +109,7 @@ def decode(body: bytes) -> Reply:
         ProtocolError: It is none.
     """
     try:
-        return Reply.model_validate(json.loads(body))
+        return Reply.model_validate(json.loads(_as_utf8(body)))
     except (ValueError, RecursionError, ValidationError) as error:
         raise ProtocolError(f"not a reply: {str(error)[:200]}") from error
 
