@@ -1,5 +1,6 @@
 """Attacks: AgentDojo's own by name, a user's own by import path, and which injections a pair gets of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from agentdojo.agent_pipeline.base_pipeline_element import BasePipelineElement
@@ -37,11 +38,27 @@ def attack_class(name: str) -> type[BaseAttack]:
     return found
 
 
+def make_attack(attack: type[BaseAttack], suite: TaskSuite, model: str | None) -> BaseAttack:
+    """Makes an attack on a model.
+
+    Raises:
+        ToolsetError: The attack's constructor refuses the model's name, or raises for another reason.
+    """
+    try:
+        return attack(suite, _Target(model))
+    except Exception as error:  # an attack may be a user's own, and raise anything
+        name = f"{attack.__module__}:{attack.__qualname__}"
+        raise ToolsetError(
+            f"attack {name} cannot be made for a model called {model!r}: {type(error).__name__}: {error}; "
+            "`environment.args.attack_model` says what the model is called"
+        ) from error
+
+
 def addresses_model(attack: type[BaseAttack], suite: TaskSuite) -> bool:
-    """Whether an attack calls its target by name, so that it must know the model."""
+    """Says whether an attack calls its target by name, so that it must know the model."""
     try:
         attack(suite, _Target(""))
-    except ValueError:
+    except Exception:  # noqa: BLE001 - a user's own attack may say in any way that it does not know a name
         return True
     return False
 
@@ -55,6 +72,7 @@ class AttackCache:
 
     def __init__(self, suite: TaskSuite) -> None:
         self._suite = suite
+        self._vectors = suite.get_injection_vector_defaults()
         self._attacks: dict[tuple[str, str | None], BaseAttack] = {}
         self._injections: dict[tuple[str, str | None, str, str], dict[str, str]] = {}
 
@@ -65,11 +83,7 @@ class AttackCache:
             ToolsetError: There is no such attack, or it does not know the model.
         """
         if (name, model) not in self._attacks:
-            attack = attack_class(name)
-            try:
-                self._attacks[name, model] = attack(self._suite, _Target(model))
-            except ValueError as error:
-                raise ToolsetError(f"attack {name!r} does not know a model {model!r}: {error}") from error
+            self._attacks[name, model] = make_attack(attack_class(name), self._suite, model)
         return self._attacks[name, model]
 
     def injections(self, name: str, model: str | None, user_task: str, injection_task: str) -> dict[str, str]:
@@ -80,15 +94,35 @@ class AttackCache:
         """
         key = (name, model, user_task, injection_task)
         if key not in self._injections:
+            pair = f"attack {name!r} on {user_task} with {injection_task} of {self._suite.name}"
             attack = self.attack(name, model)
             try:
-                self._injections[key] = attack.attack(
+                written = attack.attack(
                     self._suite.get_user_task_by_id(user_task),
                     self._suite.get_injection_task_by_id(injection_task),
                 )
             except Exception as error:  # an attack may be a user's own, and raise anything
-                raise ToolsetError(
-                    f"attack {name!r} on {user_task} with {injection_task} of {self._suite.name}: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
+                raise ToolsetError(f"{pair}: {type(error).__name__}: {error}") from error
+            self._injections[key] = self._checked(pair, written)
         return self._injections[key]
+
+    def _checked(self, pair: str, written: Any) -> dict[str, str]:
+        """Copies what an attack returned, which it may change later.
+
+        Raises:
+            ToolsetError: It is no mapping of the suite's injection vectors to texts.
+        """
+        if not isinstance(written, Mapping):
+            raise ToolsetError(
+                f"{pair}: attack() must return a mapping of injection vectors to texts, got "
+                f"{type(written).__name__}: {written!r:.100}"
+            )
+        for vector, text in written.items():
+            if vector not in self._vectors:
+                raise ToolsetError(
+                    f"{pair}: the suite has no injection vector {vector!r}; it has {', '.join(self._vectors)}"
+                )
+            if not isinstance(text, str):
+                given = f"{type(text).__name__}: {text!r:.100}"
+                raise ToolsetError(f"{pair}: injection vector {vector!r} takes a text, got {given}")
+        return dict(written)

@@ -20,19 +20,22 @@ from agentdojo.models import MODEL_NAMES
 from agentdojo.task_suite.load_suites import _SUITES, get_suites
 from agentdojo.task_suite.task_suite import TaskSuite
 
-from sandbox_images.agentdojo.attacks import addresses_model, attack_class
+from sandbox_images.agentdojo.attacks import addresses_model, attack_class, make_attack
 from sandbox_images.agentdojo.imports import is_path, look_in
 from sandbox_images.agentdojo.suites import load_suite
 from sandbox_images.tool_host.toolset import ToolsetError
 
 
-def catalog(version: str, suites: Sequence[str] | None = None, attack: str | None = None) -> dict[str, Any]:
+def catalog(
+    version: str, suites: Sequence[str] | None = None, attack: str | None = None, target: str | None = None
+) -> dict[str, Any]:
     """Suites with their tasks, attacks, and the models that AgentDojo knows by name.
 
     Args:
         version: Benchmark version.
         suites: Suites that are asked for: a user's own, by import path, are listed beside AgentDojo's.
         attack: The attack that is asked for: a user's own, by import path, is listed too.
+        target: The name of the model that a user's own attack is made for.
 
     Returns:
         The catalog; `problems` says by field what could not be imported.
@@ -45,19 +48,22 @@ def catalog(version: str, suites: Sequence[str] | None = None, attack: str | Non
         found |= {path: load_suite(version, path) for path in suites or () if is_path(path)}
     except ToolsetError as error:
         problems["suites"] = str(error)
-    try:
-        attacks |= {path: attack_class(path) for path in [attack] if path is not None and is_path(path)}
-    except ToolsetError as error:
-        problems["attack"] = str(error)
+    if attack is not None and is_path(attack):
+        try:
+            attacks[attack] = attack_class(attack)
+            for suite in [*found.values()][:1]:
+                make_attack(attacks[attack], suite, target)
+        except ToolsetError as error:
+            problems["attack"] = str(error)
     return {
         "versions": versions,
         "suites": {name: _suite(suite) for name, suite in found.items()},
         "attacks": {
             name: {
-                "is_dos": attack.is_dos_attack,
-                "addresses_model": any(addresses_model(attack, suite) for suite in [*found.values()][:1]),
+                "is_dos": kind.is_dos_attack,
+                "addresses_model": any(addresses_model(kind, suite) for suite in [*found.values()][:1]),
             }
-            for name, attack in attacks.items()
+            for name, kind in attacks.items()
         },
         "models": list(MODEL_NAMES),
         "system_message": load_system_message(None),

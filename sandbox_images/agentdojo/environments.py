@@ -29,6 +29,10 @@ class _Scalar:
 class EnvironmentCache:
     """One suite's environments.
 
+    Where it cannot be told that a field of an environment depends on nothing but itself, each environment is
+    loaded by the suite itself: with a loader of the suite's own, and with an environment type that does
+    something of its own when it is made (`model_post_init`, validators of the whole or of a field).
+
     Args:
         suite: The suite, of the benchmark version that its tasks are taken from.
     """
@@ -38,16 +42,19 @@ class EnvironmentCache:
         self._type: type[TaskEnvironment] = suite.environment_type
         self._load = suite.load_and_inject_default_environment
         self._defaults: dict[str, str] = suite.get_injection_vector_defaults()
-        text = read_suite_file(suite.name, "environment.yaml", suite.data_path)
-        self._data: dict[str, Any] = yaml.load(text.format(**self._defaults), _Loader)
-        self._scalars = _injected_scalars(text, self._defaults)
-        self.default: TaskEnvironment = self._load({})
-        self._reference: TaskEnvironment = self._load({})
-        decorators = self._type.__pydantic_decorators__
-        self._fields_are_independent = not (decorators.model_validators or decorators.root_validators)
+        self._loads_itself = not _fields_are_independent(suite)
+        self._data: dict[str, Any] = {}
+        self._scalars: list[_Scalar] | None = None
+        if not self._loads_itself:
+            text = read_suite_file(suite.name, "environment.yaml", suite.data_path)
+            self._data = yaml.load(text.format(**self._defaults), _Loader)
+            self._scalars = _injected_scalars(text, self._defaults)
+        self.default: TaskEnvironment = self._load({}).model_copy(deep=True)
+        self._reference: TaskEnvironment = self._load({}).model_copy(deep=True)
+        self._untouched: TaskEnvironment = self._load({}).model_copy(deep=True)
 
     def pair(self, injections: dict[str, str]) -> tuple[TaskEnvironment, TaskEnvironment]:
-        """Two equal environments with these injections: one for tools to change, one to compare with.
+        """Makes two equal environments with these injections: one for tools to change, one to compare with.
 
         The first shares what the injections do not touch with `default`, the second with a copy of it
         that was made before any fork: a session need not copy what it can inherit.
@@ -57,6 +64,8 @@ class EnvironmentCache:
             yaml.YAMLError: An injection breaks AgentDojo's template, as it does in AgentDojo.
         """
         environment = self.build(injections)
+        if self._loads_itself:
+            return environment, environment.model_copy(deep=True)
         before = self._reference.model_copy()
         for name in type(environment).model_fields:
             value = getattr(environment, name)
@@ -65,18 +74,36 @@ class EnvironmentCache:
         return environment, before
 
     def build(self, injections: dict[str, str]) -> TaskEnvironment:
-        """The environment with these injections. It shares what they do not touch with `default`.
+        """Makes the environment with these injections. It shares what they do not touch with `default`.
 
         Raises:
             ValueError: An injection names a vector that the suite does not have.
             yaml.YAMLError: An injection breaks AgentDojo's template, as it does in AgentDojo.
         """
+        return self._inject(self.default, injections)
+
+    def fresh(self, injections: dict[str, str]) -> TaskEnvironment:
+        """Makes the environment with these injections, as it is before any tool or check has seen it.
+
+        Raises:
+            ValueError: An injection names a vector that the suite does not have.
+            yaml.YAMLError: An injection breaks AgentDojo's template, as it does in AgentDojo.
+        """
+        return self._inject(self._untouched, injections).model_copy(deep=True)
+
+    def copy(self, injections: dict[str, str]) -> TaskEnvironment:
+        """Makes the environment with these injections, which shares nothing."""
+        return self.build(injections).model_copy(deep=True)
+
+    def _inject(self, default: TaskEnvironment, injections: dict[str, str]) -> TaskEnvironment:
         validate_injections(injections, self._defaults)
+        if self._loads_itself:
+            return self._load(injections).model_copy(deep=True)
         values = {**self._defaults, **injections}
         changed = {vector for vector, value in values.items() if value != self._defaults[vector]}
         if not changed:
-            return self.default.model_copy()
-        if self._scalars is None or not self._fields_are_independent:
+            return default.model_copy()
+        if self._scalars is None:
             return self._load(injections)
         data = self._data
         fields: set[str] = set()
@@ -92,14 +119,35 @@ class EnvironmentCache:
                 return self._load(injections)
             data = _replaced(data, scalar.path, value)
             fields.add(str(scalar.path[0]))
-        environment = self.default.model_copy()
+        environment = default.model_copy()
         for name in fields:
             self._type.__pydantic_validator__.validate_assignment(environment, name, data[name])
         return environment
 
-    def copy(self, injections: dict[str, str]) -> TaskEnvironment:
-        """The same, sharing nothing."""
-        return self.build(injections).model_copy(deep=True)
+
+def _fields_are_independent(suite: TaskSuite) -> bool:
+    """Says whether a field of a suite's environment can be validated without the others."""
+    loader = type(suite).load_and_inject_default_environment
+    if loader is not TaskSuite.load_and_inject_default_environment:
+        return False
+    kind: type[TaskEnvironment] = suite.environment_type
+    decorators = kind.__pydantic_decorators__
+    return not (
+        decorators.model_validators
+        or decorators.root_validators
+        or decorators.field_validators
+        or decorators.validators
+        or kind.__pydantic_post_init__
+        or kind.__private_attributes__
+        or kind.__init__ is not TaskEnvironment.__init__
+        or kind.__setattr__ is not TaskEnvironment.__setattr__
+        or kind.model_validate.__func__ is not TaskEnvironment.model_validate.__func__
+        or kind.model_config.get("extra") == "allow"
+        or any(
+            field.metadata or getattr(field, "default_factory_takes_validated_data", False)
+            for field in kind.model_fields.values()
+        )
+    )
 
 
 def _injected_scalars(text: str, defaults: dict[str, str]) -> list[_Scalar] | None:

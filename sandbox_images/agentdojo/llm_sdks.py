@@ -16,6 +16,8 @@ from typing import Any
 
 _SDKS = frozenset({"anthropic", "cohere", "google", "openai", "requests", "vertexai"})
 _CLIENTS = "agentdojo.agent_pipeline.llms."
+_CONSTANTS = {f"{_CLIENTS}google_llm": {"EMPTY_FUNCTION_NAME": "<empty-function-name>"}}
+"""What AgentDojo's tool executor compares names of tools with."""
 
 
 class _Anything(type):
@@ -45,7 +47,9 @@ class _PlaceholderModules(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: Any) -> None:
-        """There is nothing to execute."""
+        """Gives a module the constants that AgentDojo's own code needs of it; nothing is executed."""
+        for name, value in _CONSTANTS.get(module.__name__, {}).items():
+            setattr(module, name, value)
 
 
 def replace() -> None:

@@ -17,6 +17,7 @@ import yaml
 from agentdojo.agent_pipeline.tool_execution import ToolsExecutor, tool_result_to_str
 from agentdojo.attacks.base_attacks import BaseAttack
 from agentdojo.base_tasks import BaseUserTask
+from pydantic import ValidationError
 
 from sandbox_images.agentdojo.comparison import spare_deepdiff
 from sandbox_images.agentdojo.dumper import dump
@@ -41,7 +42,6 @@ class AgentDojoToolset(Toolset):
         suites: The suites to load: names of AgentDojo's, import paths of others.
         folder: Where to look for modules that are not installed.
         tool_output: How a tool's result is written for the policy to read.
-        locate_attack: Whether to look after each tool call if the attack has succeeded by now.
     """
 
     weakest_recycle: ClassVar = "fork"
@@ -53,13 +53,11 @@ class AgentDojoToolset(Toolset):
         suites: list[str],
         folder: str | None = None,
         tool_output: Literal["yaml", "json"] = "yaml",
-        locate_attack: bool = False,
     ) -> None:
         self._version = version
         self._names = suites
         self._folder = folder
         self._executor = ToolsExecutor(partial(tool_result_to_str, dump_fn=_DUMPS[tool_output]))
-        self._locate_attack = locate_attack
         self._suites: dict[str, LoadedSuite] = {}
 
     def preload(self) -> None:
@@ -78,7 +76,8 @@ class AgentDojoToolset(Toolset):
         All 97 take half a second, and make an episode a tenth cheaper than one alone does.
         """
         environment, before = loaded.environments.copy({}), loaded.environments.copy({})
-        session = AgentDojoSession(loaded, task, None, environment, before, None, self._executor)
+        fresh = partial(loaded.environments.fresh, {})
+        session = AgentDojoSession(loaded, task, None, environment, before, fresh, None, self._executor)
         session.state_patch()
         for turn in session.oracle():
             for call in turn["tool_calls"]:
@@ -119,17 +118,17 @@ class AgentDojoToolset(Toolset):
         injection_task = loaded.task(task["injection_task"]) if task.get("injection_task") else None
         try:
             environment, before = loaded.environments.pair(prepared)
-        except (ValueError, yaml.YAMLError) as error:
+        except Exception as error:  # a suite's own loader may raise anything
+            broken = isinstance(error, yaml.YAMLError | ValidationError)
+            verb = "breaks the YAML of AgentDojo's" if broken else "does not fit the suite's"
             raise ToolsetError(
                 f"attack {task.get('attack')!r} on {task.get('user_task')} with {task.get('injection_task')} "
-                f"of {task['suite']}: what it injects breaks the YAML of AgentDojo's environment: {error}"
+                f"of {task['suite']}: what it injects {verb} environment: {error}"
             ) from error
-        session = AgentDojoSession(
-            loaded, user_task, injection_task, environment, before, attack, self._executor
+        fresh = partial(loaded.environments.fresh, prepared)
+        return AgentDojoSession(
+            loaded, user_task, injection_task, environment, before, fresh, attack, self._executor
         )
-        if self._locate_attack:
-            session.locate_attack()
-        return session
 
     def _suite(self, task: dict[str, Any]) -> LoadedSuite:
         if task.get("suite") not in self._suites:

@@ -49,6 +49,8 @@ class Played:
     """What it failed with."""
     sampling: list[dict[str, Any]] = field(default_factory=list)
     """What AgentDojo asked the policy with."""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    """AgentDojo's requests, as its client sends them, where they are kept."""
     record: dict[str, Any] | None = None
     """Our record of it."""
 
@@ -74,3 +76,10 @@ def agentdojo_plays_lines(*args: Any) -> Any:
     from tests.parity.upstream import play_lines
 
     return play_lines(*args)
+
+
+def agentdojo_asks(*args: Any) -> Any:
+    """`upstream.play_requests`, in the same way."""
+    from tests.parity.upstream import play_requests
+
+    return play_requests(*args)

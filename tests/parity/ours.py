@@ -135,7 +135,11 @@ class Ours:
 
 @contextmanager
 def ours(
-    args: dict[str, Any], backend: Any = "process", image: str | None = None, folder: Path | None = None
+    args: dict[str, Any],
+    backend: Any = "process",
+    image: str | None = None,
+    folder: Path | None = None,
+    model: str = "scripted",
 ) -> Iterator[Ours]:
     """A worker for these `environment.args`, up while the context lasts."""
     policy = ScriptedPolicy()
@@ -144,12 +148,10 @@ def ours(
         run_id="parity",
         environment=environment,
         sandbox=SandboxSettings(backend=backend, image=image),
-        policy=PolicyEndpoint(
-            kind="oracle", model="scripted", sampling=SamplingSettings(temperature=TEMPERATURE)
-        ),
+        policy=PolicyEndpoint(kind="oracle", model=model, sampling=SamplingSettings(temperature=TEMPERATURE)),
         episodes=AT_ONCE,
     )
-    rows: Iterable[Any] = ClassicEnvironment(environment).rows()
+    rows: Iterable[Any] = ClassicEnvironment(environment, policy=model).rows()
     with mock.patch("workers.episode.OracleClient", lambda: policy):
         worker = RolloutWorker(settings, "parity")
     try:

@@ -5,7 +5,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.parity.conversation import Message
@@ -33,6 +33,7 @@ class Call:
 class Action:
     content: str | None
     calls: tuple[Call, ...] = ()
+    reasoning: str | None = None
 
 
 @dataclass
@@ -204,3 +205,19 @@ class Script:
 def digest(messages: Sequence[Message]) -> str:
     text = json.dumps([message.plain() for message in messages], sort_keys=True)
     return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass
+class Levelled:
+    """A script that cannot tell an empty text from none, which the two sides send back differently."""
+
+    script: Script | Lines
+
+    def act(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], may_call: bool) -> Action:
+        level = [
+            replace(message, content=message.content or (None if message.calls else ""))
+            if message.role == "assistant"
+            else message
+            for message in messages
+        ]
+        return self.script.act(level, tools, may_call)

@@ -1,5 +1,6 @@
 """AgentDojo's own side: its pipelines, its runner, its environments, with a script for a model."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -19,11 +20,12 @@ from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.functions_runtime import FunctionCall, TaskEnvironment
 from agentdojo.task_suite import task_suite
 from agentdojo.task_suite.load_suites import get_suite
+from openai import NotGiven
 from openai.types.chat import ChatCompletion
 
 from tests.parity.conversation import from_openai
 from tests.parity.episode import Played, Setting, Task, plain_state
-from tests.parity.script import Action, Lines, Script
+from tests.parity.script import Action, Levelled, Lines, Script
 
 
 class ScriptedClient:
@@ -31,12 +33,17 @@ class ScriptedClient:
 
     def __init__(self) -> None:
         self.chat = self.completions = self
-        self.script: Script | Lines | None = None
+        self.script: Script | Lines | Levelled | None = None
         self.played = Played()
+        self.keeps_requests = False
 
     def create(
         self, messages: Any, tools: Any = (), tool_choice: Any = None, **sampling: Any
     ) -> ChatCompletion:
+        if self.keeps_requests:
+            request = {"messages": messages, "tools": tools, "tool_choice": tool_choice, **sampling}
+            sent = {name: value for name, value in request.items() if not isinstance(value, NotGiven)}
+            self.played.requests.append(json.loads(json.dumps(sent)))
         said = from_openai(messages)
         offered = [tool["function"] for tool in tools] if isinstance(tools, list) else []
         self.played.saw(said, offered)
@@ -122,7 +129,7 @@ class Upstream:
 
     def play(
         self,
-        script: Script | Lines,
+        script: Script | Lines | Levelled,
         task: BaseUserTask | BaseInjectionTask,
         injection_task: BaseInjectionTask | None,
         injections: dict[str, str],
@@ -183,6 +190,25 @@ def play_lines(setting: Setting, task: Task, lines: Lines) -> Played:
     fast_where_it_does_not_matter()
     side = upstream(setting)
     return side.play(lines, *side.prepared(task))
+
+
+def play_requests(
+    setting: Setting, task: Task, scripts: Sequence[str | Lines]
+) -> list[tuple[Script | Lines, list[dict[str, Any]]]]:
+    """AgentDojo's requests in an episode of a task, or of a pair, for each script or behaviour."""
+    fast_where_it_does_not_matter()
+    side = upstream(setting)
+    side.client.keeps_requests = True
+    prepared = side.prepared(task)
+    main, injection, _, environment = prepared
+    asked: list[tuple[Script | Lines, list[dict[str, Any]]]] = []
+    for one in scripts:
+        script = script_for(one, main, injection, environment) if isinstance(one, str) else one
+        played = side.play(Levelled(script), *prepared)
+        assert played.error is None, played.error
+        asked.append((script, played.requests))
+    side.client.keeps_requests = False
+    return asked
 
 
 @cache

@@ -65,7 +65,7 @@ class AgentDojoEnv(SandboxedEnv):
         self, args: AgentDojoArgs, sandbox: SandboxSettings, policy: str | None, folder: Path | None
     ) -> None:
         self._defenses = [load_defense(choice) for choice in args.defense]
-        self._questions = sum(defense.question is not None for defense in self._defenses)
+        self._questions = sum(bool(defense.question) for defense in self._defenses)
         self._reward = args.rubric()
         toolset = ToolsetSpec(
             image="agentdojo",
@@ -75,7 +75,6 @@ class AgentDojoEnv(SandboxedEnv):
                 "suites": args.suites or ["workspace", "travel", "banking", "slack"],
                 "folder": str(folder) if folder is not None else None,
                 "tool_output": args.tool_output,
-                "locate_attack": "attack_success" in self._reward.steps,
             },
         )
         super().__init__(

@@ -68,7 +68,8 @@ class Defense:
 
     question: str | None = None
     """A user message that the policy is asked before it acts, with the tools in sight but out of reach. Its
-    answer goes to `filter_tools`, stays in the conversation, and is a step of the episode."""
+    answer goes to `filter_tools`, stays in the conversation, and is a step of the episode. Null or empty: the
+    policy is asked nothing."""
 
     def system_message(self, message: str) -> str:
         """Rewrites the system message."""

@@ -19,36 +19,51 @@ class Guard:
 
     def __init__(self, defenses: Sequence[Defense], task: str) -> None:
         self._defenses = [(defense, Exchange(task)) for defense in defenses]
-        self._asking = [(defense, exchange) for defense, exchange in self._defenses if defense.question]
+        self._asking = [place for place, (defense, _) in enumerate(self._defenses) if defense.question]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Guard":
         return self  # verifiers copies the state that carries us
 
     def question(self, number: int) -> str | None:
         """What the policy is asked before it acts, by number; None where there is no such question."""
-        return self._asking[number][0].question if number < len(self._asking) else None
+        return self._defenses[self._asking[number]][0].question if number < len(self._asking) else None
 
     def tools(self, tools: Sequence[vf.Tool]) -> list[vf.Tool]:
-        """The tools that are left by the defenses that need not ask the policy.
+        """Returns the tools that are left by the defenses before the first one that asks the policy.
 
         Raises:
             DefenseError: A defense raised.
         """
-        for defense, exchange in self._defenses:
-            if not defense.question:
-                tools = _filtered(defense, tools, None, exchange)
-        return list(tools)
+        return self._filter(0, tools)
 
     def tools_after(self, number: int, messages: vf.Messages, tools: Sequence[vf.Tool]) -> list[vf.Tool]:
-        """The tools that are left when the policy has answered a question with the last of the messages.
+        """Returns the tools that are left when the policy has answered a question.
+
+        The defense that asked chooses first, then those that follow it in the config's list, up to the next
+        one that asks.
+
+        Args:
+            number: Which question, from 0.
+            messages: The conversation, which ends with the answer.
+            tools: The tools that were left before.
 
         Raises:
             DefenseError: A defense raised.
         """
         self._hear(messages)
-        defense, exchange = self._asking[number]
+        place = self._asking[number]
+        defense, exchange = self._defenses[place]
         content = messages[-1].content
-        return _filtered(defense, tools, content if isinstance(content, str) else None, exchange)
+        tools = _filtered(defense, tools, content if isinstance(content, str) else None, exchange)
+        return self._filter(place + 1, tools)
+
+    def _filter(self, start: int, tools: Sequence[vf.Tool]) -> list[vf.Tool]:
+        """Has the defenses from a place on choose tools, up to the next one that asks the policy."""
+        for defense, exchange in self._defenses[start:]:
+            if defense.question:
+                break
+            tools = _filtered(defense, tools, None, exchange)
+        return list(tools)
 
     async def inspect(self, outputs: Sequence[ToolOutput], messages: vf.Messages) -> str | None:
         """Shows the outputs of a turn to the defenses, which may change them.

@@ -40,13 +40,21 @@ class TaskSelection(Settings):
     """Attack for mode `attack`: its name in AgentDojo's registry, or the import path of a `BaseAttack`
     subclass of your own, `package.module:Class`."""
     attack_model: str | None = None
-    """Name under which AgentDojo knows the attacked model, for attacks that call their target by name.
-    Null: the policy's own name, which AgentDojo must know then. `local` stands for any other model."""
+    """Name of the attacked model, which every attack is given as the name of its target. Null: the policy's
+    own name. Attacks of AgentDojo's that call their target by name must know it; `local` stands for any other
+    model."""
 
     @field_validator("mode", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("suites", "user_tasks", "injection_tasks")
+    @classmethod
+    def _selects_something(cls, value: list[str] | None) -> list[str] | None:
+        if value == []:
+            raise ValueError("an empty list selects nothing; leave it out, or give null, for all")
+        return value
 
     _distinct = field_validator("suites", "user_tasks", "injection_tasks", "mode")(distinct)
 
@@ -56,6 +64,7 @@ def catalog(
     suites: Iterable[str] | None = None,
     attack: str | None = None,
     folder: Path | None = None,
+    target: str | None = None,
 ) -> dict[str, Any]:
     """What AgentDojo has in a version, and what of a user's own is asked for beside it.
 
@@ -64,23 +73,26 @@ def catalog(
         suites: Suites; those that are import paths are looked up.
         attack: An attack; looked up if it is an import path.
         folder: Where to look for modules that are not installed.
+        target: Name of the model that an attack of the user's own is made for.
 
     Raises:
         EnvironmentLoadError: AgentDojo cannot be read, has no such version, or a user's own module does
             not import.
     """
     own_suites = tuple(path for path in suites or () if ":" in path)
-    return _catalog(version, own_suites, attack if attack and ":" in attack else None, folder)
+    own_attack = attack if attack and ":" in attack else None
+    return _catalog(version, own_suites, own_attack, folder, target if own_attack else None)
 
 
 @cache
 def _catalog(
-    version: str, suites: tuple[str, ...], attack: str | None, folder: Path | None
+    version: str, suites: tuple[str, ...], attack: str | None, folder: Path | None, target: str | None
 ) -> dict[str, Any]:
     request = {
         "version": version,
         "suites": suites,
         "attack": attack,
+        "target": target,
         "search_path": str(folder.resolve()) if folder else None,
     }
     command = [sys.executable, "-m", "sandbox_images.agentdojo.catalog", json.dumps(request)]
@@ -123,9 +135,11 @@ def rows(
     Raises:
         EnvironmentLoadError: The selection names something that AgentDojo does not have.
     """
-    known = catalog(selection.version, selection.suites, selection.attack, folder)
+    target = policy if selection.attack_model is None else selection.attack_model
+    known = catalog(selection.version, selection.suites, selection.attack, folder, target)
     _check(selection, known)
     model = _attack_model(selection, known, policy)
+    named = model is not None and known["attacks"][selection.attack]["addresses_model"]
     system = known["system_message"] if system_message is None else system_message
     return [
         {
@@ -134,12 +148,12 @@ def rows(
             "answer": "",
             "info": info,
         }
-        for index, (prompt, info) in enumerate(_selected(selection, known, model))
+        for index, (prompt, info) in enumerate(_selected(selection, known, model, named))
     ]
 
 
 def _selected(
-    selection: TaskSelection, known: dict[str, Any], model: str | None
+    selection: TaskSelection, known: dict[str, Any], model: str | None, named: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in selection.suites or known["suites"]:
         suite = known["suites"][name]
@@ -162,7 +176,7 @@ def _selected(
                     pairs = list(suite["injection_tasks"])[:1]
                 for injection_id in pairs:
                     attack = (selection.attack, model)
-                    info = _info(task_id, suite, user_task, user_id, injection_id, attack)
+                    info = _info(task_id, suite, user_task, user_id, injection_id, attack, named)
                     yield user_task["prompt"], info
 
 
@@ -173,10 +187,12 @@ def _info(
     user_id: str | None,
     injection_id: str | None,
     attack: tuple[str | None, str | None] = (None, None),
+    named: bool = False,
 ) -> dict[str, Any]:
+    """Makes the `info` of a row; a model is part of a task's id where AgentDojo's attack calls it by name."""
     name, model = attack
     parts = [*suite_id, user_id, injection_id, name]
-    if model != "local":
+    if named and model != "local":
         parts.append(model)
     return {
         "task_id": "/".join(part for part in parts if part),
@@ -227,10 +243,13 @@ def _check(selection: TaskSelection, known: dict[str, Any]) -> None:
 
 
 def _attack_model(selection: TaskSelection, known: dict[str, Any], policy: str | None) -> str | None:
-    """The name that the attack calls its target by; None where it calls it by none."""
-    if "attack" not in selection.mode or not known["attacks"][selection.attack]["addresses_model"]:
+    """The name that the attack is given of its target, as AgentDojo gives it to every attack."""
+    if "attack" not in selection.mode:
         return None
     model = policy if selection.attack_model is None else selection.attack_model
+    assert selection.attack is not None
+    if ":" in selection.attack or not known["attacks"][selection.attack]["addresses_model"]:
+        return model  # whether an attack of the user's own knows the name, it has said itself
     # AgentDojo looks for the names it knows within the one it is given.
     if model is not None and any(name in model for name in known["models"]):
         return model

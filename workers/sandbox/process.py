@@ -52,7 +52,11 @@ class ProcessSandbox(Sandbox):
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},
+            env={
+                "PYTHONHASHSEED": "0",  # the order of a set may reach the policy: it is the same in every run
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
+            },
             start_new_session=True,
         )
         assert process.stdin

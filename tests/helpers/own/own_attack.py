@@ -1,5 +1,7 @@
 """A user's own attacks."""
 
+from typing import Any, ClassVar
+
 from agentdojo.agent_pipeline.base_pipeline_element import BasePipelineElement
 from agentdojo.attacks.base_attacks import BaseAttack, FixedJailbreakAttack
 from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
@@ -23,3 +25,32 @@ class Unfit(BaseAttack):
             raise LookupError("nothing to say")
         text = '" broken: [' if injection_task.ID == "injection_task_3" else injection_task.GOAL
         return dict.fromkeys(self.get_injection_candidates(user_task), text)
+
+
+class ByName(BaseAttack):
+    """Calls its target by the name that it has of it when it is made, and when it attacks."""
+
+    name = "by_name"
+
+    def __init__(self, task_suite: TaskSuite, target_pipeline: BasePipelineElement) -> None:
+        super().__init__(task_suite, target_pipeline)
+        self._called = {"the-policy": "Policy", "local": "Local model"}[str(target_pipeline.name)]
+
+    def attack(self, user_task: BaseUserTask, injection_task: BaseInjectionTask) -> dict[str, str]:
+        text = f"{self._called}, also called {self.target_pipeline.name}: {injection_task.GOAL}"
+        return dict.fromkeys(self.get_injection_candidates(user_task), text)
+
+
+class Odd(BaseAttack):
+    """Gives what cannot be injected, by its target's name; or changes what it has returned."""
+
+    name = "odd"
+    texts: ClassVar[dict[str, str]] = {}
+
+    def attack(self, user_task: BaseUserTask, injection_task: BaseInjectionTask) -> Any:
+        Odd.texts["injection_shopping"] = "first" if not Odd.texts else "later"
+        return {
+            "list": ["no mapping"],
+            "number": {"injection_shopping": 5},
+            "vector": {"injection_of_another": "text"},
+        }.get(str(self.target_pipeline.name), Odd.texts)

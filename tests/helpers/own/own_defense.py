@@ -46,3 +46,16 @@ class Broken(Defense):
         if hook == self.hook:
             raise RuntimeError("it does not work")
         return value
+
+
+class Half(Defense):
+    """Keeps every other tool of those that are left."""
+
+    def filter_tools(self, tools, answer, exchange):
+        return list(tools)[1::2]
+
+
+class Silent(Defense):
+    """Has a question that says nothing."""
+
+    question = ""

@@ -80,5 +80,5 @@ def test_unknown_attack_and_model_are_named() -> None:
     cached = AttackCache(quick("banking"))
     with pytest.raises(ToolsetError, match=r"no attack 'nothing'; AgentDojo has .*direct"):
         cached.attack("nothing", "local")
-    with pytest.raises(ToolsetError, match=r"'important_instructions' does not know a model 'nobody'"):
+    with pytest.raises(ToolsetError, match=r"cannot be made for a model called 'nobody'"):
         cached.attack("important_instructions", "nobody")

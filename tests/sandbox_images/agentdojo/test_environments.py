@@ -12,11 +12,14 @@ from agentdojo.task_suite.load_suites import _SUITES
 from agentdojo.task_suite.task_suite import TaskSuite
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field, ValidationInfo, field_validator
 
 from sandbox_images.agentdojo.attacks import AttackCache
 from sandbox_images.agentdojo.environments import EnvironmentCache
 from sandbox_images.tool_host.toolset import ToolsetError
 from tests.helpers.agentdojo import SUITES, VERSION, as_json, mutable_parts, suites
+from tests.helpers.own.own_suite import NotesEnvironment
+from tests.helpers.own.own_suite import suite as own_suite
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +132,7 @@ def test_environment_with_canaries_is_agentdojos(name: str) -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_no_environment_is_built_the_slow_way_for_want_of_knowledge(name: str) -> None:
     assert environments(name)._scalars
-    assert environments(name)._fields_are_independent
+    assert not environments(name)._loads_itself
     vectors = frozenset().union(*(scalar.vectors for scalar in environments(name)._scalars or []))
     assert vectors == set(canaries(name))
 
@@ -220,3 +223,64 @@ def test_ground_truth_in_an_environment_changes_no_other(name: str) -> None:
     assert changed
     assert before == environments(name).default
     assert cached._reference == environments(name).default
+
+
+class Counted(NotesEnvironment):
+    """Counts its notes when it is made, after all of its fields."""
+
+    count: int = 0
+
+    def model_post_init(self, context: Any) -> None:
+        self.count = sum(len(text) for text in self.notebook.notes.values())
+
+
+class Checked(NotesEnvironment):
+    """Has a field that is made of another one."""
+
+    titles: str = Field(default="", validate_default=True)
+
+    @field_validator("titles", mode="after")
+    @classmethod
+    def _of_notes(cls, value: str, info: ValidationInfo) -> str:
+        return ",".join(info.data["notebook"].notes.values())
+
+
+class Sharing(TaskSuite[NotesEnvironment]):
+    """Loads environments in a way of its own: always the same one."""
+
+    kept: Any = None
+
+    def load_and_inject_default_environment(self, injections: dict[str, str]) -> NotesEnvironment:
+        if Sharing.kept is None:
+            Sharing.kept = super().load_and_inject_default_environment({})
+        Sharing.kept.notebook.notes["loaded"] = injections.get("injection_shopping", "by itself")
+        return Sharing.kept
+
+
+def own(kind: type[TaskSuite], environment_type: type[TaskEnvironment]) -> TaskSuite:
+    return kind("notes", environment_type, own_suite.tools, data_path=own_suite.data_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "environment_type"),
+    [(TaskSuite, Counted), (TaskSuite, Checked), (Sharing, NotesEnvironment)],
+)
+def test_suite_that_does_something_of_its_own_loads_its_environments_itself(
+    kind: type[TaskSuite], environment_type: type[TaskEnvironment]
+) -> None:
+    found = EnvironmentCache(own(kind, environment_type))
+    (vector,) = own(kind, environment_type).get_injection_vector_defaults()
+    for text in ("short", "a longer text"):
+        expected = own(kind, environment_type).load_and_inject_default_environment({vector: text})
+        expected = expected.model_copy(deep=True)
+        environment, before = found.pair({vector: text})
+        assert environment == before == found.fresh({vector: text}) == expected
+        assert not mutable_parts(environment).keys() & mutable_parts(before).keys()
+
+
+def test_plain_suite_of_ones_own_needs_no_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite_of_ones_own = own(TaskSuite, NotesEnvironment)
+    found = EnvironmentCache(suite_of_ones_own)
+    (vector,) = suite_of_ones_own.get_injection_vector_defaults()
+    monkeypatch.setattr(found, "_load", None)
+    assert "quick" in str(found.build({vector: "quick"}))

@@ -2,9 +2,8 @@
 
 import json
 import random
-import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jsonpatch
@@ -254,26 +253,24 @@ UNREAD = [
 ]
 
 
-async def test_looking_for_the_attacks_success_changes_nothing(sandbox: ProcessSandbox) -> None:
+async def test_looking_for_the_injection_changes_no_score(sandbox: ProcessSandbox) -> None:
     """AgentDojo's check of this injection task asks for unread mail, which marks it as read."""
-    looking = ProcessSandbox(
-        replace(SPEC, config={**SPEC.config, "suites": ["workspace"], "locate_attack": True}),
-        process_settings(),
-        OWNER,
-    )
-    await looking.start()
-    seen: list[Any] = []
-    for each in (sandbox, looking):
-        session = each.session("unread")
-        await session.open(task("workspace", "user_task_0", "injection_task_6", "important_instructions"))
-        for tool, arguments in UNREAD:
-            assert (await session.call(tool, arguments)).error is None
-        scores = await session.evaluate({"output": "done", "unexecuted": []})
-        timeless = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*", "", strictly(scores.patches))
-        seen.append((scores.metrics, timeless))
-    await looking.stop()
-    assert seen[0] == seen[1]
-    assert seen[0][0]["attack_success"] == 0.0
+    session = sandbox.session("unread")
+    await session.open(task("workspace", "user_task_0", "injection_task_6", "important_instructions"))
+    for tool, arguments in UNREAD:
+        assert (await session.call(tool, arguments)).error is None
+    scores = await session.evaluate({"output": "done", "unexecuted": []})
+    assert (scores.metrics["attack_success"], scores.metrics["injected_calls"]) == (0.0, None)
+
+
+async def test_denial_of_service_asks_for_no_call(sandbox: ProcessSandbox) -> None:
+    session = sandbox.session("dos")
+    await session.open(task("banking", "user_task_0", "injection_task_0", "dos"))
+    sent = {"recipient": "US133000000121212121212", "amount": 0.01, "subject": "", "date": "2022-01-01"}
+    assert (await session.call("send_money", sent)).error is None
+    scores = await session.evaluate({"output": "done", "unexecuted": []})
+    assert (scores.metrics["attack_success"], scores.metrics["injected_calls"]) == (1.0, None)
+    assert scores.details == {"injected": [], "succeeded_at": None, "succeeded_in_words": False}
 
 
 class Reader(UserTask0):
@@ -288,5 +285,25 @@ class Reader(UserTask0):
 async def test_check_of_ones_own_may_change_what_it_compares_with() -> None:
     loaded = LoadedSuite(VERSION, own_suite)
     environment, before = loaded.environments.pair({})
-    session = AgentDojoSession(loaded, Reader(), None, environment, before, None, ToolsExecutor())
+    fresh = partial(loaded.environments.fresh, {})
+    session = AgentDojoSession(loaded, Reader(), None, environment, before, fresh, None, ToolsExecutor())
     assert session.evaluate({"output": "milk", "unexecuted": []}).metrics["utility"] == 1.0
+
+
+class Tidy(UserTask0):
+    """Sets its environment up in place."""
+
+    def init_environment(self, environment: Any) -> Any:
+        environment.notebook.notes["tidy"] = "up"
+        return environment
+
+
+async def test_set_up_in_place_is_in_the_first_patch() -> None:
+    loaded = LoadedSuite(VERSION, own_suite)
+    for _ in range(2):
+        environment, before = loaded.environments.pair({})
+        fresh = partial(loaded.environments.fresh, {})
+        session = AgentDojoSession(loaded, Tidy(), None, environment, before, fresh, None, ToolsExecutor())
+        assert session.state_patch() == [{"op": "add", "path": "/notebook/notes/tidy", "value": "up"}]
+        assert "tidy" not in loaded.environments.default.notebook.notes  # type: ignore[attr-defined]
+        assert "tidy" not in loaded.base_state.json["notebook"]["notes"]

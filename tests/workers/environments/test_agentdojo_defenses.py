@@ -51,6 +51,34 @@ def test_own_defense_rewrites_prompt_tools_and_results():
     assert json.loads(found["metrics"])["tool_errors"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("order", "offered"),
+    [
+        (["own_defense:Half", "tool_filter"], [5, 2]),
+        (["tool_filter", "own_defense:Half"], [11, 1]),
+        (["own_defense:Half", "own_defense:Half", "tool_filter"], [2, 1]),
+        (["tool_filter", "own_defense:Half", "own_defense:Half"], [11, 0]),
+    ],
+)
+def test_defenses_choose_tools_in_their_order(order: list[str], offered: list[int]):
+    with ours({**TASK, "defense": order}, folder=OWN) as side:
+        (task_id,) = side.rows
+        answer = Action("get_iban, send_money, read_file")
+        (played,) = side.play({(task_id, "lines"): Lines([answer, Action("done")])}).values()
+    assert [len(tools) for tools in played.tools] == offered
+
+
+def test_defense_whose_question_is_empty_asks_nothing():
+    found = record("own_defense:Silent", Action("done"))
+    assert (found["status"], len(found["steps"])) == ("finished", 1)
+
+
+@pytest.mark.parametrize("key", ["suites", "user_tasks", "injection_tasks"])
+def test_empty_selection_is_refused(key: str):
+    with pytest.raises(EnvironmentLoadError, match=f"{key}.*an empty list selects nothing; leave it out"):
+        ClassicEnvironment(EnvironmentSettings(id="agentdojo", args={key: []}))
+
+
 def test_own_defense_aborts_and_the_episode_is_scored():
     stopping = {"id": "own_defense:Careful", "args": {"words": ["Car Rental"], "patience": 2}}
     lines = [Action("reading", (BILL,)), Action(None, (BILL, Call("b", "get_balance", {}))), Action("never")]

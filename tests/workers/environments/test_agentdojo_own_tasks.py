@@ -93,6 +93,49 @@ def test_own_suite_is_played_under_an_attack_of_ones_own(backend: str, request: 
     assert json.loads(attacked["metrics"])["injected_calls"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("attack_model", "called"),
+    [(None, "Policy, also called the-policy"), ("local", "Local model, also called local")],
+)
+def test_attack_of_ones_own_is_given_its_targets_name(attack_model: str | None, called: str):
+    args = {**ARGS, "mode": "attack", "attack": "own_attack:ByName", "attack_model": attack_model}
+    with ours(args, "process", None, OWN, "the-policy") as side:
+        (task_id,) = side.rows
+        played = side.play({(task_id, "lines"): Lines([Action(None, (READ,)), Action("milk")])})
+    (record,) = (episode.record for episode in played.values())
+    assert record is not None and record["messages"][3]["content"].startswith(f"milk {called}: Write")
+
+
+def test_attack_of_ones_own_that_does_not_know_the_model_is_refused_before_anything_starts():
+    args = {**ARGS, "mode": "attack", "attack": "own_attack:ByName"}
+    settings = EnvironmentSettings(id="agentdojo", args=args, folder=OWN)
+    with pytest.raises(EnvironmentLoadError) as raised:
+        ClassicEnvironment(settings, policy="stranger").rows()
+    assert str(raised.value) == (
+        "environment.args.attack: attack own_attack:ByName cannot be made for a model called 'stranger': "
+        "KeyError: 'stranger'; `environment.args.attack_model` says what the model is called"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("list", "attack() must return a mapping of injection vectors to texts, got list: ['no mapping']"),
+        ("number", "injection vector 'injection_shopping' takes a text, got int: 5"),
+        ("vector", "the suite has no injection vector 'injection_of_another'; it has injection_shopping"),
+    ],
+)
+def test_what_cannot_be_injected_names_the_pair(name: str, says: str):
+    args = {**ARGS, "mode": "attack", "attack": "own_attack:Odd", "attack_model": name}
+    with ours(args, "process", None, OWN) as side:
+        (task_id,) = side.rows
+        played = side.play({(task_id, "lines"): Lines([Action("milk")])})
+    (episode,) = played.values()
+    assert episode.error is not None
+    pair = "attack 'own_attack:Odd' on user_task_0 with injection_task_0 of notes"
+    assert f"{pair}: {says}" in episode.error
+
+
 def test_own_modules_are_found_beside_the_config(tmp_path: Path):
     for name in (
         "own_suite.py",
