@@ -171,6 +171,29 @@ def sequences(
 
 
 @app.command()
+def view(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN_DIR]…", help="Runs' folders, URIs, and folders of runs. Default: runs."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to serve on; another than loopback is a risk.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port; 0: a free one.")] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page where there is a browser.")
+    ] = True,
+) -> None:
+    """Show runs and their episodes, turn by turn, in a browser."""
+    from cluster.viewer.view import serve
+
+    def say(line: str) -> None:
+        _console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    serve(places or ["runs"], host=host, port=port, open_browser=browser, say=say)
+
+
+@app.command()
 def check(
     config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
 ) -> None:

@@ -1,0 +1,166 @@
+"""Where an injection stands in what the policy read, and which calls it asked for."""
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from cluster.viewer.state_tree import Node, diff_tree
+
+log = logging.getLogger(__name__)
+
+_ESCAPE = re.compile(r"\\[ntr\"'\\/ ]")
+_WORD = re.compile(r"[^\W_]+")
+_SHORTEST = 12
+"""Letters and digits that a text must have to be looked for: shorter ones would be found everywhere."""
+_LONGEST = 4 * 2**20
+"""Characters of a message that are looked through."""
+
+
+def injected_texts(base: Any, initial: Any) -> list[str]:
+    """What an attack put into an environment: the texts that the episode began with and the base lacks.
+
+    Args:
+        base: The base state.
+        initial: The state in which the episode began.
+    """
+    found: list[str] = []
+    _collect(diff_tree(base, initial), found)
+    return sorted({text for text in found if len(_letters(text)[0]) >= _SHORTEST}, key=len, reverse=True)
+
+
+def _collect(node: Node, found: list[str]) -> None:
+    if isinstance(node.get("to"), str):
+        before = node["from"] if isinstance(node["from"], str) else ""
+        found.append(_inserted(before, node["to"]))
+    elif "to" in node or "added" in node:
+        found.extend(_texts(node.get("to", node.get("added"))))
+    for _, child in node.get("object", node.get("array", [])):
+        _collect(child, found)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    children: list[Any] = []
+    if isinstance(value, dict):
+        children = list(cast(dict[str, Any], value).values())
+    elif isinstance(value, list):
+        children = cast(list[Any], value)
+    return [text for child in children for text in _texts(child)]
+
+
+def _inserted(before: str, after: str) -> str:
+    """What `after` has between the beginning and the end that it shares with `before`."""
+    start, shorter = 0, min(len(before), len(after))
+    while start < shorter and before[start] == after[start]:
+        start += 1
+    end = 0
+    while end < shorter - start and before[-1 - end] == after[-1 - end]:
+        end += 1
+    return after[start : len(after) - end]
+
+
+def find_spans(text: str, injected: Sequence[str]) -> list[tuple[int, int]]:
+    """Where injected texts stand in a message, as pairs of first and one past the last character.
+
+    Tools print an environment as YAML or JSON, which break lines, indent and escape; so only letters and
+    digits are compared.
+    """
+    if not injected or not text:
+        return []
+    letters, places = _letters(text[:_LONGEST])
+    spans: list[tuple[int, int]] = []
+    for wanted in injected:
+        needle, _ = _letters(wanted)
+        at = letters.find(needle)
+        while at >= 0:
+            spans.append((places[at], places[at + len(needle) - 1] + 1))
+            at = letters.find(needle, at + len(needle))
+    return _merged(spans)
+
+
+def _letters(text: str) -> tuple[str, list[int]]:
+    """A text's letters and digits, and where each stands."""
+    plain = _ESCAPE.sub("  ", text)
+    kept: list[str] = []
+    places: list[int] = []
+    for word in _WORD.finditer(plain):
+        kept.append(word[0])
+        places.extend(range(word.start(), word.end()))
+    return "".join(kept), places
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+@dataclass(frozen=True)
+class WantedCall:
+    """A call that a task's ground truth makes."""
+
+    function: str
+    arguments: dict[str, Any]
+
+    def is_made_by(self, name: str, arguments: str) -> bool:
+        """Whether this call of the policy's does the same: the same tool, the same arguments."""
+        if name != self.function:
+            return False
+        try:
+            given: Any = json.loads(arguments)
+        except ValueError:
+            return False
+        if not isinstance(given, dict):
+            return False
+        values = cast(dict[str, Any], given)
+        return all(_comparable(values.get(key)) == _comparable(want) for key, want in self.arguments.items())
+
+
+def _comparable(value: Any) -> str:
+    if isinstance(value, str):
+        return _letters(value)[0].lower() or value
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return str(float(value))
+    return _letters(json.dumps(value, sort_keys=True, default=str))[0].lower()
+
+
+def injection_calls(
+    version: str, suite: str, injection_task: str, user_task: str | None, state: Any
+) -> list[WantedCall]:
+    """The calls that an injection asks for: its ground truth, less what the user's own task asks for.
+
+    Args:
+        version: AgentDojo's benchmark version.
+        suite: The suite.
+        injection_task: The injection's task.
+        user_task: The user's task; None: there is none.
+        state: The state in which the episode began.
+
+    Returns:
+        The calls; empty where AgentDojo here does not know the suite, or the task has no calls.
+    """
+    try:
+        from agentdojo.task_suite.load_suites import get_suite
+
+        found: Any = get_suite(version, suite)
+        environment = found.environment_type.model_validate(state)
+        calls = _ground_truth(found.get_injection_task_by_id(injection_task), environment)
+        own = [] if user_task is None else _ground_truth(found.get_user_task_by_id(user_task), environment)
+    except Exception as error:  # noqa: BLE001 - a suite of the user's own, and whatever it raises
+        log.info("the calls of %s/%s are not to be had: %s", suite, injection_task, error)
+        return []
+    return [call for call in calls if call not in own]
+
+
+def _ground_truth(task: Any, environment: Any) -> list[WantedCall]:
+    return [WantedCall(call.function, dict(call.args)) for call in task.ground_truth(environment)]

@@ -1,0 +1,232 @@
+"""What the viewer holds of the runs that it shows, and what it answers about them."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.dataset.run_record import load_run_record, model_folder
+from cluster.errors import ConfigError
+from cluster.viewer.episode_index import EpisodeIndex
+from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
+from cluster.viewer.notes import Note, Notes
+from cluster.viewer.run_figures import figures, series
+from cluster.viewer.run_list import describe_run, find_runs, run_state
+from cluster.viewer.token_texts import TokenTexts
+from cluster.viewer.transcript import Transcript
+
+_KEPT_TRANSCRIPTS = 6
+LARGEST_PAGE = 500
+"""Rows of a page of episodes."""
+
+
+class NotFound(Exception):
+    """There is no such run, episode or text."""
+
+
+class OpenRun:
+    """One run that is shown.
+
+    Args:
+        key: Its id in addresses.
+        place: Its folder, or URI.
+    """
+
+    def __init__(self, key: str, place: str) -> None:
+        self.key = key
+        self.place = place
+        self.index = EpisodeIndex(place)
+        self.notes = Notes(place)
+        self._search = MessageSearch()
+        self._transcripts: OrderedDict[tuple[str, int], Transcript] = OrderedDict()
+        self._figures: tuple[int, dict[str, Any]] | None = None
+        self._texts: TokenTexts | None = None
+        self._lock = threading.Lock()
+
+    def described(self) -> dict[str, Any]:
+        """Its line in the list of runs."""
+        return describe_run(self.key, self.place, self.index.folder)
+
+    def overview(self) -> dict[str, Any]:
+        """What its page shows."""
+        table = self.index.table()
+        if self._figures is None or self._figures[0] != self.index.version:
+            self._figures = self.index.version, figures(table)
+        manifest = self.index.manifest()
+        return {
+            "key": self.key,
+            "place": self.place,
+            "run_id": manifest.run_id,
+            "created": manifest.created.timestamp(),
+            "planned": manifest.planned,
+            "cancelled": manifest.cancelled,
+            "wall_seconds": manifest.wall_seconds,
+            "state": run_state(self.index.folder, manifest, table.num_rows),
+            "config": _text(self.index.folder / "config.yaml"),
+            "series": series(self.index.folder),
+            **self._figures[1],
+        }
+
+    def progress(self) -> dict[str, Any]:
+        """What tells a page whether there is more to see."""
+        table = self.index.table()
+        state = run_state(self.index.folder, self.index.manifest(), table.num_rows)
+        return {"version": self.index.version, "episodes": table.num_rows, "state": state}
+
+    def page(self, query: Query, first: int, count: int, *, by_task: bool = False) -> dict[str, Any]:
+        """A page of the episodes, or tasks, that a query selects.
+
+        Raises:
+            ConfigError: The query names a column that there is not, or has a value that does not fit.
+        """
+        notes = self.notes.read()
+        order = Query(sort=query.sort) if by_task else query
+        plain = Query(query.search, query.filters, "", query.tags) if by_task else query
+        table = select_episodes(self.index, plain, self._search, {key: n.tags for key, n in notes.items()})
+        if by_task:
+            table = group_by_task(table)
+            if order.sort:
+                name, down = order.sort.removeprefix("-"), order.sort[:1] == "-"
+                check_column(table, name)
+                table = table.sort_by([(name, "descending" if down else "ascending")])
+        rows = table.slice(first, min(count, LARGEST_PAGE)).to_pylist()
+        if not by_task:
+            for row in rows:
+                note = notes.get(row["episode_id"])
+                row["tags"] = note.tags if note else []
+        return {
+            "total": table.num_rows,
+            "first": first,
+            "columns": [[name, _kind(str(table.schema.field(name).type))] for name in table.column_names],
+            "rows": rows,
+        }
+
+    def neighbours(self, query: Query, episode_id: str) -> dict[str, str | None]:
+        """The episodes before and after one in a query's order."""
+        tags = {key: note.tags for key, note in self.notes.read().items()}
+        ids = select_episodes(self.index, query, self._search, tags)["episode_id"]
+        place = ids.index(episode_id).as_py() if len(ids) else -1
+        if place < 0:
+            return {"before": None, "after": ids[0].as_py() if len(ids) else None}
+        return {
+            "before": ids[place - 1].as_py() if place > 0 else None,
+            "after": ids[place + 1].as_py() if place + 1 < len(ids) else None,
+        }
+
+    def transcript(self, episode_id: str) -> Transcript:
+        """One episode.
+
+        Raises:
+            NotFound: The run has none of this id.
+        """
+        key = (episode_id, self.index.version)
+        with self._lock:
+            if key in self._transcripts:
+                self._transcripts.move_to_end(key)
+                return self._transcripts[key]
+        record = self.index.record(episode_id)
+        if record is None:
+            raise NotFound(f"{self.place} has no episode {episode_id!r}")
+        made = Transcript(record, self.index.folder)
+        with self._lock:
+            self._transcripts[key] = made
+            while len(self._transcripts) > _KEPT_TRANSCRIPTS:
+                self._transcripts.popitem(last=False)
+        return made
+
+    def samples(self, episode_id: str) -> list[dict[str, Any]]:
+        """The samples of an episode's task, itself included."""
+        task = self.transcript(episode_id).episode.task_id
+        page = self.page(Query(filters=(f"task_id={task}",), sort="sample_index"), 0, 100)
+        wanted = ("episode_id", "sample_index", "status", "reward", "turns")
+        return [{name: row[name] for name in wanted} for row in page["rows"]]
+
+    def texts(self) -> TokenTexts:
+        """The texts of the policy's tokens."""
+        if self._texts is None:
+            self._texts = TokenTexts(_tokenizer_folder(self.index.folder))
+        return self._texts
+
+    def note(self, episode_id: str, note: Note) -> None:
+        """Notes something of an episode.
+
+        Raises:
+            NotFound: The run has none of this id.
+        """
+        self.transcript(episode_id)
+        self.notes.write(episode_id, note)
+
+
+class Library:
+    """The runs that the viewer shows.
+
+    Args:
+        places: Run folders, URIs, and folders of runs.
+
+    Raises:
+        ConfigError: One of them is neither.
+    """
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self._places = list(places)
+        self._runs: dict[str, OpenRun] = {}
+        self._lock = threading.Lock()
+        self._find()
+
+    @property
+    def runs(self) -> list[OpenRun]:
+        """The runs, those included that have begun meanwhile in a folder of runs."""
+        self._find()
+        with self._lock:
+            return list(self._runs.values())
+
+    def run(self, key: str) -> OpenRun:
+        """One run.
+
+        Raises:
+            NotFound: There is none of this key.
+        """
+        with self._lock:
+            found = self._runs.get(key)
+        if found is None:
+            raise NotFound(f"there is no run {key!r}; there are {', '.join(self._runs)}")
+        return found
+
+    def _find(self) -> None:
+        try:
+            found = find_runs(self._places)
+        except ConfigError:
+            if not self._runs:
+                raise
+            return  # the last one has gone; its page says so
+        with self._lock:
+            self._runs = {key: self._runs.get(key) or OpenRun(key, place) for key, place in found.items()}
+
+
+def _kind(arrow_type: str) -> str:
+    if arrow_type.startswith(("int", "double", "float")):
+        return "number"
+    return "truth" if arrow_type == "bool" else "text"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _tokenizer_folder(run_dir: Path) -> Path | None:
+    """The folder of the run's model on this machine; None if it is not known, or not here."""
+    try:
+        config = yaml.safe_load(_text(run_dir / "config.yaml"))
+        model = config["policy"].get("model") if config["policy"]["kind"] == "vllm" else None
+        if model is None:
+            record = load_run_record(run_dir)
+            model = record.model if record else None
+        return None if not model else model_folder(str(model))
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,82 @@
+/** What the server answers. */
+export interface Cut { text: string; length: number }
+export interface Call { id?: string; name: string; arguments: Cut | null; injected?: boolean; answer?: number | null }
+export interface Message {
+  role: string; content: Cut | null; injected: [number, number][]; injected_beyond: number;
+  reasoning?: Cut; calls?: Call[];
+}
+export interface Line {
+  calls: string[]; reward: number | null; policy_seconds: number; tools_seconds: number; version: number | null;
+  tokens: number | null; finish_reason: string | null; injected_call: boolean; changes_state: boolean;
+}
+export interface Tokens {
+  kept: number; goes_on: boolean; prompt: number[]; prompt_texts: string[] | null; prompt_left_out: number;
+  sampled: number[]; sampled_texts: string[] | null; logprobs: number[] | null;
+}
+export interface Step extends Omit<Line, "calls" | "tokens"> {
+  index: number; content: Cut | null; reasoning: Cut | null; calls: Call[]; observations: Message[];
+  context: Message[] | null; done: boolean; no_logprobs: string | null; tokens: Tokens | null;
+  usage: { prompt_tokens: number; completion_tokens: number } | null;
+}
+export interface Note { tags: string[]; text: string }
+export interface Episode {
+  episode_id: string; task_id: string; sample_index: number; status: string; reward: number | null;
+  environment: string; suite: string | null; user_task: string | null; injection_task: string | null;
+  attack: string | null; model: string; policy_version: number | null; last_policy_version: number | null;
+  stop_reason: string | null; is_truncated: boolean; attempt: number; started_at: number; worker_id: string;
+  node_id: string; sandbox_id: string | null;
+  metrics: Record<string, number | null> | string; timings: Record<string, number>;
+  usage: { prompt_tokens: number; completion_tokens: number };
+  error: { stage: string; kind: string; type: string; message: string } | null;
+  tools: { name: string; description?: string }[] | string; has_state: boolean; notice: string | null;
+  injected: Cut[]; wanted_calls: { name: string; arguments: unknown }[];
+  opening: Message[]; outline: Line[]; neighbours: { before: string | null; after: string | null };
+  samples: { episode_id: string; sample_index: number; status: string; reward: number | null; turns: number }[];
+  note: Note;
+}
+export type Row = Record<string, string | number | boolean | null | string[]>;
+export interface Rows { total: number; first: number; columns: [string, string][]; rows: Row[] }
+export interface Mean { value: number; low: number; high: number; episodes: number }
+export interface Histogram { edges: number[]; counts: number[] }
+export interface By { key: string | number; episodes: number; means: Record<string, Mean | null> }
+export interface Cell { suite: string; user_task: string; injection_task: string; value: number; episodes: number }
+export interface Overview {
+  key: string; place: string; run_id: string; created: number; planned: number | null; cancelled: number;
+  wall_seconds: number | null; state: string; config: string; episodes: number; finished: number;
+  series: Record<string, unknown>[]; means: Record<string, Mean | null>;
+  histograms: Record<string, Histogram | null>;
+  stages: Record<string, { p5: number; p50: number; p95: number; mean: number } | null>;
+  counts: Record<string, [string | number, number][]>; versions: By[]; suites: By[]; heat: Record<string, Cell[]>;
+}
+export interface RunLine {
+  key: string; place: string; name: string; error?: string; state: string; created: number; policy: string;
+  summary: {
+    environment: string | null; planned: number | null; finished: number; failed: number; reward: number | null;
+    metrics: Record<string, number>; prompt_tokens: number; completion_tokens: number; wall_seconds: number | null;
+  };
+}
+
+declare global {
+  interface Window { KUMITE_REPORT?: Record<string, unknown> }
+}
+
+/** Asks the server, or the report that this page is. */
+export async function get<T>(path: string): Promise<T> {
+  const report = window.KUMITE_REPORT;
+  if (report) {
+    const found = report[path] ?? report[path.split("?")[0]];
+    if (found === undefined) throw new Error("this is not in the report");
+    return found as T;
+  }
+  const response = await fetch(`api/${path}`);
+  const body = await response.text();
+  let parsed: unknown = null;
+  try { parsed = JSON.parse(body); } catch { throw new Error(body.slice(0, 500)); }
+  if (!response.ok) throw new Error((parsed as { error?: string }).error ?? response.statusText);
+  return parsed as T;
+}
+
+export async function putNote(run: string, episode: string, note: Note): Promise<void> {
+  const response = await fetch(`api/runs/${run}/episodes/${episode}/note`, { method: "PUT", body: JSON.stringify(note) });
+  if (!response.ok) throw new Error(((await response.json()) as { error: string }).error);
+}

@@ -1,0 +1,15 @@
+import { useEffect } from "preact/hooks";
+
+/** Keys that do something on a page, but for where somebody writes. */
+export function useKeys(keys: Record<string, () => void>): void {
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent) => {
+      const target = event.target as HTMLElement;
+      if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName)) return;
+      const act = keys[event.key];
+      if (act) { event.preventDefault(); act(); }
+    };
+    window.addEventListener("keydown", pressed);
+    return () => window.removeEventListener("keydown", pressed);
+  });
+}

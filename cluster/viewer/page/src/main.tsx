@@ -1,0 +1,106 @@
+import { render } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { get, type RunLine } from "./api";
+import { EpisodePage } from "./episode";
+import { label, moment, number, seconds } from "./format";
+import { useAnswer, Waiting } from "./load";
+import { address, selection, useRoute } from "./route";
+import { RunPage } from "./run";
+import { EpisodesPage } from "./table";
+import "./style.css";
+
+const LOOK_AGAIN = 2000;
+
+/** Counts up whenever a run's episodes have become others; a run that is at an end is not asked again. */
+function useProgress(run: string | undefined): number {
+  const [version, setVersion] = useState(0);
+  useEffect(() => {
+    if (!run || window.KUMITE_REPORT) return;
+    let timer = 0;
+    let over = false;
+    const ask = async () => {
+      try {
+        const found = await get<{ version: number; state: string }>(`runs/${run}/progress`);
+        if (over) return;
+        setVersion(found.version);
+        if (found.state !== "live") return;
+      } catch { /* the server is asked again */ }
+      if (!over) timer = window.setTimeout(ask, document.hidden ? 5 * LOOK_AGAIN : LOOK_AGAIN);
+    };
+    void ask();
+    return () => { over = true; clearTimeout(timer); };
+  }, [run]);
+  return version;
+}
+
+function RunsPage() {
+  const [again, setAgain] = useState(0);
+  const answer = useAnswer<RunLine[]>("runs", again);
+  useEffect(() => {
+    if (!answer.value?.some((run) => run.state === "live")) return;
+    const timer = setTimeout(() => setAgain(again + 1), 2 * LOOK_AGAIN);
+    return () => clearTimeout(timer);
+  }, [answer.value]);
+  const runs = answer.value ?? [];
+  const metrics = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.metrics ?? {})))].slice(0, 6);
+  return (
+    <main class="table-page">
+      <h2>Runs</h2>
+      <Waiting of={answer}>
+        <div class="scroll"><table>
+          <thead><tr><th>run</th><th>state</th><th>begun</th><th>environment</th><th>policy</th><th>episodes</th><th>failed</th><th>reward</th>{metrics.map((name) => <th>{label(name)}</th>)}<th>tokens</th><th>time</th></tr></thead>
+          <tbody>{runs.map((run) => run.error ? <tr><td>{run.name}</td><td colSpan={9 + metrics.length} class="danger">{run.error}</td></tr> : (
+            <tr onClick={() => { location.hash = address(["run", run.key]); }}>
+              <td><a href={address(["run", run.key])}>{run.name}</a></td>
+              <td><span class={`badge ${run.state === "live" ? "good" : run.state === "cut off" ? "warn" : ""}`}>{run.state}</span></td>
+              <td>{moment(run.created)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
+              <td class="number">{number(run.summary.finished + run.summary.failed)}{run.summary.planned !== null && ` / ${number(run.summary.planned)}`}</td>
+              <td class={`number ${run.summary.failed ? "danger" : ""}`}>{number(run.summary.failed)}</td>
+              <td class="number">{number(run.summary.reward)}</td>
+              {metrics.map((name) => <td class="number">{number(run.summary.metrics[name] ?? null)}</td>)}
+              <td class="number">{number(run.summary.prompt_tokens + run.summary.completion_tokens)}</td><td class="number">{seconds(run.summary.wall_seconds)}</td>
+            </tr>
+          ))}</tbody>
+        </table></div>
+      </Waiting>
+    </main>
+  );
+}
+
+function ThemeButton() {
+  const [theme, setTheme] = useState(() => { try { return localStorage.getItem("theme") ?? "auto"; } catch { return "auto"; } });
+  useEffect(() => {
+    document.documentElement.dataset.theme = theme;
+    try { localStorage.setItem("theme", theme); } catch { /* a page without storage keeps it for as long as it is open */ }
+  }, [theme]);
+  const next = { auto: "dark", dark: "light", light: "auto" }[theme] ?? "auto";
+  return <button onClick={() => setTheme(next)} title="Colours">{theme}</button>;
+}
+
+function Page() {
+  const route = useRoute();
+  const [room, run, view, id] = route.path;
+  const here = room === "run" ? run : undefined;
+  const progress = useProgress(here);
+  const kept = selection(route.query);
+  useEffect(() => { document.title = [id, view, run, "Kumite"].filter(Boolean).join(" · "); }, [id, view, run]);
+  return (
+    <>
+      <header class="top">
+        <a class="name" href="#/">Kumite</a>
+        {here && <nav aria-label="Where">
+          <a href={address(["run", here])} aria-current={view === undefined ? "page" : undefined}>{here.replace(/-[0-9a-f]{6}$/, "")}</a>
+          <a href={address(["run", here, "episodes"], kept)} aria-current={view === "episodes" ? "page" : undefined}>episodes</a>
+          {id && <a href={address(route.path, route.query)} aria-current="page">{id}</a>}
+        </nav>}
+        <span class="spacer" />
+        <details class="keys"><summary>keys</summary><dl><dt>j k</dt><dd>next, previous step or row</dd><dt>[ ]</dt><dd>previous, next episode or page</dd><dt>/</dt><dd>search</dd><dt>c</dt><dd>copy a link</dd><dt>Enter</dt><dd>open the row</dd></dl></details>
+        <ThemeButton />
+      </header>
+      {!here ? <RunsPage /> : view === "episode" && id ? <EpisodePage key={id} run={here} id={id} route={route} />
+        : view === "episodes" ? <EpisodesPage run={here} route={route} progress={progress} /> : <RunPage run={here} progress={progress} />}
+    </>
+  );
+}
+
+render(<Page />, document.getElementById("page")!);

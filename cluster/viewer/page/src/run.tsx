@@ -1,0 +1,98 @@
+import type { By, Mean, Overview } from "./api";
+import { Bars, Heat, Intervals, Lines } from "./charts";
+import { label, moment, number, seconds } from "./format";
+import { useAnswer, Waiting } from "./load";
+import { go } from "./route";
+import { Plain } from "./text";
+
+type Line = Record<string, unknown>;
+const of = (row: Line, ...path: string[]): number | null => {
+  let value: unknown = row;
+  for (const part of path) value = typeof value === "object" && value !== null ? (value as Line)[part] : null;
+  return typeof value === "number" ? value : null;
+};
+
+function present(means: Record<string, Mean | null>): [string, Mean][] {
+  return Object.entries(means).filter((pair): pair is [string, Mean] => pair[1] !== null);
+}
+
+function Groups({ title, column, rows, run }: { title: string; column: string; rows: By[]; run: string }) {
+  if (rows.length < 2) return null;
+  const names = Object.keys(rows[0].means).filter((name) => rows.some((row) => row.means[name]));
+  return (
+    <figure class="broad"><figcaption>{title}</figcaption><div class="scroll"><table>
+      <thead><tr><th>{label(column)}</th><th>episodes</th>{names.map((name) => <th>{label(name)}</th>)}</tr></thead>
+      <tbody>{rows.map((row) => <tr onClick={() => go(["run", run, "episodes"], new URLSearchParams({ where: `${column}=${row.key}` }))}>
+        <td><button class="plain">{String(row.key)}</button></td><td class="number">{number(row.episodes)}</td>
+        {names.map((name) => { const mean = row.means[name]; return <td class="number">{mean ? <>{number(mean.value)} <span class="dim small">[{number(mean.low, 2)}, {number(mean.high, 2)}]</span></> : "–"}</td>; })}
+      </tr>)}</tbody></table></div></figure>
+  );
+}
+
+function Counts({ title, column, rows, run }: { title: string; column: string; rows: [string | number, number][]; run: string }) {
+  if (!rows.length) return null;
+  const most = rows[0][1];
+  return (
+    <figure><figcaption>{title}</figcaption>
+      {rows.slice(0, 12).map(([name, count]) => (
+        <div class="count"><button class="plain" onClick={() => go(["run", run, "episodes"], new URLSearchParams({ where: `${column}=${name}` }))}><Plain text={String(name).slice(0, 60)} /></button>
+          <span class="share"><i style={{ width: `${(100 * count) / most}%` }} />{number(count)}</span></div>
+      ))}</figure>
+  );
+}
+
+/** A run in numbers and plots; each of them leads to its episodes. */
+export function RunPage({ run, progress }: { run: string; progress: number }) {
+  const answer = useAnswer<Overview>(`runs/${run}`, progress);
+  const found = answer.value;
+  return (
+    <main class="run">
+      <Waiting of={answer}>{found && <>
+        <header class="title">
+          <h2>{found.run_id} <span class={`badge ${found.state === "live" ? "good" : found.state === "cut off" ? "warn" : ""}`}>{found.state}</span></h2>
+          <p class="small dim">{moment(found.created)} · {found.place}</p>
+        </header>
+        <div class="tiles">
+          <Tile name="episodes" value={`${number(found.episodes)}${found.planned === null ? "" : ` of ${number(found.planned)}`}`} onPick={() => go(["run", run, "episodes"])} />
+          <Tile name="failed" value={number(found.episodes - found.finished)} danger={found.finished < found.episodes} onPick={() => go(["run", run, "episodes"], new URLSearchParams({ where: "status=failed" }))} />
+          <Tile name="reward" value={number(found.means.reward?.value ?? null)} />
+          {["utility", "attack_success"].map((name) => found.means[`metric.${name}`] && <Tile name={label(name)} value={number(found.means[`metric.${name}`]!.value)} />)}
+          <Tile name="wall clock" value={seconds(found.wall_seconds)} />
+          <Tile name="episodes/s" value={found.wall_seconds ? number(found.episodes / found.wall_seconds) : "–"} />
+        </div>
+        <div class="figures">
+          <Intervals title="metrics" rows={present(found.means)} onPick={(name) => go(["run", run, "episodes"], new URLSearchParams({ sort: `-${name}` }))} />
+          <Bars title="reward" data={found.histograms.reward} />
+          <Bars title="turns" data={found.histograms.turns} />
+          <Bars title="sampled tokens" data={found.histograms.completion_tokens} />
+          <Bars title="prompt tokens" data={found.histograms.prompt_tokens} />
+          <Bars title="seconds per episode" data={found.histograms.seconds_total} unit="s" />
+          {Object.values(found.stages).some(Boolean) && (
+            <figure><figcaption>seconds per stage</figcaption><table><thead><tr><th>stage</th><th>median</th><th>mean</th><th>95 %</th></tr></thead>
+              <tbody>{Object.entries(found.stages).map(([stage, value]) => value && <tr><td>{stage}</td><td class="number">{seconds(value.p50)}</td><td class="number">{seconds(value.mean)}</td><td class="number">{seconds(value.p95)}</td></tr>)}</tbody></table></figure>
+          )}
+          <Counts title="failures by stage" column="error_stage" rows={found.counts.error_stage} run={run} />
+          <Counts title="failures by kind" column="error_kind" rows={found.counts.error_kind} run={run} />
+          <Counts title="stop reasons" column="stop_reason" rows={found.counts.stop_reason} run={run} />
+          {Object.entries(found.heat).map(([name, cells]) => <Heat name={name} cells={cells} onPick={(cell) => {
+            const query = new URLSearchParams();
+            for (const key of ["suite", "user_task", "injection_task"] as const) query.append("where", `${key}=${cell[key]}`);
+            go(["run", run, "episodes"], query);
+          }} />)}
+          <Lines title="episodes" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["finished", (row) => of(row, "finished")], ["in flight", (row) => of(row, "in_flight")]]} />
+          <Lines title="policy: requests" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["running", (row) => of(row, "policy", "running")], ["waiting", (row) => of(row, "policy", "waiting")]]} />
+          <Lines title="tokens per second" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["tokens/s", (row) => of(row, "tokens_per_second")]]} />
+          <Lines title="KV cache in use" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["share", (row) => of(row, "policy", "kv_cache_usage") ?? of(row, "policy", "kv_cache")]]} />
+          <Groups title="by suite" column="suite" rows={found.suites} run={run} />
+          <Groups title="by version of the weights" column="policy_version" rows={found.versions} run={run} />
+        </div>
+        <details><summary>config.yaml</summary><pre class="text"><Plain text={found.config} /></pre></details>
+      </>}</Waiting>
+    </main>
+  );
+}
+
+function Tile({ name, value, danger, onPick }: { name: string; value: string; danger?: boolean; onPick?: () => void }) {
+  const inside = <><span class={`value ${danger ? "danger" : ""}`}>{value}</span><span class="small dim">{name}</span></>;
+  return onPick ? <button class="tile" onClick={onPick}>{inside}</button> : <div class="tile">{inside}</div>;
+}

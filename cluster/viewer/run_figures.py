@@ -1,0 +1,135 @@
+"""What a run's page shows: numbers with intervals, and the data of its plots."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.dataset.arrow import Table, pc
+from cluster.observe.rates import wilson
+from cluster.viewer.episode_index import METRIC
+from workers.records import Timings
+
+_Z = 1.959963984540054
+_BINS = 24
+_MOST_POINTS = 400
+"""Points of a series that a page gets."""
+_TAIL_BYTES = 16 * 2**20
+_GROUPS = ("suite", "injection_task", "attack", "policy_version", "error_stage", "error_kind", "stop_reason")
+
+
+def figures(table: Table) -> dict[str, Any]:
+    """Numbers and plots of these rows of a run's index."""
+    finished = table.filter(pc.equal(table["status"], "finished"))
+    metrics = [name for name in table.column_names if name.startswith(METRIC)]
+    return {
+        "episodes": table.num_rows,
+        "finished": finished.num_rows,
+        "means": {name: _mean(finished[name]) for name in ["reward", *metrics, "turns"]},
+        "histograms": {
+            name: _histogram(finished[name])
+            for name in ("reward", "turns", "prompt_tokens", "completion_tokens", "seconds_total")
+        },
+        "stages": {stage: _quantiles(finished[f"seconds_{stage}"]) for stage in Timings.model_fields},
+        "counts": {name: _counts(table[name]) for name in _GROUPS},
+        "versions": _by(finished, "policy_version", ["reward", *metrics]),
+        "suites": _by(finished, "suite", ["reward", *metrics]),
+        "heat": {
+            name: _heat(finished, f"{METRIC}{name}")
+            for name in ("attack_success", "utility")
+            if f"{METRIC}{name}" in table.column_names
+        },
+    }
+
+
+def _numbers(column: Any) -> Any:
+    return column.drop_null().cast("double").to_numpy()
+
+
+def _mean(column: Any) -> dict[str, float] | None:
+    """The mean with a 95 % interval: Wilson's for shares, the normal one for others."""
+    values = _numbers(column)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    mean, count = float(values.mean()), int(values.size)
+    if np.isin(values, (0.0, 1.0)).all():
+        rate = wilson(int(values.sum()), count)
+        return {"value": rate.value, "low": rate.low, "high": rate.high, "episodes": count}
+    half = _Z * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    return {"value": mean, "low": mean - half, "high": mean + half, "episodes": count}
+
+
+def _histogram(column: Any) -> dict[str, list[float]] | None:
+    values = _numbers(column)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    distinct = np.unique(values)
+    if distinct.size <= _BINS:
+        counts = [int((values == value).sum()) for value in distinct]
+        return {"edges": [float(value) for value in distinct], "counts": counts}
+    counts, edges = np.histogram(values, _BINS)
+    return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
+
+
+def _quantiles(column: Any) -> dict[str, float] | None:
+    values = _numbers(column)
+    if not values.size:
+        return None
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return {"p5": float(low), "p50": float(middle), "p95": float(high), "mean": float(values.mean())}
+
+
+def _counts(column: Any) -> list[list[Any]]:
+    counts = column.drop_null().value_counts().to_pylist()
+    counts.sort(key=lambda row: -row["counts"])
+    return [[row["values"], row["counts"]] for row in counts[:60]]
+
+
+def _by(table: Table, key: str, names: list[str]) -> list[dict[str, Any]]:
+    """Means with intervals by the values of a column; empty where it has none."""
+    values = sorted(table[key].drop_null().unique().to_pylist())
+    rows: list[dict[str, Any]] = []
+    for value in values[:200]:
+        own = table.filter(pc.equal(table[key], value))
+        means = {name: _mean(own[name]) for name in names}
+        rows.append({"key": value, "episodes": own.num_rows, "means": means})
+    return rows
+
+
+def _heat(table: Table, metric: str) -> list[dict[str, Any]]:
+    """The mean of a metric by suite, user task and injection task."""
+    own = table.filter(pc.is_valid(table["injection_task"]))
+    own = own.filter(pc.and_(pc.is_valid(own["user_task"]), pc.is_valid(own[metric])))
+    if not own.num_rows:
+        return []
+    groups = own.group_by(["suite", "user_task", "injection_task"]).aggregate(
+        [(metric, "mean"), (metric, "count")]
+    )
+    renamed = groups.rename_columns(
+        [name.replace(f"{metric}_mean", "value").replace(f"{metric}_count", "episodes") for name in groups.column_names]
+    )
+    return renamed.to_pylist()
+
+
+def series(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's own time series, from `metrics.jsonl`: as many lines as a plot has use for."""
+    try:
+        with (run_dir / "metrics.jsonl").open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in lines[:: max(1, len(lines) // _MOST_POINTS)]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

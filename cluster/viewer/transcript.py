@@ -1,0 +1,228 @@
+"""One episode as its page shows it: what each step read, did and changed."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.viewer.injections import WantedCall, find_spans, injected_texts, injection_calls
+from cluster.viewer.state_tree import StateHistory, load_base_state
+from cluster.viewer.token_texts import TokenTexts
+from workers.records import EpisodeRecord, Message, StepRecord
+
+LONGEST_TEXT = 20_000
+"""Characters of a text that a page gets at first; the rest is a click away."""
+_MOST_TOKENS = 4_000
+"""Prompt tokens of a step that a page gets."""
+
+
+@dataclass
+class Transcript:
+    """An episode, and what is found out about it once for all its pages.
+
+    Args:
+        episode: The episode.
+        run_dir: The run's folder.
+    """
+
+    episode: EpisodeRecord
+    run_dir: Path
+    history: StateHistory | None = None
+    injected: list[str] = field(default_factory=list[str])
+    wanted: list[WantedCall] = field(default_factory=list[WantedCall])
+    notice: str | None = None
+
+    def __post_init__(self) -> None:
+        episode = self.episode
+        if episode.initial_state_id is None:
+            return
+        try:
+            base = load_base_state(self.run_dir, episode.initial_state_id)
+            if base is None:
+                self.notice = f"the base state {episode.initial_state_id} is not in this run's files"
+                return
+            self.history = StateHistory(base, episode)
+        except Exception as error:  # noqa: BLE001 - a patch that does not fit, or a file that is damaged
+            self.notice = f"the environment's state cannot be shown: {error}"
+            return
+        if episode.attack is not None and episode.injection_task is not None:
+            self.injected = injected_texts(base, self.history.initial)
+            self.wanted = injection_calls(
+                _benchmark_version(self.run_dir),
+                episode.suite or "",
+                episode.injection_task,
+                episode.user_task,
+                self.history.initial,
+            )
+
+    def head(self) -> dict[str, Any]:
+        """The episode without its steps' contents, and a line for each step."""
+        episode = self.episode
+        head = episode.model_dump(exclude={"messages", "steps", "tool_schemas", "initial_state_patch"})
+        head["metrics"] = _json_or_text(episode.metrics)
+        head["tools"] = _json_or_text(episode.tool_schemas)
+        head["has_state"] = self.history is not None
+        head["notice"] = self.notice
+        head["injected"] = [_cut(text) for text in self.injected]
+        head["wanted_calls"] = [{"name": one.function, "arguments": one.arguments} for one in self.wanted]
+        head["opening"] = [self._message(message) for message in self._opening()]
+        head["outline"] = [self._line(step) for step in episode.steps]
+        if not episode.steps:
+            head["opening"] = [self._message(message) for message in episode.messages]
+        return head
+
+    def steps(self, first: int, count: int, texts: TokenTexts) -> list[dict[str, Any]]:
+        """These steps in full, but for what is very long."""
+        return [self._step(place, texts) for place in range(first, min(first + count, self.step_count))]
+
+    @property
+    def step_count(self) -> int:
+        """How many steps the episode has."""
+        return len(self.episode.steps)
+
+    def text_of(self, step: int, part: str) -> str | None:
+        """A text in full; None if there is none.
+
+        Args:
+            step: The step; -1: what was there before it.
+            part: `action`, `reasoning`, `call.N`, `observation.N` or `opening.N`.
+        """
+        name, _, place = part.partition(".")
+        if not -1 <= step < self.step_count or (place and not place.isdecimal()):
+            return None
+        at = int(place or 0)
+        messages = self._opening() if step < 0 else self.episode.steps[step].observations
+        if name in ("opening", "observation"):
+            return messages[at].content if at < len(messages) else None
+        if step < 0:
+            return None
+        action = self.episode.steps[step].action
+        if name == "call":
+            calls = action.tool_calls or []
+            return calls[at].function.arguments if at < len(calls) else None
+        return {"action": action.content, "reasoning": action.reasoning_content}.get(name)
+
+    def _opening(self) -> list[Message]:
+        steps = self.episode.steps
+        return steps[0].prompt_messages if steps else self.episode.messages
+
+    def _line(self, step: StepRecord) -> dict[str, Any]:
+        calls = step.action.tool_calls or []
+        return {
+            "calls": [call.function.name for call in calls[:8]],
+            "reward": step.reward,
+            "policy_seconds": step.policy_seconds,
+            "tools_seconds": step.tools_seconds,
+            "version": step.policy_version,
+            "tokens": step.usage.completion_tokens if step.usage else None,
+            "finish_reason": step.finish_reason,
+            "injected_call": any(self._is_wanted(call.function.name, call.function.arguments) for call in calls),
+            "changes_state": bool(step.state_patch and step.state_patch != "[]"),
+        }
+
+    def _is_wanted(self, name: str, arguments: str) -> bool:
+        return any(call.is_made_by(name, arguments) for call in self.wanted)
+
+    def _step(self, place: int, texts: TokenTexts) -> dict[str, Any]:
+        step = self.episode.steps[place]
+        answers = {message.tool_call_id: at for at, message in enumerate(step.observations) if message.tool_call_id}
+        calls: list[dict[str, Any]] = []
+        for call in step.action.tool_calls or []:
+            name, arguments = call.function.name, call.function.arguments
+            shown = {"id": call.id, "name": name, "answer": answers.get(call.id)}
+            shown["arguments"] = _cut(arguments)
+            shown["injected"] = self._is_wanted(name, arguments)
+            calls.append(shown)
+        return {
+            **self._line(step),
+            "index": step.step_index,
+            "content": _cut(step.action.content),
+            "reasoning": _cut(step.action.reasoning_content),
+            "calls": calls,
+            "observations": [self._message(message) for message in step.observations],
+            "context": self._other_context(place),
+            "done": step.done,
+            "no_logprobs": step.no_logprobs,
+            "usage": step.usage.model_dump() if step.usage else None,
+            "tokens": self._tokens(place, texts),
+        }
+
+    def _other_context(self, place: int) -> list[dict[str, Any]] | None:
+        """The prompt's messages, where it does not go on from the step before; None where it does."""
+        if place == 0:
+            return None
+        before, now = self.episode.steps[place - 1], self.episode.steps[place]
+        expected = [*before.prompt_messages, before.action, *before.observations]
+        shown = now.prompt_messages
+        if len(shown) == len(expected) and all(
+            (one.role, one.content or "") == (other.role, other.content or "")
+            for one, other in zip(expected, shown, strict=True)
+        ):
+            return None
+        return [self._message(message) for message in shown]
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        shown = {"role": message.role, **_cut_with(self.injected, message.content)}
+        if message.reasoning_content:
+            shown["reasoning"] = _cut(message.reasoning_content)
+        if message.tool_calls:
+            shown["calls"] = [
+                {"name": call.function.name, "arguments": _cut(call.function.arguments)}
+                for call in message.tool_calls
+            ]
+        return shown
+
+    def _tokens(self, place: int, texts: TokenTexts) -> dict[str, Any] | None:
+        step = self.episode.steps[place]
+        if step.prompt_token_ids is None and step.completion_token_ids is None:
+            return None
+        prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
+        before: list[int] = []
+        if place:
+            last = self.episode.steps[place - 1]
+            before = [*(last.prompt_token_ids or []), *(last.completion_token_ids or [])]
+        same = 0
+        for one, other in zip(before, prompt, strict=False):
+            if one != other:
+                break
+            same += 1
+        new = prompt[same : same + _MOST_TOKENS]
+        return {
+            "kept": same,
+            "goes_on": same == len(before),
+            "prompt": new,
+            "prompt_texts": texts.of(new),
+            "prompt_left_out": len(prompt) - same - len(new),
+            "sampled": sampled,
+            "sampled_texts": texts.of(sampled),
+            "logprobs": step.completion_logprobs,
+        }
+
+
+def _cut(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else {"text": text[:LONGEST_TEXT], "length": len(text)}
+
+
+def _cut_with(injected: list[str], text: str | None) -> dict[str, Any]:
+    """A message's text, cut, with the injected parts; one beyond the cut is counted."""
+    spans = find_spans(text or "", injected)
+    shown = [[start, min(end, LONGEST_TEXT)] for start, end in spans if start < LONGEST_TEXT]
+    return {"content": _cut(text), "injected": shown, "injected_beyond": len(spans) - len(shown)}
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _benchmark_version(run_dir: Path) -> str:
+    """The version of the benchmark that the run's config names, read without the environment."""
+    try:
+        config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        return str(config["environment"]["args"]["version"])
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return "v1.2.2"

@@ -1,0 +1,92 @@
+"""`kumite view`: the server's life, from the address that is printed to Ctrl+C."""
+
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from cluster.errors import ConfigError
+from cluster.viewer.library import Library
+from cluster.viewer.server import build_app
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def serve(
+    places: Sequence[str], *, host: str, port: int, open_browser: bool, say: Callable[[str], None]
+) -> None:
+    """Shows runs until it is interrupted.
+
+    Args:
+        places: Run folders, URIs, and folders of runs.
+        host: The address to listen on.
+        port: The port; 0: a free one.
+        open_browser: Whether to open the page where there is a browser.
+        say: Is told the page's address, and what is to be heeded.
+
+    Raises:
+        ConfigError: A place holds no run, or the address cannot be listened on.
+    """
+    library = Library(places)
+    warm = threading.Thread(target=_read_first, args=(library,), daemon=True)
+    token = secrets.token_urlsafe(24)
+    listener = _listen(host, port)
+    port = listener.getsockname()[1]
+    if not _is_loopback(host):
+        say(
+            f"warning: who can reach {host}:{port} and has the token can read these runs, and what goes over "
+            "the network is not encrypted; `ssh -L` to the default address is safer"
+        )
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={token}"
+    say(address)
+    warm.start()
+    app = build_app(library, token, _LOOPBACK if _is_loopback(host) else None)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
+    if open_browser and _has_browser():
+        webbrowser.open(address)
+    server.run(sockets=[listener])
+
+
+def _read_first(library: Library) -> None:
+    """Reads the first run's index while the browser starts."""
+    try:
+        library.runs[0].index.table()
+    except Exception:  # noqa: BLE001 - the page asks again, and shows what is wrong
+        return
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot be listened on: {error.strerror}; "
+            "give an address of this machine, and a port that is free (0: any)"
+        ) from error
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _has_browser() -> bool:
+    if sys.platform == "darwin":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
