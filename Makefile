@@ -3,7 +3,7 @@ PYTEST_ARGS ?=
 python := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup engine image test test-fast test-exhaustive lint format docs lock clean
+.PHONY: help run setup engine image test test-fast test-exhaustive lint format docs viewer lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: setup ## Format the code
 
 docs: setup ## Write docs/config.md, and the tables of five other pages, from the code
 	@$(python) -m scripts.docs
+
+viewer: ## Build the viewer's page anew, after a change in cluster/viewer/page; needs Node.js and npm
+	@cd cluster/viewer/page && npm ci --no-audit --no-fund && npm run build
 
 lock: setup ## Resolve the versions that set-up installs, after a change of dependencies
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(python) scripts/lock.py $(addprefix --find-links ,$(PIP_FIND_LINKS))

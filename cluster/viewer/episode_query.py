@@ -106,7 +106,7 @@ def select_episodes(
     if query.sort:
         name, order = query.sort.removeprefix("-"), "descending" if query.sort[:1] == "-" else "ascending"
         check_column(table, name)
-        places = pc.sort_indices(table, sort_keys=[(name, order)], null_placement="at_end")
+        places = pc.sort_indices(table, sort_keys=[(name, order)])
         table = table.take(places)
     return table
 

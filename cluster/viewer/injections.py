@@ -3,8 +3,10 @@
 import json
 import logging
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, cast
 
 from cluster.viewer.state_tree import Node, diff_tree
@@ -28,7 +30,7 @@ def injected_texts(base: Any, initial: Any) -> list[str]:
     """
     found: list[str] = []
     _collect(diff_tree(base, initial), found)
-    return sorted({text for text in found if len(_letters(text)[0]) >= _SHORTEST}, key=len, reverse=True)
+    return sorted({text.strip() for text in found if len(_letters(text)[0]) >= _SHORTEST}, key=len, reverse=True)
 
 
 def _collect(node: Node, found: list[str]) -> None:
@@ -74,10 +76,14 @@ def find_spans(text: str, injected: Sequence[str]) -> list[tuple[int, int]]:
     letters, places = _letters(text[:_LONGEST])
     spans: list[tuple[int, int]] = []
     for wanted in injected:
-        needle, _ = _letters(wanted)
+        needle, kept = _letters(wanted)
+        before, after = wanted[: kept[0]], wanted[kept[-1] + 1 :]
         at = letters.find(needle)
         while at >= 0:
-            spans.append((places[at], places[at + len(needle) - 1] + 1))
+            start, end = places[at], places[at + len(needle) - 1] + 1
+            start -= len(before) if before and text[:start].endswith(before) else 0
+            end += len(after) if after and text.startswith(after, end) else 0
+            spans.append((start, end))
             at = letters.find(needle, at + len(needle))
     return _merged(spans)
 
@@ -101,6 +107,39 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             merged.append((start, end))
     return merged
+
+
+class AgentDojo:
+    """AgentDojo's suites, which take seconds to load: a thread does it, and nobody waits."""
+
+    def __init__(self) -> None:
+        self._loader: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def is_loaded(self) -> bool:
+        """Whether the suites are there, or are known not to be; has them loaded."""
+        with self._lock:
+            if self._loader is None:
+                self._loader = threading.Thread(target=_load_suites, daemon=True)
+                self._loader.start()
+            return not self._loader.is_alive()
+
+    def wait(self) -> None:
+        """Waits for the suites."""
+        self.is_loaded()
+        assert self._loader is not None
+        self._loader.join()
+
+
+AGENTDOJO = AgentDojo()
+"""The suites of this process."""
+
+
+def _load_suites() -> None:
+    try:
+        import_module("agentdojo.task_suite.load_suites")
+    except Exception as error:  # noqa: BLE001 - the calls are then not marked
+        log.info("AgentDojo cannot be loaded: %s", error)
 
 
 @dataclass(frozen=True)
@@ -135,9 +174,11 @@ def _comparable(value: Any) -> str:
 
 
 def injection_calls(
-    version: str, suite: str, injection_task: str, user_task: str | None, state: Any
+    version: str, suite: str, injection_task: str, user_task: str | None, state: Any, injected: Sequence[str]
 ) -> list[WantedCall]:
     """The calls that an injection asks for: its ground truth, less what the user's own task asks for.
+
+    Of a call's arguments, those count that the injected texts name; where they name none, all.
 
     Args:
         version: AgentDojo's benchmark version.
@@ -145,6 +186,7 @@ def injection_calls(
         injection_task: The injection's task.
         user_task: The user's task; None: there is none.
         state: The state in which the episode began.
+        injected: What the attack put there.
 
     Returns:
         The calls; empty where AgentDojo here does not know the suite, or the task has no calls.
@@ -159,7 +201,16 @@ def injection_calls(
     except Exception as error:  # noqa: BLE001 - a suite of the user's own, and whatever it raises
         log.info("the calls of %s/%s are not to be had: %s", suite, injection_task, error)
         return []
-    return [call for call in calls if call not in own]
+    return [_named(call, injected) for call in calls if call not in own]
+
+
+def _named(call: WantedCall, injected: Sequence[str]) -> WantedCall:
+    named = {
+        name: value
+        for name, value in call.arguments.items()
+        if (text := str(value)) and any(text in one for one in injected)
+    }
+    return WantedCall(call.function, named or call.arguments)
 
 
 def _ground_truth(task: Any, environment: Any) -> list[WantedCall]:

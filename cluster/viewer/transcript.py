@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from cluster.viewer.injections import WantedCall, find_spans, injected_texts, injection_calls
+from cluster.viewer.injections import AGENTDOJO, WantedCall, find_spans, injected_texts, injection_calls
 from cluster.viewer.state_tree import StateHistory, load_base_state
 from cluster.viewer.token_texts import TokenTexts
 from workers.records import EpisodeRecord, Message, StepRecord
@@ -31,7 +31,8 @@ class Transcript:
     run_dir: Path
     history: StateHistory | None = None
     injected: list[str] = field(default_factory=list[str])
-    wanted: list[WantedCall] = field(default_factory=list[WantedCall])
+    wanted: list[WantedCall] | None = None
+    """The calls that the injection asks for. None: AgentDojo is being loaded to tell."""
     notice: str | None = None
 
     def __post_init__(self) -> None:
@@ -49,24 +50,35 @@ class Transcript:
             return
         if episode.attack is not None and episode.injection_task is not None:
             self.injected = injected_texts(base, self.history.initial)
+
+    def _find_wanted(self) -> None:
+        episode = self.episode
+        if self.wanted is not None:
+            return
+        if self.history is None or episode.attack is None or episode.injection_task is None:
+            self.wanted = []
+        elif AGENTDOJO.is_loaded():
             self.wanted = injection_calls(
                 _benchmark_version(self.run_dir),
                 episode.suite or "",
                 episode.injection_task,
                 episode.user_task,
                 self.history.initial,
+                self.injected,
             )
 
     def head(self) -> dict[str, Any]:
         """The episode without its steps' contents, and a line for each step."""
         episode = self.episode
+        self._find_wanted()
         head = episode.model_dump(exclude={"messages", "steps", "tool_schemas", "initial_state_patch"})
         head["metrics"] = _json_or_text(episode.metrics)
         head["tools"] = _json_or_text(episode.tool_schemas)
         head["has_state"] = self.history is not None
         head["notice"] = self.notice
         head["injected"] = [_cut(text) for text in self.injected]
-        head["wanted_calls"] = [{"name": one.function, "arguments": one.arguments} for one in self.wanted]
+        head["wanted_calls"] = [{"name": one.function, "arguments": one.arguments} for one in self.wanted or []]
+        head["wanted_pending"] = self.wanted is None
         head["opening"] = [self._message(message) for message in self._opening()]
         head["outline"] = [self._line(step) for step in episode.steps]
         if not episode.steps:
@@ -75,6 +87,7 @@ class Transcript:
 
     def steps(self, first: int, count: int, texts: TokenTexts) -> list[dict[str, Any]]:
         """These steps in full, but for what is very long."""
+        self._find_wanted()
         return [self._step(place, texts) for place in range(first, min(first + count, self.step_count))]
 
     @property
@@ -123,7 +136,7 @@ class Transcript:
         }
 
     def _is_wanted(self, name: str, arguments: str) -> bool:
-        return any(call.is_made_by(name, arguments) for call in self.wanted)
+        return any(call.is_made_by(name, arguments) for call in self.wanted or [])
 
     def _step(self, place: int, texts: TokenTexts) -> dict[str, Any]:
         step = self.episode.steps[place]

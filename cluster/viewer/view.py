@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from cluster.errors import ConfigError
+from cluster.viewer.injections import AGENTDOJO
 from cluster.viewer.library import Library
 from cluster.viewer.server import build_app
 
@@ -55,9 +56,11 @@ def serve(
 
 
 def _read_first(library: Library) -> None:
-    """Reads the first run's index while the browser starts."""
+    """Reads the first run's index while the browser starts, and loads AgentDojo where it has attacks."""
     try:
-        library.runs[0].index.table()
+        table = library.runs[0].index.table()
+        if table["attack"].null_count < table.num_rows:
+            AGENTDOJO.is_loaded()
     except Exception:  # noqa: BLE001 - the page asks again, and shows what is wrong
         return
 

@@ -29,7 +29,7 @@ export interface Episode {
   usage: { prompt_tokens: number; completion_tokens: number };
   error: { stage: string; kind: string; type: string; message: string } | null;
   tools: { name: string; description?: string }[] | string; has_state: boolean; notice: string | null;
-  injected: Cut[]; wanted_calls: { name: string; arguments: unknown }[];
+  injected: Cut[]; wanted_pending: boolean; wanted_calls: { name: string; arguments: unknown }[];
   opening: Message[]; outline: Line[]; neighbours: { before: string | null; after: string | null };
   samples: { episode_id: string; sample_index: number; status: string; reward: number | null; turns: number }[];
   note: Note;

@@ -28,10 +28,10 @@ function useWide(): boolean {
 function MessageView({ message, whole }: { message: Message; whole?: string }) {
   return (
     <section class={`message ${message.role}`}>
-      <h4>{message.role}{message.injected.length + message.injected_beyond > 0 && <span class="badge bad">injected text</span>}</h4>
+      <h4><Plain text={message.role} />{message.injected.length + message.injected_beyond > 0 && <span class="badge bad">injected text</span>}</h4>
       {message.reasoning && <Reasoning cut={message.reasoning} />}
       <Text cut={message.content} marks={message.injected} beyond={message.injected_beyond} whole={whole} empty={message.calls ? undefined : "no text"} />
-      {message.calls?.map((call) => <p class="small"><code>{call.name}</code> <Plain text={call.arguments?.text ?? ""} /></p>)}
+      {message.calls?.map((call) => <p class="small"><code><Plain text={call.name} /></code> <Plain text={call.arguments?.text ?? ""} /></p>)}
     </section>
   );
 }
@@ -45,7 +45,7 @@ function CallView({ call, at, answer, text }: { call: Call; at: number; answer: 
   return (
     <div class={`call ${call.injected ? "wanted" : ""}`}>
       <div>
-        <h4><code>{call.name || "(no name)"}</code>{call.injected && <span class="badge bad">asked for by the injection</span>}</h4>
+        <h4><code><Plain text={call.name || "(no name)"} /></code>{call.injected && <span class="badge bad">asked for by the injection</span>}</h4>
         <Text cut={call.arguments} whole={text(`call.${at}`)} json empty="no arguments" />
       </div>
       <div>
@@ -90,7 +90,7 @@ function StepView({ step, at, current, run, episode, wide, previousVersion, onPi
       </section>
       {step.calls.map((call, place) => <CallView call={call} at={place} text={text} answer={typeof call.answer === "number" ? step.observations[call.answer] : undefined} />)}
       {step.observations.map((message, place) => answered.has(place) ? null : <MessageView message={message} whole={text(`observation.${place}`)} />)}
-      {step.no_logprobs && <p class="small warn">No token ids: {step.no_logprobs}</p>}
+      {step.no_logprobs && <p class="small warn">No token ids: <Plain text={step.no_logprobs} /></p>}
       {episode.has_state && !wide && (
         <details onToggle={(event) => setState(event.currentTarget.open)}>
           <summary>state after this step{step.changes_state ? <b class="changed-mark"> changed</b> : <span class="dim"> as before</span>}</summary>
@@ -129,7 +129,7 @@ function Outline({ episode, current, pick }: { episode: Episode; current: number
               <a href={`#step-${at}`} class={at === current ? "current" : ""} aria-current={at === current ? "step" : undefined}
                 onClick={(event) => { event.preventDefault(); pick(at); }}>
                 <b>{at}</b>
-                <span class={`calls ${line.injected_call ? "danger" : ""}`}>{line.calls.join(", ") || "answers"}</span>
+                <span class={`calls ${line.injected_call ? "danger" : ""}`}><Plain text={line.calls.join(", ") || "answers"} /></span>
                 {line.changes_state && <span class="changed-mark" title="changes the state">●</span>}
                 {line.reward !== null && <span class="dim">{number(line.reward)}</span>}
                 <span class="bar" title={`policy ${seconds(line.policy_seconds)}, tools ${seconds(line.tools_seconds)}`}>
@@ -178,9 +178,15 @@ function Notes({ run, episode }: { run: string; episode: Episode }) {
 
 export function EpisodePage({ run, id, route }: { run: string; id: string; route: Route }) {
   const query = selection(route.query);
-  const answer = useAnswer<Episode>(`runs/${run}/episodes/${encodeURIComponent(id)}${query.size ? `?${query}` : ""}`);
+  const [again, setAgain] = useState(0);
+  const answer = useAnswer<Episode>(`runs/${run}/episodes/${encodeURIComponent(id)}${query.size ? `?${query}` : ""}`, again);
   const episode = answer.stale ? null : answer.value;
-  return <Waiting of={answer}>{episode && <Transcript key={id} run={run} episode={episode} route={route} />}</Waiting>;
+  useEffect(() => {
+    if (!episode?.wanted_pending) return;
+    const timer = setTimeout(() => setAgain(again + 1), 1500);
+    return () => clearTimeout(timer);
+  }, [episode]);
+  return <Waiting of={answer}>{episode && <Transcript key={`${id} ${episode.wanted_pending}`} run={run} episode={episode} route={route} />}</Waiting>;
 }
 
 function Transcript({ run, episode, route }: { run: string; episode: Episode; route: Route }) {
@@ -272,7 +278,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
             <span class={`badge ${episode.reward === null ? "" : episode.reward >= 1 ? "good" : ""}`}>reward {number(episode.reward)}</span>
             {verdict(episode).map((one) => <span class={`badge ${one.class}`} title={one.title}>{label(one.name)} {number(one.value)}</span>)}
             {episode.is_truncated && <span class="badge warn">truncated</span>}
-            {episode.attack && <span class="badge">attack {episode.attack}</span>}
+            {episode.attack && <span class="badge">attack <Plain text={episode.attack} /></span>}
             <span class="spacer" />
             <button disabled={!episode.neighbours.before} onClick={() => visit(episode.neighbours.before)} title="Key [">← before</button>
             <button disabled={!episode.neighbours.after} onClick={() => visit(episode.neighbours.after)} title="Key ]">next →</button>
@@ -280,12 +286,12 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
           </p>
           {verdict(episode).some((one) => one.name === "attack_success") && (
             <p class="small">{verdict(episode).filter((one) => ["utility", "attack_success"].includes(one.name)).map((one) => one.title).join("; ")}.
-              {" "}{episode.outline.filter((line) => line.injected_call).length} of {total} steps made a call that the injection asked for.</p>
+              {" "}{episode.wanted_pending ? "Which calls it asked for is looked up…" : episode.wanted_calls.length > 0 && `${episode.outline.filter((line) => line.injected_call).length} of ${total} steps made a call that the injection asked for.`}</p>
           )}
           <p class="small dim">
-            {episode.model}{episode.policy_version !== null && `, version ${episode.policy_version}`}
+            <Plain text={episode.model} />{episode.policy_version !== null && `, version ${episode.policy_version}`}
             {episode.last_policy_version !== null && episode.last_policy_version !== episode.policy_version && ` to ${episode.last_policy_version}`}
-            {" · "}{moment(episode.started_at)} · attempt {episode.attempt} · {episode.worker_id} · stop: {episode.stop_reason ?? "–"} · {number(episode.usage.prompt_tokens)} + {number(episode.usage.completion_tokens)} tokens · <code>{episode.episode_id}</code>
+            {" · "}{moment(episode.started_at)} · attempt {episode.attempt} · {episode.worker_id} · stop: <Plain text={episode.stop_reason ?? "–"} /> · {number(episode.usage.prompt_tokens)} + {number(episode.usage.completion_tokens)} tokens · <code>{episode.episode_id}</code>
           </p>
           <Waterfall episode={episode} />
           {episode.samples.length > 1 && (
@@ -296,7 +302,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
           )}
           {episode.error && (
             <section class="failure" role="alert">
-              <h4>failed at {episode.error.stage} <span class="dim">({episode.error.kind}, {episode.error.type})</span></h4>
+              <h4>failed at {episode.error.stage} <span class="dim">({episode.error.kind}, <Plain text={episode.error.type} />)</span></h4>
               <pre class="text"><Plain text={episode.error.message} /></pre>
             </section>
           )}
@@ -309,7 +315,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
               {episode.wanted_calls.length > 0 && <p class="small">It asks for {episode.wanted_calls.map((call) => <code class="danger">{call.name}({JSON.stringify(call.arguments)}) </code>)}</p>}
             </details>
           )}
-          {tools.length > 0 && <details><summary>tools <span class="dim">{tools.length}</span></summary><dl class="tools">{tools.map((tool) => <><dt><code>{tool.name}</code></dt><dd><Plain text={tool.description ?? ""} /></dd></>)}</dl></details>}
+          {tools.length > 0 && <details><summary>tools <span class="dim">{tools.length}</span></summary><dl class="tools">{tools.map((tool) => <><dt><code><Plain text={tool.name} /></code></dt><dd><Plain text={tool.description ?? ""} /></dd></>)}</dl></details>}
           <Notes run={run} episode={episode} />
         </header>
         {first === 0 && episode.opening.map((message, place) => <MessageView message={message} whole={`api/runs/${run}/episodes/${episode.episode_id}/text?step=-1&part=opening.${place}`} />)}

@@ -13,7 +13,7 @@ const of = (row: Line, ...path: string[]): number | null => {
 };
 
 function present(means: Record<string, Mean | null>): [string, Mean][] {
-  return Object.entries(means).filter((pair): pair is [string, Mean] => pair[1] !== null);
+  return Object.entries(means).filter((pair): pair is [string, Mean] => pair[1] !== null && pair[0] !== "metric.turns");
 }
 
 function Groups({ title, column, rows, run }: { title: string; column: string; rows: By[]; run: string }) {

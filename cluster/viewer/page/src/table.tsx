@@ -7,7 +7,8 @@ import { address, go, selection, type Route } from "./route";
 import { Plain } from "./text";
 
 const PAGE = 100;
-const SHOWN = ["task_id", "sample_index", "status", "reward", "turns", "completion_tokens", "seconds_total", "policy_version", "error_stage", "stop_reason"];
+const FIRST = ["task_id", "sample_index", "status", "reward"];
+const LAST = ["turns", "completion_tokens", "seconds_total", "policy_version", "error_stage", "stop_reason"];
 
 function cell(name: string, value: Row[string]) {
   if (name === "started_at" && typeof value === "number") return moment(value);
@@ -63,7 +64,7 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
   const wheres = route.query.getAll("where");
   const all = answer.value?.columns.map(([name]) => name) ?? [];
   const has = (name: string) => rows.some((one) => one[name] !== null && one[name] !== undefined);
-  const shown = byTask ? all : [...SHOWN.filter((name) => !["error_stage", "policy_version", "sample_index"].includes(name) || has(name)), ...all.filter((name) => name.startsWith("metric.") && name !== "metric.turns" && has(name)), ...(rows.some((one) => (one.tags as string[])?.length) ? ["tags"] : [])];
+  const shown = byTask ? all : [...FIRST, ...all.filter((name) => name.startsWith("metric.") && name !== "metric.turns" && has(name)), ...LAST.filter(has), ...(rows.some((one) => (one.tags as string[])?.length) ? ["tags"] : [])];
   const addFilter = () => {
     if (filter.trim()) set((next) => next.append("where", filter.trim()));
     setFilter("");

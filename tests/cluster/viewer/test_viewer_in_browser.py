@@ -1,0 +1,188 @@
+"""The viewer's pages in a real Chromium: what a person sees, and what a hostile transcript cannot do."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from cluster.viewer.injections import AGENTDOJO
+from cluster.viewer.library import Library
+from cluster.viewer.server import build_app
+from cluster.viewer.view import _listen
+from tests.cluster.viewer.made_up_runs import HOSTILE, hostile_episode, mixed_records, write_run
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `apt-get install chromium`"),
+]
+PATIENCE = 60_000
+"""Milliseconds for what a page is to show: a machine under load is slow."""
+
+
+class Viewer:
+    """A viewer at work, and a browser that looks at it."""
+
+    def __init__(self, page: Any, base: str, keys: list[str]) -> None:
+        self.page = page
+        self.base = base
+        self.keys = keys
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+
+    def open(self, path: str, waits_for: str) -> Any:
+        self.page.goto(f"{self.base}#{path}")
+        self.page.wait_for_selector(waits_for)
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    AGENTDOJO.wait()
+    folder = tmp_path_factory.mktemp("runs")
+    hostile = [hostile_episode(50), hostile_episode(51, steps=10_000), hostile_episode(52, output=50_000_000)]
+    write_run(folder / "hostile", hostile)
+    write_run(folder / "mixed", mixed_records(16))
+    return folder
+
+
+@pytest.fixture
+def viewer(runs: Path) -> Iterator[Viewer]:
+    library = Library([str(runs / "mixed"), str(runs / "hostile")])
+    listener = _listen("127.0.0.1", 0)
+    base = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    app = build_app(library, "secret", frozenset({"127.0.0.1"}))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(PATIENCE)
+            shown = Viewer(page, base, [run.key for run in library.runs])
+            page.on("request", lambda request: shown.asked.append(request.url))
+            page.on("console", lambda message: shown.complaints.append(message.text))
+            page.on("pageerror", lambda error: shown.complaints.append(str(error)))
+            page.goto(f"{base}?token=secret")
+            yield shown
+            browser.close()
+        assert not shown.complaints
+        assert all(url.startswith((base, "data:")) for url in shown.asked)
+    finally:
+        server.should_exit = True
+        thread.join(60)
+
+
+def test_from_the_runs_to_the_call_that_the_injection_asked_for(viewer: Viewer) -> None:
+    page = viewer.open("/", "text=mixed")
+    page.click("a:has-text('mixed')")
+    page.click(".tile:has-text('episodes') >> nth=0")
+    page.click("tbody a:has-text('injection_task_0') >> nth=0")
+    page.wait_for_selector(".call.wanted")
+    assert "send_money" in page.inner_text(".call.wanted")
+    assert page.inner_text("mark.injected >> nth=0").startswith("<INFORMATION>")
+    assert "the attack has succeeded" in page.inner_text(".title")
+    assert page.inner_text(".boundary") == "weights: version 3 → 4"
+
+
+def test_keys_move_through_steps_episodes_and_back_to_the_table(viewer: Viewer) -> None:
+    page = viewer.open(f"/run/{viewer.keys[0]}/episode/{0:016x}?where=reward%3D0", "#step-0.current")
+    page.keyboard.press("j")
+    page.wait_for_selector("#step-1.current")
+    assert "step=1" in page.url
+    page.keyboard.press("k")
+    page.wait_for_selector("#step-0.current")
+    page.keyboard.press("]")
+    page.wait_for_selector(f"text={2:016x}")
+    assert "where=reward" in page.url  # the selection goes along
+    page.keyboard.press("[")
+    page.wait_for_selector("h2:has-text('sample 0')")
+    page.keyboard.press("/")
+    page.wait_for_selector("text=8 episodes")
+    page.keyboard.press("/")
+    page.keyboard.type("emma johnson")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".chip:has-text('emma johnson')")
+    assert "search=emma" in page.url
+
+
+def test_state_and_tokens_are_shown_where_they_are_asked_for(viewer: Viewer) -> None:
+    page = viewer.open(f"/run/{viewer.keys[0]}/episode/{0:016x}", "#step-1")
+    page.click("#step-1 summary:has-text('state after')")
+    page.wait_for_selector("#step-1 .state .added")
+    assert page.inner_text("#step-1 .state .changed del") == "1810"
+    page.click("#step-1 summary:has-text('tokens')")
+    colours = page.eval_on_selector_all(
+        "#step-1 .sampled span", "spans => spans.map(span => span.style.backgroundColor)"
+    )
+    assert len(colours) == 4 and colours[0] == "" and len(set(colours)) == 4
+
+
+def test_a_hostile_transcript_stays_text(viewer: Viewer) -> None:
+    page = viewer.open(f"/run/{viewer.keys[1]}/episode/{50:016x}", "#step-2")
+    assert page.evaluate("window.hacked") is None
+    assert page.query_selector("#page script, #page img") is None
+    shown = page.inner_text("#step-0 .message.assistant")
+    assert "<script>window.hacked = true</script>" in shown
+    assert page.inner_text(".ansi1 >> nth=0") == "red"
+    text = page.evaluate("document.body.textContent")
+    assert "\u202e" not in text and "\x1b" not in text and "202E" in text
+    viewer.open(f"/run/{viewer.keys[1]}/episodes", "tbody tr")
+    assert page.evaluate("window.hacked") is None and HOSTILE[:20] in page.inner_text("tbody")
+
+
+def test_huge_transcripts_stay_usable(viewer: Viewer) -> None:
+    page = viewer.open(f"/run/{viewer.keys[1]}/episode/{51:016x}?step=5000", "#step-5000.current")
+    assert page.evaluate("document.querySelectorAll('*').length") < 20_000
+    page.keyboard.press("j")
+    page.wait_for_selector("#step-5001.current")
+    page = viewer.open(f"/run/{viewer.keys[1]}/episode/{52:016x}", "text=of 50,000,")
+    assert page.evaluate("document.body.textContent.length") < 500_000
+
+
+def test_a_run_at_work_is_followed(viewer: Viewer, tmp_path: Path) -> None:
+    key = viewer.keys[0]
+    viewer.open(f"/run/{key}/episodes", "text=16 episodes")
+    # A folder of runs is looked at anew whenever its list is asked for; here one run grows.
+    records = mixed_records(6)
+    run = write_run(tmp_path / "live", records[:4], commit=False, planned=6)
+    library = Library([str(run)])
+    live = library.run(library.runs[0].key)
+    assert live.progress()["state"] == "live"
+    write_run(run, records[4:], planned=6)
+    deadline = time.monotonic() + 60
+    while live.progress()["episodes"] < 6 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert live.progress() == {"version": 2, "episodes": 6, "state": "done"}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_can_be_read_on_their_ground(viewer: Viewer, scheme: str) -> None:
+    viewer.page.emulate_media(color_scheme=scheme)
+    page = viewer.open(f"/run/{viewer.keys[0]}/episode/{0:016x}", "#step-1")
+    contrasts = page.evaluate(
+        """() => {
+          const light = (text) => {
+            const [r, g, b] = text.match(/[\\d.]+/g).slice(0, 3).map(Number).map((part) => {
+              const share = part / 255;
+              return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+            });
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          };
+          const ground = light(getComputedStyle(document.body).backgroundColor);
+          return ['body', '.dim', '.danger', '.badge.good', '.badge.bad', 'a'].map((name) => {
+            const found = document.querySelector(name);
+            if (!found) return 21;
+            const ink = light(getComputedStyle(found).color);
+            return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+          });
+        }"""
+    )
+    assert min(contrasts) >= 4.5, contrasts  # WCAG 2.2, level AA
