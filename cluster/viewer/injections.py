@@ -30,7 +30,9 @@ def injected_texts(base: Any, initial: Any) -> list[str]:
     """
     found: list[str] = []
     _collect(diff_tree(base, initial), found)
-    return sorted({text.strip() for text in found if len(_letters(text)[0]) >= _SHORTEST}, key=len, reverse=True)
+    return sorted(
+        {text.strip() for text in found if len(_letters(text)[0]) >= _SHORTEST}, key=len, reverse=True
+    )
 
 
 def _collect(node: Node, found: list[str]) -> None:

@@ -110,7 +110,10 @@ def _heat(table: Table, metric: str) -> list[dict[str, Any]]:
         [(metric, "mean"), (metric, "count")]
     )
     renamed = groups.rename_columns(
-        [name.replace(f"{metric}_mean", "value").replace(f"{metric}_count", "episodes") for name in groups.column_names]
+        [
+            name.replace(f"{metric}_mean", "value").replace(f"{metric}_count", "episodes")
+            for name in groups.column_names
+        ]
     )
     return renamed.to_pylist()
 

@@ -52,7 +52,9 @@ def _runs_below(folder: Path) -> list[str]:
         level = [child for child in level if child.is_dir() and not child.name.startswith(".")]
         found += [child for child in level if manifest_path(child).exists()]
         level = [child for child in level if child not in found]
-    return [str(run) for run in sorted(found, key=lambda run: manifest_path(run).stat().st_mtime, reverse=True)]
+    return [
+        str(run) for run in sorted(found, key=lambda run: manifest_path(run).stat().st_mtime, reverse=True)
+    ]
 
 
 def run_key(place: str) -> str:

@@ -119,7 +119,11 @@ class Pages:
         ]
 
     async def _built(self, request: Request) -> Response:
-        file = DIST / "assets" / request.path_params["file"] if "file" in request.path_params else DIST / "index.html"
+        file = (
+            DIST / "assets" / request.path_params["file"]
+            if "file" in request.path_params
+            else DIST / "index.html"
+        )
         if file.parent not in (DIST, DIST / "assets") or not file.is_file():
             return PlainTextResponse("there is no such file", 404)
         return FileResponse(file, media_type=_TYPES.get(file.suffix, "application/octet-stream"))

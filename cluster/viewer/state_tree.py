@@ -108,4 +108,11 @@ def _of_lists(before: list[Any], after: list[Any]) -> list[list[Any]]:
 
 def _equal(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON: in Python, `True == 1`."""
-    return one == other and type(one) is type(other)
+    if one != other or isinstance(one, bool) is not isinstance(other, bool):
+        return False
+    if isinstance(one, dict):
+        others = cast(dict[str, Any], other)
+        return all(_equal(value, others[key]) for key, value in cast(dict[str, Any], one).items())
+    if isinstance(one, list):
+        return all(map(_equal, cast(list[Any], one), cast(list[Any], other)))
+    return True

@@ -77,7 +77,9 @@ class Transcript:
         head["has_state"] = self.history is not None
         head["notice"] = self.notice
         head["injected"] = [_cut(text) for text in self.injected]
-        head["wanted_calls"] = [{"name": one.function, "arguments": one.arguments} for one in self.wanted or []]
+        head["wanted_calls"] = [
+            {"name": one.function, "arguments": one.arguments} for one in self.wanted or []
+        ]
         head["wanted_pending"] = self.wanted is None
         head["opening"] = [self._message(message) for message in self._opening()]
         head["outline"] = [self._line(step) for step in episode.steps]
@@ -131,7 +133,9 @@ class Transcript:
             "version": step.policy_version,
             "tokens": step.usage.completion_tokens if step.usage else None,
             "finish_reason": step.finish_reason,
-            "injected_call": any(self._is_wanted(call.function.name, call.function.arguments) for call in calls),
+            "injected_call": any(
+                self._is_wanted(call.function.name, call.function.arguments) for call in calls
+            ),
             "changes_state": bool(step.state_patch and step.state_patch != "[]"),
         }
 
@@ -140,7 +144,9 @@ class Transcript:
 
     def _step(self, place: int, texts: TokenTexts) -> dict[str, Any]:
         step = self.episode.steps[place]
-        answers = {message.tool_call_id: at for at, message in enumerate(step.observations) if message.tool_call_id}
+        answers = {
+            message.tool_call_id: at for at, message in enumerate(step.observations) if message.tool_call_id
+        }
         calls: list[dict[str, Any]] = []
         for call in step.action.tool_calls or []:
             name, arguments = call.function.name, call.function.arguments

@@ -43,7 +43,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fingerprint(folder: Path) -> dict[str, tuple[int, str]]:
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -167,7 +170,13 @@ def test_looking_changes_nothing_in_a_run(tmp_path: Path) -> None:
     before = fingerprint(run)
     client, (key,) = client_of(run)
     episode_url = f"/api/runs/{key}/episodes/{0:016x}"
-    for path in ("/api/runs", f"/api/runs/{key}", episode_url, f"{episode_url}/steps", f"{episode_url}/state"):
+    for path in (
+        "/api/runs",
+        f"/api/runs/{key}",
+        episode_url,
+        f"{episode_url}/steps",
+        f"{episode_url}/state",
+    ):
         assert client.get(path).status_code == 200
     note = {"tags": ["look-again"], "text": "Why does it trust the bill?"}
     assert client.put(f"{episode_url}/note", content=json.dumps(note)).status_code == 200
@@ -259,6 +268,8 @@ def test_the_built_page_is_what_the_sources_give(tmp_path: Path) -> None:
         pytest.skip("needs Node.js, and what `make viewer` installs")
     build = [npm, "exec", "vite", "--", "build", "--outDir", str(tmp_path / "dist"), "--emptyOutDir"]
     subprocess.run(build, cwd=PAGE, check=True, capture_output=True, timeout=240)
-    built = {path.relative_to(tmp_path / "dist"): path.read_bytes() for path in (tmp_path / "dist").rglob("*.*")}
+    built = {
+        path.relative_to(tmp_path / "dist"): path.read_bytes() for path in (tmp_path / "dist").rglob("*.*")
+    }
     kept = {path.relative_to(DIST): path.read_bytes() for path in DIST.rglob("*.*")}
     assert built == kept, "run `make viewer`, and commit cluster/viewer/dist"
