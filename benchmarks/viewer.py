@@ -76,6 +76,9 @@ def main() -> None:
         start = time.perf_counter()
         ask("/episodes?count=100")
         rows.append(("first page", time.perf_counter() - start, 1.0))
+        start = time.perf_counter()
+        ask("/progress")
+        rows.append(("index, read while the first page is looked at", time.perf_counter() - start, 0.0))
         middle = f"{episodes // 2:016x}"
         for name, path, target in (
             ("filter by a metric", "/episodes?where=metric.utility%3D1", 0.3),

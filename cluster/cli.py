@@ -183,8 +183,23 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page where there is a browser.")
     ] = True,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Write an HTML file that opens without a server, and end.")
+    ] = None,
+    episodes: Annotated[
+        list[str] | None,
+        typer.Option("--episodes", metavar="FILTER", help="With --export: which, e.g. 'reward<1'."),
+    ] = None,
 ) -> None:
     """Show runs and their episodes, turn by turn, in a browser."""
+    if export is not None:
+        from cluster.viewer.report import write_report
+
+        count = write_report(places or ["runs"], export, episodes or [])
+        _console.print(f"{count:,} episodes: {export}", highlight=False, soft_wrap=True)
+        return
+    if episodes:
+        raise ConfigError("--episodes goes with --export FILE: the page has filters of its own")
     from cluster.viewer.view import serve
 
     def say(line: str) -> None:

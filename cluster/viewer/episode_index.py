@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cluster.dataset.arrow import Table, pa, pc, pj, pq
-from cluster.dataset.journal import read_segment
+from cluster.dataset.journal import list_segments, read_segment
 from cluster.dataset.manifest import Manifest, Shard, load_manifest
 from cluster.dataset.remote import local_folder
 from cluster.dataset.schemas import EPISODES, RECORDS
-from cluster.dataset.shards import parse_records, read_run, reading
+from cluster.dataset.shards import parse_records, read_run, reading, uncompacted
 from workers.records import EpisodeRecord, Timings
 
 _PLAIN = (
@@ -106,6 +107,25 @@ class EpisodeIndex:
             assert self._table is not None
             return self._table
 
+    def beginning(self, count: int) -> tuple[Table, int] | None:
+        """The first rows of a run whose index has not been read yet, and how many it has in all.
+
+        So a large run's first page is there before its index. None: the index is there, or the run has
+        episodes that are in no shard yet.
+        """
+        if self._table is not None:
+            return None
+        segments = list_segments(self.folder / "journal")
+        manifest = load_manifest(self.folder)
+        if not manifest.shards or uncompacted(segments, manifest):
+            return None
+        tables: list[Table] = []
+        for shard in manifest.shards:
+            tables.append(_read_shard(self.folder, shard).rows)
+            if sum(table.num_rows for table in tables) >= count:
+                break
+        return _joined(tables), sum(shard.episodes for shard in manifest.shards)
+
     def manifest(self) -> Manifest:
         """The run's manifest."""
         return load_manifest(self.folder)
@@ -126,8 +146,7 @@ class EpisodeIndex:
         with self._lock:
             parts = list(self._parts)
         with ThreadPoolExecutor(_THREADS) as threads:
-            found = threads.map(lambda part: of_part(self, part), parts)
-            return set[str]().union(*found)
+            return set[str]().union(*threads.map(partial(of_part, self), parts))
 
     def messages(self, part: Part) -> Iterator[Table]:
         """The ids and messages of a part's episodes, in tables that fit in memory."""
@@ -148,7 +167,7 @@ class EpisodeIndex:
         missing = [shard for shard in manifest.shards if _shard_key(shard) not in self._kept]
         if len(missing) > 1:  # what is read here is found in `_kept` below
             with ThreadPoolExecutor(_THREADS) as threads:
-                for part in threads.map(lambda shard: _read_shard(folder, shard), missing):
+                for part in threads.map(partial(_read_shard, folder), missing):
                     self._kept[part.key] = part
 
         def of_shard(shard: Shard) -> Iterator[Part]:
@@ -281,7 +300,7 @@ def _metrics_one_by_one(texts: list[str]) -> dict[str, Any]:
             row = json.loads(text)
         except ValueError:
             row = None
-        rows.append(row if isinstance(row, dict) else {})
+        rows.append(cast(dict[str, Any], row) if isinstance(row, dict) else {})
     names = sorted({name for row in rows for name in row})
     return {name: pa.array([_number(row.get(name)) for row in rows], pa.float64()) for name in names}
 

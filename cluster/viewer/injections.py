@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 _ESCAPE = re.compile(r"\\[ntr\"'\\/ ]")
 _WORD = re.compile(r"[^\W_]+")
+_SUITES = "agentdojo.task_suite.load_suites"
 _SHORTEST = 12
 """Letters and digits that a text must have to be looked for: shorter ones would be found everywhere."""
 _LONGEST = 4 * 2**20
@@ -139,7 +140,7 @@ AGENTDOJO = AgentDojo()
 
 def _load_suites() -> None:
     try:
-        import_module("agentdojo.task_suite.load_suites")
+        import_module(_SUITES)
     except Exception as error:  # noqa: BLE001 - the calls are then not marked
         log.info("AgentDojo cannot be loaded: %s", error)
 
@@ -194,9 +195,8 @@ def injection_calls(
         The calls; empty where AgentDojo here does not know the suite, or the task has no calls.
     """
     try:
-        from agentdojo.task_suite.load_suites import get_suite
-
-        found: Any = get_suite(version, suite)
+        suites: Any = import_module(_SUITES)
+        found: Any = suites.get_suite(version, suite)
         environment = found.environment_type.model_validate(state)
         calls = _ground_truth(found.get_injection_task_by_id(injection_task), environment)
         own = [] if user_task is None else _ground_truth(found.get_user_task_by_id(user_task), environment)

@@ -85,20 +85,30 @@ class OpenRun:
         notes = self.notes.read()
         order = Query(sort=query.sort) if by_task else query
         plain = Query(query.search, query.filters, "", query.tags) if by_task else query
-        table = select_episodes(self.index, plain, self._search, {key: n.tags for key, n in notes.items()})
+        beginning = None
+        if query == Query() and not by_task:
+            beginning = self.index.beginning(first + min(count, LARGEST_PAGE))
+        if beginning is not None:
+            table, total = beginning
+        else:
+            table = select_episodes(
+                self.index, plain, self._search, {key: n.tags for key, n in notes.items()}
+            )
+            total = table.num_rows
         if by_task:
             table = group_by_task(table)
             if order.sort:
                 name, down = order.sort.removeprefix("-"), order.sort[:1] == "-"
                 check_column(table, name)
                 table = table.sort_by([(name, "descending" if down else "ascending")])
+            total = table.num_rows
         rows = table.slice(first, min(count, LARGEST_PAGE)).to_pylist()
         if not by_task:
             for row in rows:
                 note = notes.get(row["episode_id"])
                 row["tags"] = note.tags if note else []
         return {
-            "total": table.num_rows,
+            "total": total,
             "first": first,
             "columns": [[name, _kind(str(table.schema.field(name).type))] for name in table.column_names],
             "rows": rows,

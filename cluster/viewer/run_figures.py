@@ -2,8 +2,9 @@
 
 import json
 import math
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def _mean(column: Any) -> dict[str, float] | None:
     return {"value": mean, "low": mean - half, "high": mean + half, "episodes": count}
 
 
-def _histogram(column: Any) -> dict[str, list[float]] | None:
+def _histogram(column: Any) -> dict[str, Any] | None:
     values = _numbers(column)
     values = values[np.isfinite(values)]
     if not values.size:
@@ -79,14 +80,15 @@ def _quantiles(column: Any) -> dict[str, float] | None:
     values = _numbers(column)
     if not values.size:
         return None
-    low, middle, high = np.percentile(values, [5, 50, 95])
-    return {"p5": float(low), "p50": float(middle), "p95": float(high), "mean": float(values.mean())}
+    return {f"p{share}": float(np.percentile(values, share)) for share in (5, 50, 95)} | {
+        "mean": float(values.mean())
+    }
 
 
 def _counts(column: Any) -> list[list[Any]]:
-    counts = column.drop_null().value_counts().to_pylist()
-    counts.sort(key=lambda row: -row["counts"])
-    return [[row["values"], row["counts"]] for row in counts[:60]]
+    counts: list[dict[str, Any]] = column.drop_null().value_counts().to_pylist()
+    found = [[row["values"], row["counts"]] for row in counts]
+    return sorted(found, key=itemgetter(1), reverse=True)[:60]
 
 
 def _by(table: Table, key: str, names: list[str]) -> list[dict[str, Any]]:
@@ -134,5 +136,5 @@ def series(run_dir: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(row, dict):
-            rows.append(row)
+            rows.append(cast(dict[str, Any], row))
     return rows

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -242,13 +242,14 @@ def _json_response(content: Any, status: int = 200) -> Response:
     try:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     except ValueError:  # not-a-numbers, which JSON has none of
-        text = json.dumps(_finite(content), ensure_ascii=False)
+        text = json.dumps(finite(content), ensure_ascii=False)
     return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value with its not-a-numbers and infinities as text: JSON has none of them."""
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
-    return [_finite(child) for child in value] if isinstance(value, list | tuple) else value
+        return {key: finite(child) for key, child in cast(dict[str, Any], value).items()}
+    return [finite(child) for child in cast(list[Any], value)] if isinstance(value, list) else value

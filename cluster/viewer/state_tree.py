@@ -12,8 +12,8 @@ from cluster.dataset.shards import reading
 from workers.records import EpisodeRecord
 
 Node = dict[str, Any]
-"""`{"same": value}`, `{"added": value}`, `{"removed": value}`, `{"from": old, "to": new}`, or, of what holds a
-change, `{"object": [[key, node], …]}` or `{"array": [[index, node], …]}`."""
+"""`{"same": value}`, `{"added": value}`, `{"removed": value}`, `{"from": old, "to": new}`, or, of what holds
+a change, `{"object": [[key, node], …]}` or `{"array": [[index, node], …]}`."""
 
 
 def load_base_state(run_dir: Path, state_id: str) -> Any:

@@ -150,7 +150,7 @@ class Transcript:
         calls: list[dict[str, Any]] = []
         for call in step.action.tool_calls or []:
             name, arguments = call.function.name, call.function.arguments
-            shown = {"id": call.id, "name": name, "answer": answers.get(call.id)}
+            shown: dict[str, Any] = {"id": call.id, "name": name, "answer": answers.get(call.id)}
             shown["arguments"] = _cut(arguments)
             shown["injected"] = self._is_wanted(name, arguments)
             calls.append(shown)

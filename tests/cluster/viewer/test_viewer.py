@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from cluster.errors import ConfigError
 from cluster.viewer.injections import AGENTDOJO, find_spans, injected_texts, injection_calls
 from cluster.viewer.library import Library
+from cluster.viewer.report import write_report
 from cluster.viewer.server import DIST, build_app
 from cluster.viewer.state_tree import diff_tree
 from tests.cluster.synthetic import episode
@@ -260,6 +261,20 @@ def test_a_list_that_lost_an_element_marks_only_that() -> None:
     kinds = [next(iter(node)) for _, node in tree["array"]]
     assert kinds == ["same", "removed", "same"]
     assert diff_tree({"a": True}, {"a": 1}) == {"object": [["a", {"from": True, "to": 1}]]}
+
+
+def test_a_report_holds_the_pages_and_nothing_that_ends_its_script(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [*mixed_records(8), hostile_episode(50)])
+    count = write_report([str(run)], tmp_path / "report.html", [])
+    text = (tmp_path / "report.html").read_text()
+    assert count == 9 and text.count("</script>") == 3
+    assert "as before (" in text and f"episodes/{0:016x}/state?step=1" in text
+    assert write_report([str(run)], tmp_path / "report.html", ["status=failed"]) == 1
+    with pytest.raises(ConfigError, match="colour"):
+        write_report([str(run)], tmp_path / "report.html", ["colour=1"])
+    many = write_run(tmp_path / "many", [episode(number) for number in range(501)])
+    with pytest.raises(ConfigError, match="select fewer"):
+        write_report([str(many)], tmp_path / "report.html", [])
 
 
 def test_the_built_page_is_what_the_sources_give(tmp_path: Path) -> None:

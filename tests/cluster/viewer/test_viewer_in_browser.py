@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import uvicorn
 
 from cluster.viewer.injections import AGENTDOJO
 from cluster.viewer.library import Library
+from cluster.viewer.report import write_report
 from cluster.viewer.server import build_app
 from cluster.viewer.view import _listen
 from tests.cluster.viewer.made_up_runs import HOSTILE, hostile_episode, mixed_records, write_run
@@ -53,8 +53,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def viewer(runs: Path) -> Iterator[Viewer]:
-    library = Library([str(runs / "mixed"), str(runs / "hostile")])
+def live_run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "live", mixed_records(4), commit=False, planned=6)
+
+
+@pytest.fixture
+def viewer(runs: Path, live_run: Path) -> Iterator[Viewer]:
+    library = Library([str(runs / "mixed"), str(runs / "hostile"), str(live_run)])
     listener = _listen("127.0.0.1", 0)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     app = build_app(library, "secret", frozenset({"127.0.0.1"}))
@@ -87,7 +92,7 @@ def test_from_the_runs_to_the_call_that_the_injection_asked_for(viewer: Viewer) 
     page.click("tbody a:has-text('injection_task_0') >> nth=0")
     page.wait_for_selector(".call.wanted")
     assert "send_money" in page.inner_text(".call.wanted")
-    assert page.inner_text("mark.injected >> nth=0").startswith("<INFORMATION>")
+    assert page.inner_text("#step-0 mark.injected").startswith("<INFORMATION>")
     assert "the attack has succeeded" in page.inner_text(".title")
     assert page.inner_text(".boundary") == "weights: version 3 → 4"
 
@@ -100,7 +105,7 @@ def test_keys_move_through_steps_episodes_and_back_to_the_table(viewer: Viewer) 
     page.keyboard.press("k")
     page.wait_for_selector("#step-0.current")
     page.keyboard.press("]")
-    page.wait_for_selector(f"text={2:016x}")
+    page.wait_for_selector("h2:has-text('sample 2')")
     assert "where=reward" in page.url  # the selection goes along
     page.keyboard.press("[")
     page.wait_for_selector("h2:has-text('sample 0')")
@@ -147,20 +152,26 @@ def test_huge_transcripts_stay_usable(viewer: Viewer) -> None:
     assert page.evaluate("document.body.textContent.length") < 500_000
 
 
-def test_a_run_at_work_is_followed(viewer: Viewer, tmp_path: Path) -> None:
-    key = viewer.keys[0]
-    viewer.open(f"/run/{key}/episodes", "text=16 episodes")
-    # A folder of runs is looked at anew whenever its list is asked for; here one run grows.
-    records = mixed_records(6)
-    run = write_run(tmp_path / "live", records[:4], commit=False, planned=6)
-    library = Library([str(run)])
-    live = library.run(library.runs[0].key)
-    assert live.progress()["state"] == "live"
-    write_run(run, records[4:], planned=6)
-    deadline = time.monotonic() + 60
-    while live.progress()["episodes"] < 6 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert live.progress() == {"version": 2, "episodes": 6, "state": "done"}
+def test_the_page_of_a_run_at_work_grows_by_itself(viewer: Viewer, live_run: Path) -> None:
+    page = viewer.open(f"/run/{viewer.keys[2]}/episodes", "text=4 episodes")
+    # In a thread of its own, since Playwright runs an event loop in this one.
+    writer = threading.Thread(target=write_run, args=(live_run, mixed_records(6)[4:]), kwargs={"planned": 6})
+    writer.start()
+    writer.join()
+    page.wait_for_selector("text=6 episodes")
+    viewer.open(f"/run/{viewer.keys[2]}", ".badge:has-text('done')")
+
+
+def test_a_report_opens_without_a_server(viewer: Viewer, runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    write_report([str(runs / "mixed")], file, ["reward=0"])
+    page = viewer.page.context.new_page()
+    page.goto(f"file://{file}#/run/{viewer.keys[0]}/episodes")
+    page.wait_for_selector("text=8 episodes")
+    page.click("tbody a >> nth=0")
+    page.wait_for_selector(".call.wanted")
+    page.click("#step-1 summary:has-text('state after')")
+    page.wait_for_selector("#step-1 .state .added")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -72,7 +72,8 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
   const total = answer.value?.total ?? 0;
   return (
     <main class="table-page">
-      <form class="row filters" role="search" onSubmit={(event) => { event.preventDefault(); set((next) => next.set("search", search.current!.value)); }}>
+      {window.KUMITE_REPORT && <p class="small dim">A report: its episodes were chosen when it was written.</p>}
+      <form hidden={window.KUMITE_REPORT !== undefined} class="row filters" role="search" onSubmit={(event) => { event.preventDefault(); set((next) => next.set("search", search.current!.value)); }}>
         <label class="grow">search <input ref={search} type="search" defaultValue={route.query.get("search") ?? ""} placeholder="text in a message, reasoning or tool call" /></label>
         <label class="grow">filter <input list="columns" value={filter} placeholder="reward<1, suite=banking, metric.utility=1, error_stage!=" onInput={(event) => setFilter(event.currentTarget.value)}
           onKeyDown={(event) => { if (event.key === "Enter") { event.preventDefault(); addFilter(); } }} /></label>
@@ -109,7 +110,7 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
           <table>
             <thead><tr>{shown.map((name) => (
               <th aria-sort={sort === name ? "ascending" : sort === `-${name}` ? "descending" : "none"}>
-                <button onClick={() => set((next) => { if (sort === `-${name}`) next.set("sort", name); else if (sort === name) next.delete("sort"); else next.set("sort", `-${name}`); })}>
+                <button disabled={window.KUMITE_REPORT !== undefined} onClick={() => set((next) => { if (sort === `-${name}`) next.set("sort", name); else if (sort === name) next.delete("sort"); else next.set("sort", `-${name}`); })}>
                   {label(name)}{sort === name ? " ▲" : sort === `-${name}` ? " ▼" : ""}
                 </button>
               </th>
