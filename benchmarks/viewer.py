@@ -24,7 +24,7 @@ REPEATS = 5
 
 
 def write_large_run(run_dir: Path, episodes: int) -> None:
-    """Writes a run of so many episodes: shards as the dataset has them, each episode with an id of its own."""
+    """Writes a run of so many episodes, in shards as the dataset has them."""
     shards: list[Shard] = []
     for folder in ("episodes", "steps", "journal"):
         (run_dir / folder).mkdir(parents=True)

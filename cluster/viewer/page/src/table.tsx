@@ -75,6 +75,7 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
       {window.KUMITE_REPORT && <p class="small dim">A report: its episodes were chosen when it was written.</p>}
       <form hidden={window.KUMITE_REPORT !== undefined} class="row filters" role="search" onSubmit={(event) => { event.preventDefault(); set((next) => next.set("search", search.current!.value)); }}>
         <label class="grow">search <input ref={search} type="search" defaultValue={route.query.get("search") ?? ""} placeholder="text in a message, reasoning or tool call" /></label>
+        <button type="submit">find</button>
         <label class="grow">filter <input list="columns" value={filter} placeholder="reward<1, suite=banking, metric.utility=1, error_stage!=" onInput={(event) => setFilter(event.currentTarget.value)}
           onKeyDown={(event) => { if (event.key === "Enter") { event.preventDefault(); addFilter(); } }} /></label>
         <datalist id="columns">{columns.current.map(([name, kind]) => <option value={`${name}${kind === "number" ? ">=" : "="}`} />)}</datalist>
