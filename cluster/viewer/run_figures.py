@@ -69,7 +69,7 @@ def _histogram(column: Any) -> dict[str, Any] | None:
     if not values.size:
         return None
     distinct = np.unique(values)
-    if distinct.size <= _BINS:
+    if distinct.size <= _BINS // 2:
         counts = [int((values == value).sum()) for value in distinct]
         return {"edges": [float(value) for value in distinct], "counts": counts}
     counts, edges = np.histogram(values, _BINS)
