@@ -80,8 +80,12 @@ def _quantiles(column: Any) -> dict[str, float] | None:
     values = _numbers(column)
     if not values.size:
         return None
-    return {f"p{share}": float(np.percentile(values, share)) for share in (5, 50, 95)} | {
-        "mean": float(values.mean())
+    found: Any = np.percentile(values, [5, 50, 95])
+    return {
+        "p5": float(found[0]),
+        "p50": float(found[1]),
+        "p95": float(found[2]),
+        "mean": float(values.mean()),
     }
 
 
