@@ -80,13 +80,8 @@ def _quantiles(column: Any) -> dict[str, float] | None:
     values = _numbers(column)
     if not values.size:
         return None
-    found: Any = np.percentile(values, [5, 50, 95])
-    return {
-        "p5": float(found[0]),
-        "p50": float(found[1]),
-        "p95": float(found[2]),
-        "mean": float(values.mean()),
-    }
+    low, middle, high = pc.quantile(values, q=[0.05, 0.5, 0.95]).to_pylist()
+    return {"p5": low, "p50": middle, "p95": high, "mean": float(values.mean())}
 
 
 def _counts(column: Any) -> list[list[Any]]:
