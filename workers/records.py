@@ -92,6 +92,9 @@ class StepRecord(Record):
     """Why there are no token ids and log-probabilities, where the policy was asked for them: it sent none, or
     fewer log-probabilities than tokens, or one that is no finite number. Null where there are, and where it
     was not asked."""
+    tools: list[str] | None = None
+    """Names of the tools that the policy was offered in this turn. Null where they are all of the episode's
+    `tool_schemas`."""
     policy_version: int | None = None
     """Version of the weights that produced the action. Null where it is not known."""
     finish_reason: str | None = None
@@ -222,6 +225,10 @@ class EpisodeRecord(Record):
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the policy was offered: name, description and parameters of each."""
         return json.loads(self.tool_schemas)
+
+    def tools_of(self, step: StepRecord) -> list[dict[str, Any]]:
+        """The tools that the policy was offered in one turn."""
+        return [tool for tool in self.tools if step.tools is None or tool["name"] in step.tools]
 
 
 class TaskLabels(Record):

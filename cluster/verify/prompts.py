@@ -177,7 +177,7 @@ class Prompts:
 
             def rendered(moment: datetime = moment) -> list[int]:
                 with template.at(moment):
-                    return template.ids(messages, episode.tools)
+                    return template.ids(messages, episode.tools_of(step))
 
             yield rendered
         if before is not None and continues(before, step):
@@ -189,7 +189,7 @@ class Prompts:
                     before.prompt_token_ids or [],
                     before.completion_token_ids or [],
                     _plain(following),
-                    episode.tools,
+                    episode.tools_of(step),
                 )
 
             yield extended
@@ -199,7 +199,9 @@ class Prompts:
     ) -> Iterator[Callable[[], list[int]]]:
         renderer = self.renderer(episode)
         messages = with_tool_names(_plain(episode.steps[index].prompt_messages))
-        tools = [{"type": "function", "function": tool} for tool in episode.tools] or None
+        tools = [
+            {"type": "function", "function": tool} for tool in episode.tools_of(episode.steps[index])
+        ] or None
         own = getattr(renderer, "_template", None)
 
         def clock() -> Any:
@@ -227,7 +229,7 @@ class Prompts:
         effort = self._run.extra_body(episode).get("reasoning_effort")
         prompt = step.prompt_token_ids or []
         for moment in self._run.moments(episode):
-            expected = harmony_prompt(_plain(step.prompt_messages), episode.tools, effort, moment)
+            expected = harmony_prompt(_plain(step.prompt_messages), episode.tools_of(step), effort, moment)
             if expected == prompt:
                 return None
         return "it is not what Harmony makes of the messages"
@@ -254,7 +256,7 @@ class Prompts:
             raise NotChecked(f"vLLM renders a model of type {kind} by code of its own")
         if folder is not None and (folder / "tekken.json").is_file() and not self._run.is_exact:
             raise NotChecked("vLLM renders a model with a tekken.json by mistral_common")
-        if _writes_time(template, step, episode.tools):
+        if _writes_time(template, step, episode.tools_of(step)):
             raise NotChecked("the model's template writes the time of day")
 
 

@@ -44,6 +44,9 @@ class TaskSelection(Settings):
     own name. Attacks of AgentDojo's that call their target by name must know it; `local` stands for any other
     model."""
 
+    attack_timeout: float = Field(default=120.0, gt=0)
+    """Seconds that an attack of your own may take to compute what it injects for one pair of tasks."""
+
     @field_validator("mode", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:

@@ -228,12 +228,13 @@ def _observe(env: Any) -> None:
         newest = trace.newest_version() if trace.newest_version is not None else None
         if newest is not None:  # while replicas change one by one, the turn before may have had a newer one
             trace.policy_version = max(newest, trace.policy_version or 0)
+        tools = trace.offer(state.get("tool_defs"))
         with trace.during("policy"):
             response = await act(state, *args, **kwargs)
             _check_version(trace)
         response.message = sendable_message(response.message)
         calls = trace.session.calls if trace.session else 0
-        turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls)
+        turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls, tools)
         index = len(state["trajectory"])
         trace.turns[index:] = [turn]
         return response

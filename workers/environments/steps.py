@@ -44,8 +44,8 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
 
 
 def tool_schemas(state: Any, trace: EpisodeTrace) -> str:
-    """The tools that the policy was offered, as JSON text."""
-    tools: list[Any] = state.get("tool_defs") or []
+    """The tools that the policy was offered in any turn, as JSON text."""
+    tools: list[Any] = list(trace.offered.values()) or state.get("tool_defs") or []
     from_arrow = comes_from_arrow(state, trace.row_is_arrow)
     return json_text([tool_fields(tool, from_arrow) for tool in tools])
 
@@ -115,6 +115,7 @@ def _step(
         completion_token_ids=tokens.completion_ids,
         completion_logprobs=tokens.logprobs,
         no_logprobs=tokens.missing or (exchange.no_logprobs if exchange is not None else None),
+        tools=None if turn.tools is None or len(turn.tools) == len(trace.offered) else list(turn.tools),
         policy_version=turn.policy_version,
         finish_reason=text(getattr(getattr(response, "message", None), "finish_reason", None)),
         usage=_usage(usage) if usage else None,

@@ -22,6 +22,8 @@ class Turn:
     tools_seconds: float = 0.0
     first_call: int = 0
     last_call: int = 0
+    tools: tuple[str, ...] | None = None
+    """Names of the tools that the policy was offered; None where nobody noted them."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ class EpisodeTrace:
     """verifiers' state of the rollout, as soon as there is one."""
     row_is_arrow: bool = False
     """Whether the row's `info` comes from Arrow's structs, and not from JSON text."""
+    offered: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Every tool that the policy has been offered so far, by name."""
     exchanges: dict[int, Exchange] = field(default_factory=dict[int, Exchange])
     """Turns, by the id of verifiers' response."""
     last_sent: list[tuple[Any, Message]] = field(default_factory=list[tuple[Any, Message]])
@@ -73,6 +77,15 @@ class EpisodeTrace:
     def exchange_of(self, response: Any) -> Exchange | None:
         """The turn that a response of verifiers' ended; None if it is not of this client's."""
         return self.exchanges.get(id(response))
+
+    def offer(self, tools: Any) -> tuple[str, ...] | None:
+        """Notes the tools of a turn, and returns their names; None where they are none that have names."""
+        try:
+            named = {str(tool.name): tool for tool in tools or []}
+        except (AttributeError, TypeError):
+            return None
+        self.offered = {**named, **self.offered}
+        return tuple(named)
 
     @contextmanager
     def during(self, stage: Stage) -> Generator[None]:

@@ -241,14 +241,18 @@ class Session:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         return self  # verifiers copies the state that carries us
 
-    async def open(self, task: dict[str, Any]) -> Opened:
+    async def open(self, task: dict[str, Any], timeout: float | None = None) -> Opened:
         """Sets up the tool resources for a task.
+
+        Args:
+            task: What the toolset is to set up.
+            timeout: Seconds that it may take. None: `sandbox.setup_timeout`.
 
         Raises:
             SessionSetupError: The toolset refused.
             SandboxError: The sandbox could not.
         """
-        answer = await self._request("open", self.sandbox.settings.setup_timeout, task=task)
+        answer = await self._request("open", timeout or self.sandbox.settings.setup_timeout, task=task)
         begun = await self._checked(_Opened, answer)
         tools = begun.tools
         if tools is None:
