@@ -83,13 +83,17 @@ class RunLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.uri = self.new_uri()
-        logging.getLogger("cluster").setLevel(logging.CRITICAL)
+        self.logger = logging.getLogger("cluster")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.CRITICAL)
         Bucket.clear()
         shared = Path("/dev/shm")
         self.root = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None, prefix="run-life-"))
         self.loop = asyncio.new_event_loop()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(claims, "_PATIENCE", 0.0)
+        # A reserve of disk space in memory would be copied at each kill.
+        self.patch.setattr(Dataset, "_set_aside", lambda dataset, size: dataset._reserve.touch())
         ids = random.Random(0)
         self.patch.setattr(manifest.secrets, "token_hex", lambda size: ids.randbytes(size).hex())
         self.disks: dict[str, Disk] = {}
@@ -116,6 +120,7 @@ class RunLife(RuleBasedStateMachine):
             for name in list(self.sessions):
                 self.abandon(name)
             self.patch.undo()
+            self.logger.setLevel(self.level)
             Bucket.clear()
             pending = asyncio.all_tasks(self.loop)
             for task in pending:
