@@ -257,7 +257,7 @@ async def test_a_run_that_was_killed_before_its_first_copy_goes_on_elsewhere(
         if not RemoteFolder(URI).holds_run():
             continue
         resumed = Target.resumed(URI, False)
-        assert resumable_config(resumed.folder, None).environment == config.environment
+        assert resumable_config(resumed.folder, None).environment.id == config.environment.id
         await play(resumed, range(1))
         assert in_bucket() == ids(range(1))
         assert (local_folder(URI) / "environment.py").read_text() == "# an environment"
