@@ -58,6 +58,11 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
         ManifestError: The run's folder is of another version, or damaged.
     """
     manifest = load_manifest(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"--resume {folder}: there is no config.yaml in it, with which the run began; put it back (at a "
+            "URI, beside its manifest.json), go on with it on the machine where it began, or begin a new run"
+        )
     if manifest.loop is not None and not loop:
         raise ConfigError(
             f"--resume {folder}: a trainer's loop has played it, and only one can go on with it: "

@@ -50,6 +50,8 @@ class _Play:
     spec: EpisodeSpec
     trace: EpisodeTrace
     started_at: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
+    """The same moment by a clock that nobody sets: what has passed is measured by it."""
     session: Session | None = None
     states: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -276,10 +278,9 @@ class EpisodePlayer:
 
     def _result(self, play: _Play, outcome: Rollout | BaseException) -> EpisodeResult:
         spec, trace = play.spec, play.trace
-        now = time.time()
         waited = max(0.0, play.started_at - spec.dispatched_at) if spec.dispatched_at else 0.0
         trace.seconds["queue"] = trace.seconds.get("queue", 0.0) + waited
-        timings = trace.timings(total=now - play.started_at + waited)
+        timings = trace.timings(total=time.monotonic() - play.began + waited)
         record, text = self._recorded(play, outcome, timings)
         failed = record.error
         if failed:

@@ -11,7 +11,7 @@ from typing import IO
 from cluster.config import RunConfig, VllmPolicy
 from cluster.config_file import dump_config
 from cluster.dataset.dataset import COPIED, Dataset, take_up
-from cluster.dataset.durable import begin_folder, end_folder, is_vacant, lock_folder, remove_vacant, replacing
+from cluster.dataset.durable import begin_folder, clear_vacant, end_folder, is_vacant, lock_folder, replacing
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
 from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.errors import ConfigError, RunError
@@ -36,6 +36,8 @@ class _Hold:
     """The manifest with which the run was taken up."""
     is_new: bool = False
     """Whether the run began with that."""
+    made_folder: bool = False
+    """Whether the folder was not there before: an empty one that the user has made stays."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Target:
         """
         hold = self._hold
         hold.is_new = hold.is_new or not manifest_path(self.folder).exists()
+        hold.made_folder = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             hold.lock = lock_folder(self.folder)
@@ -176,7 +179,7 @@ class Target:
         for path in self.folder.iterdir():
             if path.name in _MADE:
                 path.unlink()
-        remove_vacant(self.folder)
+        clear_vacant(self.folder, remove=self._hold.made_folder)
 
     async def open_dataset(self) -> Dataset:
         """The run's dataset, open for writing; with `held`, it has the folder from now on.
