@@ -62,8 +62,8 @@ def tool_schemas(state: Any, trace: EpisodeTrace) -> str:
 def _messages(state: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
     """The whole conversation: as it was sent, where that is the conversation that the environment gives.
 
-    An environment with a `render_completion` of its own may give another. Texts do not tell the two apart: those
-    that were sent stay on record, whatever the environment has done to its own since.
+    An environment with a `render_completion` of its own may give another. Texts do not tell the two apart:
+    those that were sent stay on record, whatever the environment has done to its own since.
     """
     messages = [*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))]
     trajectory: list[Any] = state.get("trajectory") or []
