@@ -33,7 +33,15 @@ from workers.lost_episodes import lost_result, prompt_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
 from workers.record_digest import digest_of
-from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Timings, Usage
+from workers.records import (
+    EpisodeError,
+    EpisodeRecord,
+    EpisodeResult,
+    EpisodeSpec,
+    StepRecord,
+    Timings,
+    Usage,
+)
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.pool import SandboxPool
 from workers.settings import WorkerSettings
@@ -403,15 +411,17 @@ def _sealed(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
 def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     """What there is of an episode that failed: its turns so far, no reward, no metrics."""
     state = trace.state
+    taken: list[StepRecord] = []
+    tools = "[]"
     try:
-        taken = steps.steps(state, trace) if state is not None else []
+        if state is not None:
+            tools = steps.tool_schemas(state, trace)
+            taken = steps.steps(state, trace)
     except Exception as error:  # noqa: BLE001 - what the environment left behind may be what has failed
         _log.warning("the steps of task %s cannot be put on record: %s", spec.task_id, error)
-        taken = []
     for step in taken:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_of(spec.row)
-    tools = steps.tool_schemas(state, trace) if state is not None else "[]"
     return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
 
 

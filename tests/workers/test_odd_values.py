@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from verifiers.types import Tool
 
 from cluster.plan import task_id_of
 from cluster.tasks import _task
@@ -17,6 +18,7 @@ from workers.environments.sendable import sendable
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.episode import EpisodePlayer, _Play
 from workers.lost_episodes import lost_result
+from workers.oracle_client import OracleClient
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, info_of, labels_of
 from workers.settings import EnvironmentSettings, SandboxSettings, WorkerSettings
 
@@ -67,6 +69,13 @@ TOKENS = st.none() | st.fixed_dictionaries(
         "completion_logprobs": st.lists(NUMBERS | st.none(), max_size=3) | VALUES,
     }
 )
+TOOLS = st.builds(
+    Tool.model_construct,
+    name=VALUES,
+    description=VALUES,
+    parameters=st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "properties", "default"), VALUES)),
+    strict=VALUES,
+)
 STEPS = st.fixed_dictionaries(
     {"prompt": CONVERSATIONS, "completion": CONVERSATIONS, "reward": VALUES, "tokens": TOKENS}
 )
@@ -79,6 +88,8 @@ STATES = st.fixed_dictionaries(
         "stop_condition": VALUES,
         "is_truncated": VALUES,
         "final_env_response": CONVERSATIONS,
+        "tool_defs": st.lists(TOOLS | VALUES, max_size=2) | VALUES,
+        "info": INFOS,
     },
 )
 UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
@@ -98,7 +109,7 @@ def a_player() -> EpisodePlayer:
     )
     nothing: Any = None
     player = EpisodePlayer.__new__(EpisodePlayer)
-    EpisodePlayer.__init__(player, worker, nothing, None, nothing, "w", "n")
+    EpisodePlayer.__init__(player, worker, nothing, None, OracleClient(), "w", "n")
     return player
 
 

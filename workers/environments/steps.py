@@ -1,9 +1,11 @@
 """A finished (or broken off) verifiers state, as steps and messages."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+
+import verifiers as vf
 
 from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
@@ -44,21 +46,37 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
 
 
 def tool_schemas(state: Any, trace: EpisodeTrace) -> str:
-    """The tools that the policy was offered in any turn, as JSON text."""
-    tools: list[Any] = list(trace.offered.values()) or state.get("tool_defs") or []
+    """The tools that the policy was offered in any turn, as JSON text. What is no tool stands as it is."""
+    tools: Any = list(trace.offered.values()) or state.get("tool_defs")
+    if not isinstance(tools, (list, tuple)):
+        return "[]"  # verifiers offers none of it
     from_arrow = comes_from_arrow(state, trace.row_is_arrow)
-    return json_text([tool_fields(tool, from_arrow) for tool in tools])
+    return json_text(
+        [
+            tool_fields(tool, from_arrow) if isinstance(tool, vf.Tool) else tool
+            for tool in cast(Sequence[Any], tools)
+        ]
+    )
 
 
 def _messages(state: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
-    """The whole conversation: as it was sent, where that is the conversation that the environment gives."""
+    """The whole conversation: as it was sent, where that is the conversation that the environment gives.
+
+    An environment with a `render_completion` of its own may give another. Texts do not tell the two apart:
+    those that were sent stay on record, whatever the environment has done to its own since.
+    """
     messages = [*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))]
     trajectory: list[Any] = state.get("trajectory") or []
     last = trace.exchange_of(trajectory[-1].get("response")) if trajectory else None
     if last is None:
         return messages
     sent = [*last.prompt, last.action, *conversation.records(state.get("final_env_response"))]
-    return sent if len(sent) == len(messages) else messages
+    return sent if [_place(each) for each in sent] == [_place(each) for each in messages] else messages
+
+
+def _place(message: Message) -> Any:
+    """Whose message it is, and which calls it makes or answers."""
+    return message.role, [call.id for call in message.tool_calls or []], message.tool_call_id
 
 
 def metrics_of(metrics: Any) -> dict[str, float | None]:
