@@ -242,7 +242,7 @@ def template_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grammar_of(response_format: Any) -> dict[str, Any] | None:
-    """vLLM's sampling parameters for OpenAI's `response_format`; None if it is of a type with none."""
+    """VLLM's sampling parameters for OpenAI's `response_format`; None if it is of a type with none."""
     match response_format:
         case {"type": "text"}:
             return {}

@@ -139,8 +139,8 @@ def _make_renderer(endpoint: PolicyEndpoint) -> Any:
         template.check_exact(reader)
     except TemplateError as error:
         raise TemplateError(
-            f"policy.tokens is `exact`, and {error}: {_alternative(error)}set policy.renderer to a renderer that "
-            f"is written for this model ({', '.join(written)}), or policy.tokens to `per_turn`"
+            f"policy.tokens is `exact`, and {error}: {_alternative(error)}set policy.renderer to a renderer "
+            f"that is written for this model ({', '.join(written)}), or policy.tokens to `per_turn`"
         ) from error
     return TemplateRenderer(template, reader)
 

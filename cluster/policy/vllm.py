@@ -11,8 +11,8 @@ import ray
 
 from cluster import engine_folders
 from cluster.config import VllmPolicy
-from cluster.errors import PolicyInUse, PolicyUnavailable
 from cluster.dataset.run_record import parser_names
+from cluster.errors import PolicyInUse, PolicyUnavailable
 from cluster.machines import other_machines
 from cluster.policy import application, kept_policy, serving
 from cluster.policy.base import OnStage, PolicyClient
