@@ -165,8 +165,7 @@ class TemplateProbe:
         ):
             if _THOUGHT not in self._template.text([*opening, action, follows], [_TOOL]):
                 raise TemplateError(
-                    f"{self._subject} drops earlier reasoning once {what} follows, which the policy's own ids "
-                    "keep"
+                    f"{self._subject} drops earlier reasoning once {what} follows, which sampled ids keep"
                 )
 
 

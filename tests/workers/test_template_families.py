@@ -1,4 +1,4 @@
-"""The chat templates of popular families: shown to be exact, turn by turn, or refused with the true reason."""
+"""Chat templates of popular families: shown to be exact, turn by turn, or refused with the true reason."""
 
 import importlib.util
 import re
@@ -44,7 +44,8 @@ TOOL = {
 }
 OFFERED = [{"type": "function", "function": TOOL}]
 # As Mistral's own has it, in short: roles alternate, ids have nine letters or digits, one end token a turn.
-MISTRAL = """{%- if messages[0].role == 'system' %}{{ raise_exception('System messages are not supported.') }}{% endif %}
+MISTRAL = """{%- if messages[0].role == 'system' %}
+{{- raise_exception('System messages are not supported.') }}{% endif %}
 {{- bos_token }}{%- if tools %}[AVAILABLE_TOOLS] {{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}
 {%- for m in messages %}{%- if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}
 {%- elif m.role == 'assistant' and m.tool_calls %}{%- if m.tool_calls | length > 1 %}
@@ -140,32 +141,32 @@ def test_calls_have_ids_that_every_template_takes(tmp_path: Path):
     assert re.fullmatch(r"[A-Za-z0-9]{9}", made.id)
 
 
-def test_a_template_with_another_end_token_than_the_tokenizer_is_exact(tmp_path: Path):
-    template = (
-        "{{ tools }}{% for m in messages %}{{ '<start_of_turn>' + m.role + '\n' + m.content }}"
-        "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
-        "{{ '<close_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}"
+def chatml(end: str = "<|im_end|>", said: str = "m.content") -> str:
+    return (
+        "{{ tools }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% set said = "
+        + said
+        + " %}{{ said }}{% for c in m.tool_calls or [] %}"
+        "<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}{{ '"
+        + end
+        + "\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    renderer = renderer_of(tmp_path, template)
+
+
+def test_a_template_with_another_end_token_than_the_tokenizer_is_exact(tmp_path: Path):
+    renderer = renderer_of(tmp_path, chatml("<close_turn>"))
     check_turn_by_turn(renderer, tmp_path)
     assert renderer._tokenizer.convert_tokens_to_ids("<close_turn>") == renderer.get_stop_token_ids()[0]
 
 
 def test_the_named_parser_is_heeded(tmp_path: Path):
-    text = "{{ tools }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"  # noqa: E501
-    call_text = '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>'
-    renderer = renderer_of(tmp_path, text, None)
-    ids = renderer._tokenizer.encode(call_text, add_special_tokens=False)
+    renderer = renderer_of(tmp_path, chatml(), None)
+    text = '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>'
+    ids = renderer._tokenizer.encode(text, add_special_tokens=False)
     read = renderer.parse_response(ids, tools=OFFERED)
-    assert (read.content, read.tool_calls) == (call_text, [])
+    assert (read.content, read.tool_calls) == (text, [])
 
 
 def test_a_template_that_drops_earlier_reasoning_is_told(tmp_path: Path):
-    text = (
-        "{{ tools }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-        "{% set said = m.content.split('</think>')[-1] if m.role == 'assistant' and not loop.last else m.content %}"
-        "{{ said }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
-        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
+    said = "m.content.split('</think>')[-1] if m.role == 'assistant' and not loop.last else m.content"
     with pytest.raises(TemplateError, match="drops earlier reasoning once a user message follows"):
-        renderer_of(tmp_path, text)
+        renderer_of(tmp_path, chatml(said=said))
