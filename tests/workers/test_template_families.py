@@ -93,7 +93,8 @@ def check_turn_by_turn(renderer: Any, folder: Path, says: str = "") -> None:
         read = renderer.parse_response(sampled, tools=OFFERED)
         called = [(each.name, each.arguments) for each in read.tool_calls or []]
         assert called == [("get_weather", '{"city": "Bern"}')] * len(action.get("tool_calls", []))
-        assert (read.content or "").strip() == action["content"]
+        # Without a parser of reasoning, the empty reasoning that some templates write is content.
+        assert (read.content or "").replace("<think>\n\n</think>", "").strip() == action["content"]
         ids = renderer.bridge_to_next_turn(ids, sampled, following, tools=OFFERED).token_ids
         said = [*said, action, *following]
     assert ids == template.ids(without_tool_names(said), [TOOL])
