@@ -78,8 +78,8 @@ class VllmPolicy(Settings):
     episode is one sequence; over vLLM's `/inference/v1/generate`."""
     renderer: str | None = None
     """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
-    model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
-    hermes-style tool calls."""
+    model, which reads its answers, too. Null: found by the model's name; else its chat template, once that is
+    seen to be exact, and `policy.tool_parser`."""
     engine: dict[str, Any] = Field(default_factory=dict)
     """More vLLM engine arguments, as `vllm serve` names them, with underscores. They win over ours, of which
     two matter to a trainer: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`, by which
@@ -129,10 +129,13 @@ class EndpointPolicy(Settings):
     episode is one sequence; over vLLM's `/inference/v1/generate`."""
     renderer: str | None = None
     """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
-    model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
-    hermes-style tool calls."""
+    model, which reads its answers, too. Null: found by the model's name; else its chat template, once that is
+    seen to be exact, and `policy.tool_parser`."""
     tokenizer: str | None = None
     """With `exact`: the model's folder, or its id on the Hugging Face hub. Null: `model`."""
+    tool_parser: str | None = "hermes"
+    """With `exact`, by the chat template: the parser of tool calls for this model; others than `hermes` are
+    vLLM's own, for which it must be installed where the workers run. Null: none."""
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     """How actions are sampled."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0

@@ -15,6 +15,7 @@ from cluster.observe.spans import Spans
 from cluster.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models import check_tools
+from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
 from cluster.ray_session import connect, is_local
 from cluster.ray_worker import asking, resources
 from cluster.worker_pool import WorkerPool
@@ -78,6 +79,8 @@ def brought_up(
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
             sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
+        check_sampling_keys(config.policy)
+        check_environment_sampling(config.policy, environment.sampling_args)
         _check_handed_on(config)
 
         def check_hears_of_tools() -> None:

@@ -24,6 +24,7 @@ from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
+from cluster.policy.sampling import check_sampling_keys
 from cluster.resume import check_tasks, note_tasks, order_seed, resumable_config
 from cluster.schedule import Schedule
 from workers import logs
@@ -124,6 +125,7 @@ class RolloutEngine:
             samples = self._config.samples if samples is None else samples
             if sampling is not None:
                 check_sampling(self._config.policy, sampling)
+                check_sampling_keys(self._config.policy, sampling)
             split = self._config.environment.split if split is None else split
             before = schedule.place
             try:

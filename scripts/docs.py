@@ -26,6 +26,7 @@ from workers.environments.agentdojo_rewards import RewardSettings
 from workers.environments.agentdojo_tasks import TaskSelection
 from workers.environments.shell import ShellArgs
 from workers.records import EpisodeRecord, StepRecord
+from workers.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.settings import Settings
 
 FOLDER = Path(__file__).parent.parent / "docs"
@@ -143,10 +144,30 @@ def observe_page(page: str) -> str:
     return _with_tables("docs/observe.md", page, "fields", tables)
 
 
+def training_page(page: str) -> str:
+    """The text of `docs/training.md`: the page as it is, with the table of sampling keys made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of the table.
+    """
+    rows = [
+        (
+            f"`{key.name}`",
+            _fate(key, "per_turn"),
+            _fate(key, "exact"),
+            _fate(key, "endpoint"),
+            key.instead if "refused" in (key.chat, key.exact) else "",
+        )
+        for key in SAMPLING_KEYS
+    ]
+    head = ("key", "`per_turn`", "`exact`", "endpoint", "where it is refused")
+    return _with_tables("docs/training.md", page, "sampling", {"keys": _table(head, rows)})
+
+
 def pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
-    names = ("dataset", "agentdojo", "shell", "security", "observe")
-    dataset, agentdojo, shell, security, observe = (FOLDER / f"{name}.md" for name in names)
+    names = ("dataset", "agentdojo", "shell", "security", "observe", "training")
+    dataset, agentdojo, shell, security, observe, training = (FOLDER / f"{name}.md" for name in names)
     return {
         FOLDER / "config.md": config_page(),
         dataset: dataset_page(dataset.read_text(encoding="utf-8")),
@@ -154,6 +175,7 @@ def pages() -> dict[Path, str]:
         shell: shell_page(shell.read_text(encoding="utf-8")),
         security: security_page(security.read_text(encoding="utf-8")),
         observe: observe_page(observe.read_text(encoding="utf-8")),
+        training: training_page(training.read_text(encoding="utf-8")),
     }
 
 
@@ -178,6 +200,18 @@ def _sections(model: type[Settings], path: str, title: str, seen: set[str]) -> I
         for choice in choices:
             kind = f", kind {_value(choice.model_fields['kind'])}" if len(choices) > 1 else ""
             yield from _sections(choice, f"{prefix}{name}", f"`{prefix}{name}`{kind}", seen)
+
+
+def _fate(key: SamplingKey, route: Route) -> str:
+    """What becomes of a sampling key on a route, in words."""
+    fate = key.fate(route)
+    if fate == "template":
+        return "told the template"
+    if fate == "passed on" and route == "exact" and key.sent_as:
+        return f"passed on as `{key.sent_as}`"
+    if fate == "refused" and key.neutral:
+        return f"refused, except {', '.join(f'`{json.dumps(value)}`' for value in key.neutral)}"
+    return fate
 
 
 def _key_table(model: type[Settings], prefix: str) -> str:

@@ -229,7 +229,8 @@ class EpisodePlayer:
         row = plays[0].spec.row
         if len(plays) == 1 and not self._environment.needs_groups:
             play = plays[0]
-            actor = self._actor(play.spec, self._seed(play.spec))
+            play.trace.seed = self._seed(play.spec)
+            actor = self._actor(play.spec, play.trace.seed)
             return [await self._environment.play(row, actor, play.trace, play.session)]
         actor = self._actor(
             plays[0].spec, None

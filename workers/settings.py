@@ -151,6 +151,12 @@ class PolicyEndpoint(Settings):
     """With `exact`: a template in place of the model's own."""
     renderer: str | None = None
     """With `exact`: a renderer of the renderers package. Null: by the model's name, or its template."""
+    tool_parser: str | None = "hermes"
+    """With `exact`, where no renderer of the package reads the answers: vLLM's parser of tool calls."""
+    reasoning_parser: str | None = None
+    """The same: vLLM's parser of reasoning."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """With `exact`: what the chat template is told besides where a request does not say otherwise."""
     paced: bool = False
     """Whether the number of requests adapts to what the server takes: others may use it, too."""
     request_timeout: float = 600.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.cache import cache_dir
+from cluster.config import VllmPolicy
 from cluster.dataset.run_record import tokenizer_digest
 from cluster.errors import RunError
 from cluster.policy import packaged_model
@@ -112,6 +113,7 @@ class Prompts:
         policy: Any = self._run.policy
         model = self._model()
         template = self._template_or_none()
+        extra = self._run.extra_body(episode)
         endpoint = PolicyEndpoint(
             kind="openai",
             model=policy.model,
@@ -119,12 +121,22 @@ class Prompts:
             tokenizer=model,
             chat_template=template if isinstance(template, Path) else self._as_file(template),
             renderer=getattr(policy, "renderer", None),
-            sampling=self._run.sampling(episode),
+            tool_parser=self._parsers[0],
+            reasoning_parser=self._parsers[1],
+            template_options=getattr(policy, "engine", {}).get("default_chat_template_kwargs") or {},
+            sampling=self._run.sampling(episode).model_copy(update={"extra_body": extra}),
         )
         try:
-            return make_renderer(endpoint)
+            return make_renderer(endpoint, extra.get("stop_token_ids") or ())
         except Exception as error:
             raise NotChecked(f"the run's renderer cannot be made here: {error}") from error
+
+    @property
+    def _parsers(self) -> tuple[str | None, str | None]:
+        """The parsers of a run whose tokens are exact."""
+        if isinstance(self._run.policy, VllmPolicy):
+            return self._run.parsers
+        return getattr(self._run.policy, "tool_parser", "hermes"), None
 
     def _as_file(self, template: str | None) -> Path | None:
         """The template in place of the model's own, where the config names one: a recorded text is that."""

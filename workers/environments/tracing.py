@@ -73,6 +73,10 @@ class EpisodeTrace:
     """Turns, by the id of verifiers' response."""
     last_sent: list[tuple[Any, Message]] = field(default_factory=list[tuple[Any, Message]])
     """The messages of the last turn's prompt, as they were sent and as records."""
+    seed: int | None = None
+    """Seeds the episode's sampling; each turn's seed is made of it."""
+    seeded_turns: int = 0
+    """Turns that were given a seed so far."""
 
     def exchange_of(self, response: Any) -> Exchange | None:
         """The turn that a response of verifiers' ended; None if it is not of this client's."""
