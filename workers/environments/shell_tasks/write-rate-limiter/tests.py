@@ -69,13 +69,13 @@ def test_keys_are_forgotten_whatever_they_are(subject):
     """Measured by what the process holds on to: numbers and texts are in no list that can be searched."""
     code = SET_UP + """
 import tracemalloc
-r = RateLimiter(2, 10, clock)
 def calls(first, end):
     for i in range(first, end):
         clock.now = 100 + i * 0.1
         r.allow(make(i))
 result = []
 for make in (lambda i: 10**12 + i, lambda i: f"client-{i}", lambda i: (i, "path")):
+    clock.now = 100.0
     r = RateLimiter(2, 10, clock)
     calls(0, 1_000)
     tracemalloc.start()
@@ -97,10 +97,10 @@ r = RateLimiter(1, 10, clock)
 seen = []
 for i in range(3_000):
     clock.now = 100 + i
-    key = Key()
-    seen.append(weakref.ref(key))
-    r.wait(key); r.allow(key); r.allow(key)
-del key
+    key, other = Key(), Key()
+    seen += [weakref.ref(key), weakref.ref(other)]
+    r.wait(key); r.allow(key); r.allow(key); r.wait(other)
+del key, other
 gc.collect()
 result = sum(each() is not None for each in seen)
 """
