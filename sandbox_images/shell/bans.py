@@ -16,7 +16,7 @@ import ast
 sys.path = _PATH
 
 _BY_NAME = {"importlib", "imp", "runpy", "pkgutil", "zipimport", "ctypes", "subprocess", "multiprocessing",
-            "pty", "_posixsubprocess", "_ctypes", "_imp"}
+            "pty", "signal", "_signal", "_posixsubprocess", "_ctypes", "_imp"}
 _BEHIND = {"codecs": {"_codecs", "encodings"}, "io": {"_io", "_pyio"}, "re": {"_sre", "sre_compile", "sre_parse"},
            "ast": {"_ast"}}
 _DECODERS = {"getincrementaldecoder", "getdecoder", "getreader", "iterdecode", "IncrementalDecoder", "lookup",
@@ -24,22 +24,24 @@ _DECODERS = {"getincrementaldecoder", "getdecoder", "getreader", "iterdecode", "
 _TEXT = {"eval", "exec", "compile"}
 _OUTSIDE = {"os.fork", "os.forkpty", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn",
             "subprocess.Popen", "ctypes.dlopen", "ctypes.dlsym", "cpython.PyInterpreterState_New"}
-_SEARCHES = {"gc.get_objects", "gc.get_referrers", "gc.get_referents"}
+_SEARCHES = {"gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys.settrace", "sys.setprofile",
+             "sys._current_frames", "sys._current_exceptions", "sys.monitoring.register_callback"}
+_GIVE_FRAMES = {"inspect.py", "traceback.py", "bdb.py", "pdb.py"}
 _FRAMES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame"}
 
 
 def admit(module, without, folder, descriptor):
     """Imports a submission, if its sources use nothing that is banned, and holds the ban from then on."""
-    sources, armed = Sources(folder, without), []
+    sources, set_all_traps = Sources(folder, without), set_traps
     problem = sources.problem(module)
     ours = {name: sys.modules.pop(name) for name in set(sys.modules) - set(_PRELOADED)}
-    refuse = watch(without, folder, sources.seen, armed, descriptor)
+    refuse, arm = watch(without, folder, frozenset(sources.seen), descriptor)
     if problem is not None:
         refuse(problem)
     sys.pycache_prefix = "/nonexistent"  # where there is no bytecode of other sources than these
     __import__(module)
-    set_traps(without, {**ours, **sys.modules}, refuse)
-    armed.append(True)
+    set_all_traps(without, {**ours, **sys.modules}, refuse)
+    arm()
 
 
 class Sources:
@@ -155,8 +157,12 @@ class Sources:
         return None
 
 
-def watch(without, folder, files, armed, descriptor):
-    """Has the process end, once and for all, when it asks for what is banned."""
+def watch(without, folder, files, descriptor):
+    """Has the process end, once and for all, when it asks for what is banned.
+
+    Gives what ends it, and what makes it stricter, by a second hook: a mark that a submission could find and
+    take away is nowhere.
+    """
     def refuse(what, write=os.write, end=os._exit, dumps=json.dumps, descriptor=descriptor):
         write(descriptor, dumps({"refused": what}).encode())
         end(0)
@@ -164,9 +170,9 @@ def watch(without, folder, files, armed, descriptor):
     watched = frozenset({"import", "compile", "open", "sys._getframe", "object.__getattr__", "object.__setattr__",
                          *_OUTSIDE, *_SEARCHES})
 
-    def judge(event, args, armed=armed, within=folder + os.sep, banned=frozenset(without), files=files,
+    def judge(event, args, armed, within=folder + os.sep, banned=frozenset(without), files=files,
              frame_of=sys._getframe, refuse=refuse, text=bool(_TEXT & set(without)), outside=frozenset(_OUTSIDE),
-             searches=frozenset(_SEARCHES), frames=frozenset(_FRAMES), writing=os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+             searches=frozenset(_SEARCHES), frames=frozenset(_FRAMES), giving=frozenset(_GIVE_FRAMES), writing=os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         if event == "import":
             if args[0] in banned:
                 frame = frame_of(2)
@@ -187,27 +193,28 @@ def watch(without, folder, files, armed, descriptor):
         elif event in searches:
             refuse(f"it calls {event}")
         elif event == "sys._getframe" or event == "object.__getattr__" and args[1] in frames:
-            if frame_of(2).f_code.co_filename.startswith(within):
+            caller = frame_of(2).f_code.co_filename
+            if caller.startswith(within) or caller.rpartition("/")[2] in giving:
                 refuse("it looks into frames")
         elif event == "open" and armed:
             if type(args[2]) is int and args[2] & writing:
                 refuse("it writes files")
         elif event == "object.__setattr__" and args[1] in ("__code__", "__defaults__", "__kwdefaults__"):
-            if args[0] in (hook_itself[0], judge_itself[0], refuse):
+            if args[0].__module__ == __name__:
                 refuse("it patches the ban")
 
-    def hook(event, args, judge=judge, watched=watched, inside=set(), thread=_thread.get_ident):
-        if event in watched and thread() not in inside:  # looking at a frame is an event as well
-            inside.add(thread())
-            try:
-                judge(event, args)
-            finally:
-                inside.discard(thread())
+    def hooked(armed):
+        def hook(event, args, judge=judge, armed=armed, watched=watched, inside=set(), thread=_thread.get_ident):
+            if event in watched and thread() not in inside:  # looking at a frame is an event as well
+                inside.add(thread())
+                try:
+                    judge(event, args, armed)
+                finally:
+                    inside.discard(thread())
+        sys.addaudithook(hook)
 
-    judge_itself = (judge,)
-    hook_itself = (hook,)
-    sys.addaudithook(hook)
-    return refuse
+    hooked(False)
+    return refuse, lambda hooked=hooked: hooked(True)
 
 
 def set_traps(without, modules, refuse):

@@ -45,7 +45,7 @@ def answer():  # in a function: a submission can import what is global here
     try:
         code = compile(request["code"], "<examined>", "exec")
         if request["guard"]:
-            guard = {{}}
+            guard = {{"__name__": "guard"}}
             exec(compile(request["guard"], "<guard>", "exec"), guard)
             guard["admit"](request["of"], request["without"], folder, {_RESULT})
         exec(code, names)
