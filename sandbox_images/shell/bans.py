@@ -19,8 +19,8 @@ _BY_NAME = {"importlib", "imp", "runpy", "pkgutil", "zipimport", "ctypes", "subp
             "pty", "signal", "_signal", "_posixsubprocess", "_ctypes", "_imp"}
 _BEHIND = {"codecs": {"_codecs", "encodings"}, "io": {"_io", "_pyio"}, "re": {"_sre", "sre_compile", "sre_parse"},
            "ast": {"_ast"}}
-_DECODERS = {"getincrementaldecoder", "getdecoder", "getreader", "iterdecode", "IncrementalDecoder", "lookup",
-             "BufferedIncrementalDecoder", "StreamReader", "decode", "utf_8_decode", "open", "register_error"}
+_DECODERS = {"getincrementaldecoder", "getdecoder", "getreader", "iterdecode", "lookup", "decode",
+             "utf_8_decode", "open", "register_error"}
 _TEXT = {"eval", "exec", "compile"}
 _OUTSIDE = {"os.fork", "os.forkpty", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn",
             "subprocess.Popen", "ctypes.dlopen", "ctypes.dlsym", "cpython.PyInterpreterState_New"}
@@ -40,7 +40,7 @@ def admit(module, without, folder, descriptor):
         refuse(problem)
     sys.pycache_prefix = "/nonexistent"  # where there is no bytecode of other sources than these
     __import__(module)
-    set_all_traps(without, {**ours, **sys.modules}, refuse)
+    set_all_traps(without, {**ours, **sys.modules}, folder + os.sep, refuse)
     arm()
 
 
@@ -167,11 +167,14 @@ def watch(without, folder, files, descriptor):
         write(descriptor, dumps({"refused": what}).encode())
         end(0)
 
-    watched = frozenset({"import", "compile", "open", "sys._getframe", "object.__getattr__", "object.__setattr__",
+    banned = set(without).union(*(_BEHIND.get(name, ()) for name in without))
+    if "codecs" in without:
+        banned.add("encodings.utf_8")
+    watched = frozenset({"import", "compile", "open", "sys._getframe", "object.__getattr__", "object.__setattr__", "code.__new__",
                          *_OUTSIDE, *_SEARCHES})
 
-    def judge(event, args, armed, within=folder + os.sep, banned=frozenset(without), files=files,
-             frame_of=sys._getframe, refuse=refuse, text=bool(_TEXT & set(without)), outside=frozenset(_OUTSIDE),
+    def judge(event, args, armed, within=folder + os.sep, banned=frozenset(banned), files=files,
+             frame_of=sys._getframe, refuse=refuse, importing=is_importing, text=bool(_TEXT & set(without)), outside=frozenset(_OUTSIDE),
              searches=frozenset(_SEARCHES), frames=frozenset(_FRAMES), giving=frozenset(_GIVE_FRAMES), writing=os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         if event == "import":
             if args[0] in banned:
@@ -186,8 +189,11 @@ def watch(without, folder, files, descriptor):
                 name = args[1] if type(args[1]) is str else args[1].decode()
                 if name.startswith(within) and name not in files:
                     refuse(f"it loads the module {name[len(within):]} by name")
-            elif text and (armed or caller.startswith(within)):
+            elif text and (caller.startswith(within) or armed and not importing(frame_of(2), within)):
                 refuse("it compiles source text")
+        elif event == "code.__new__":
+            if frame_of(2).f_code.co_filename.startswith(within):
+                refuse("it makes code")
         elif event in outside:
             refuse(f"it goes beyond its process ({event})")
         elif event in searches:
@@ -217,20 +223,41 @@ def watch(without, folder, files, descriptor):
     return refuse, lambda hooked=hooked: hooked(True)
 
 
-def set_traps(without, modules, refuse):
+def is_importing(frame, within):
+    """Whether Python's own modules are at work here because they are being imported: no input reaches them."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(within) or name == "<examined>":
+            return False
+        if name.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def trap_for(value, name, within, refuse, importing=is_importing, frame_of=sys._getframe):
+    def trap(*args, **kwargs):
+        if not importing(frame_of(1), within):
+            refuse(f"it uses {name}")
+        return value(*args, **kwargs)
+    return trap
+
+
+def set_traps(without, modules, within, refuse):
     """Makes what is banned end the process when it is called, by whatever way it is reached."""
     for name in without:
         module = modules.get(name)
         if module is None:
             continue
-        def trap(*args, refuse=refuse, name=name, **kwargs):
-            refuse(f"it uses {name}")
         for key, value in list(vars(module).items()):
-            if callable(value) and not key.startswith("__") and (name != "codecs" or key in _DECODERS):
-                setattr(module, key, trap)
+            if isinstance(value, type):  # which others may ask for by `isinstance`
+                if value.__module__ == name and "__init__" in vars(value):
+                    value.__init__ = trap_for(value.__init__, name, within, refuse)
+            elif callable(value) and not key.startswith("__") and (name != "codecs" or key in _DECODERS):
+                setattr(module, key, trap_for(value, name, within, refuse))
+    if "codecs" in without:
+        sys.modules.pop("encodings.utf_8", None)
     if {"re", "fnmatch", "glob"} & set(without):
         import _sre
-        def trap(*args, refuse=refuse, **kwargs):
-            refuse("it uses re")
-        _sre.compile = trap
+        _sre.compile = trap_for(_sre.compile, "re", within, refuse)
 '''

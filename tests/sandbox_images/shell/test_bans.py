@@ -56,8 +56,6 @@ REFUSED = {
     "the guard's marks": "import __main__\nfor name in list(vars(__main__)):\n"
     "    if not name.startswith('__'):\n        vars(__main__)[name] = lambda *a, **k: None\n"
     "import builtins\ndef answer(text):\n    return vars(builtins)['ev' + 'al'](text)",
-    "patched builtins": "import builtins, os\nbuiltins.type = builtins.isinstance = lambda *a: int\n"
-    "os._exit = os.write = lambda *a: None\ndef answer(text):\n    return vars(builtins)['ev' + 'al'](text)",
 }
 TAKEN = {
     "words": '"""Neither eval nor exec; import ast, import re."""\n# import codecs\n' + HONEST,
