@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+FAILED = 3
+"""The exit code of a run that has stopped by itself, or of which too much failed."""
 _log = logging.getLogger(__name__)
 
 

@@ -118,6 +118,8 @@ class RolloutEngine:
             ConfigError: There is no such task or split, a number is not above 0, or the policy can't be
                 sampled like that.
             RunError: The rollouts cannot go on, or the next ones have begun.
+            RunStopped: `episode.stop_after` episodes in a row have failed with the same cause, or nothing of
+                them has finished.
         """
         async with self._preparing:
             parts, dataset, measures, schedule = self._parts
@@ -162,6 +164,7 @@ class RolloutEngine:
             parts.model,
             None,
             lambda: parts.policy.version,
+            len({group[0].task_id for group in groups}),
         )
         units = groups if parts.plan.whole_groups else [[spec] for group in groups for spec in group]
         with self._progress.episodes(expected):

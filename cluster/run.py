@@ -14,6 +14,7 @@ from cluster.coordinator import Coordinator
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.ending import Ending, Interrupted, in_turns
+from cluster.errors import RunStopped
 from cluster.groups import Groups
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
@@ -39,6 +40,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
     Raises:
         ConfigError: The config holds what cannot be kept, or the run that is taken up began with other tasks.
         RunError: The run as a whole could not be done.
+        RunStopped: It has stopped by itself; the dataset holds what had ended.
         Interrupted: A signal ended it; the dataset holds what had finished.
     """
     check_values(config)
@@ -103,6 +105,7 @@ async def _play(
                     parts.model,
                     groups,
                     lambda: parts.policy.version,
+                    plan.tasks,
                 )
                 ending.call(coordinator.drain)
                 before = dataset.manifest.wall_seconds or 0.0
@@ -123,6 +126,11 @@ async def _play(
                 await pool.close()
             finally:
                 stack.close()
+    except RunStopped as stopped:
+        raise RunStopped(
+            f"{stopped}\nthe run has stopped (episode.stop_after: {config.episode.stop_after}); once that is "
+            f"mended, go on with: kumite run --resume {target.name} --retry-failed"
+        ) from stopped
     except asyncio.CancelledError:
         if ending.signal is None:
             raise
