@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,16 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from cluster.config_file import load_config
+from cluster.config_file import load_config, with_drain
 from cluster.ending import FAILED
 from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kumite {metadata.version('kumite')}")
+        raise typer.Exit()
+
 
 app = typer.Typer(
     name="kumite",
@@ -25,6 +33,17 @@ images = typer.Typer(help="Sandbox images.", no_args_is_help=True)
 app.add_typer(images, name="images")
 policy_app = typer.Typer(help="The vLLM deployment that is kept between runs.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
+    ] = False,
+) -> None:
+    """Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
+
 
 _SET_HELP = (
     "Override a field: a.b=value. The value is YAML: 4, true, null, text, [a, b], {a: 1}; "
@@ -57,6 +76,14 @@ def run(
             "finishes, the exit code is 3.",
         ),
     ] = "0.5",
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            "--drain",
+            metavar="SECONDS",
+            help="How long Ctrl-C waits for the episodes in flight, in place of episode.drain_seconds.",
+        ),
+    ] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show what the environment and its toolset print.")
     ] = False,
@@ -91,6 +118,8 @@ def run(
         raise ConfigError("give a config, or --resume with a run's folder")
     else:
         target = Target.new(given, out)
+    if drain is not None:
+        given = with_drain(given, drain)
     if debug:
         show_printed(_console)
     stopped = None

@@ -46,6 +46,18 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise ConfigError(f"the config {path} is not right:\n{complaints}") from error
 
 
+def with_drain(config: RunConfig, seconds: float) -> RunConfig:
+    """The config with another `episode.drain_seconds`.
+
+    Raises:
+        ConfigError: They are below 0.
+    """
+    if not seconds >= 0:
+        raise ConfigError(f"--drain: got {seconds:g}; give seconds, at least 0")
+    episode = config.episode.model_copy(update={"drain_seconds": seconds})
+    return config.model_copy(update={"episode": episode})
+
+
 def dump_config(config: RunConfig) -> str:
     """A config as YAML text that `load_config` reads unchanged."""
     fields = config.model_dump(mode="json")

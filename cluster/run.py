@@ -21,7 +21,7 @@ from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary, summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
-from cluster.resume import check_tasks, note_tasks, order_seed
+from cluster.resume import check_image, check_tasks, note_tasks, order_seed
 from workers import logs
 from workers.cancellation import run_to_end
 
@@ -51,7 +51,10 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         def check(plan: Plan) -> None:
             check_tasks(target.folder, split, plan)
 
-        with brought_up(config, target.run_id, progress, seed, check) as parts:
+        def check_id(tag: str, image_id: str | None) -> None:
+            check_image(target.folder, tag, image_id)
+
+        with brought_up(config, target.run_id, progress, seed, check, check_id) as parts:
             return asyncio.run(_play(config, parts, progress, target))
 
 
@@ -78,7 +81,8 @@ async def _play(
                 await bring_up_workers(plan.episodes)
             target.make(config)
             sampling = parts.environment_sampling
-            begin_session(target.folder, config, parts.model, sampling, parts.policy.version)
+            version = parts.policy.version
+            begin_session(target.folder, config, parts.model, sampling, version, parts.image_id)
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
@@ -107,6 +111,8 @@ async def _play(
                     lambda: parts.policy.version,
                     plan.tasks,
                 )
+                drain = config.episode.drain_seconds
+                ending.tell(lambda: _in_flight(progress.in_flight, drain))
                 ending.call(coordinator.drain)
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
@@ -148,6 +154,16 @@ async def _copied(target: Target, config: RunConfig) -> AsyncGenerator[None]:
         return
     async with target.remote.following(config.upload_seconds):
         yield
+
+
+def _in_flight(episodes: int, seconds: float) -> str:
+    """What a signal means to the episodes in flight, in words."""
+    if not episodes:
+        return ", and none is in flight"
+    return (
+        f"; the {episodes:,} in flight have {seconds:g} s to end (--drain SECONDS, or episode.drain_seconds, "
+        "gives them longer), and those that have not are dropped, and played by --resume"
+    )
 
 
 def _capacity(config: RunConfig) -> str:
