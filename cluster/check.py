@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import threading
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -125,6 +126,8 @@ def _environment(config: RunConfig) -> list[Check]:
     from cluster.images import image_of
     from cluster.plan import load_plan
 
+    if threading.current_thread() is not threading.main_thread():
+        return []  # verifiers loads environments on the main thread only
     try:
         environment, plan = load_plan(config, "check", shuffled_by=config.name)
     except ClusterError as error:

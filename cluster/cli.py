@@ -1,5 +1,6 @@
 """The command `kumite`."""
 
+import json
 import logging
 import sys
 from importlib import metadata
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from cluster.config import RunConfig
 from cluster.config_file import load_config, with_drain
 from cluster.ending import FAILED
 from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
@@ -143,8 +145,17 @@ def tasks(
     config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, prompts in full.")] = False,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate", help="Play the oracle and an empty answer over them; exit 1 if one is bad."
+        ),
+    ] = False,
 ) -> None:
     """List the tasks that a config selects, without starting anything."""
+    if validate:
+        _validate(load_config(config, overrides or []), as_json)
+        return
     from cluster.tasks import render, select
 
     selection = select(load_config(config, overrides or []))
@@ -152,6 +163,37 @@ def tasks(
         print(selection.model_dump_json(indent=2))
     else:
         _console.print(render(selection))
+
+
+def _validate(config: RunConfig, as_json: bool) -> None:
+    from cluster.validate import validate
+
+    found = validate(config)
+    bad = [task for task in found if task.complaint is not None]
+    if as_json:
+        print(json.dumps([task.model_dump() for task in found], indent=2))
+    else:
+        for task in bad:
+            _console.print(Text(f"{task.task_id}: {task.complaint}", style="red"), soft_wrap=True)
+        _console.print(f"{len(found) - len(bad)} of {len(found)} tasks tell the oracle from an empty answer")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command("init")
+def write_example(
+    kind: Annotated[str, typer.Argument(metavar="environment|toolset|task", help="Of what.")],
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+) -> None:
+    """Write a working example into this folder, beside a config that plays it."""
+    from cluster.init import write_example
+
+    if kind not in ("environment", "toolset", "task"):
+        raise ConfigError(f"init: got {kind!r}; give environment, toolset or task")
+    paths, commands = write_example(kind, name, Path())
+    for path in paths:
+        _console.print(str(path), highlight=False, soft_wrap=True)
+    _console.print("play it: " + ", or ".join(commands), highlight=False, soft_wrap=True)
 
 
 @app.command("debug")

@@ -1,6 +1,7 @@
 """One episode in this very process, without Ray, for whoever writes an environment and looks inside."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from workers.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeSpec, Message
 from workers.sandbox.base import Owner
 from workers.sandbox.pool import SandboxPool
-from workers.settings import PolicyEndpoint, SandboxSettings, WorkerSettings
+from workers.settings import PolicyEndpoint, WorkerSettings
 
 _STYLES = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
 _LONG = 86_400.0
@@ -47,17 +48,8 @@ def debug(config: RunConfig, console: Console, task_id: str | None = None) -> Ep
     environment, plan = load_plan(config, "debug", shuffled_by=config.name)
     spec = _spec(plan, task_id)
     endpoint = _endpoint(config)
-    sandbox = _sandbox(config, environment, console)
-    settings = WorkerSettings(
-        run_id="debug",
-        environment=config.environment,
-        sandbox=sandbox,
-        policy=endpoint,
-        episodes=1,
-        seed=config.seed,
-        search_path=Path.cwd(),
-        env=handed_on(config.workers.env, all_of_them=True),
-    )
+    settings = settings_of(config, environment, lambda line: console.print(line, style="dim"))
+    settings = settings.model_copy(update={"policy": endpoint})
     console.print(f"task {spec.task_id}, episode {spec.episode_id}", style="bold", highlight=False)
     record = asyncio.run(_play(settings, environment, spec, _Shown(console)))
     _show_outcome(record, console)
@@ -98,17 +90,37 @@ def _endpoint(config: RunConfig) -> PolicyEndpoint:
     )
 
 
-def _sandbox(config: RunConfig, environment: ClassicEnvironment, console: Console) -> SandboxSettings:
-    """Settings with no limits of time; the process backend where the config does not ask for another."""
+def settings_of(
+    config: RunConfig, environment: ClassicEnvironment, say: Callable[[str], None], process: bool = True
+) -> WorkerSettings:
+    """What an episode in this process needs to know, with the oracle as its policy and no limits of time.
+
+    Args:
+        config: The run's.
+        environment: Whose episodes.
+        say: Is told how a build of the image goes on.
+        process: Whether tools run in child processes where the config does not name a backend.
+    """
     sandbox = config.sandbox
-    if "backend" not in sandbox.model_fields_set:
+    if process and "backend" not in sandbox.model_fields_set:
         if sandbox.session_users:
             raise ConfigError("sandbox.session_users needs a container: give --set sandbox.backend=docker")
         sandbox = sandbox.model_copy(update={"backend": "process", "unsafe": True})
     if environment.toolset is not None and sandbox.backend == "docker":
-        ensure_image(environment.toolset, sandbox, lambda line: console.print(line, style="dim"))
+        ensure_image(environment.toolset, sandbox, say)
         sandbox = sandbox.model_copy(update={"image": image_of(environment.toolset, sandbox)})
-    return sandbox.model_copy(update={"setup_timeout": _LONG, "call_timeout": _LONG})
+    if process:
+        sandbox = sandbox.model_copy(update={"setup_timeout": _LONG, "call_timeout": _LONG})
+    return WorkerSettings(
+        run_id="debug",
+        environment=config.environment,
+        sandbox=sandbox,
+        policy=PolicyEndpoint(kind="oracle", model="oracle"),
+        episodes=1,
+        seed=config.seed,
+        search_path=Path.cwd(),
+        env=handed_on(config.workers.env, all_of_them=True),
+    )
 
 
 async def _play(

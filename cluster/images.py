@@ -26,8 +26,8 @@ def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
         return build.image_tag(spec.image)
     except ImageBuildError as error:
         raise RunError(
-            f"sandbox.image is missing: the environment's toolset wants an image {spec.image!r}, which is none "
-            f"of those that Kumite builds ({', '.join(build.image_names())}). Build it with your Dockerfile, "
+            f"sandbox.image is missing: the environment's toolset wants an image {spec.image!r}, which is "
+            f"none of those that Kumite builds ({', '.join(build.image_names())}). Build it with your Dockerfile, "
             f"`docker build -t {spec.image}:1 .`, and name it: sandbox.image: {spec.image}:1 "
             "(docs/environments.md has one)"
         ) from error

@@ -167,8 +167,8 @@ def check_image(folder: Path, tag: str, image_id: str | None) -> None:
     before = next((s.image_id for s in reversed(record.sessions) if s.image_id), None) if record else None
     if before is not None and image_id is not None and before != image_id:
         raise ConfigError(
-            f"--resume {folder}: sandbox.image {tag!r} is {image_id} now, and the run was played with {before}: "
-            f"it has been built anew. Name the old one again, `docker tag {before} {tag}`, or begin a new run. "
+            f"--resume {folder}: sandbox.image {tag!r} is {image_id} now, and the run was played with "
+            f"{before}: name that one so again, `docker tag {before} {tag}`, or begin a new run. "
             f"To mix them all the same, take `image_id` out of {folder / RUN_RECORD}"
         )
 

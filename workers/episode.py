@@ -363,6 +363,7 @@ class EpisodePlayer:
             status="failed" if error else "finished",
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),
+            details=_details(play.session),
             stop_reason=rollout.stop_reason,
             is_truncated=rollout.is_truncated,
             error=error,
@@ -417,6 +418,12 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_of(spec.row)
     tools = steps.tool_schemas(state, trace) if state is not None else "[]"
     return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
+
+
+def _details(session: Session | None) -> str | None:
+    """What its toolset's evaluation gave beside the metrics, as JSON text."""
+    scores = session.scores if session is not None else None
+    return json.dumps(scores.details) if scores is not None and scores.details else None
 
 
 def _in_utf8(value: Any) -> Any:

@@ -77,13 +77,12 @@ class Tally:
         return [(task, time.monotonic() - since) for task, since in late]
 
     def seconds_left(self) -> float | None:
-        """About how long the rest takes, at the pace of late; None where nothing is left, or none is known."""
+        """About how long the rest takes, at the pace of late; None where nothing is left, or has ended."""
         left = self.total - self.done - self.cancelled
         if left <= 0 or not self.done:
             return None
         of_late = self.rates()[0]
         overall = self.done / max(time.monotonic() - self.began, 1e-9)
-        # While long episodes are all in flight, none has ended of late: the pace since the beginning is known.
         return left / (of_late or overall)
 
     def rates(self) -> tuple[float, float]:

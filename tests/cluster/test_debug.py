@@ -1,4 +1,4 @@
-"""`kumite debug`, and where an author's own code went wrong: environment, reward and toolset in their files."""
+"""`kumite debug`, and where an author's own code went wrong: environment, reward and toolset."""
 
 import io
 import logging
