@@ -147,9 +147,7 @@ def tasks(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, prompts in full.")] = False,
     validate: Annotated[
         bool,
-        typer.Option(
-            "--validate", help="Play the oracle and an empty answer over them; exit 1 if one is bad."
-        ),
+        typer.Option("--validate", help="Play the oracle and an empty answer over them."),
     ] = False,
 ) -> None:
     """List the tasks that a config selects, without starting anything."""

@@ -27,7 +27,7 @@ def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
     except ImageBuildError as error:
         raise RunError(
             f"sandbox.image is missing: the environment's toolset wants an image {spec.image!r}, which is "
-            f"none of those that Kumite builds ({', '.join(build.image_names())}). Build it with your Dockerfile, "
+            f"none of those that Kumite builds ({', '.join(build.image_names())}). Build it, "
             f"`docker build -t {spec.image}:1 .`, and name it: sandbox.image: {spec.image}:1 "
             "(docs/environments.md has one)"
         ) from error

@@ -1,4 +1,4 @@
-"""`kumite init`: a working example of an environment, a toolset or a shell task, beside a config that plays it."""
+"""`kumite init`: a working example of an environment, a toolset or a shell task, and a config for it."""
 
 import re
 from pathlib import Path
@@ -42,6 +42,7 @@ environment:
 policy:
   kind: oracle             # plays each row's `answer`; then vllm, or endpoint
 """
+# ruff: noqa: E501 - what is written is as wide as its author likes
 _TOOLSET_ENVIRONMENT = '''"""The tasks of {name}, whose tools run in a sandbox."""
 
 from workers.environments.toolset_env import ToolsetEnv
@@ -53,7 +54,7 @@ def load_environment(max_turns=8):
     rows = [
         {{
             "prompt": [{{"role": "user", "content": f"Write the {{whom}}'s number into a new note, `call`."}}],
-            "info": {{"task_id": whom, "task": {{"notes": NUMBERS, "wanted": number}}}},
+            "info": {{"task_id": whom, "setup": {{"notes": NUMBERS, "wanted": number}}}},
         }}
         for whom, number in NUMBERS.items()
     ]

@@ -182,8 +182,8 @@ class EpisodeRecord(Record):
     metrics: Json = "{}"
     """The environment's metrics by name, as JSON text; a metric that does not apply is null."""
     details: Json | None = None
-    """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`, which
-    hidden tests failed, and why. Null where it gave none, and in a run that was begun before it was kept."""
+    """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`,
+    which hidden tests failed, and why. Null where it gave none, and in a run begun before it was kept."""
     stop_reason: str | None = None
     """Which stop condition ended it, by its verifiers name."""
     is_truncated: bool = False

@@ -40,8 +40,8 @@ def _refuse_jobs_own_folder(folder: Path, field: str, given: str) -> None:
     if in_copy or (not folder.is_absolute() and any(os.environ.get(name) for name in _JOB)):
         raise ConfigError(
             f"{field}: got {given!r}, and this is a Ray job, whose working folder is a copy that Ray "
-            "deletes: the run would be lost. Give an absolute path that outlasts the job, such as --set output="
-            f"{Path.home() / 'runs'}, or a URI, such as --set output=s3://bucket/runs"
+            "deletes: the run would be lost. Give an absolute path that outlasts the job, such as --set "
+            f"output={Path.home() / 'runs'}, or a URI, such as --set output=s3://bucket/runs"
         )
 
 

@@ -154,8 +154,8 @@ def rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
     known = cards(selection.folder)
     if not known:
         raise EnvironmentLoadError(
-            f"environment.args.folder: there are no tasks in {selection.folder}: each is a folder in it with a "
-            "task.toml, as `kumite init task NAME` writes one"
+            f"environment.args.folder: there are no tasks in {selection.folder}: each is a folder in it with "
+            "a task.toml, as `kumite init task NAME` writes one"
         )
     for name in selection.tasks or []:
         if name not in known:

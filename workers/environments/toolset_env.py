@@ -1,4 +1,4 @@
-"""A base for environments of one's own whose tools are a toolset's: all that is left to write are the tasks."""
+"""A base for environments whose tools are a toolset's: all that is left to write are the tasks."""
 
 import json
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from workers.settings import SandboxSettings
 
 
 class ToolsetEnv(SandboxedEnv):
-    """Multi-turn episodes with a toolset's tools: they end with a message that calls none, and are then scored.
+    """Multi-turn episodes with a toolset's tools: a message that calls none ends them, to be scored.
 
     Args:
         toolset: The toolset's class, `module:Class`, as the image has it.
-        rows: The tasks, as verifiers has them: `prompt`, and `info` with `task_id` and with `task`, which the
+        rows: The tasks, as verifiers has them: `prompt`, and `info` with `task_id` and with `setup`, which the
             session is opened with.
-        rewards: Weights of the metrics that the session's `evaluate` gives, in the reward. One with weight 0 is
-            only recorded.
+        rewards: Weights of the metrics that the session's `evaluate` gives, in the reward. One with weight 0
+            is only recorded.
         image: What to call the image in errors. `sandbox.image` in the config names it.
         config: Keyword arguments of the toolset's class.
         max_turns: Most actions of the policy in one episode.
@@ -45,7 +45,7 @@ class ToolsetEnv(SandboxedEnv):
 
     def task_of(self, state: vf.State) -> dict[str, Any]:
         """What an episode's session is opened with."""
-        return cast(dict[str, Any], state["info"])["task"]
+        return cast(dict[str, Any], state["info"])["setup"]
 
     def evidence_of(self, state: vf.State) -> dict[str, Any]:
         """What the session's `evaluate` is told of the conversation: `output`, the policy's last words."""
