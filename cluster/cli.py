@@ -1,7 +1,9 @@
 """The command `kumite`."""
 
+import json
 import logging
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +12,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from cluster.config_file import load_config
-from cluster.errors import ClusterError, ConfigError, RunError
+from cluster.config import RunConfig
+from cluster.config_file import load_config, with_drain
+from cluster.ending import FAILED
+from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kumite {metadata.version('kumite')}")
+        raise typer.Exit()
+
 
 app = typer.Typer(
     name="kumite",
@@ -25,6 +36,21 @@ app.add_typer(images, name="images")
 policy_app = typer.Typer(help="The vLLM deployment that is kept between runs.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
+    ] = False,
+) -> None:
+    """Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
+
+
+_SET_HELP = (
+    "Override a field: a.b=value. The value is YAML: 4, true, null, text, [a, b], {a: 1}; "
+    "quote it for the shell."
+)
 _console = Console()
 _errors = Console(stderr=True)
 
@@ -32,9 +58,7 @@ _errors = Console(stderr=True)
 @app.command()
 def run(
     config: Annotated[Path | None, typer.Argument(help="The run's config, a YAML file.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
     out: Annotated[
         str | None, typer.Option("--out", help="The run's folder, or URI. Default: <output>/<name>-<time>.")
     ] = None,
@@ -45,12 +69,39 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: play the failed episodes again, too.")
     ] = False,
+    max_failed: Annotated[
+        str,
+        typer.Option(
+            "--max-failed",
+            metavar="COUNT|SHARE",
+            help="Episodes that may fail: a count (20) or a share (0.1, 10%). With more, or if none "
+            "finishes, the exit code is 3.",
+        ),
+    ] = "0.5",
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            "--drain",
+            metavar="SECONDS",
+            help="How long Ctrl-C waits for the episodes in flight, in place of episode.drain_seconds.",
+        ),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show what the environment and its toolset print.")
+    ] = False,
 ) -> None:
-    """Play episodes and write them as a dataset."""
+    """Play episodes and write them as a dataset.
+
+    Exit codes: 0 done; 1 could not start; 3 nothing finished, more failed than --max-failed, or the run
+    stopped by itself; 128 and a signal's number where that ended it.
+    """
     # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
     from cluster.dataset.run_folder import Target
     from cluster.ending import Interrupted
+    from cluster.observe.printed import show_printed
+    from cluster.observe.summary import summarise
     from cluster.observe.summary_view import render
+    from cluster.outcome import MostFailed
     from cluster.resume import resumable_config
     from cluster.run import run
 
@@ -58,6 +109,7 @@ def run(
         raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
     if retry_failed and resume is None:
         raise ConfigError("--retry-failed goes with --resume RUN_DIR: a new run has no failed episodes")
+    most_failed = MostFailed(max_failed)
     given = load_config(config, overrides or []) if config is not None else None
     if resume is not None:
         target = Target.resumed(resume, retry_failed)
@@ -68,24 +120,40 @@ def run(
         raise ConfigError("give a config, or --resume with a run's folder")
     else:
         target = Target.new(given, out)
+    if drain is not None:
+        given = with_drain(given, drain)
+    if debug:
+        show_printed(_console)
+    stopped = None
     try:
         summary = run(given, target, _console)
+    except RunStopped as error:
+        stopped, summary = str(error), summarise(target.folder)
     except Interrupted as interrupted:
         _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(interrupted.exit_code) from None
     _console.print(render(summary))
     _console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
+    complaint = stopped or most_failed.complaint(summary)
+    if complaint is not None:
+        _errors.print(Text.assemble(("error: ", "bold red"), complaint), soft_wrap=True)
+        raise typer.Exit(FAILED)
 
 
 @app.command()
 def tasks(
     config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, prompts in full.")] = False,
+    validate: Annotated[
+        bool,
+        typer.Option("--validate", help="Play the oracle and an empty answer over them."),
+    ] = False,
 ) -> None:
     """List the tasks that a config selects, without starting anything."""
+    if validate:
+        _validate(load_config(config, overrides or []), as_json)
+        return
     from cluster.tasks import render, select
 
     selection = select(load_config(config, overrides or []))
@@ -93,6 +161,56 @@ def tasks(
         print(selection.model_dump_json(indent=2))
     else:
         _console.print(render(selection))
+
+
+def _validate(config: RunConfig, as_json: bool) -> None:
+    from cluster.validate import validate
+
+    found = validate(config)
+    bad = [task for task in found if task.complaint is not None]
+    if as_json:
+        print(json.dumps([task.model_dump() for task in found], indent=2))
+    else:
+        for task in bad:
+            _console.print(Text(f"{task.task_id}: {task.complaint}", style="red"), soft_wrap=True)
+        _console.print(f"{len(found) - len(bad)} of {len(found)} tasks tell the oracle from an empty answer")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command("init")
+def write_example(
+    kind: Annotated[str, typer.Argument(metavar="environment|toolset|task", help="Of what.")],
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+) -> None:
+    """Write a working example into this folder, beside a config that plays it."""
+    from cluster.init import write_example
+
+    if kind not in ("environment", "toolset", "task"):
+        raise ConfigError(f"init: got {kind!r}; give environment, toolset or task")
+    paths, commands = write_example(kind, name, Path())
+    for path in paths:
+        _console.print(str(path), highlight=False, soft_wrap=True)
+    _console.print("play it: " + ", or ".join(commands), highlight=False, soft_wrap=True)
+
+
+@app.command("debug")
+def debug_episode(
+    config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="ID", help="The task, as `kumite tasks` names it.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
+) -> None:
+    """Play one episode in this process, without Ray: breakpoints work, messages are shown as they come.
+
+    Tools run in child processes (`sandbox.backend: process`), unless the config says `docker`.
+    """
+    from cluster.debug import debug
+
+    record = debug(load_config(config, overrides or []), _console, task)
+    if record.status == "failed":
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -207,9 +325,7 @@ def build_images(
 @policy_app.command("up")
 def policy_up(
     config: Annotated[Path, typer.Argument(help="A run's config, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
 ) -> None:
     """Bring up a config's deployment and keep it, for runs to use."""
     from cluster.observe.progress import Progress

@@ -230,6 +230,10 @@ class EpisodeConfig(Settings):
     timeout: Annotated[float, Field(gt=0)] | None = 1800.0
     """Seconds that one episode may take from the moment a worker has room for it: queue, set-up, policy,
     tools, scoring, and all attempts together. Null: no limit."""
+    stop_after: Annotated[int, Field(gt=0)] | None = 20
+    """Episodes in a row that fail with the same cause, which trying again cannot mend, after which the run
+    stops: the policy refuses an episode's first request (401, 403, 404, 400, …), or the same exception comes
+    out of the environment. `--resume` goes on where it stopped. Null: never."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Seconds that episodes in flight get to end when the run is asked to (SIGINT, SIGTERM)."""
     attempts: AttemptsConfig = Field(default_factory=AttemptsConfig)

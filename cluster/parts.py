@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.errors import ConfigError
-from cluster.images import ensure_image, image_of
+from cluster.images import ensure_image, image_id, image_of
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.plan import Plan, load_plan
@@ -40,6 +40,8 @@ class Parts:
     """Where it is traced, if it is."""
     environment_sampling: dict[str, Any] = field(default_factory=dict[str, Any])
     """The environment's own sampling arguments."""
+    image_id: str | None = None
+    """Docker's id of the image that the config names, where this machine runs it."""
 
 
 def _takes_any(_: Plan) -> None:
@@ -53,6 +55,7 @@ def brought_up(
     progress: Progress,
     shuffled_by: str | None = None,
     check: Callable[[Plan], None] = _takes_any,
+    check_image: Callable[[str, str | None], None] = lambda tag, found: None,
 ) -> Generator[Parts]:
     """Environment, image, Ray, policy and workers, and their end, but for the workers'.
 
@@ -62,10 +65,12 @@ def brought_up(
         progress: The display.
         shuffled_by: See `Plan`.
         check: Refuses a plan that is not the run's, before anything expensive is begun.
+        check_image: Refuses an image that the config names, by its id, where that is not the run's.
 
     Raises:
         ClusterError: One of them cannot be had.
     """
+    named_image_id: str | None = None
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
             environment, plan = load_plan(config, run_id, shuffled_by)
@@ -77,6 +82,9 @@ def brought_up(
             if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
                 with progress.stage("image") as stage:
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
+                if config.sandbox.image is not None:
+                    named_image_id = image_id(image)
+                    check_image(image, named_image_id)
             sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
         check_sampling_keys(config.policy)
@@ -114,7 +122,8 @@ def brought_up(
             except EnvironmentLoadError as error:
                 raise ConfigError(str(error)) from error
 
-        yield Parts(plan, plan_of, policy, pool, settings.policy.model, spans, environment.sampling_args)
+        model, sampling = settings.policy.model, environment.sampling_args
+        yield Parts(plan, plan_of, policy, pool, model, spans, sampling, named_image_id)
 
 
 def _check_handed_on(config: RunConfig) -> None:

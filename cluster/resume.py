@@ -11,6 +11,8 @@ from cluster.config_file import load_config
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import TasksDigest, load_manifest, manifest_path
 from cluster.dataset.run_folder import CHAT_TEMPLATE, ENVIRONMENT
+from cluster.dataset.run_record import NAME as RUN_RECORD
+from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
 from cluster.plan import Plan
 from workers.settings import Split
@@ -150,6 +152,30 @@ def _refuse_others(folder: Path, split: Split, plan: Plan, before: TasksDigest |
         f"begin a new run. To mix them all the same, take {split!r} out of `tasks` in "
         f"{manifest_path(folder)}"
     )
+
+
+def check_image(folder: Path, tag: str, image_id: str | None) -> None:
+    """Sees that an image that `sandbox.image` names is the one that a run began with, not just called alike.
+
+    Args:
+        folder: The run's folder; it need not be there yet.
+        tag: What the config calls the image.
+        image_id: Its id on this machine; None where that is not known.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    try:
+        record = load_run_record(folder)
+    except ValueError:
+        return
+    before = next((s.image_id for s in reversed(record.sessions) if s.image_id), None) if record else None
+    if before is not None and image_id is not None and before != image_id:
+        raise ConfigError(
+            f"--resume {folder}: sandbox.image {tag!r} is {image_id} now, and the run was played with "
+            f"{before}: name that one so again, `docker tag {before} {tag}`, or begin a new run. "
+            f"To mix them all the same, take `image_id` out of {folder / RUN_RECORD}"
+        )
 
 
 async def note_tasks(dataset: Dataset, split: Split, plan: Plan, *, loop: bool = False) -> None:

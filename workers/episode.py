@@ -32,6 +32,7 @@ from workers.handed_on import hide_secrets
 from workers.lost_episodes import lost_result, prompt_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.printed import Printed, listening
 from workers.record_digest import digest_of
 from workers.records import (
     EpisodeError,
@@ -62,6 +63,7 @@ class _Play:
     """The same moment by a clock that nobody sets: what has passed is measured by it."""
     session: Session | None = None
     states: dict[str, str] = field(default_factory=dict[str, str])
+    printed: Printed = field(default_factory=Printed)
 
 
 class EpisodePlayer:
@@ -179,13 +181,14 @@ class EpisodePlayer:
     async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         logs.episode.set(specs[0].episode_id)
         plays = [_Play(spec, self._trace(spec)) for spec in specs]
-        try:
-            outcomes = await self._outcomes(plays)
-            for play in plays:
-                if play.session is not None:
-                    play.states = await self._base_states.of(play.session, play.spec.episode_id)
-        finally:
-            await run_to_end(self._release(plays))
+        with listening(plays[0].printed):  # of a group that is played together, it is the first one's
+            try:
+                outcomes = await self._outcomes(plays)
+                for play in plays:
+                    if play.session is not None:
+                        play.states = await self._base_states.of(play.session, play.spec.episode_id)
+            finally:
+                await run_to_end(self._release(plays))
         outcomes = [
             play.trace.blocked
             or (outcome if isinstance(outcome, BaseException) else self._kept(play, outcome))
@@ -302,10 +305,12 @@ class EpisodePlayer:
             metrics=json.loads(record.metrics),
             error_stage=failed.stage if failed else None,
             error_message=hide_secrets(f"{failed.type}: {failed.message}") if failed else None,
+            error_traceback=hide_secrets(failed.traceback) if failed and failed.traceback else None,
             labels=spec.labels,
             usage=record.usage,
             timings=timings,
             record=text,
+            printed=hide_secrets(said) if (said := play.printed.text()) else None,
             states=play.states,
             lasting=isinstance(outcome, BaseException) and is_lasting(outcome),
             requests=self._client.watch.use(f"{self._worker_id}/{os.getpid()}"),
@@ -368,6 +373,7 @@ class EpisodePlayer:
             status="failed" if error else "finished",
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),
+            details=_details(play.session),
             stop_reason=rollout.stop_reason,
             is_truncated=rollout.is_truncated,
             error=error,
@@ -424,6 +430,12 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_of(spec.row)
     return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
+
+
+def _details(session: Session | None) -> str | None:
+    """What its toolset's evaluation gave beside the metrics, as JSON text."""
+    scores = session.scores if session is not None else None
+    return json.dumps(scores.details) if scores is not None and scores.details else None
 
 
 def _in_utf8(value: Any) -> Any:

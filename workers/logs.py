@@ -37,6 +37,9 @@ class JsonLines(logging.Formatter):
             **({"episode": about} if about else {}),
             "message": record.getMessage(),
         }
+        raised_at: str | None = getattr(record, "traceback", None)
+        if raised_at:
+            line["traceback"] = raised_at
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return hide_secrets(json.dumps(line, ensure_ascii=False))

@@ -74,6 +74,7 @@ def lost_result(
         metrics={},
         error_stage=error.stage,
         error_message=f"{error.type}: {error.message}",
+        error_traceback=error.traceback,
         labels=labels,
         usage=Usage(),
         timings=timings,

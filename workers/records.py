@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from workers.settings import SamplingSettings, Split
+from workers.tracebacks import traceback_of
 
 Json = Annotated[str, Field(json_schema_extra={"format": "json"})]
 FailureKind = Literal["policy", "version", "sandbox", "worker", "node", "environment", "task"]
@@ -118,6 +119,10 @@ class EpisodeError(Record):
     """Class of the error."""
     message: str
     """What it said."""
+    traceback: str | None = None
+    """Where an environment's, a toolset's, a reward's or a defense's own code raised it: the last frames
+    outside Kumite, with file, line, function and the line of code. Null where it was none of these, and in a
+    run that was begun before there was one."""
 
     @classmethod
     def of(cls, stage: Stage, kind: FailureKind, error: BaseException) -> "EpisodeError":
@@ -127,7 +132,8 @@ class EpisodeError(Record):
         except Exception:  # noqa: BLE001 - a `__str__` of somebody's own, which fails, too
             said = "it cannot say what"
         said = said[:4000].encode("utf-8", "replace").decode()
-        return cls(stage=stage, kind=kind, type=type(error).__name__, message=said)
+        where = traceback_of(error) if kind in ("environment", "task") else None
+        return cls(stage=stage, kind=kind, type=type(error).__name__, message=said, traceback=where)
 
 
 class Timings(Record):
@@ -178,6 +184,9 @@ class EpisodeRecord(Record):
     """Reward of the episode. Null, never 0, when it failed."""
     metrics: Json = "{}"
     """The environment's metrics by name, as JSON text; a metric that does not apply is null."""
+    details: Json | None = None
+    """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`,
+    which hidden tests failed, and why. Null where it gave none, and in a run begun before it was kept."""
     stop_reason: str | None = None
     """Which stop condition ended it, by its verifiers name."""
     is_truncated: bool = False
@@ -304,6 +313,10 @@ class EpisodeResult(Record):
     metrics: dict[str, float | None]
     error_stage: Stage | None = None
     error_message: str | None = None
+    error_traceback: str | None = None
+    """Where in an author's own code it was raised."""
+    printed: str | None = None
+    """What the environment and its toolset have printed meanwhile."""
     labels: TaskLabels
     """Suite, user task, injection task and attack."""
     usage: Usage

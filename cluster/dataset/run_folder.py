@@ -1,5 +1,6 @@
 """Where a run's files go."""
 
+import os
 import shutil
 import time
 from collections.abc import Generator
@@ -24,6 +25,24 @@ CHAT_TEMPLATE = "chat_template.jinja"
 """A run folder's copy of `policy.chat_template`, where there is one."""
 
 _MADE = ("config.yaml", "run.json", ENVIRONMENT, CHAT_TEMPLATE, "manifest.json", "log.jsonl", COPIED)
+
+_JOB = ("RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+"""What Ray sets in the environment of a job's entrypoint."""
+
+
+def _refuse_jobs_own_folder(folder: Path, field: str, given: str) -> None:
+    """Refuses a run's folder in the copy of the working folder that Ray makes for a job, and then deletes.
+
+    Raises:
+        ConfigError: It is there, or would be.
+    """
+    in_copy = "runtime_resources" in folder.absolute().parts
+    if in_copy or (not folder.is_absolute() and any(os.environ.get(name) for name in _JOB)):
+        raise ConfigError(
+            f"{field}: got {given!r}, and this is a Ray job, whose working folder is a copy that Ray "
+            "deletes: the run would be lost. Give an absolute path that outlasts the job, such as --set "
+            f"output={Path.home() / 'runs'}, or a URI, such as --set output=s3://bucket/runs"
+        )
 
 
 @dataclass
@@ -81,6 +100,7 @@ class Target:
             run_id = place.rstrip("/").rpartition("/")[2]
             return cls(remote.local, run_id, remote=remote, _hold=_Hold(is_new=True))
         folder = Path(place)
+        _refuse_jobs_own_folder(folder, "output" if out is None else "--out", place if out else config.output)
         if manifest_path(folder).exists():
             raise ConfigError(
                 f"--out {folder}: there is a run in it already; give a new folder, or --resume {folder} "

@@ -40,6 +40,11 @@ class Progress:
         self.pool: Callable[[], PoolState | None] = lambda: None
         """Says how the workers are doing."""
 
+    @property
+    def in_flight(self) -> int:
+        """How many episodes are in flight."""
+        return len(self._tally.in_flight)
+
     @contextmanager
     def stage(self, name: str) -> Generator["Stage"]:
         """A stage of starting up; says what it does while it lasts, and how long it took."""
@@ -132,16 +137,20 @@ class Progress:
 
     def _line(self) -> str:
         figures = ", ".join(f"{name} {value}" for name, value in self._figures().items())
-        return f"episodes {self._tally.done}/{self._tally.total}, {figures}"
+        left = self._tally.seconds_left()
+        remaining = "" if left is None else f", about {_clock(left)} left"
+        return f"episodes {self._tally.done}/{self._tally.total}{remaining}, {figures}"
 
     def _render(self) -> RenderableType:
         tally = self._tally
+        left = tally.seconds_left()
         head = Table.grid(padding=(0, 1))
         head.add_row(
             Text("episodes", style="bold"),
             ProgressBar(total=max(tally.total, 1), completed=tally.done + tally.cancelled, width=40),
             Text(f"{tally.done}/{tally.total}"),
             Text(_clock(time.monotonic() - tally.began), style="dim"),
+            Text("" if left is None else f"about {_clock(left)} left", style="dim"),
         )
         figures = Text()
         for name, value in self._figures().items():
@@ -199,4 +208,5 @@ def _figure(value: float | None) -> str:
 
 
 def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -96,12 +96,20 @@ class Subject:
         expected: Any,
         deadline: float,
     ) -> None:
-        self.output = output or ""
+        self.asked = False
+        """Whether anything was looked at that the submission has had a part in."""
+        self._output = output or ""
         self.expected = expected
         self._workspace = workspace
         self._family = family
         self._environment = environment
         self._deadline = deadline
+
+    @property
+    def output(self) -> str:
+        """The policy's last words."""
+        self.asked = True
+        return self._output
 
     def read(self, path: str) -> str:
         """The text of a file in the workspace.
@@ -109,6 +117,7 @@ class Subject:
         Raises:
             SubmissionFailed: There is no such text.
         """
+        self.asked = True
         try:
             return self._workspace.read_text(path)
         except FileError as error:
@@ -120,6 +129,7 @@ class Subject:
         Raises:
             SubmissionFailed: The submission has left something there that keeps it from being written.
         """
+        self.asked = True
         try:
             self._workspace.write_bytes(path, content.encode())
         except FileError as error:
@@ -131,6 +141,7 @@ class Subject:
         Raises:
             SubmissionFailed: There are more than can be looked at in time.
         """
+        self.asked = True
         found: list[str] = []
         for entry in self._workspace.entries():
             if time.monotonic() > self._deadline:
@@ -229,6 +240,7 @@ class Subject:
 
     def _watched(self, command: list[str], stdin: bytes, watched: int, cpu_seconds: int) -> tuple[int, bytes]:
         """Runs a process to its end, and gives its exit code and what it wrote to one descriptor."""
+        self.asked = True
         deadline = min(time.monotonic() + _WAITING * cpu_seconds, self._deadline)
         with ExitStack() as ends:
             pid, writer, reader = self._spawned(command, watched, cpu_seconds, ends)

@@ -216,7 +216,7 @@ def load_environment(
 
 def _task(state: vf.State) -> ShellTask:
     info = cast(dict[str, Any], state["info"])
-    return shell_task(info["name"], info["seed"])
+    return shell_task(info["name"], info["seed"], info.get("folder"))
 
 
 def _last_words(state: vf.State) -> str | None:

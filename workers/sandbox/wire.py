@@ -45,6 +45,8 @@ class Reply(BaseModel):
     ok: bool
     result: Any = None
     error: Failure | None = None
+    printed: str | None = None
+    """What the session's toolset has printed since its reply before."""
 
     @model_validator(mode="after")
     def _says_why(self) -> "Reply":
