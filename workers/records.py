@@ -73,6 +73,9 @@ class StepRecord(Record):
     """The assistant message that the policy produced, tool calls included."""
     observations: list[Message]
     """The messages with which the environment answered; empty at the end."""
+    tool_errors: list[bool] | None = None
+    """Of each tool call of the action, in their order: whether its result was an error. Null where the
+    action has no call, where the calls were not run, and where the environment does not say."""
     state_patch: Json | None = None
     """State, part two: RFC 6902 JSON patch from the environment's state before this turn's tool calls
     to the one after them. Null where the environment has no state to show, and in all steps of an
@@ -169,6 +172,13 @@ class EpisodeRecord(Record):
     """AgentDojo: the injection task; null for a user task alone."""
     attack: str | None = None
     """AgentDojo: the attack; null where there is none."""
+    defense: str | None = None
+    """AgentDojo: the defense, by its name; JSON text where it has arguments, or is a list. Null: none."""
+    preset: str | None = None
+    """AgentDojo: `environment.args.preset`; null where there is none."""
+    reward_spec: str | None = None
+    """AgentDojo: what was rewarded, by the name of the preset; JSON text where it was weights or had step
+    rewards. Null in other environments."""
     status: Literal["finished", "failed"]
     """`finished`, or `failed` with an `error`."""
     reward: float | None = None

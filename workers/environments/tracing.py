@@ -22,6 +22,8 @@ class Turn:
     tools_seconds: float = 0.0
     first_call: int = 0
     last_call: int = 0
+    tool_errors: list[bool] | None = None
+    """Of each tool call of the action, whether it was answered with an error. None where it is not known."""
 
 
 @dataclass
@@ -55,6 +57,8 @@ class EpisodeTrace:
     step_rewards: list[float | None] = field(default_factory=list[float | None])
     """Rewards that the environment gave its steps before the episode was scored as a whole."""
     scoring_errors: list[tuple[str, Exception]] = field(default_factory=list[tuple[str, Exception]])
+    calls_raised: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Of the present turn's tool calls, by their ids: whether verifiers' own tool loop saw them raise."""
     error: BaseException | None = None
     """What broke the episode off, where it is no error that verifiers knows what to do with."""
     sendable: dict[int, tuple[Any, Any]] = field(default_factory=dict[int, tuple[Any, Any]])
