@@ -1,17 +1,18 @@
 """The command `kumite`."""
 
+import json
 import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
 from cluster.config_file import load_config
 from cluster.errors import ClusterError, ConfigError, RunError
+from cluster.observe.printing import print_lines, wide_console, width_of
 
 app = typer.Typer(
     name="kumite",
@@ -25,8 +26,8 @@ app.add_typer(images, name="images")
 policy_app = typer.Typer(help="The vLLM deployment that is kept between runs.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 
-_console = Console()
-_errors = Console(stderr=True)
+_console = wide_console()
+_errors = wide_console(stderr=True)
 
 
 @app.command()
@@ -92,24 +93,73 @@ def tasks(
     if as_json:
         print(selection.model_dump_json(indent=2))
     else:
-        _console.print(render(selection))
+        print_lines(_console, render(selection, width_of(_console)))
 
 
 @app.command()
 def show(
     folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
+    episode: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EPISODE_ID]",
+            help="Show this episode's conversation: its id, the beginning of the id, or its task.",
+        ),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="List the failed episodes, with reasons.")] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="EXPR",
+            help="List the episodes for which this is so: `COLUMN OP VALUE`, joined by `and`, such as "
+            "'reward < 0.5 and suite = slack'. OP: = != < <= > >= or ~ (contains). A metric's name is a "
+            "column too.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show the summary of a run, from its files."""
+    """Show a run's summary, one of its episodes, or a list of episodes, from the run's files."""
     from cluster.dataset.remote import local_folder
     from cluster.observe.summary import summarise
     from cluster.observe.summary_view import render
 
+    if episode is not None and (failed or where is not None):
+        raise ConfigError("EPISODE_ID shows one episode, --failed and --where list several; give one of them")
+    if episode is not None or failed or where is not None:
+        _show_episodes(folder, episode, failed, where, as_json)
+        return
     summary = summarise(local_folder(folder))
     if as_json:
         print(summary.model_dump_json(indent=2))
     else:
         _console.print(render(summary))
+
+
+def _show_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
+    """Prints one episode, or a list of those for which all conditions hold."""
+    from cluster.dataset.conditions import Condition, matching_rows, parse_conditions
+    from cluster.dataset.episodes import find_record
+    from cluster.dataset.remote import local_folder
+    from cluster.observe.conversation import episode_lines
+    from cluster.observe.episode_list import list_lines
+
+    if episode is not None:
+        record = find_record(local_folder(folder), episode)
+        if as_json:
+            print(record.model_dump_json(indent=2))
+        else:
+            print_lines(_console, episode_lines(record))
+        return
+    conditions = parse_conditions(where) if where is not None else []
+    if failed:
+        conditions.append(Condition("status", "=", "failed"))
+    rows = matching_rows(local_folder(folder), conditions)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for line in list_lines(rows, width_of(_console)):
+        _console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
