@@ -163,6 +163,25 @@ def _show_episodes(folder: str, episode: str | None, failed: bool, where: str | 
 
 
 @app.command()
+def compare(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="RUN_DIR RUN_DIR…", help="Folders of runs, or URIs.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Compare runs of the same tasks with the first one, paired episode by episode."""
+    from cluster.compare.comparison import compare_runs
+    from cluster.compare.view import comparison_lines
+    from cluster.dataset.remote import local_folder
+
+    pairs = compare_runs([(folder, local_folder(folder)) for folder in folders])
+    if as_json:
+        print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
+    else:
+        print_lines(_console, comparison_lines(pairs, width_of(_console)))
+
+
+@app.command()
 def verify(
     folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
     policy: Annotated[
@@ -216,8 +235,11 @@ def sequences(
     kind = check_advantage(advantage)
     if out is None and is_uri(folder):
         out = RemoteFolder(folder).sequences / f"{kind}.parquet"
-    path, count = write_sequences(local_folder(folder), kind, out)
-    _console.print(f"{count:,} sequences: {path}", highlight=False, soft_wrap=True)
+    path, written = write_sequences(local_folder(folder), kind, out)
+    _console.print(written.describe(), highlight=False, soft_wrap=True)
+    for warning in written.warnings():
+        _errors.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    _console.print(f"sequences: {path}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

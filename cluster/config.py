@@ -270,7 +270,10 @@ class RunConfig(Settings):
     """Episodes of each group that are wanted: as soon as so many have finished, the rest is cancelled, so
     that no group waits for its slowest. Null: all. Not for environments that score a group as a whole."""
     limit: Annotated[int, Field(gt=0)] | None = None
-    """Take only the first so many tasks, after shuffling. Null: all."""
+    """Play only so many tasks: which ones, `limit_by` says. Null: all."""
+    limit_by: Literal["order", "kind"] = "order"
+    """Which tasks `limit` takes. `order`: the first ones, after shuffling. `kind`: one of each kind in turn, in
+    the same order: of each suite and mode of AgentDojo, of each member of an `EnvGroup`."""
     shuffle: bool = False
     """Play the tasks in an order shuffled by `seed`, in which, of each 64, those with the same tools follow
     each other: the beginnings of their prompts are then in vLLM's prefix cache. False: in the environment's

@@ -69,6 +69,8 @@ def brought_up(
         with progress.stage("environment") as stage:
             environment, plan = load_plan(config, run_id, shuffled_by)
             check(plan)
+            if plan.left_out is not None:
+                progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":

@@ -86,6 +86,11 @@ async def _play(
                 statuses = await dataset.statuses()
                 left = await ending.guard(in_turns(_left(plan, statuses, target.retry_failed)))
                 done, surplus = left.done, left.surplus
+                if failed := sum(statuses[episode] == "failed" for episode in done & statuses.keys()):
+                    progress.note(
+                        f"{failed:,} episodes failed before, and stay as they are; to play them again: "
+                        f"kumite run --resume {target.name} --retry-failed"
+                    )
                 groups = Groups(config.keep, left.begun)
                 skipped = len(surplus - done)
                 missing = max(0, plan.episodes - len(done) - skipped)

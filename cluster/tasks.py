@@ -46,6 +46,8 @@ class Selection(Record):
     """Episodes of each task."""
     episodes: int
     """Episodes in all."""
+    left_out: str | None = None
+    """What `limit` left out, in words."""
 
 
 def select(config: RunConfig) -> Selection:
@@ -62,6 +64,7 @@ def select(config: RunConfig) -> Selection:
         tasks=tasks,
         samples=config.samples,
         episodes=plan.episodes,
+        left_out=plan.left_out,
     )
 
 
@@ -128,4 +131,4 @@ def _counts(selection: Selection) -> list[str]:
     plural = "" if len(selection.tasks) == 1 else "s"
     total = f"{len(selection.tasks):,} task{plural} × {selection.samples:,} = {selection.episodes:,} episodes"
     total += f", environment.split {selection.split}"
-    return [*lines, total]
+    return [*lines, total, *([selection.left_out] if selection.left_out else [])]

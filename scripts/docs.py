@@ -18,6 +18,7 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
+from cluster.resume import FREE
 from cluster.verify.report import RULES
 from tests.helpers.planted_errors import ERRORS
 from workers.endings import ENDINGS
@@ -82,6 +83,7 @@ def dataset_page(page: str) -> str:
         ),
     }
     page = _with_tables("docs/dataset.md", page, "columns", tables)
+    page = _with_tables("docs/dataset.md", page, "resume", {"keys": ", ".join(f"`{key}`" for key in FREE)})
     return _with_tables("docs/dataset.md", page, "verify", checks)
 
 

@@ -60,7 +60,10 @@ def table_lines(
     before = sum(widths[name] + len(_GAP) for name in names[:-1])
     needed = min(widths[last], _LEAST)
     is_below = width is not None and len(names) > 1 and before + needed > width
-    room = None if width is None else width - (4 if is_below else before)
+    # Where not even the columns before the last one fit, only the first keeps its place.
+    beside = 1 if width is not None and before > width else len(names) - 1
+    under = sum(widths[name] + len(_GAP) for name in names[beside:-1])
+    room = None if width is None else max(1, width - (4 + under if is_below else before))
     rows = [{name: name for name in names}]
     rows += [dict(zip(names, row, strict=True)) for row in zip(*shown.values(), strict=True)]
     lines: list[str] = []
@@ -69,7 +72,8 @@ def table_lines(
         tail = row[last] if last not in numbers or is_below else _padded(row[last], widths[last], True)
         tail = tail if room is None else _cut(tail, room)
         if is_below:
-            lines += [_GAP.join(cells).rstrip(), f"    {tail}".rstrip()]
+            below = _GAP.join([*cells[beside:], tail])
+            lines += [_GAP.join(cells[:beside]).rstrip(), f"    {below}".rstrip()]
         else:
             lines.append(_GAP.join([*cells, tail]).rstrip())
     return lines

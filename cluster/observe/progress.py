@@ -40,6 +40,10 @@ class Progress:
         self.pool: Callable[[], PoolState | None] = lambda: None
         """Says how the workers are doing."""
 
+    def note(self, text: str) -> None:
+        """Tells the user something once."""
+        self._console.print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)
+
     @contextmanager
     def stage(self, name: str) -> Generator["Stage"]:
         """A stage of starting up; says what it does while it lasts, and how long it took."""
@@ -87,7 +91,7 @@ class Progress:
         """An episode is on record."""
         self._tally.add(result)
         for notice in self._endpoint.add(result.requests):
-            self._console.print(f"note: {notice}", highlight=False, soft_wrap=True, markup=False)
+            self.note(notice)
         if self._live is None and time.monotonic() - self._said > _LINE_EVERY:
             self._said = time.monotonic()
             self._console.print(self._line(), highlight=False, soft_wrap=True)
