@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from cluster.observe.printing import print_lines, wide_console, width_of
 
 app = typer.Typer(
     name="kumite",
-    help="Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning.",
+    help="Episodes of LLM agents in Docker sandboxes, as datasets for reinforcement learning.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,10 +42,12 @@ def run(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="RUN_DIR", help="Take a run up again: play what is missing."),
+        typer.Option(
+            "--resume", metavar="RUN_DIR", help="Continue a run: play the episodes that are missing."
+        ),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="With --resume: play the failed episodes again, too.")
+        bool, typer.Option("--retry-failed", help="With --resume: also play the failed episodes again.")
     ] = False,
 ) -> None:
     """Play episodes and write them as a dataset."""
@@ -59,6 +62,8 @@ def run(
         raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
     if retry_failed and resume is None:
         raise ConfigError("--retry-failed goes with --resume RUN_DIR: a new run has no failed episodes")
+    if _run_matrix(config, overrides or [], out, resume, retry_failed):
+        return
     given = load_config(config, overrides or []) if config is not None else None
     if resume is not None:
         target = Target.resumed(resume, retry_failed)
@@ -78,6 +83,40 @@ def run(
     _console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
 
 
+def _run_matrix(
+    config: Path | None, overrides: list[str], out: str | None, resume: str | None, retry_failed: bool
+) -> bool:
+    """Plays the runs of a matrix; False where there is none."""
+    from cluster.matrix import has_matrix, load_cells, matrix_lines, run_cells, write_cells, written_cells
+
+    if resume is not None:
+        folder = Path(resume)
+        cells = written_cells(folder, overrides)
+        if cells is not None and config is not None:
+            raise ConfigError(
+                f"--resume {resume}: it is a matrix, which has its own config; leave CONFIG out"
+            )
+    elif config is not None and has_matrix(config, overrides):
+        cells = load_cells(config, overrides)
+        first = cells[0].config
+        folder = Path(out or f"{first.output.rstrip('/')}/{first.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        write_cells(cells, folder)
+    else:
+        return False
+    if cells is None:
+        return False
+    from cluster.ending import Interrupted
+
+    try:
+        summaries = run_cells(cells, folder, _console, retry_failed)
+    except Interrupted as interrupted:
+        _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
+        raise typer.Exit(interrupted.exit_code) from None
+    print_lines(_console, matrix_lines(cells, summaries, width_of(_console)))
+    _console.print(f"datasets: {folder}/*", highlight=False, soft_wrap=True, markup=False)
+    return True
+
+
 @app.command()
 def tasks(
     config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
@@ -87,8 +126,16 @@ def tasks(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, prompts in full.")] = False,
 ) -> None:
     """List the tasks that a config selects, without starting anything."""
-    from cluster.tasks import render, select
+    from cluster.matrix import has_matrix, load_cells
+    from cluster.tasks import cell_lines, render, select
 
+    if has_matrix(config, overrides or []):
+        selections = {cell.name: select(cell.config) for cell in load_cells(config, overrides or [])}
+        if as_json:
+            print(json.dumps({name: each.model_dump() for name, each in selections.items()}, indent=2))
+        else:
+            print_lines(_console, cell_lines(selections, width_of(_console)))
+        return
     selection = select(load_config(config, overrides or []))
     if as_json:
         print(selection.model_dump_json(indent=2))
@@ -195,7 +242,11 @@ def verify(
         typer.Option("--tokenizer", help="The model's folder. Default: what the run's config says."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", help="Nats by which a step's may differ in the mean.")
+        float,
+        typer.Option(
+            "--tolerance",
+            help="How far a step's mean log-probability may be from the one computed again, in nats.",
+        ),
     ] = 0.1,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -246,7 +297,7 @@ def sequences(
 def check(
     config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
 ) -> None:
-    """Say of every part whether it is ready, and if not, what mends it."""
+    """Check each part that a run needs; for a part that is not ready, print the command that fixes it."""
     from cluster.check import checks, render
 
     found = checks(load_config(config) if config else None)

@@ -18,20 +18,21 @@ from cluster.groups import Groups
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary, summarise, write_summary
-from cluster.parts import Parts, brought_up
+from cluster.parts import Parts, SharedPolicy, brought_up
 from cluster.plan import Plan
 from cluster.resume import check_tasks, note_tasks, order_seed
 from workers import logs
 from workers.cancellation import run_to_end
 
 
-def run(config: RunConfig, target: Target, console: Console) -> Summary:
+def run(config: RunConfig, target: Target, console: Console, shared: SharedPolicy | None = None) -> Summary:
     """Does a run.
 
     Args:
         config: What to do.
         target: Where the run's files go.
         console: Where to tell how it goes.
+        shared: What several runs share. None: the run has a Ray session and a policy of its own.
 
     Returns:
         What it came to.
@@ -49,7 +50,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         def check(plan: Plan) -> None:
             check_tasks(target.folder, split, plan)
 
-        with brought_up(config, target.run_id, progress, seed, check) as parts:
+        with brought_up(config, target.run_id, progress, seed, check, shared) as parts:
             return asyncio.run(_play(config, parts, progress, target))
 
 

@@ -99,6 +99,18 @@ def render(selection: Selection, width: int | None) -> list[Line]:
     return lines + [Line(count) for count in _counts(selection)]
 
 
+def cell_lines(selections: dict[str, Selection], width: int | None) -> list[Line]:
+    """How many tasks and episodes each run of a matrix has."""
+    columns = {
+        "run": list(selections),
+        "tasks": [f"{len(each.tasks):,}" for each in selections.values()],
+        "episodes": [f"{each.episodes:,}" for each in selections.values()],
+    }
+    head, *rows = table_lines(columns, width, right=("tasks", "episodes"))
+    total = sum(each.episodes for each in selections.values())
+    return [Line(head, style="bold"), *map(Line, rows), Line(f"{total:,} episodes in {len(selections)} runs")]
+
+
 def _is_part(label: str, task_id: str) -> bool:
     """Whether an id says a label already, as AgentDojo's ids do."""
     return not label or label in task_id.split("/")

@@ -1,4 +1,4 @@
-"""The records a run produces: one `EpisodeRecord` per rollout, with its steps inside.
+"""The records a run produces: one `EpisodeRecord` per episode, with its steps inside.
 
 These models are the one source of the dataset: the Arrow schema and `docs/dataset.md` are derived from
 them. A field typed `Json` holds free-form data as JSON text, so that every shard has one schema.
@@ -148,16 +148,16 @@ class Timings(Record):
 
 
 class EpisodeRecord(Record):
-    """One rollout of one task."""
+    """One episode: one attempt of the policy at one task."""
 
     episode_id: str
-    """Identity: a hash of environment, split, task and sample index."""
+    """Identity: a hash of environment, split, task and sample index, the same in every run."""
     task_id: str
     """The task, unique within the environment's split."""
     group_id: str
-    """Rollouts of the same task in this run share it; GRPO's group."""
+    """Episodes of the same task in this run share it; GRPO's group."""
     sample_index: int
-    """Which rollout of the task this is, from 0."""
+    """Which episode of the task this is, from 0."""
     run_id: str
     """The run that made it."""
     environment: str

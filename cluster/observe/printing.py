@@ -88,7 +88,7 @@ def cells_of(text: str) -> int:
 
 
 def visible(text: str) -> str:
-    """A text with what cannot be seen made visible: control characters always, white space where it is alone."""
+    """A text with what cannot be seen made visible: control characters, and white space that is alone."""
     if text and not text.strip():
         text = text.replace(" ", "·").replace("\t", "→").replace("\n", "⏎\n").removesuffix("\n")
     return "".join(

@@ -100,13 +100,13 @@ class Progress:
         tally = self._tally
         episodes, tokens = tally.rates()
         figures = {
-            "in flight": self._in_flight(),
+            "running": self._in_flight(),
             "episodes/s": f"{episodes:.2f}",
             "tokens/s": f"{tokens:.0f}",
             "reward": _figure(tally.reward.value),
         }
         if (use := self.policy()) is not None:
-            figures["policy"] = (
+            figures["model server"] = (
                 f"{use.running} running, {use.waiting} waiting, {use.tokens_per_second:.0f} tokens/s, "
                 f"KV cache {use.kv_cache_usage:.0%}"
             )
@@ -131,7 +131,8 @@ class Progress:
 
     def _in_flight(self) -> str:
         pool = self.pool()
-        held = f" (the policy has use for {pool.limit})" if pool is not None and pool.limit else ""
+        limit = pool.limit if pool is not None else None
+        held = f" (limit now {limit}: requests are queueing at the model server)" if limit else ""
         return f"{len(self._tally.in_flight)}{held}"
 
     def _line(self) -> str:

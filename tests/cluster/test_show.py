@@ -121,7 +121,7 @@ def test_an_episode_is_found_by_id_by_its_beginning_and_by_its_task(run: Path) -
         assert find_record(run, name).episode_id == "0000000000000002"
     with pytest.raises(ConfigError, match="4 episodes"):
         find_record(run, "0000")
-    with pytest.raises(ConfigError, match="'zzz' is the id, .* of none"):
+    with pytest.raises(ConfigError, match=r"'zzz' is the id, .* of none"):
         find_record(run, "zzz")
 
 
