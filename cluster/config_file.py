@@ -24,6 +24,21 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         ConfigError: The file cannot be read, or a field is not what it should be; all such fields are named.
     """
+    fields = read_fields(path, overrides)
+    if fields.pop("matrix", None) is not None:
+        raise ConfigError(
+            f"the config {path} has a `matrix`, which only `kumite run` and `kumite tasks` take; give "
+            "the `config.yaml` of one of its runs, which is in that run's folder"
+        )
+    return build_config(path, fields)
+
+
+def read_fields(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The keys of a config's file, with overrides, not checked yet.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no mapping.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -37,6 +52,15 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     fields = cast(dict[str, Any], data)
     for override in overrides:
         _override(fields, override)
+    return fields
+
+
+def build_config(path: Path, fields: dict[str, Any]) -> RunConfig:
+    """The config that a file's keys make.
+
+    Raises:
+        ConfigError: A field is not what it should be; all such fields are named.
+    """
     try:
         config = _located(RunConfig.model_validate(fields), path.parent)
         check_values(config)

@@ -303,7 +303,7 @@ class Coordinator:
             spec,
             error,
             run_id=self._run_id,
-            environment=self._config.environment.name,
+            environment=self._config.environment,
             model=self._model,
         )
 

@@ -16,7 +16,7 @@ from cluster.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models import check_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
-from cluster.ray_session import connect, is_local
+from cluster.ray_session import RaySession, connect, is_local
 from cluster.ray_worker import asking, resources
 from cluster.worker_pool import WorkerPool
 from workers.errors import EnvironmentLoadError
@@ -44,6 +44,23 @@ class Parts:
     """Docker's id of the image that the config names, where this machine runs it."""
 
 
+class SharedPolicy(ExitStack):
+    """A Ray session and a policy that several runs of one process use, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings: object = None
+        self.found: tuple[RaySession, PolicyClient] | None = None
+
+    def prepare(self, config: RunConfig) -> None:
+        """Ends what there is, where a run asks for another policy, cluster or workers."""
+        settings = (config.policy, config.ray, config.workers)
+        if settings != self._settings:
+            self.close()
+            self.found = None
+        self._settings = settings
+
+
 def _takes_any(_: Plan) -> None:
     """Nothing that a plan could be held against."""
 
@@ -56,6 +73,7 @@ def brought_up(
     shuffled_by: str | None = None,
     check: Callable[[Plan], None] = _takes_any,
     check_image: Callable[[str, str | None], None] = lambda tag, found: None,
+    shared: SharedPolicy | None = None,
 ) -> Generator[Parts]:
     """Environment, image, Ray, policy and workers, and their end, but for the workers'.
 
@@ -66,6 +84,7 @@ def brought_up(
         shuffled_by: See `Plan`.
         check: Refuses a plan that is not the run's, before anything expensive is begun.
         check_image: Refuses an image that the config names, by its id, where that is not the run's.
+        shared: Keeps Ray and the policy for the next run. None: they end with this one.
 
     Raises:
         ClusterError: One of them cannot be had.
@@ -75,6 +94,8 @@ def brought_up(
         with progress.stage("environment") as stage:
             environment, plan = load_plan(config, run_id, shuffled_by)
             check(plan)
+            if plan.left_out is not None:
+                progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
@@ -97,14 +118,24 @@ def brought_up(
 
         check_hears_of_tools()
         spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
+        outer = stack if shared is None else shared
+        if shared is not None:
+            shared.prepare(config)
+        before = shared.found if shared is not None else None
         with progress.stage("ray") as stage:
             keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
             cpus = required_cpus(config.policy) + config.workers.max * config.workers.cpus_per_worker
-            session = stack.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
+            session = before[0] if before else None
+            if session is None:
+                session = outer.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
             stage.outcome = session.address
         with progress.stage("policy") as stage:
-            policy = stack.enter_context(open_policy(config.policy, session, stage.say))
+            policy = before[1] if before else None
+            if policy is None:
+                policy = outer.enter_context(open_policy(config.policy, session, stage.say))
             stage.outcome = policy.outcome
+        if shared is not None:
+            shared.found = (session, policy)
         check_hears_of_tools()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
         uses_sandbox = environment.toolset is not None

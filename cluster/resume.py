@@ -20,7 +20,7 @@ from workers.settings import Split
 _log = logging.getLogger(__name__)
 _NAMED = 5
 """Tasks of each kind of change that an error names."""
-_FREE = (
+FREE = (
     "name",
     "output",
     "upload_seconds",
@@ -43,7 +43,8 @@ _FREE = (
     "policy.api_key_env",
     "policy.versions_folder",
 )
-"""Fields that may change between a run and its resumption: how and where, but not what."""
+"""Fields that may change between a run and its resumption: how and where, but not what. All keys of a section
+may change where the section is named."""
 
 
 def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = False) -> RunConfig:
@@ -85,7 +86,10 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
         differing = [difference for difference in differing if difference[0] != "policy.chat_template"]
     if differing:
         listed = "\n".join(f"  {name}: was {was!r}, is {now!r}" for name, was, now in differing)
-        raise ConfigError(f"--resume {folder}: the config asks for other data than the run's own:\n{listed}")
+        raise ConfigError(
+            f"--resume {folder}: the config asks for other data than the run's own:\n{listed}\n"
+            f"These keys may change: {', '.join(FREE)}. For anything else, begin a new run with --out."
+        )
     _check_environment(folder, config)
     _check_chat_template(folder, config)
     return config
@@ -236,7 +240,7 @@ def _check_chat_template(folder: Path, config: RunConfig) -> None:
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if path in _FREE or _is_same(before, after):
+    if path in FREE or _is_same(before, after):
         return []
     if path == "environment.id" and str(before).endswith(".py") and Path(before).name == Path(after).name:
         return []

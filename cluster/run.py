@@ -19,20 +19,21 @@ from cluster.groups import Groups
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary, summarise, write_summary
-from cluster.parts import Parts, brought_up
+from cluster.parts import Parts, SharedPolicy, brought_up
 from cluster.plan import Plan
 from cluster.resume import check_image, check_tasks, note_tasks, order_seed
 from workers import logs
 from workers.cancellation import run_to_end
 
 
-def run(config: RunConfig, target: Target, console: Console) -> Summary:
+def run(config: RunConfig, target: Target, console: Console, shared: SharedPolicy | None = None) -> Summary:
     """Does a run.
 
     Args:
         config: What to do.
         target: Where the run's files go.
         console: Where to tell how it goes.
+        shared: What several runs share. None: the run has a Ray session and a policy of its own.
 
     Returns:
         What it came to.
@@ -54,7 +55,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         def check_id(tag: str, image_id: str | None) -> None:
             check_image(target.folder, tag, image_id)
 
-        with brought_up(config, target.run_id, progress, seed, check, check_id) as parts:
+        with brought_up(config, target.run_id, progress, seed, check, check_id, shared) as parts:
             return asyncio.run(_play(config, parts, progress, target))
 
 
@@ -92,6 +93,11 @@ async def _play(
                 statuses = await dataset.statuses()
                 left = await ending.guard(in_turns(_left(plan, statuses, target.retry_failed)))
                 done, surplus = left.done, left.surplus
+                if failed := sum(statuses[episode] == "failed" for episode in done & statuses.keys()):
+                    progress.note(
+                        f"{failed:,} episodes failed before, and stay as they are; to play them again: "
+                        f"kumite run --resume {target.name} --retry-failed"
+                    )
                 groups = Groups(config.keep, left.begun)
                 skipped = len(surplus - done)
                 missing = max(0, plan.episodes - len(done) - skipped)

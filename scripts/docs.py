@@ -18,6 +18,7 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
+from cluster.resume import FREE
 from cluster.verify.report import RULES
 from tests.helpers.planted_errors import ERRORS
 from workers.endings import ENDINGS
@@ -38,7 +39,23 @@ _CONFIG_INTRO = """\
 
 A run is described by one YAML file. This page lists every key; `python -m scripts.docs` writes it from the
 code that checks the file. An unknown key or a wrong value is an error before anything starts. Any key can
-be set from the command line too: `kumite run CONFIG.yaml --set workers.max=4`.
+be set from the command line too: `kumite run CONFIG.yaml --set workers.max=4`. The value after `=` is YAML.
+[dataset.md](dataset.md#what-a-resumption-compares) lists the keys that may change when a run is resumed.
+
+## Matrix
+
+With `matrix`, one config asks for several runs: one for each combination of the values.
+
+```yaml
+matrix:
+  environment.args.attack: [direct, important_instructions]
+  environment.args.defense: [null, tool_filter]     # null: as if the key were not there
+```
+
+`kumite run` plays them one after the other. Ray and the policy are started once, as long as `policy`, `ray` and
+`workers` are the same. Each run has a folder of its own below one folder (`attack=direct,defense=tool_filter`), and a
+table of all runs comes last. `kumite run --resume` with the outer folder continues where it stopped. `kumite tasks`
+counts the tasks of each run. [`kumite compare`](dataset.md#comparing-runs) compares them.
 """
 
 _WORDS: dict[object, str] = {
@@ -83,6 +100,7 @@ def dataset_page(page: str) -> str:
         ),
     }
     page = _with_tables("docs/dataset.md", page, "columns", tables)
+    page = _with_tables("docs/dataset.md", page, "resume", {"keys": ", ".join(f"`{key}`" for key in FREE)})
     return _with_tables("docs/dataset.md", page, "verify", checks)
 
 

@@ -17,6 +17,7 @@ from workers.base_states import BaseStates
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
+from workers.environments.setup_labels import setup_labels
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import (
     EpisodeBlocked,
@@ -91,6 +92,7 @@ class EpisodePlayer:
         self._seating = asyncio.Lock()
         self._version = settings.policy.version
         self._base_states = BaseStates()
+        self._setup_labels = setup_labels(settings.environment)
 
     @classmethod
     async def create(
@@ -340,7 +342,7 @@ class EpisodePlayer:
             play.spec,
             _error(cause, play.trace),
             run_id=self._settings.run_id,
-            environment=self._settings.environment.name,
+            environment=self._settings.environment,
             model=self._settings.policy.model,
             worker_id=self._worker_id,
             node_id=self._node_id,
@@ -370,6 +372,7 @@ class EpisodePlayer:
             user_task=labels.user_task,
             injection_task=labels.injection_task,
             attack=labels.attack,
+            **self._setup_labels,
             status="failed" if error else "finished",
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),

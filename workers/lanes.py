@@ -439,7 +439,7 @@ class Lanes:
             spec,
             EpisodeError.of("worker", "environment", error),
             run_id=self._settings.run_id,
-            environment=self._settings.environment.name,
+            environment=self._settings.environment,
             model=self._settings.policy.model,
             worker_id=self._worker_id,
             node_id=self._node_id,

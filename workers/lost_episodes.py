@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from workers.environments.messages import to_records
+from workers.environments.setup_labels import setup_labels
 from workers.record_digest import digest_of
 from workers.records import (
     EpisodeError,
@@ -15,6 +16,7 @@ from workers.records import (
     Timings,
     Usage,
 )
+from workers.settings import EnvironmentSettings
 
 
 def lost_result(
@@ -22,7 +24,7 @@ def lost_result(
     error: EpisodeError,
     *,
     run_id: str,
-    environment: str,
+    environment: EnvironmentSettings,
     model: str,
     worker_id: str = "",
     node_id: str = "",
@@ -33,7 +35,7 @@ def lost_result(
         spec: The episode.
         error: What it was lost to.
         run_id: The run.
-        environment: The environment's name.
+        environment: The environment.
         model: The policy's name.
         worker_id: The worker, if it is known.
         node_id: Its node.
@@ -46,12 +48,13 @@ def lost_result(
         group_id=spec.group_id,
         sample_index=spec.sample_index,
         run_id=run_id,
-        environment=environment,
+        environment=environment.name,
         split=spec.split,
         suite=labels.suite,
         user_task=labels.user_task,
         injection_task=labels.injection_task,
         attack=labels.attack,
+        **setup_labels(environment),
         status="failed",
         error=error,
         messages=prompt_of(spec.row),

@@ -1,4 +1,4 @@
-"""The records a run produces: one `EpisodeRecord` per rollout, with its steps inside.
+"""The records a run produces: one `EpisodeRecord` per episode, with its steps inside.
 
 These models are the one source of the dataset: the Arrow schema and `docs/dataset.md` are derived from
 them. A field typed `Json` holds free-form data as JSON text, so that every shard has one schema.
@@ -74,6 +74,9 @@ class StepRecord(Record):
     """The assistant message that the policy produced, tool calls included."""
     observations: list[Message]
     """The messages with which the environment answered; empty at the end."""
+    tool_errors: list[bool] | None = None
+    """Of each tool call of the action, in their order: whether its result was an error. Null where the
+    action has no call, where the calls were not run, and where the environment does not say."""
     state_patch: Json | None = None
     """State, part two: RFC 6902 JSON patch from the environment's state before this turn's tool calls
     to the one after them. Null where the environment has no state to show, and in all steps of an
@@ -154,16 +157,16 @@ class Timings(Record):
 
 
 class EpisodeRecord(Record):
-    """One rollout of one task."""
+    """One episode: one attempt of the policy at one task."""
 
     episode_id: str
-    """Identity: a hash of environment, split, task and sample index."""
+    """Identity: a hash of environment, split, task and sample index, the same in every run."""
     task_id: str
     """The task, unique within the environment's split."""
     group_id: str
-    """Rollouts of the same task in this run share it; GRPO's group."""
+    """Episodes of the same task in this run share it; GRPO's group."""
     sample_index: int
-    """Which rollout of the task this is, from 0."""
+    """Which episode of the task this is, from 0."""
     run_id: str
     """The run that made it."""
     environment: str
@@ -178,6 +181,13 @@ class EpisodeRecord(Record):
     """AgentDojo: the injection task; null for a user task alone."""
     attack: str | None = None
     """AgentDojo: the attack; null where there is none."""
+    defense: str | None = None
+    """AgentDojo: the defense, by its name; JSON text where it has arguments, or is a list. Null: none."""
+    preset: str | None = None
+    """AgentDojo: `environment.args.preset`; null where there is none."""
+    reward_spec: str | None = None
+    """AgentDojo: what was rewarded, by the name of the preset; JSON text where it was weights or had step
+    rewards. Null in other environments."""
     status: Literal["finished", "failed"]
     """`finished`, or `failed` with an `error`."""
     reward: float | None = None

@@ -45,6 +45,10 @@ class Progress:
         """How many episodes are in flight."""
         return len(self._tally.in_flight)
 
+    def note(self, text: str) -> None:
+        """Tells the user something once."""
+        self._console.print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)
+
     @contextmanager
     def stage(self, name: str) -> Generator["Stage"]:
         """A stage of starting up; says what it does while it lasts, and how long it took."""
@@ -92,7 +96,7 @@ class Progress:
         """An episode is on record."""
         self._tally.add(result)
         for notice in self._endpoint.add(result.requests):
-            self._console.print(f"note: {notice}", highlight=False, soft_wrap=True, markup=False)
+            self.note(notice)
         if self._live is None and time.monotonic() - self._said > _LINE_EVERY:
             self._said = time.monotonic()
             self._console.print(self._line(), highlight=False, soft_wrap=True)
@@ -101,13 +105,13 @@ class Progress:
         tally = self._tally
         episodes, tokens = tally.rates()
         figures = {
-            "in flight": self._in_flight(),
+            "running": self._in_flight(),
             "episodes/s": f"{episodes:.2f}",
             "tokens/s": f"{tokens:.0f}",
             "reward": _figure(tally.reward.value),
         }
         if (use := self.policy()) is not None:
-            figures["policy"] = (
+            figures["model server"] = (
                 f"{use.running} running, {use.waiting} waiting, {use.tokens_per_second:.0f} tokens/s, "
                 f"KV cache {use.kv_cache_usage:.0%}"
             )
@@ -132,7 +136,8 @@ class Progress:
 
     def _in_flight(self) -> str:
         pool = self.pool()
-        held = f" (the policy has use for {pool.limit})" if pool is not None and pool.limit else ""
+        limit = pool.limit if pool is not None else None
+        held = f" (limit now {limit}: requests are queueing at the model server)" if limit else ""
         return f"{len(self._tally.in_flight)}{held}"
 
     def _line(self) -> str:

@@ -14,6 +14,17 @@ from cluster.observe.summary import Summary
 
 _MISSING = "–"
 _CAUSES_SHOWN = 10
+_NOT_FULL = {
+    "ramp_up": "run was starting",
+    "tail": "run was ending",
+    "trainer": "trainer was learning",
+    "places": "`workers` too small",
+    "sandbox": "episodes waited for a sandbox",
+    "tools": "episodes ran tools",
+    "scoring": "episodes were scored",
+    "ingest": "episodes were recorded",
+}
+"""Why the model server's batch was not full, in words, by the cause in `summary.json`."""
 _EXPLANATION = Text(
     "benign: user tasks alone; attack: user tasks under attack; injection: injection tasks alone. In "
     "brackets are Wilson 95 % intervals. Failed episodes are in no rate.\n",
@@ -133,11 +144,11 @@ def _other_metrics(summary: Summary) -> Text | None:
 def _policy(policy: PolicyShares) -> Text:
     """One line on how busy the deployment was."""
     rate = _MISSING if policy.prefix_hit_rate is None else f"{policy.prefix_hit_rate:.0%}"
-    text = f"policy: {policy.tokens_per_second:,.0f} tokens/s, prefix-cache hits {rate}; "
-    text += f"{policy.busy:.0%} of the run with as many requests as it could batch"
+    text = f"model server: {policy.tokens_per_second:,.0f} tokens/s, prefix cache {rate}. "
+    text += f"Batch full {policy.busy:.0%} of the time."
     lacking = sorted(policy.waited_for.items(), key=lambda item: -item[1])
-    causes = [f"{cause.replace('_', '-')} {share:.0%}" for cause, share in lacking if share >= 0.005]
-    return Text(text + (f", fewer for {', '.join(causes)}" if causes else "") + "\n")
+    causes = [f"{_NOT_FULL.get(cause, cause)} {share:.0%}" for cause, share in lacking if share >= 0.005]
+    return Text(text + (f" Not full because: {', '.join(causes)}." if causes else "") + "\n")
 
 
 def _failures(groups: list[FailureGroup]) -> Text:

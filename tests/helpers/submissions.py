@@ -63,7 +63,9 @@ async def judged(sandbox: Sandbox, name: str, submission: Submission, whole: boo
     for before, after in submission.edits:
         holders = [path for path, file in files.items() if before in file.get("text", "")]
         assert holders, f"{name}, {submission.name}: no file has {before!r}"
-        files |= {path: {**files[path], "text": files[path]["text"].replace(before, after)} for path in holders}
+        files |= {
+            path: {**files[path], "text": files[path]["text"].replace(before, after)} for path in holders
+        }
     files |= {path: {"path": path, "text": text} for path, text in submission.files.items()}
     session = sandbox.session(f"s{next(_numbers)}")
     await session.open({"files": list(files.values())})
@@ -92,7 +94,9 @@ async def _left_by_oracle(sandbox: Sandbox, task: ShellTask) -> dict[str, dict[s
         await session.open({"files": task.files})
         folder = Path(await output(session, "pwd"))
         await _play(session, task)
-        contents = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        contents = {
+            path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
         _left[task.name] = {
             str(path): {"path": str(path), "base64": base64.b64encode(content).decode()}
             for path, content in contents.items()

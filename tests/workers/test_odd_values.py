@@ -164,7 +164,9 @@ def test_any_row_has_labels_an_id_and_a_record_of_what_it_was_lost_to(row: dict[
     task_id_of(row).encode()
     _task(row).model_dump_json()
     error = EpisodeError.of("worker", "worker", ValueError("\ud83d"))
-    assert_strict(lost_result(a_spec(row), error, run_id="r", environment="e", model="m"))
+    assert_strict(
+        lost_result(a_spec(row), error, run_id="r", environment=EnvironmentSettings(id="e"), model="m")
+    )
 
 
 @UNHURRIED

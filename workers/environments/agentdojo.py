@@ -29,6 +29,7 @@ from workers.environments.agentdojo_rewards import (
 from workers.environments.agentdojo_tasks import TaskSelection, rows
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
+from workers.environments.tool_errors import say_tool_errors
 from workers.errors import RequestRefused, ToolsetError
 from workers.sandbox.base import Opened, Session, ToolsetSpec
 from workers.settings import SandboxSettings
@@ -141,6 +142,7 @@ class AgentDojoEnv(SandboxedEnv):
             state["tool_defs"] = guard.tools_after(step, messages, state["tool_defs"])
             return _asked(guard, step + 1)
         outputs = [await self._run(call, step, state) for call in calls]
+        say_tool_errors(state, [output.error is not None for output in outputs])
         last_words = await guard.inspect(outputs, messages)
         said: list[Any] = [
             vf.ToolMessage(content=output.text, tool_call_id=call.id)

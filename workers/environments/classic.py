@@ -15,6 +15,7 @@ from workers.environments.library_output import logged_output
 from workers.environments.loading import explain_load_error, load
 from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.sendable import sendable, sendable_message
+from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
 from workers.failures import kind_of
@@ -242,6 +243,7 @@ def _observe(env: Any) -> None:
     async def env_response(messages: vf.Messages, state: vf.State, *args: Any, **kwargs: Any) -> Any:
         trace = _trace()
         before = trace.seconds.get("tools", 0.0)
+        calls = len(trace.session.call_errors) if trace.session else 0
         with trace.during("tools"):
             answer = await respond(messages, state, *args, **kwargs)
             _check_session(trace)
@@ -249,6 +251,7 @@ def _observe(env: Any) -> None:
             turn = trace.turns[-1]
             turn.tools_seconds = trace.seconds["tools"] - before
             turn.last_call = trace.session.calls if trace.session else 0
+            note_tool_errors(env, messages, state, trace, calls)
         return answer
 
     async def cleanup(state: vf.State, *args: Any, **kwargs: Any) -> None:
@@ -269,6 +272,7 @@ def _observe(env: Any) -> None:
     env.setup_state, env.env_response = setup_state, env_response
     env.get_prompt_messages = get_prompt_messages
     env.get_model_response, env.cleanup = get_model_response, cleanup
+    observe_calls(env, _trace)
     for functions in (env._stop_conditions, env._cleanup_handlers):
         functions[:] = [with_signature(function) for function in functions]
 

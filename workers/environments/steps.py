@@ -126,6 +126,7 @@ def _step(
         prompt_messages=prompt,
         action=completion[-1] if completion else Message(role="assistant"),
         observations=_observations(state, conversation, [*prompt, *completion], following),
+        tool_errors=turn.tool_errors,
         state_patch=_patch(trace, turn.first_call, turn.last_call),
         reward=trace.step_rewards[index] if index < len(trace.step_rewards) else None,
         done=is_last and state.get("completion") is not None,

@@ -24,6 +24,8 @@ class Turn:
     last_call: int = 0
     tools: tuple[str, ...] | None = None
     """Names of the tools that the policy was offered; None where nobody noted them."""
+    tool_errors: list[bool] | None = None
+    """Of each tool call of the action, whether it was answered with an error. None where it is not known."""
 
 
 @dataclass
@@ -57,6 +59,8 @@ class EpisodeTrace:
     step_rewards: list[float | None] = field(default_factory=list[float | None])
     """Rewards that the environment gave its steps before the episode was scored as a whole."""
     scoring_errors: list[tuple[str, Exception]] = field(default_factory=list[tuple[str, Exception]])
+    calls_raised: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Of the present turn's tool calls, by their ids: whether verifiers' own tool loop saw them raise."""
     error: BaseException | None = None
     """What broke the episode off, where it is no error that verifiers knows what to do with."""
     sendable: dict[int, tuple[Any, Any]] = field(default_factory=dict[int, tuple[Any, Any]])

@@ -225,6 +225,8 @@ class Session:
         self.name = name
         self.opened: Opened | None = None
         self.calls = 0
+        self.call_errors: list[bool] = []
+        """Of each call that gave a result: whether that was an error."""
         self.scores: Scores | None = None
         self.failure: SandboxError | None = None
         """What ended the session before its time. Its episode can come to no score any more."""
@@ -275,7 +277,9 @@ class Session:
         except RequestRefused:
             self.calls -= 1
             raise
-        return await self._checked(ToolResult, answer)
+        result = await self._checked(ToolResult, answer)
+        self.call_errors.append(result.error is not None)
+        return result
 
     async def state(self) -> Any:
         """The environment's whole state now, as JSON."""

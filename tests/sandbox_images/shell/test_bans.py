@@ -74,7 +74,9 @@ TAKEN = {
 }
 
 
-async def worth(shells: ProcessSandbox, files: dict[str, str], command: str | None = None) -> tuple[float, str]:
+async def worth(
+    shells: ProcessSandbox, files: dict[str, str], command: str | None = None
+) -> tuple[float, str]:
     session = await shell_session(shells, files)
     if command is not None:
         await output(session, command)
@@ -114,7 +116,7 @@ HELPERS = {
     ),
     "bytecode without source": (
         {"submission.py": "from helper import answer", "helper.py": "import re\n" + HONEST},
-        "python3 -c 'import py_compile; py_compile.compile(\"helper.py\", \"helper.pyc\")'; rm helper.py",
+        'python3 -c \'import py_compile; py_compile.compile("helper.py", "helper.pyc")\'; rm helper.py',
     ),
 }
 
