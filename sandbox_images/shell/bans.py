@@ -252,8 +252,8 @@ def set_traps(without, modules, within, refuse):
         if module is None:
             continue
         for key, value in list(vars(module).items()):
-            if isinstance(value, type):  # which others may ask for by `isinstance`
-                if value.__module__ == name and "__init__" in vars(value):
+            if isinstance(value, type):  # which others may ask for by `isinstance`, or decode text by
+                if value.__module__ == name != "codecs" and "__init__" in vars(value):
                     value.__init__ = trap_for(value.__init__, name, within, refuse)
             elif callable(value) and not key.startswith("__") and (name != "codecs" or key in _DECODERS):
                 setattr(module, key, trap_for(value, name, within, refuse))
