@@ -17,8 +17,8 @@ sys.path = _PATH
 
 _BY_NAME = {"importlib", "imp", "runpy", "pkgutil", "zipimport", "ctypes", "subprocess", "multiprocessing",
             "pty", "signal", "_signal", "_posixsubprocess", "_ctypes", "_imp"}
-_BEHIND = {"codecs": {"_codecs", "encodings"}, "io": {"_io", "_pyio"}, "re": {"_sre", "sre_compile", "sre_parse"},
-           "ast": {"_ast"}}
+_BEHIND = {"codecs": {"_codecs", "encodings"}, "io": {"_io", "_pyio"}, "ast": {"_ast"},
+           "re": {"_sre", "sre_compile", "sre_parse"}}
 _DECODERS = {"getincrementaldecoder", "getdecoder", "getreader", "iterdecode", "lookup", "decode",
              "utf_8_decode", "open", "register_error"}
 _TEXT = {"eval", "exec", "compile"}
@@ -170,12 +170,13 @@ def watch(without, folder, files, descriptor):
     banned = set(without).union(*(_BEHIND.get(name, ()) for name in without))
     if "codecs" in without:
         banned.add("encodings.utf_8")
-    watched = frozenset({"import", "compile", "open", "sys._getframe", "object.__getattr__", "object.__setattr__", "code.__new__",
-                         *_OUTSIDE, *_SEARCHES})
+    watched = frozenset({"import", "compile", "open", "sys._getframe", "code.__new__", "object.__getattr__",
+                         "object.__setattr__", *_OUTSIDE, *_SEARCHES})
 
     def judge(event, args, armed, within=folder + os.sep, banned=frozenset(banned), files=files,
-             frame_of=sys._getframe, refuse=refuse, importing=is_importing, text=bool(_TEXT & set(without)), outside=frozenset(_OUTSIDE),
-             searches=frozenset(_SEARCHES), frames=frozenset(_FRAMES), giving=frozenset(_GIVE_FRAMES), writing=os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+              frame_of=sys._getframe, refuse=refuse, importing=is_importing, text=bool(_TEXT & set(without)),
+              outside=frozenset(_OUTSIDE), searches=frozenset(_SEARCHES), frames=frozenset(_FRAMES),
+              giving=frozenset(_GIVE_FRAMES), writing=os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         if event == "import":
             if args[0] in banned:
                 frame = frame_of(2)
@@ -210,7 +211,8 @@ def watch(without, folder, files, descriptor):
                 refuse("it patches the ban")
 
     def hooked(armed):
-        def hook(event, args, judge=judge, armed=armed, watched=watched, inside=set(), thread=_thread.get_ident):
+        def hook(event, args, judge=judge, armed=armed, watched=watched, inside=set(),
+                 thread=_thread.get_ident):
             if event in watched and thread() not in inside:  # looking at a frame is an event as well
                 inside.add(thread())
                 try:
@@ -224,7 +226,7 @@ def watch(without, folder, files, descriptor):
 
 
 def is_importing(frame, within):
-    """Whether Python's own modules are at work here because they are being imported: no input reaches them."""
+    """Whether Python's own modules are at work here as they are imported: no input reaches them."""
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(within) or name == "<examined>":
@@ -250,8 +252,8 @@ def set_traps(without, modules, within, refuse):
         if module is None:
             continue
         for key, value in list(vars(module).items()):
-            if isinstance(value, type):  # which others may ask for by `isinstance`
-                if value.__module__ == name and "__init__" in vars(value):
+            if isinstance(value, type):  # which others may ask for by `isinstance`, or decode text by
+                if value.__module__ == name != "codecs" and "__init__" in vars(value):
                     value.__init__ = trap_for(value.__init__, name, within, refuse)
             elif callable(value) and not key.startswith("__") and (name != "codecs" or key in _DECODERS):
                 setattr(module, key, trap_for(value, name, within, refuse))

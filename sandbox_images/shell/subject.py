@@ -264,7 +264,9 @@ class Subject:
             for descriptor in (writing_end, reader):
                 os.set_blocking(descriptor, False)
             descriptors = {0: reading, 1: null, 2: null, watched: writing}
-            pid = self._family.spawn(command, self._environment, self._workspace.descriptor, descriptors, cpu_seconds)
+            pid = self._family.spawn(
+                command, self._environment, self._workspace.descriptor, descriptors, cpu_seconds
+            )
         return pid, writer, reader
 
     def _conversation(

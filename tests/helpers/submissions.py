@@ -2,18 +2,21 @@
 
 Each task has a file `shell_submissions/TASK.toml` with a list `submissions`, of which each has
 
-- `name` and `solved`, what it is to be worth, and if that is nothing, `fails`, a hidden test that finds it out;
+- `name` and `solved`, what it is to be worth, and if that is nothing, `fails`, a hidden test that finds out;
 - `start`: `files` (what the task begins with; the default), `oracle` (those as the oracle's file tools leave
   them) or `played` (all of the oracle's calls are played);
 - `edits`: pairs of texts, of which the first is replaced by the second in the oracle's files;
 - `files`: contents by path, and `run`: a command, which come after that; `message`: the last words.
 """
 
+import asyncio
 import base64
 import itertools
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from tests.helpers.shell import graded, output, ran
 from workers.environments.shell_dataset import ShellTask, shell_task
@@ -33,8 +36,8 @@ class Submission(Settings):
     solved: bool
     fails: str | None = None
     start: Literal["files", "oracle", "played"] = "files"
-    edits: list[tuple[str, str]] = []
-    files: dict[str, str] = {}
+    edits: list[tuple[str, str]] = Field(default=[])
+    files: dict[str, str] = Field(default={})
     run: str | None = None
     message: str = "I have done it."
 
@@ -94,15 +97,17 @@ async def _left_by_oracle(sandbox: Sandbox, task: ShellTask) -> dict[str, dict[s
         await session.open({"files": task.files})
         folder = Path(await output(session, "pwd"))
         await _play(session, task)
-        contents = {
-            path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-        }
+        contents = await asyncio.to_thread(_read_all, folder)
         _left[task.name] = {
             str(path): {"path": str(path), "base64": base64.b64encode(content).decode()}
             for path, content in contents.items()
         }
         await session.close()
     return _left[task.name]
+
+
+def _read_all(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 async def _play(session: Session, task: ShellTask) -> None:

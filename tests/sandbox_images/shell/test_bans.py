@@ -46,11 +46,12 @@ REFUSED = {
     "another process": "import os, sys\ndef answer(text):\n"
     "    return int(os.popen(f'{sys.executable} -c \"print({text})\"').read())",
     "a fork": "import os\n" + HONEST.replace("    one,", "    os.fork()\n    one,"),
-    "a file": "def answer(text):\n    open('made.py', 'w').write(f'x = {text}')\n    import made\n    return made.x",
+    "a file": "def answer(text):\n    open('made.py', 'w').write(f'x = {text}')\n"
+    "    import made\n    return made.x",
     "frames": "import sys\nx = sys._getframe()\n" + HONEST,
     "frames, by the library": "import inspect\nx = inspect.stack()\n" + HONEST,
-    "frames of tracebacks": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    x = e.__traceback__.tb_frame\n"
-    + HONEST,
+    "frames of tracebacks": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n"
+    "    x = e.__traceback__.tb_frame\n" + HONEST,
     "a search for the guard": "import gc\nx = gc.get_objects()\n" + HONEST,
     "a trace": "import sys\nsys.settrace(lambda *a: None)\n" + HONEST,
     "the guard's marks": "import __main__\nfor name in list(vars(__main__)):\n"
@@ -60,15 +61,18 @@ REFUSED = {
 TAKEN = {
     "words": '"""Neither eval nor exec; import ast, import re."""\n# import codecs\n' + HONEST,
     "own functions of such names": "def compile(text):\n    return text.split('+')\n"
-    "class Regex:\n    re = codecs = 0\n    def eval(self, text):\n        return sum(map(int, compile(text)))\n"
+    "class Regex:\n    re = codecs = 0\n    def eval(self, text):\n"
+    "        return sum(map(int, compile(text)))\n"
     "def answer(text):\n    return Regex().eval(text)",
-    "modules that use what is banned": "from dataclasses import dataclass\nfrom collections import namedtuple\n"
+    "modules that use what is banned": "from dataclasses import dataclass\n"
+    "from collections import namedtuple\n"
     "import enum, typing, textwrap, string, decimal, inspect\nP = namedtuple('P', 'a b')\n@dataclass\n"
     "class Sum:\n    a: int\n    b: int\n    def value(self):\n        return self.a + self.b\n"
     "def answer(text):\n    return Sum(*P(*map(int, text.split('+')))).value()",
     "threads": "from concurrent.futures import ThreadPoolExecutor\ndef answer(text):\n"
     "    with ThreadPoolExecutor() as pool:\n        return sum(pool.map(int, text.split('+')))",
-    "files that it reads": "def answer(text):\n    open(__file__).read()\n    return sum(map(int, text.split('+')))",
+    "files that it reads": "def answer(text):\n    open(__file__).read()\n"
+    "    return sum(map(int, text.split('+')))",
     "a module that is found late": "def answer(text):\n    import fractions\n"
     "    return int(sum(map(fractions.Fraction, text.split('+'))))",
 }
