@@ -22,7 +22,7 @@ from cluster.dataset.merging import (
     has_steps_of_run_only,
     read_stranger,
 )
-from cluster.dataset.reading_copy import BEGINNING, MUTABLE, ReadingCopies, wanted_files
+from cluster.dataset.reading_copy import MUTABLE, ReadingCopies, wanted_files
 
 _log = logging.getLogger(__name__)
 OWN = "own"
@@ -130,8 +130,8 @@ class FollowedFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             fsync_file(target)
-        if not any((folder / name).exists() for name in BEGINNING):  # its first writer has copied nothing
-            for name, content in self._claims.beginning(load_manifest(copy)).items():
+        for name, content in self._claims.beginning(load_manifest(copy)).items():
+            if not (folder / name).exists():  # its first writer was killed before it had copied it
                 (folder / name).write_bytes(content)
                 fsync_file(folder / name)
         (folder / COPIED).write_text(digest(manifest_path(copy).read_bytes()))
