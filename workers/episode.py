@@ -340,7 +340,7 @@ class EpisodePlayer:
         cause = outcome if isinstance(outcome, BaseException) else failure
         lost = lost_result(
             play.spec,
-            _error(cause, play.trace),
+            _error(cause, play.trace, self._own(play)),
             run_id=self._settings.run_id,
             environment=self._settings.environment,
             model=self._settings.policy.model,
@@ -351,8 +351,7 @@ class EpisodePlayer:
 
     def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
         spec, trace = play.spec, play.trace
-        own = play.session if self._pool is not None and self._pool.gives_each_its_own else None
-        error = _error(outcome, trace, own) if isinstance(outcome, BaseException) else None
+        error = _error(outcome, trace, self._own(play)) if isinstance(outcome, BaseException) else None
         rollout = _broken_off(trace, spec) if isinstance(outcome, BaseException) else outcome
         usage = Usage()
         for step in rollout.steps:
@@ -397,6 +396,10 @@ class EpisodePlayer:
             node_id=self._node_id,
             sandbox_id=play.session.sandbox.id if play.session else None,
         )
+
+    def _own(self, play: _Play) -> Session | None:
+        """The episode's session, where its sandbox is its own."""
+        return play.session if self._pool is not None and self._pool.gives_each_its_own else None
 
     def _new_creations(self) -> int:
         """Sandboxes brought up since this was last asked."""

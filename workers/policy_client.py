@@ -90,9 +90,8 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
             native: Any = (await self.to_native_prompt(prompt))[0]
             sent: list[Any] = [plain_message(message) for message in native]
             from_arrow = trace is not None and comes_from_arrow(kwargs.get("state"), trace.row_is_arrow)
-            offered = [
-                {"type": "function", "function": tool_fields(tool, from_arrow)} for tool in tools or []
-            ]
+            given: list[Any] = tools or []
+            offered = [{"type": "function", "function": tool_fields(tool, from_arrow)} for tool in given]
             sent, answer = await self._ask(sent, model, seed_turn(dict(sampling_args)), offered)
             await self.raise_from_native_response(answer)
             response = await self.from_native_response(answer)

@@ -39,13 +39,8 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_json_arguments(messages: list[Any]) -> list[Any] | None:
     """The messages, with no arguments in calls whose arguments are no JSON object; None if all are."""
-    bad = [
-        call
-        for message in messages
-        for call in message.get("tool_calls") or []
-        if not _is_json_object(call["function"]["arguments"])
-    ]
-    if not bad:
+    calls: list[Any] = [call for message in messages for call in message.get("tool_calls") or ()]
+    if all(_is_json_object(call["function"]["arguments"]) for call in calls):
         return None
     return [
         {**message, "tool_calls": [_mended(call) for call in message["tool_calls"]]}

@@ -40,10 +40,11 @@ def test_what_an_episodes_code_does_is_its_own_and_its_key_reaches_it_and_no_fil
     kept: kept_ray.KeptCluster, cache: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_JUDGE_KEY", SECRET)
+    args = {"kind": "of_a_whole_run", "notes": str(tmp_path / "tried")}
     with MockPolicy() as policy:
         config = write_config(
             tmp_path / "config.yaml",
-            environment={"id": "tests.helpers.odd_environments", "args": {"kind": "of_a_whole_run"}},
+            environment={"id": "tests.helpers.odd_environments", "args": args},
             policy={"kind": "endpoint", "base_url": policy.base_url, "model": "mock"},
             workers={"max": 1, "episodes_per_worker": 4},
             episode={"timeout": 20},

@@ -197,8 +197,15 @@ def odd_texts() -> vf.Environment:
     return vf.ToolEnv(tools=[read], eval_dataset=numbered(len(texts)), rubric=rubric, max_turns=3)
 
 
+def is_first(file: str) -> bool:
+    """Whether this is the first attempt, each of which may be in a process of its own."""
+    is_it = not Path(file).exists()
+    Path(file).touch()
+    return is_it
+
+
 @case
-def of_a_whole_run() -> vf.Environment:
+def of_a_whole_run(notes: str) -> vf.Environment:
     """One turn per task; what its code does, the task says."""
 
     def graded(prompt: Any, **_: Any) -> float:
@@ -216,11 +223,8 @@ def of_a_whole_run() -> vf.Environment:
         return 1.0
 
     class Failing(vf.SingleTurnEnv):
-        tries = 0
-
         async def setup_state(self, state: Any) -> Any:
-            if str(state["prompt"][-1].content) == "infrastructure" and not Failing.tries:
-                Failing.tries += 1
+            if str(state["prompt"][-1].content) == "infrastructure" and is_first(notes):
                 raise vf.SandboxError("the service that starts sandboxes answered 503")
             return state
 

@@ -13,6 +13,7 @@ from cluster.plan import task_id_of
 from cluster.tasks import _task
 from tests.helpers.rollouts import ORACLE
 from workers.environments import steps
+from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
 from workers.environments.sendable import sendable
 from workers.environments.tracing import EpisodeTrace, Turn
@@ -154,6 +155,21 @@ def test_any_state_has_a_record(state: dict[str, Any], row: dict[str, Any], fail
 @given(STATES, ROWS, st.booleans())
 def test_any_state_of_thousands_has_a_record(state: dict[str, Any], row: dict[str, Any], fails: bool) -> None:
     record_of_a_state(state, row, fails)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_episode_whose_record_cannot_be_made_has_one_that_says_why(fails: bool) -> None:
+    class Session:
+        @property
+        def scores(self) -> Any:
+            raise RuntimeError("its scores are gone")
+
+    session: Any = Session()
+    play = _Play(a_spec({"prompt": "hi", "example_id": 0}), EpisodeTrace(session=session))
+    outcome: Any = ValueError("its own") if fails else Rollout([], "[]", [], 1.0, {}, None, False)
+    record = assert_strict(a_player()._result(play, outcome))
+    assert record.error is not None
+    assert ("its own" if fails else "its scores are gone") in record.error.message
 
 
 @UNHURRIED

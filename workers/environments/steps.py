@@ -164,7 +164,8 @@ def _tokens(tokens: Any) -> _Tokens:
         return _Tokens()
     try:
         prompt_ids, ids = [[int(each) for each in tokens[name]] for name in ("prompt_ids", "completion_ids")]
-        given = [float(each) for each in tokens.get("completion_logprobs") or []]
+        logprobs: list[Any] = tokens.get("completion_logprobs") or []
+        given = [float(each) for each in logprobs]
     except (KeyError, TypeError, ValueError) as error:
         return _Tokens(missing=f"what the policy gave are no token ids, or no log-probabilities: {error!r}")
     missing = unusable_logprobs(ids, given)
