@@ -14,7 +14,7 @@ from workers.endpoint_watch import EndpointWatch
 from workers.errors import PolicyError, TemplateError
 from workers.exact_answers import read_answer
 from workers.policy_client import ChatPolicyClient, answer_of, open_client, versioned, with_content
-from workers.sampling_keys import ExactRequest, exact_request
+from workers.sampling_keys import ExactRequest, exact_request, settings_arguments, template_options
 from workers.settings import PolicyEndpoint
 from workers.template_renderer import make_renderer
 from workers.turn_seeds import seed_turn
@@ -43,7 +43,9 @@ class ExactPolicyClient(_RendererClient):
         self.watch = EndpointWatch(endpoint)
         made = make_renderer(endpoint)
         super().__init__(open_client(endpoint), renderer=made)
-        self._renderers: dict[str, Any] = {}
+        sampling = endpoint.sampling
+        told = template_options({**settings_arguments(sampling), **sampling.extra_body})
+        self._renderers: dict[str, Any] = {_key_of(ExactRequest(options=told)): made}
 
     async def get_native_response(
         self,
@@ -81,7 +83,7 @@ class ExactPolicyClient(_RendererClient):
 
     async def _renderer_for(self, asked: ExactRequest) -> Any:
         """The renderer for what a turn tells the chat template, and the ids that end it."""
-        key = json.dumps([asked.options, sorted(asked.stop_token_ids)], sort_keys=True, default=str)
+        key = _key_of(asked)
         if key not in self._renderers:
             sampling = self._endpoint.sampling.model_copy(
                 update={"extra_body": {"chat_template_kwargs": asked.options}}
@@ -129,6 +131,11 @@ class ExactPolicyClient(_RendererClient):
             "policy.tokens is `exact`, and this turn's prompt cannot go on from the last one verbatim: "
             f"{reason}; set policy.tokens to `per_turn`"
         )
+
+
+def _key_of(asked: ExactRequest) -> str:
+    """What two turns with one renderer have in common."""
+    return json.dumps([asked.options, sorted(asked.stop_token_ids)], sort_keys=True, default=str)
 
 
 def make_client(endpoint: PolicyEndpoint) -> "ChatPolicyClient | ExactPolicyClient":

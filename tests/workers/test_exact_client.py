@@ -235,9 +235,6 @@ async def test_a_renderer_that_writes_turns_anew_is_named_as_the_reason(
     with MockPolicy(default=reply) as policy:
         client = ExactPolicyClient(exact(policy, own, renderer="qwen3"))
         monkeypatch.setattr(client._renderer, "effective_thinking_retention", "tool_cycle")
-        key = next(iter(client._renderers), None)
-        assert key is None
-        monkeypatch.setattr(client, "_renderer_for", lambda _: _as_coroutine(client._renderer))
         asked: Any = [UserMessage(content="1 + 2?")]
         first = await client.get_response(asked, "mock", {})
         said = AssistantMessage(content=first.message.content, reasoning_content="A sum.")
@@ -246,10 +243,6 @@ async def test_a_renderer_that_writes_turns_anew_is_named_as_the_reason(
         with pytest.raises(PolicyError, match="Qwen3Renderer writes earlier turns anew once a user message"):
             await client.get_response(later, "mock", {}, state={"trajectory": [step]})
         await client.close()
-
-
-async def _as_coroutine(value: Any) -> Any:
-    return value
 
 
 def test_what_the_template_is_told_is_in_the_prompt_of_a_renderer_of_the_package(tmp_path: Path):
