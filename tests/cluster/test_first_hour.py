@@ -1,4 +1,4 @@
-"""What a new user meets: hints, refusals that say what works, examples that play, and their own shell tasks."""
+"""What a new user meets: hints, refusals that say what works, examples that play, own shell tasks."""
 
 import logging
 from pathlib import Path
