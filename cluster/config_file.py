@@ -146,8 +146,8 @@ def _complaint(entry: Any) -> str:
             return f"{name}: is missing"
         case "extra_forbidden":
             close = difflib.get_close_matches(path[-1], _field_names(path[:-1]), n=1)
-            elsewhere = () if close else _elsewhere(path)
-            hint = f"; did you mean {(*close, *elsewhere)[0]}?" if close or elsewhere else ""
+            hints = [*_elsewhere(path), *close]  # the very name, in another section, before one like it
+            hint = f"; did you mean {hints[0]}?" if hints else ""
             return f"{name}: there is no such key{hint}"
         case "union_tag_invalid" | "union_tag_not_found":
             kind = cast(dict[str, Any], given).get("kind") if isinstance(given, dict) else given

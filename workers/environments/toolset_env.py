@@ -17,7 +17,7 @@ class ToolsetEnv(SandboxedEnv):
 
     Args:
         toolset: The toolset's class, `module:Class`, as the image has it.
-        rows: The tasks, as verifiers has them: `prompt`, and `info` with `task_id` and with `setup`, which the
+        rows: The tasks, as verifiers has them: `prompt`, and `info` with `task_id` and `setup`, which the
             session is opened with.
         rewards: Weights of the metrics that the session's `evaluate` gives, in the reward. One with weight 0
             is only recorded.
