@@ -83,7 +83,8 @@ def test_a_file_of_sequences_says_what_there_is_to_learn_from() -> None:
     )
     assert good.warnings() == []
     assert good.describe() == (
-        "4 episodes of 2 groups, 4 sequences, 8 tokens to learn from; 2 sequences have an advantage other than 0"
+        "4 episodes of 2 groups, 4 sequences, 8 tokens to learn from; "
+        "2 sequences have an advantage other than 0"
     )
 
 
