@@ -18,8 +18,8 @@ class AdaptersConfig(Settings):
     """Versions that vLLM holds at once, the base model aside: those that episodes in flight still use, and
     the newest. One more takes the place of the one unused for longest; a request brings it back."""
     kept: Annotated[int, Field(gt=0)] = 32
-    """How many adapter versions stay on disk. At least `adapters.live`, and at least `max_version_lag` + 1. An
-    episode whose version was deleted is played again, up to `episode.attempts.version` times."""
+    """How many adapter versions stay on disk. At least `adapters.live`, and at least `max_version_lag` + 1.
+    An episode whose version was deleted is played again, up to `episode.attempts.version` times."""
     probe: Literal["first", "always", "off"] = "first"
     """Try an adapter out once it is loaded, before it is in use: some tokens are scored with it. Their
     log-probabilities must be finite, and, where the base model's weights are on this machine and fit its
@@ -80,10 +80,10 @@ class VllmPolicy(Settings):
     model, which reads its answers, too. Null: found by the model's name; else its chat template, once that is
     seen to be exact, and `policy.tool_parser`."""
     engine: dict[str, Any] = Field(default_factory=dict)
-    """More vLLM engine arguments, as `vllm serve` names them, with underscores. They override Kumite's own. Two
-    of those matter for training: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`, which
-    ignores the model's own default `top_k`, `top_p`, … Set `auto` to use those defaults (not possible with
-    `tokens: exact`)."""
+    """More vLLM engine arguments, as `vllm serve` names them, with underscores. They override Kumite's own.
+    Two of those matter for training: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`,
+    which ignores the model's own default `top_k`, `top_p`, … Set `auto` to use those defaults (not possible
+    with `tokens: exact`)."""
     cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
     """KV-cache memory of one replica on the CPU, in GiB."""
     keep_alive: bool = False
@@ -184,10 +184,10 @@ class WorkersConfig(Settings):
     """Most episodes that all workers play at once, for a policy that gains nothing from more requests: no
     workers are asked for beyond it. Null: as many as fit the workers."""
     headroom: Literal["auto", "off"] = "auto"
-    """`auto`: adapt the number of running episodes to the model server (`policy.kind: vllm`). If requests queue
-    there for several seconds, reduce it by the length of the queue and release idle workers. When the queue
-    is empty, raise it again step by step. It never falls below what `workers.min` workers hold. `off`: as
-    many episodes as fit the workers, or `max_in_flight`."""
+    """`auto`: adapt the number of running episodes to the model server (`policy.kind: vllm`). If requests
+    queue there for several seconds, reduce it by the length of the queue and release idle workers. When the
+    queue is empty, raise it again step by step. It never falls below what `workers.min` workers hold. `off`:
+    as many episodes as fit the workers, or `max_in_flight`."""
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Seconds for which a worker that the rest of the run can do without stays before it is given back."""
     env: list[str] = Field(default_factory=list[str])
@@ -281,8 +281,8 @@ class RunConfig(Settings):
     """Which tasks `limit` takes. `order`: the first ones, after shuffling. `kind`: one of each kind in turn,
     in the same order: of each suite and mode of AgentDojo, of each member of an `EnvGroup`."""
     shuffle: bool = False
-    """Shuffle the tasks (seeded by `seed`). Within each block of 64, tasks with the same tools are put next to
-    each other, so that vLLM's prefix cache is used. False: keep the environment's order, for example for a
+    """Shuffle the tasks (seeded by `seed`). Within each block of 64, tasks with the same tools are put next
+    to each other, so that vLLM's prefix cache is used. False: keep the environment's order, for example for a
     curriculum."""
     seed: int | None = None
     """Seeds the shuffling and each request's sampling. Null: `name` seeds the shuffling, and nothing the

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -50,9 +50,10 @@ def load_cells(path: Path, overrides: Iterable[str] = ()) -> list[Cell]:
         ConfigError: The matrix is no mapping of dotted keys to lists, or a run's config is not right.
     """
     fields = read_fields(path, overrides)
-    axes: Any = fields.pop("matrix")
-    if not isinstance(axes, dict) or not axes:
-        raise ConfigError(f"matrix: got {axes!r}; give a mapping of dotted keys to lists of values")
+    given: Any = fields.pop("matrix")
+    if not isinstance(given, dict) or not given:
+        raise ConfigError(f"matrix: got {given!r}; give a mapping of dotted keys to lists of values")
+    axes = cast(dict[Any, Any], given)
     for key, values in axes.items():
         if not isinstance(key, str) or not isinstance(values, list) or not values:
             raise ConfigError(f"matrix.{key}: got {values!r}; give a list of values that are to be tried")
@@ -164,7 +165,7 @@ def _with_values(fields: dict[str, Any], chosen: dict[str, Any]) -> dict[str, An
     copy: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     for key, value in chosen.items():
         *parents, last = key.split(".")
-        place = copy
+        place: Any = copy
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):

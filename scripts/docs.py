@@ -52,10 +52,11 @@ matrix:
   environment.args.defense: [null, tool_filter]     # null: as if the key were not there
 ```
 
-`kumite run` plays them one after the other. Ray and the policy are started once, as long as `policy`, `ray` and
-`workers` are the same. Each run has a folder of its own below one folder (`attack=direct,defense=tool_filter`), and a
-table of all runs comes last. `kumite run --resume` with the outer folder continues where it stopped. `kumite tasks`
-counts the tasks of each run. [`kumite compare`](dataset.md#comparing-runs) compares them.
+`kumite run` plays them one after the other. Ray and the policy are started once, as long as `policy`, `ray`
+and `workers` are the same. Each run has a folder of its own below one folder
+(`attack=direct,defense=tool_filter`), and a table of all runs comes last. `kumite run --resume` with the
+outer folder continues where it stopped. `kumite tasks` counts the tasks of each run.
+[`kumite compare`](dataset.md#comparing-runs) compares them.
 """
 
 _WORDS: dict[object, str] = {

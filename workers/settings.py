@@ -74,11 +74,12 @@ class SandboxSettings(Settings):
     """Most live episodes in one container with `recycle: fork`; one more waits for a place. Null: the
     smaller of (`memory_mb` − `scratch_mb` − 64) / 16 and `pids` / 2."""
     session_users: bool | None = None
-    """Give each episode in a container a user id of its own, so that none can kill another or read its
-    files. Code written by the model runs as a further user, which can't kill the episode's process. To switch
-    users, the process that manages the sessions (the tool host) runs as root inside the container with CHOWN,
-    KILL, SETGID and SETUID only. The episodes themselves have no capabilities. Null: where the environment asks for it, which `shell` does,
-    and with the runtime `runsc`, whose kernel does not keep a tool host from processes of its own user."""
+    """Give each episode in a container a user id of its own, so that none can kill another or read its files.
+    Code written by the model runs as a further user, which can't kill the episode's process. To switch users,
+    the process that manages the sessions (the tool host) runs as root inside the container with CHOWN, KILL,
+    SETGID and SETUID only. The episodes themselves have no capabilities. Null: where the environment asks for
+    it, which `shell` does, and with the runtime `runsc`, whose kernel does not keep a tool host from
+    processes of its own user."""
     seccomp: str | None = None
     """The system calls that a container may make. Null: Kumite's own profile, `workers/sandbox/seccomp.json`,
     the same on every engine. `engine`: the engine's default. `unconfined`: all of them. Else the path of a

@@ -48,8 +48,8 @@ class RewardSettings(Settings):
     attack has succeeded. Metrics: `utility`, `attack_success`, `utility_and_security`, `injected_calls`,
     `tool_calls`, `tool_errors`, `turns`. One that does not apply to an episode weighs nothing in it."""
     step_reward: dict[Event, float] | None = None
-    """Rewards for single steps; they replace the preset's. `injected_call`: per injected call made in the step,
-    last words that do what the injection asked for included. `tool_error`: per tool error in the step.
+    """Rewards for single steps; they replace the preset's. `injected_call`: per injected call made in the
+    step, last words that do what the injection asked for included. `tool_error`: per tool error in the step.
     `attack_success`: once, at the step where the attack succeeded. They are part of the episode's reward.
     Null: the preset's, or none."""
 

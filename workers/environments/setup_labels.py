@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from workers.settings import EnvironmentSettings
 
@@ -36,11 +36,11 @@ def setup_labels(environment: EnvironmentSettings) -> SetupLabels:
 
 def _defense(args: Mapping[str, Any], preset: Any) -> str | None:
     """The defense's name; JSON text where it has arguments, or where there are several of them."""
-    given = args.get("defense")
+    given: Any = args.get("defense")
     if given is None and isinstance(preset, str) and preset != _DEFAULT:
         return preset.removeprefix("agentdojo-")
-    choices = given if isinstance(given, list) else [] if given is None else [given]
-    named = [choice["id"] if _is_only_named(choice) else choice for choice in choices]
+    choices = cast(list[Any], given) if isinstance(given, list) else [] if given is None else [given]
+    named: list[Any] = [choice["id"] if _is_only_named(choice) else choice for choice in choices]
     if not named:
         return None
     return _text(named[0] if len(named) == 1 else named)

@@ -29,7 +29,8 @@ def note_tool_errors(env: Any, messages: Any, state: Any, trace: EpisodeTrace, c
         trace: The episode's notes.
         calls_before: How many calls the session had had before.
     """
-    ids = [str(call.id) for call in getattr(messages[-1], "tool_calls", None) or []] if messages else []
+    calls: list[Any] = (getattr(messages[-1], "tool_calls", None) or []) if messages else []
+    ids = [str(call.id) for call in calls]
     if ids and trace.turns:
         trace.turns[-1].tool_errors = _said(state, len(ids)) or _seen(env, ids, trace, calls_before)
     trace.calls_raised.clear()
