@@ -167,8 +167,9 @@ def _with_values(fields: dict[str, Any], chosen: dict[str, Any]) -> dict[str, An
         *parents, last = key.split(".")
         place: Any = copy
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            below: Any = place.setdefault(parent, {})
+            place = below
+            if not isinstance(below, dict):
                 raise ConfigError(f"matrix.{key}: {parent} is not a section of the config")
         if value is None:
             place.pop(last, None)

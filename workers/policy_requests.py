@@ -69,9 +69,8 @@ def _has_audio(message: Mapping[str, Any]) -> bool:
     if not isinstance(content, list):
         return False
     parts = cast(list[Any], content)
-    return any(
-        isinstance(part, Mapping) and str(part.get("type")).startswith("input_audio") for part in parts
-    )
+    given = [cast(Mapping[str, Any], part) for part in parts if isinstance(part, Mapping)]
+    return any(str(part.get("type")).startswith("input_audio") for part in given)
 
 
 def note_exchange(trace: EpisodeTrace, response: Response, sent: list[Any], no_logprobs: str | None) -> None:

@@ -59,7 +59,8 @@ def observe_calls(env: Any, current: Any) -> None:
 
 def _said(state: Any, calls: int) -> list[bool] | None:
     trajectory: list[Any] = state.get("trajectory") or []
-    said: Any = (trajectory[-1].get("extras") or {}).get(EXTRA) if trajectory else None
+    extras = cast(dict[str, Any], trajectory[-1].get("extras") or {}) if trajectory else {}
+    said: Any = extras.get(EXTRA)
     if not isinstance(said, list) or len(cast(list[Any], said)) != calls:
         return None
     return [bool(each) for each in cast(list[Any], said)]
@@ -80,5 +81,5 @@ def _seen(env: Any, ids: list[str], trace: EpisodeTrace, calls_before: int) -> l
 
 
 def _is_verifiers_own(env: Any) -> bool:
-    own: Any = type(env)
+    own = cast(Any, type(env))
     return own.env_response in (vf.ToolEnv.env_response, vf.StatefulToolEnv.env_response)

@@ -66,7 +66,7 @@ class ToolsetEnv(SandboxedEnv):
         session = cast(Session, state["sandbox"])
         return [
             vf.ToolMessage(content=await _answer(call, session), tool_call_id=call.id)
-            for call in last.tool_calls or []
+            for call in cast(list[Any], last.tool_calls or [])
         ]
 
     @vf.cleanup

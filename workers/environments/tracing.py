@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import verifiers as vf
 
@@ -89,7 +89,7 @@ class EpisodeTrace:
     def offer(self, tools: Any) -> tuple[str, ...] | None:
         """Notes the tools of a turn, and returns their names; None where they are none that have names."""
         try:
-            named = {str(tool.name): tool for tool in tools or []}
+            named = {str(tool.name): tool for tool in cast(list[Any], tools or [])}
         except (AttributeError, TypeError):
             return None
         self.offered = {**named, **self.offered}
