@@ -59,7 +59,7 @@ def _chunks(text: str) -> Iterable[dict[str, Any]]:
 
 def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
     for part in parts:
-        index = part.get("index", len(calls))
+        index = cast(int, part.get("index", len(calls)))
         while len(calls) <= index:
             calls.append({"function": {"name": "", "arguments": ""}})
         call: dict[str, Any] = calls[index]
