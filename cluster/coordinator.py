@@ -114,6 +114,9 @@ class Coordinator:
                 seat = await self._seat(len(unit), failure)
                 if seat is None:
                     break
+                if self._row.reason is not None:  # the unit that found it raises once it is on record
+                    await self._pool.leave(seat)
+                    break
                 if not self._groups.take_up(unit):
                     await self._pool.leave(seat)
                     self._over(len(unit))

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic_core import PydanticSerializationError
 
@@ -30,7 +30,7 @@ from workers.errors import (
 from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import is_lasting, kind_of, root_of
 from workers.handed_on import hide_secrets
-from workers.lost_episodes import lost_result, prompt_of
+from workers.lost_episodes import in_utf8, lost_result, prompt_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
 from workers.printed import Printed, listening
@@ -334,7 +334,7 @@ class EpisodePlayer:
             failure = UnrecordableEpisode(f"{type(failure).__name__}: {failure}")
         try:
             record = self._record(play, outcome if isinstance(outcome, BaseException) else failure, timings)
-            return _sealed(EpisodeRecord.model_validate(_in_utf8(record.model_dump())))
+            return _sealed(EpisodeRecord.model_validate(in_utf8(record.model_dump())))
         except Exception as error:  # noqa: BLE001 - not even its steps can be written down
             _log.warning("an episode has a record without its steps: %r", error)
         cause = outcome if isinstance(outcome, BaseException) else failure
@@ -442,19 +442,6 @@ def _details(session: Session | None) -> str | None:
     """What its toolset's evaluation gave beside the metrics, as JSON text."""
     scores = session.scores if session is not None else None
     return json.dumps(scores.details) if scores is not None and scores.details else None
-
-
-def _in_utf8(value: Any) -> Any:
-    """The same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case dict():
-            return {name: _in_utf8(each) for name, each in cast(dict[str, Any], value).items()}
-        case list():
-            return [_in_utf8(each) for each in cast(list[Any], value)]
-        case _:
-            return value
 
 
 def _error(outcome: BaseException, trace: EpisodeTrace, own: Session | None) -> EpisodeError:

@@ -2,7 +2,9 @@
 
 import json
 import time
-from typing import Any
+from typing import Any, cast
+
+from pydantic_core import PydanticSerializationError
 
 from workers.environments.messages import to_records
 from workers.environments.setup_labels import setup_labels
@@ -68,7 +70,11 @@ def lost_result(
         worker_id=worker_id,
         node_id=node_id,
     )
-    record.digest = digest_of(record)
+    try:
+        record.digest = digest_of(record)
+    except PydanticSerializationError:
+        record = EpisodeRecord.model_validate(in_utf8(record.model_dump()))
+        record.digest = digest_of(record)
     return EpisodeResult(
         episode_id=spec.episode_id,
         status="failed",
@@ -85,11 +91,25 @@ def lost_result(
     )
 
 
+def in_utf8(value: Any) -> Any:
+    """The same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {name: in_utf8(each) for name, each in cast(dict[str, Any], value).items()}
+        case list():
+            return [in_utf8(each) for each in cast(list[Any], value)]
+        case _:
+            return value
+
+
 def prompt_of(row: dict[str, Any]) -> list[Message]:
     """A row's prompt as records; of one that is no conversation, its text as it stands. Never raises."""
     prompt = row.get("prompt")
     try:
-        return to_records(prompt)
+        messages = to_records(prompt)
+        return [Message.model_validate(in_utf8(message.model_dump())) for message in messages]
     except Exception:  # noqa: BLE001 - whatever a dataset holds, an episode of it has a record
         text = prompt if isinstance(prompt, str) else json.dumps(prompt, default=repr)
         return [Message(role="user", content=text.encode("utf-8", "replace").decode())]
