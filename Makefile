@@ -38,7 +38,7 @@ format: setup ## Format the code
 	@.venv/bin/ruff check --fix --select I
 	@.venv/bin/ruff format
 
-docs: setup ## Write docs/config.md, and the tables of five other pages, from the code
+docs: setup ## Write docs/config.md, and the tables of six other pages, from the code
 	@$(python) -m scripts.docs
 
 viewer: ## Build the viewer's page anew, after a change in cluster/viewer/page; needs Node.js and npm

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import threading
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,8 @@ import docker
 import docker.errors
 
 from cluster.cache import cache_dir
-from cluster.config import RunConfig, VllmPolicy
+from cluster.config import EndpointPolicy, RunConfig, VllmPolicy
+from cluster.errors import ClusterError
 from sandbox_images import build
 
 ENGINE_TIMEOUT = 2
@@ -36,7 +38,7 @@ class Check:
 
 
 def checks(config: RunConfig | None = None) -> list[Check]:
-    """Looks at every part that a run needs; takes well under 3 s and starts nothing.
+    """Looks at every part that a run needs; starts nothing. Of a config, the environment is loaded.
 
     Args:
         config: The run to check for. Null: the default, AgentDojo in Docker against vLLM.
@@ -51,6 +53,8 @@ def checks(config: RunConfig | None = None) -> list[Check]:
         found.append(engine)
         image = _image(config, engine)
         found += [image] if image else []
+    if config is not None:
+        found += _environment(config)
     found.append(_package("Ray", "ray", "make setup"))
     if isinstance(policy, VllmPolicy):
         found += [_vllm(policy), _model(policy.model)]
@@ -115,6 +119,42 @@ def _image(config: RunConfig | None, engine: Check) -> Check | None:
         return Check("sandbox image", False, str(error), engine.mend)
     detail = f"{tag} is not there" if engine.ok else f"{tag}: no engine to ask"
     return Check("sandbox image", False, detail, mend if engine.ok else engine.mend)
+
+
+def _environment(config: RunConfig) -> list[Check]:
+    """Loads a config's environment, as a run would, and sees that all that the config asks for is there."""
+    from cluster.images import image_of
+    from cluster.plan import load_plan
+
+    if threading.current_thread() is not threading.main_thread():
+        return []  # verifiers loads environments on the main thread only
+    try:
+        environment, plan = load_plan(config, "check", shuffled_by=config.name)
+    except ClusterError as error:
+        return [Check("environment", False, str(error), "correct environment")]
+    found = [Check("environment", True, f"{config.environment.id}: {plan.tasks} tasks")]
+    if environment.toolset is not None and config.sandbox.backend == "docker":
+        try:
+            tag = image_of(environment.toolset, config.sandbox)
+        except ClusterError as error:
+            return [*found, Check("sandbox image", False, str(error))]
+        if config.sandbox.image is None and config.environment.id not in build.image_names():
+            found.append(Check("sandbox image", True, f"{tag}, which a run builds where it is missing"))
+    if unset := [name for name in config.workers.env if name not in os.environ]:
+        found.append(Check("workers.env", False, f"{unset[0]} is not set", f"export {unset[0]}=…"))
+    if isinstance(config.policy, EndpointPolicy):
+        found.append(_endpoint(config.policy))
+    return found
+
+
+def _endpoint(policy: EndpointPolicy) -> Check:
+    from cluster.policy.endpoint import check_endpoint
+
+    try:
+        check_endpoint(policy)
+    except ClusterError as error:
+        return Check("endpoint", False, str(error), "correct policy")
+    return Check("endpoint", True, f"{policy.model} at {policy.base_url}")
 
 
 def _package(name: str, distribution: str, mend: str) -> Check:

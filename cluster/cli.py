@@ -1,21 +1,38 @@
 """The command `kumite`."""
 
+import json
 import logging
 import sys
+import time
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from cluster.config_file import load_config
-from cluster.errors import ClusterError, ConfigError, RunError
+from cluster.config import RunConfig
+from cluster.config_file import load_config, with_drain
+from cluster.ending import FAILED
+from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
+from cluster.observe.printing import print_lines, wide_console, width_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster.observe.summary import Summary
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kumite {metadata.version('kumite')}")
+        raise typer.Exit()
+
 
 app = typer.Typer(
     name="kumite",
-    help="Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning.",
+    help="Episodes of LLM agents in Docker sandboxes, as datasets for reinforcement learning.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,32 +42,74 @@ app.add_typer(images, name="images")
 policy_app = typer.Typer(help="The vLLM deployment that is kept between runs.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 
-_console = Console()
-_errors = Console(stderr=True)
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
+    ] = False,
+) -> None:
+    """Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
+
+
+_SET_HELP = (
+    "Override a field: a.b=value. The value is YAML: 4, true, null, text, [a, b], {a: 1}; "
+    "quote it for the shell."
+)
+_console = wide_console()
+_errors = wide_console(stderr=True)
 
 
 @app.command()
 def run(
     config: Annotated[Path | None, typer.Argument(help="The run's config, a YAML file.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
     out: Annotated[
         str | None, typer.Option("--out", help="The run's folder, or URI. Default: <output>/<name>-<time>.")
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="RUN_DIR", help="Take a run up again: play what is missing."),
+        typer.Option(
+            "--resume", metavar="RUN_DIR", help="Continue a run: play the episodes that are missing."
+        ),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="With --resume: play the failed episodes again, too.")
+        bool, typer.Option("--retry-failed", help="With --resume: also play the failed episodes again.")
+    ] = False,
+    max_failed: Annotated[
+        str,
+        typer.Option(
+            "--max-failed",
+            metavar="COUNT|SHARE",
+            help="Episodes that may fail: a count (20) or a share (0.1, 10%). With more, or if none "
+            "finishes, the exit code is 3.",
+        ),
+    ] = "0.5",
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            "--drain",
+            metavar="SECONDS",
+            help="How long Ctrl-C waits for the episodes in flight, in place of episode.drain_seconds.",
+        ),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show what the environment and its toolset print.")
     ] = False,
 ) -> None:
-    """Play episodes and write them as a dataset."""
+    """Play episodes and write them as a dataset.
+
+    Exit codes: 0 done; 1 could not start; 3 nothing finished, more failed than --max-failed, or the run
+    stopped by itself; 128 and a signal's number where that ended it.
+    """
     # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
     from cluster.dataset.run_folder import Target
     from cluster.ending import Interrupted
+    from cluster.observe.printed import show_printed
+    from cluster.observe.summary import summarise
     from cluster.observe.summary_view import render
+    from cluster.outcome import MostFailed
     from cluster.resume import resumable_config
     from cluster.run import run
 
@@ -58,6 +117,9 @@ def run(
         raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
     if retry_failed and resume is None:
         raise ConfigError("--retry-failed goes with --resume RUN_DIR: a new run has no failed episodes")
+    most_failed = MostFailed(max_failed)
+    if _run_matrix(config, overrides or [], out, resume, retry_failed, most_failed.complaint):
+        return
     given = load_config(config, overrides or []) if config is not None else None
     if resume is not None:
         target = Target.resumed(resume, retry_failed)
@@ -68,48 +130,240 @@ def run(
         raise ConfigError("give a config, or --resume with a run's folder")
     else:
         target = Target.new(given, out)
+    if drain is not None:
+        given = with_drain(given, drain)
+    if debug:
+        show_printed(_console)
+    stopped = None
     try:
         summary = run(given, target, _console)
+    except RunStopped as error:
+        stopped, summary = str(error), summarise(target.folder)
     except Interrupted as interrupted:
         _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(interrupted.exit_code) from None
     _console.print(render(summary))
     _console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
+    complaint = stopped or most_failed.complaint(summary)
+    if complaint is not None:
+        _errors.print(Text.assemble(("error: ", "bold red"), complaint), soft_wrap=True)
+        raise typer.Exit(FAILED)
+
+
+def _run_matrix(
+    config: Path | None,
+    overrides: list[str],
+    out: str | None,
+    resume: str | None,
+    retry_failed: bool,
+    complaint_of: "Callable[[Summary], str | None]",
+) -> bool:
+    """Plays the runs of a matrix; False where there is none."""
+    from cluster.matrix import has_matrix, load_cells, matrix_lines, run_cells, write_cells, written_cells
+
+    if resume is not None:
+        folder = Path(resume)
+        cells = written_cells(folder, overrides)
+        if cells is not None and config is not None:
+            raise ConfigError(
+                f"--resume {resume}: it is a matrix, which has its own config; leave CONFIG out"
+            )
+    elif config is not None and has_matrix(config, overrides):
+        cells = load_cells(config, overrides)
+        first = cells[0].config
+        folder = Path(out or f"{first.output.rstrip('/')}/{first.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        write_cells(cells, folder)
+    else:
+        return False
+    if cells is None:
+        return False
+    from cluster.ending import Interrupted
+
+    try:
+        summaries = run_cells(cells, folder, _console, retry_failed)
+    except Interrupted as interrupted:
+        _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
+        raise typer.Exit(interrupted.exit_code) from None
+    except RunStopped as error:
+        _errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+    print_lines(_console, matrix_lines(cells, summaries, width_of(_console)))
+    _console.print(f"datasets: {folder}/*", highlight=False, soft_wrap=True, markup=False)
+    complaints = [
+        f"{cell.name}: {complaint}"
+        for cell, summary in zip(cells, summaries, strict=False)
+        if (complaint := complaint_of(summary)) is not None
+    ]
+    if complaints:
+        _errors.print(Text.assemble(("error: ", "bold red"), "; ".join(complaints)), soft_wrap=True)
+        raise typer.Exit(FAILED)
+    return True
 
 
 @app.command()
 def tasks(
     config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, prompts in full.")] = False,
+    validate: Annotated[
+        bool,
+        typer.Option("--validate", help="Play the oracle and an empty answer over them."),
+    ] = False,
 ) -> None:
     """List the tasks that a config selects, without starting anything."""
-    from cluster.tasks import render, select
+    if validate:
+        _validate(load_config(config, overrides or []), as_json)
+        return
+    from cluster.matrix import has_matrix, load_cells
+    from cluster.tasks import cell_lines, render, select
 
+    if has_matrix(config, overrides or []):
+        selections = {cell.name: select(cell.config) for cell in load_cells(config, overrides or [])}
+        if as_json:
+            print(json.dumps({name: each.model_dump() for name, each in selections.items()}, indent=2))
+        else:
+            print_lines(_console, cell_lines(selections, width_of(_console)))
+        return
     selection = select(load_config(config, overrides or []))
     if as_json:
         print(selection.model_dump_json(indent=2))
     else:
-        _console.print(render(selection))
+        print_lines(_console, render(selection, width_of(_console)))
+
+
+def _validate(config: RunConfig, as_json: bool) -> None:
+    from cluster.validate import validate
+
+    found = validate(config)
+    bad = [task for task in found if task.complaint is not None]
+    if as_json:
+        print(json.dumps([task.model_dump() for task in found], indent=2))
+    else:
+        for task in bad:
+            _console.print(Text(f"{task.task_id}: {task.complaint}", style="red"), soft_wrap=True)
+        _console.print(f"{len(found) - len(bad)} of {len(found)} tasks tell the oracle from an empty answer")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command("init")
+def write_example(
+    kind: Annotated[str, typer.Argument(metavar="environment|toolset|task", help="Of what.")],
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+) -> None:
+    """Write a working example into this folder, beside a config that plays it."""
+    from cluster.init import write_example
+
+    if kind not in ("environment", "toolset", "task"):
+        raise ConfigError(f"init: got {kind!r}; give environment, toolset or task")
+    paths, commands = write_example(kind, name, Path())
+    for path in paths:
+        _console.print(str(path), highlight=False, soft_wrap=True)
+    _console.print("play it: " + ", or ".join(commands), highlight=False, soft_wrap=True)
+
+
+@app.command("debug")
+def debug_episode(
+    config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="ID", help="The task, as `kumite tasks` names it.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
+) -> None:
+    """Play one episode in this process, without Ray: breakpoints work, messages are shown as they come.
+
+    Tools run in child processes (`sandbox.backend: process`), unless the config says `docker`.
+    """
+    from cluster.debug import debug
+
+    record = debug(load_config(config, overrides or []), _console, task)
+    if record.status == "failed":
+        raise typer.Exit(FAILED)
 
 
 @app.command()
 def show(
     folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
+    episode: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EPISODE_ID]",
+            help="Show this episode's conversation: its id, the beginning of the id, or its task.",
+        ),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="List the failed episodes, with reasons.")] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="EXPR",
+            help="List the episodes for which this is so: `COLUMN OP VALUE`, joined by `and`, such as "
+            "'reward < 0.5 and suite = slack'. OP: = != < <= > >= or ~ (contains). A metric's name is a "
+            "column too.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show the summary of a run, from its files."""
+    """Show a run's summary, one of its episodes, or a list of episodes, from the run's files."""
     from cluster.dataset.remote import local_folder
     from cluster.observe.summary import summarise
     from cluster.observe.summary_view import render
 
+    if episode is not None and (failed or where is not None):
+        raise ConfigError("EPISODE_ID shows one episode, --failed and --where list several; give one of them")
+    if episode is not None or failed or where is not None:
+        _show_episodes(folder, episode, failed, where, as_json)
+        return
     summary = summarise(local_folder(folder))
     if as_json:
         print(summary.model_dump_json(indent=2))
     else:
         _console.print(render(summary))
+
+
+def _show_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
+    """Prints one episode, or a list of those for which all conditions hold."""
+    from cluster.dataset.conditions import Condition, matching_rows, parse_conditions
+    from cluster.dataset.episodes import find_record
+    from cluster.dataset.remote import local_folder
+    from cluster.observe.conversation import episode_lines
+    from cluster.observe.episode_list import list_lines
+
+    if episode is not None:
+        record = find_record(local_folder(folder), episode)
+        if as_json:
+            print(record.model_dump_json(indent=2))
+        else:
+            print_lines(_console, episode_lines(record))
+        return
+    conditions = parse_conditions(where) if where is not None else []
+    if failed:
+        conditions.append(Condition("status", "=", "failed"))
+    rows = matching_rows(local_folder(folder), conditions)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for line in list_lines(rows, width_of(_console)):
+        _console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="RUN_DIR RUN_DIR…", help="Folders of runs, or URIs.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Compare runs of the same tasks with the first one, paired episode by episode."""
+    from cluster.compare.comparison import compare_runs
+    from cluster.compare.view import comparison_lines
+    from cluster.dataset.remote import local_folder
+
+    pairs = compare_runs([(folder, local_folder(folder)) for folder in folders])
+    if as_json:
+        print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
+    else:
+        print_lines(_console, comparison_lines(pairs, width_of(_console)))
 
 
 @app.command()
@@ -126,7 +380,11 @@ def verify(
         typer.Option("--tokenizer", help="The model's folder. Default: what the run's config says."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", help="Nats by which a step's may differ in the mean.")
+        float,
+        typer.Option(
+            "--tolerance",
+            help="How far a step's mean log-probability may be from the one computed again, in nats.",
+        ),
     ] = 0.1,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -166,8 +424,11 @@ def sequences(
     kind = check_advantage(advantage)
     if out is None and is_uri(folder):
         out = RemoteFolder(folder).sequences / f"{kind}.parquet"
-    path, count = write_sequences(local_folder(folder), kind, out)
-    _console.print(f"{count:,} sequences: {path}", highlight=False, soft_wrap=True)
+    path, written = write_sequences(local_folder(folder), kind, out)
+    _console.print(written.describe(), highlight=False, soft_wrap=True)
+    for warning in written.warnings():
+        _errors.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    _console.print(f"sequences: {path}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -212,7 +473,7 @@ def view(
 def check(
     config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
 ) -> None:
-    """Say of every part whether it is ready, and if not, what mends it."""
+    """Check each part that a run needs; for a part that is not ready, print the command that fixes it."""
     from cluster.check import checks, render
 
     found = checks(load_config(config) if config else None)
@@ -245,9 +506,7 @@ def build_images(
 @policy_app.command("up")
 def policy_up(
     config: Annotated[Path, typer.Argument(help="A run's config, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: a.b=value.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)] = None,
 ) -> None:
     """Bring up a config's deployment and keep it, for runs to use."""
     from cluster.observe.progress import Progress

@@ -18,9 +18,8 @@ class AdaptersConfig(Settings):
     """Versions that vLLM holds at once, the base model aside: those that episodes in flight still use, and
     the newest. One more takes the place of the one unused for longest; a request brings it back."""
     kept: Annotated[int, Field(gt=0)] = 32
-    """Versions that stay in the folder of versions, the newest included, for episodes in flight that act with
-    them; never fewer than `live`, or than `policy.max_version_lag` lets count. An episode whose version
-    has gone is played again, as `episode.attempts.version` allows."""
+    """How many adapter versions stay on disk. At least `adapters.live`, and at least `max_version_lag` + 1.
+    An episode whose version was deleted is played again, up to `episode.attempts.version` times."""
     probe: Literal["first", "always", "off"] = "first"
     """Try an adapter out once it is loaded, before it is in use: some tokens are scored with it. Their
     log-probabilities must be finite, and, where the base model's weights are on this machine and fit its
@@ -63,28 +62,28 @@ class VllmPolicy(Settings):
     """Take weight updates (`kumite policy update`, `RolloutEngine.update_policy`) as LoRA adapters, too.
     Null: full checkpoints only."""
     in_flight: Literal["finish", "move"] = "finish"
-    """What episodes in flight do when a version comes. `finish`: play to their end on theirs; where a full
-    checkpoint has taken its place, they are played again, as `episode.attempts.version` allows. `move`: take
-    their next turn on the new one."""
+    """What running episodes do when new weights arrive. `finish`: they finish with the weights they started
+    with. If those weights are gone (a full checkpoint replaced them), the episode starts over, up to
+    `episode.attempts.version` times. `move`: the next turn uses the new weights."""
     versions_folder: Path | None = None
     """Where new weights are put for the replicas to load; all nodes must see it. Null: the cache folder,
     which is right where the policy runs on this machine; on a cluster of several, updates are refused."""
     max_version_lag: Annotated[int, Field(ge=0)] | None = None
-    """Most versions that an episode's oldest turn may be behind the policy's when it ends. One that is more
-    behind fails, and is played again as `episode.attempts.version` allows. Null: any number."""
+    """How stale an episode may be: the current version minus the version of its first turn, when it ends. A
+    staler episode is discarded and played again, up to `episode.attempts.version` times. Null: any number."""
     tokens: Literal["per_turn", "exact"] = "per_turn"
     """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
     `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
     episode is one sequence; over vLLM's `/inference/v1/generate`."""
     renderer: str | None = None
     """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
-    model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
-    hermes-style tool calls."""
+    model, which reads its answers, too. Null: found by the model's name; else its chat template, once that is
+    seen to be exact, and `policy.tool_parser`."""
     engine: dict[str, Any] = Field(default_factory=dict)
-    """More vLLM engine arguments, as `vllm serve` names them, with underscores. They win over ours, of which
-    two matter to a trainer: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`, by which
-    nothing is sampled with that `policy.sampling` does not say (`auto`: the model's own `top_k`, `top_p`, …
-    too, but not with `policy.tokens: exact`)."""
+    """More vLLM engine arguments, as `vllm serve` names them, with underscores. They override Kumite's own.
+    Two of those matter for training: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`,
+    which ignores the model's own default `top_k`, `top_p`, … Set `auto` to use those defaults (not possible
+    with `tokens: exact`)."""
     cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
     """KV-cache memory of one replica on the CPU, in GiB."""
     keep_alive: bool = False
@@ -129,10 +128,13 @@ class EndpointPolicy(Settings):
     episode is one sequence; over vLLM's `/inference/v1/generate`."""
     renderer: str | None = None
     """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
-    model. Null: found by the model's name; else its chat template, once that is seen to be exact, with
-    hermes-style tool calls."""
+    model, which reads its answers, too. Null: found by the model's name; else its chat template, once that is
+    seen to be exact, and `policy.tool_parser`."""
     tokenizer: str | None = None
     """With `exact`: the model's folder, or its id on the Hugging Face hub. Null: `model`."""
+    tool_parser: str | None = "hermes"
+    """With `exact`, by the chat template: the parser of tool calls for this model; others than `hermes` are
+    vLLM's own, for which it must be installed where the workers run. Null: none."""
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     """How actions are sampled."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
@@ -182,10 +184,10 @@ class WorkersConfig(Settings):
     """Most episodes that all workers play at once, for a policy that gains nothing from more requests: no
     workers are asked for beyond it. Null: as many as fit the workers."""
     headroom: Literal["auto", "off"] = "auto"
-    """`auto`: where the policy tells how busy it is (`policy.kind: vllm`), start no more episodes than it has
-    use for: while requests wait for a place in its batch for seconds on end, fewer by as many, and workers
-    that this leaves idle are given back; when none waits any more, step by step as many as before. Never
-    fewer than `workers.min` workers take. `off`: as many as fit the workers, or `max_in_flight`."""
+    """`auto`: adapt the number of running episodes to the model server (`policy.kind: vllm`). If requests
+    queue there for several seconds, reduce it by the length of the queue and release idle workers. When the
+    queue is empty, raise it again step by step. It never falls below what `workers.min` workers hold. `off`:
+    as many episodes as fit the workers, or `max_in_flight`."""
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Seconds for which a worker that the rest of the run can do without stays before it is given back."""
     env: list[str] = Field(default_factory=list[str])
@@ -227,6 +229,10 @@ class EpisodeConfig(Settings):
     timeout: Annotated[float, Field(gt=0)] | None = 1800.0
     """Seconds that one episode may take from the moment a worker has room for it: queue, set-up, policy,
     tools, scoring, and all attempts together. Null: no limit."""
+    stop_after: Annotated[int, Field(gt=0)] | None = 20
+    """Episodes in a row that fail with the same cause, which trying again cannot mend, after which the run
+    stops: the policy refuses an episode's first request (401, 403, 404, 400, …), or the same exception comes
+    out of the environment. `--resume` goes on where it stopped. Null: never."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Seconds that episodes in flight get to end when the run is asked to (SIGINT, SIGTERM)."""
     attempts: AttemptsConfig = Field(default_factory=AttemptsConfig)
@@ -252,7 +258,7 @@ class ObserveConfig(Settings):
 
 
 class RunConfig(Settings):
-    """One rollout run."""
+    """One run."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the run's folder, `<output>/<name>-<time>`."""
@@ -265,16 +271,19 @@ class RunConfig(Settings):
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
     """How many episodes run at once, and where."""
     samples: Annotated[int, Field(gt=0)] = 1
-    """Rollouts per task: the size of a group."""
+    """Episodes per task: the size of a group."""
     keep: Annotated[int, Field(gt=0)] | None = None
     """Episodes of each group that are wanted: as soon as so many have finished, the rest is cancelled, so
     that no group waits for its slowest. Null: all. Not for environments that score a group as a whole."""
     limit: Annotated[int, Field(gt=0)] | None = None
-    """Take only the first so many tasks, after shuffling. Null: all."""
+    """Play only so many tasks: which ones, `limit_by` says. Null: all."""
+    limit_by: Literal["order", "kind"] = "order"
+    """Which tasks `limit` takes. `order`: the first ones, after shuffling. `kind`: one of each kind in turn,
+    in the same order: of each suite and mode of AgentDojo, of each member of an `EnvGroup`."""
     shuffle: bool = False
-    """Play the tasks in an order shuffled by `seed`, in which, of each 64, those with the same tools follow
-    each other: the beginnings of their prompts are then in vLLM's prefix cache. False: in the environment's
-    order, as it is, which is the one to give a curriculum."""
+    """Shuffle the tasks (seeded by `seed`). Within each block of 64, tasks with the same tools are put next
+    to each other, so that vLLM's prefix cache is used. False: keep the environment's order, for example for a
+    curriculum."""
     seed: int | None = None
     """Seeds the shuffling and each request's sampling. Null: `name` seeds the shuffling, and nothing the
     sampling."""

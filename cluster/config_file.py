@@ -24,6 +24,21 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         ConfigError: The file cannot be read, or a field is not what it should be; all such fields are named.
     """
+    fields = read_fields(path, overrides)
+    if fields.pop("matrix", None) is not None:
+        raise ConfigError(
+            f"the config {path} has a `matrix`, which only `kumite run` and `kumite tasks` take; give "
+            "the `config.yaml` of one of its runs, which is in that run's folder"
+        )
+    return build_config(path, fields)
+
+
+def read_fields(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The keys of a config's file, with overrides, not checked yet.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no mapping.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -37,6 +52,15 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     fields = cast(dict[str, Any], data)
     for override in overrides:
         _override(fields, override)
+    return fields
+
+
+def build_config(path: Path, fields: dict[str, Any]) -> RunConfig:
+    """The config that a file's keys make.
+
+    Raises:
+        ConfigError: A field is not what it should be; all such fields are named.
+    """
     try:
         config = _located(RunConfig.model_validate(fields), path.parent)
         check_values(config)
@@ -44,6 +68,18 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     except ValidationError as error:
         complaints = "\n".join(f"  {_complaint(entry)}" for entry in error.errors())
         raise ConfigError(f"the config {path} is not right:\n{complaints}") from error
+
+
+def with_drain(config: RunConfig, seconds: float) -> RunConfig:
+    """The config with another `episode.drain_seconds`.
+
+    Raises:
+        ConfigError: They are below 0.
+    """
+    if not seconds >= 0:
+        raise ConfigError(f"--drain: got {seconds:g}; give seconds, at least 0")
+    episode = config.episode.model_copy(update={"drain_seconds": seconds})
+    return config.model_copy(update={"episode": episode})
 
 
 def dump_config(config: RunConfig) -> str:
@@ -72,6 +108,9 @@ def _located(config: RunConfig, folder: Path) -> RunConfig:
     located: dict[str, object] = {"folder": (folder / (environment.folder or "")).resolve()}
     if environment.id.endswith(".py"):
         located["id"] = str((folder / environment.id).resolve())
+    tasks = environment.args.get("folder")
+    if environment.id == "shell" and isinstance(tasks, str):
+        located["args"] = {**environment.args, "folder": str((folder / tasks).resolve())}
     changes: dict[str, object] = {"environment": environment.model_copy(update=located)}
     if isinstance(config.policy, VllmPolicy):
         paths = {name: getattr(config.policy, name) for name in ("chat_template", "versions_folder")}
@@ -107,13 +146,37 @@ def _complaint(entry: Any) -> str:
             return f"{name}: is missing"
         case "extra_forbidden":
             close = difflib.get_close_matches(path[-1], _field_names(path[:-1]), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hints = [*_elsewhere(path), *close]  # the very name, in another section, before one like it
+            hint = f"; did you mean {hints[0]}?" if hints else ""
             return f"{name}: there is no such key{hint}"
         case "union_tag_invalid" | "union_tag_not_found":
             kind = cast(dict[str, Any], given).get("kind") if isinstance(given, dict) else given
             return f"{name}.kind: got {kind!r}; it must be vllm, endpoint or oracle"
         case _:
             return f"{name}: {entry['msg'][0].lower()}{entry['msg'][1:]}; got {given!r}"
+
+
+def _elsewhere(path: list[str]) -> tuple[str, ...]:
+    """Where a key that is not in its section is a key: below that section first, then in others."""
+    found = [place for place in _all_keys() if place[-1] == path[-1]]
+    found.sort(key=lambda place: (place[: len(path) - 1] != path[:-1], place[0] != path[0], len(place)))
+    return (".".join(found[0]),) if found else ()
+
+
+def _all_keys() -> list[list[str]]:
+    """Paths of all keys of a config, of every policy kind."""
+    schema = RunConfig.model_json_schema()
+    found: list[list[str]] = []
+
+    def walk(place: dict[str, Any], path: list[str]) -> None:
+        for name, node in place.get("properties", {}).items():
+            if [*path, name] not in found:
+                found.append([*path, name])
+            for branch in _branches(node, schema):
+                walk(branch, [*path, name])
+
+    walk(schema, [])
+    return found
 
 
 def _field_names(path: list[str]) -> list[str]:

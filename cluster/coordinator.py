@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from cluster.config import RunConfig
+from cluster.errors import RunStopped
+from cluster.failure_row import FailureRow
 from cluster.groups import Groups
 from cluster.observe.observers import Observer
+from cluster.observe.printed import note_printed
 from cluster.ray_worker import NodeLost, WorkerDied
 from cluster.worker_pool import Seat, WorkerPool
 from workers.cancellation import cancel_and_wait, run_to_end
@@ -47,6 +50,7 @@ class Coordinator:
         model: The policy's name, for records of episodes that no worker could record.
         groups: Which episodes are still wanted, where groups are over-sampled. None: all.
         version: Tells the policy's present version.
+        tasks: How many tasks the episodes are of.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class Coordinator:
         model: str,
         groups: Groups | None = None,
         version: Callable[[], int | None] = lambda: None,
+        tasks: int = 1,
     ) -> None:
         self._version = version
+        self._row = FailureRow(config.episode.stop_after, tasks)
         self._config = config
         self._pool = pool
         self._dataset = dataset
@@ -85,6 +91,7 @@ class Coordinator:
 
         Raises:
             RunError: The run cannot go on: no worker, or no place to write to.
+            RunStopped: `episode.stop_after` episodes in a row have failed with the same cause.
         """
         self._left = expected
         self._pool.expect(expected)
@@ -106,6 +113,9 @@ class Coordinator:
                     continue
                 seat = await self._seat(len(unit), failure)
                 if seat is None:
+                    break
+                if self._row.reason is not None:  # the unit that found it raises once it is on record
+                    await self._pool.leave(seat)
                     break
                 if not self._groups.take_up(unit):
                     await self._pool.leave(seat)
@@ -189,6 +199,7 @@ class Coordinator:
                 budget[failure] -= 1
             again = {r.episode_id for r in results if budget.get(r.failure, 0) > 0 and not r.lasting}
             for result in results:
+                note_printed(result)
                 if result.status == "failed":
                     self._note(result, result.episode_id in again)
             if again and len(specs) > 1:  # a group is scored together, so it is played again together
@@ -199,6 +210,8 @@ class Coordinator:
         self._groups.leave(unit, len(unit) - recorded)
         self._observer.cancelled(len(unit) - recorded)
         self._over(len(unit))
+        if self._left > 0 and (reason := self._row.reason) is not None:
+            raise RunStopped(reason)
 
     async def _put_on_record(
         self, specs: list[EpisodeSpec], results: list[EpisodeResult], again: set[str]
@@ -218,13 +231,15 @@ class Coordinator:
             if self._groups.claim(spec, result.status == "finished"):
                 await self._dataset.append(result)
                 self._observer.ended(spec, result)
+                self._row.add(spec, result)
                 recorded += 1
         return recorded
 
     def _note(self, result: EpisodeResult, again: bool) -> None:
         what = "is played again" if again else "is recorded as failed"
         said = (result.error_stage, result.error_message)
-        _log.info("the episode %s: %s: %s", what, *said, extra={"episode": result.episode_id})
+        about = {"episode": result.episode_id, "traceback": result.error_traceback}
+        _log.info("the episode %s: %s: %s", what, *said, extra=about)
 
     def _over(self, episodes: int) -> None:
         """So many episodes have come to their end, or will not be played."""
@@ -291,7 +306,7 @@ class Coordinator:
             spec,
             error,
             run_id=self._run_id,
-            environment=self._config.environment.name,
+            environment=self._config.environment,
             model=self._model,
         )
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+FAILED = 3
+"""The exit code of a run that has stopped by itself, or of which too much failed."""
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +30,7 @@ class Ending:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._drain: Callable[[], None] | None = None
+        self._in_flight: Callable[[], str] = lambda: ""
         self._guarded: asyncio.Task[Any] | None = None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -38,6 +41,10 @@ class Ending:
         self._drain = drain
         if self.signal is not None:
             drain()
+
+    def tell(self, in_flight: Callable[[], str]) -> None:
+        """Says how to find out, in words, what becomes of the episodes in flight."""
+        self._in_flight = in_flight
 
     async def guard(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Awaits work that a signal cancels, one that has come included."""
@@ -55,7 +62,7 @@ class Ending:
             # sandbox ends with its worker, which ends with us.
             os._exit(128 + number)
         self.signal = number
-        _log.warning("%s: no new episodes; again to end at once", number.name)
+        _log.warning("%s: no new episodes%s; again to end at once", number.name, self._in_flight())
         if self._drain is not None:
             self._drain()
         elif self._guarded is not None:

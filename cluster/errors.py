@@ -13,6 +13,10 @@ class RunError(ClusterError):
     """The run as a whole cannot be done."""
 
 
+class RunStopped(RunError):
+    """A run has stopped by itself, since episode after episode failed with the same cause."""
+
+
 class RayUnavailable(ClusterError):
     """The Ray cluster cannot be reached, joined or started."""
 

@@ -25,7 +25,21 @@ def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
     try:
         return build.image_tag(spec.image)
     except ImageBuildError as error:
-        raise RunError(f"sandbox.image: {error}") from error
+        raise RunError(
+            f"sandbox.image is missing: the environment's toolset wants an image {spec.image!r}, which is "
+            f"none of those that Kumite builds ({', '.join(build.image_names())}). Build it, "
+            f"`docker build -t {spec.image}:1 .`, and name it: sandbox.image: {spec.image}:1 "
+            "(docs/environments.md has one)"
+        ) from error
+
+
+def image_id(tag: str) -> str | None:
+    """The id of an image that this machine's engine has; None where it has none, or does not answer."""
+    try:
+        with engine() as client:
+            return client.images.get(tag).id
+    except (docker.errors.DockerException, requests.RequestException):
+        return None
 
 
 def _is_ours(spec: ToolsetSpec, tag: str) -> bool:
@@ -78,10 +92,22 @@ def ensure_image(
     why = _pull(tag) if pull else ""
     if why is None:
         return f"pulled {tag}"
-    raise RunError(
-        f"sandbox.image: the Docker engine has no image {tag!r}{why}; leave it out to use the environment's "
-        f"own, which `kumite images build {spec.image}` makes"
-    )
+    raise RunError(f"sandbox.image: the Docker engine has no image {tag!r}{why}; {_remedy(spec, tag)}")
+
+
+def _remedy(spec: ToolsetSpec, tag: str) -> str:
+    """What to do where an image that the config names is missing: only what works for this environment."""
+    if spec.image in build.image_names() and "/" not in tag and tag.startswith("kumite-"):
+        return (
+            "leave it out to use the environment's own, as its sources are now, which `kumite images build "
+            f"{spec.image}` makes"
+        )
+    ways = f"build it with your own Dockerfile, `docker build -t {tag} .`, or `docker pull {tag}` it"
+    if spec.image in build.image_names():
+        ways += (
+            f"; or leave it out to use the environment's own, which `kumite images build {spec.image}` makes"
+        )
+    return ways
 
 
 def _pull(tag: str) -> str | None:

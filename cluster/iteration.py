@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.sequences import Advantage, Sequence, of_records
-from cluster.errors import RunError
+from cluster.errors import RunError, RunStopped
 from workers.cancellation import run_to_end
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec
 
@@ -54,6 +54,8 @@ class Iteration:
         self._sizes = {group[0].group_id: len(group) for group in groups}
         self._missing = sum(self._sizes.values())
         self._over = over
+        self._finished = 0
+        self._failure: str | None = None
         self._episodes: defaultdict[str, list[EpisodeRecord]] = defaultdict(list)
         self._ended: asyncio.Queue[RolloutGroup | None] = asyncio.Queue()
         self._playing: asyncio.Task[None] | None = None
@@ -67,6 +69,8 @@ class Iteration:
         """Adds an episode, and gives its group if it is the last one of it."""
         await self._dataset.append(result)
         self._missing -= 1
+        self._finished += result.status == "finished"
+        self._failure = result.error_message or self._failure
         episode = EpisodeRecord.model_validate_json(result.record)
         episodes = self._episodes[episode.group_id]
         episodes.append(episode)
@@ -89,6 +93,7 @@ class Iteration:
 
         Raises:
             RunError: The rollouts cannot go on, or were broken off.
+            RunStopped: One cause has failed many in a row, or none has finished.
         """
         try:
             while (group := await self._ended.get()) is not None:
@@ -99,6 +104,10 @@ class Iteration:
                 )
             if self._playing is not None:
                 self._playing.result()
+            if self._failure is not None and not self._finished:
+                raise RunStopped(
+                    f"none of these episodes has finished; the last one failed with {self._failure}"
+                )
         finally:
             await self.break_off()
 

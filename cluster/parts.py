@@ -9,13 +9,14 @@ from typing import Any
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.errors import ConfigError
-from cluster.images import ensure_image, image_of
+from cluster.images import ensure_image, image_id, image_of
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models import check_tools
-from cluster.ray_session import connect, is_local
+from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
+from cluster.ray_session import RaySession, connect, is_local
 from cluster.ray_worker import asking, resources
 from cluster.worker_pool import WorkerPool
 from workers.errors import EnvironmentLoadError
@@ -39,6 +40,25 @@ class Parts:
     """Where it is traced, if it is."""
     environment_sampling: dict[str, Any] = field(default_factory=dict[str, Any])
     """The environment's own sampling arguments."""
+    image_id: str | None = None
+    """Docker's id of the image that the config names, where this machine runs it."""
+
+
+class SharedPolicy(ExitStack):
+    """A Ray session and a policy that several runs of one process use, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings: object = None
+        self.found: tuple[RaySession, PolicyClient] | None = None
+
+    def prepare(self, config: RunConfig) -> None:
+        """Ends what there is, where a run asks for another policy, cluster or workers."""
+        settings = (config.policy, config.ray, config.workers)
+        if settings != self._settings:
+            self.close()
+            self.found = None
+        self._settings = settings
 
 
 def _takes_any(_: Plan) -> None:
@@ -52,6 +72,8 @@ def brought_up(
     progress: Progress,
     shuffled_by: str | None = None,
     check: Callable[[Plan], None] = _takes_any,
+    check_image: Callable[[str, str | None], None] = lambda tag, found: None,
+    shared: SharedPolicy | None = None,
 ) -> Generator[Parts]:
     """Environment, image, Ray, policy and workers, and their end, but for the workers'.
 
@@ -61,14 +83,19 @@ def brought_up(
         progress: The display.
         shuffled_by: See `Plan`.
         check: Refuses a plan that is not the run's, before anything expensive is begun.
+        check_image: Refuses an image that the config names, by its id, where that is not the run's.
+        shared: Keeps Ray and the policy for the next run. None: they end with this one.
 
     Raises:
         ClusterError: One of them cannot be had.
     """
+    named_image_id: str | None = None
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
             environment, plan = load_plan(config, run_id, shuffled_by)
             check(plan)
+            if plan.left_out is not None:
+                progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
@@ -76,8 +103,13 @@ def brought_up(
             if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
                 with progress.stage("image") as stage:
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
+                if config.sandbox.image is not None:
+                    named_image_id = image_id(image)
+                    check_image(image, named_image_id)
             sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
+        check_sampling_keys(config.policy)
+        check_environment_sampling(config.policy, environment.sampling_args)
         _check_handed_on(config)
 
         def check_hears_of_tools() -> None:
@@ -86,14 +118,24 @@ def brought_up(
 
         check_hears_of_tools()
         spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
+        outer = stack if shared is None else shared
+        if shared is not None:
+            shared.prepare(config)
+        before = shared.found if shared is not None else None
         with progress.stage("ray") as stage:
             keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
             cpus = required_cpus(config.policy) + config.workers.max * config.workers.cpus_per_worker
-            session = stack.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
+            session = before[0] if before else None
+            if session is None:
+                session = outer.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
             stage.outcome = session.address
         with progress.stage("policy") as stage:
-            policy = stack.enter_context(open_policy(config.policy, session, stage.say))
+            policy = before[1] if before else None
+            if policy is None:
+                policy = outer.enter_context(open_policy(config.policy, session, stage.say))
             stage.outcome = policy.outcome
+        if shared is not None:
+            shared.found = (session, policy)
         check_hears_of_tools()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
         uses_sandbox = environment.toolset is not None
@@ -111,7 +153,8 @@ def brought_up(
             except EnvironmentLoadError as error:
                 raise ConfigError(str(error)) from error
 
-        yield Parts(plan, plan_of, policy, pool, settings.policy.model, spans, environment.sampling_args)
+        model, sampling = settings.policy.model, environment.sampling_args
+        yield Parts(plan, plan_of, policy, pool, model, spans, sampling, named_image_id)
 
 
 def _check_handed_on(config: RunConfig) -> None:

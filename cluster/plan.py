@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
+from cluster.limits import describe_left_out, limit_order
 from cluster.task_list import TaskList
 from workers.environments.base import RolloutEnvironment
 from workers.environments.classic import ClassicEnvironment
@@ -54,9 +55,13 @@ class Plan:
         if config.shuffle:
             seed = (shuffled_by or run_id) if config.seed is None else config.seed
             random.Random(seed).shuffle(order)
-        self._order = order[: config.limit]
+        if config.limit is not None:
+            order = limit_order(self._rows, order, config.limit, config.limit_by)
+        self._order = order
         if not self._order:
             raise ConfigError("environment.args: they select no task at all")
+        self.left_out = describe_left_out(self._rows, order, config.limit)
+        """What `limit` left out, in words. None: nothing."""
         self.task_list = self._read_tasks()
         """Ids of the tasks, and what tells whether they are the same ones as before."""
 

@@ -11,6 +11,8 @@ from cluster.config_file import load_config
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import TasksDigest, load_manifest, manifest_path
 from cluster.dataset.run_folder import CHAT_TEMPLATE, ENVIRONMENT
+from cluster.dataset.run_record import NAME as RUN_RECORD
+from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
 from cluster.plan import Plan
 from workers.settings import Split
@@ -18,7 +20,7 @@ from workers.settings import Split
 _log = logging.getLogger(__name__)
 _NAMED = 5
 """Tasks of each kind of change that an error names."""
-_FREE = (
+FREE = (
     "name",
     "output",
     "upload_seconds",
@@ -41,7 +43,8 @@ _FREE = (
     "policy.api_key_env",
     "policy.versions_folder",
 )
-"""Fields that may change between a run and its resumption: how and where, but not what."""
+"""Fields that may change between a run and its resumption: how and where, but not what. All keys of a section
+may change where the section is named."""
 
 
 def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = False) -> RunConfig:
@@ -58,6 +61,11 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
         ManifestError: The run's folder is of another version, or damaged.
     """
     manifest = load_manifest(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"--resume {folder}: there is no config.yaml in it, with which the run began; put it back (at a "
+            "URI, beside its manifest.json), go on with it on the machine where it began, or begin a new run"
+        )
     if manifest.loop is not None and not loop:
         raise ConfigError(
             f"--resume {folder}: a trainer's loop has played it, and only one can go on with it: "
@@ -78,7 +86,10 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
         differing = [difference for difference in differing if difference[0] != "policy.chat_template"]
     if differing:
         listed = "\n".join(f"  {name}: was {was!r}, is {now!r}" for name, was, now in differing)
-        raise ConfigError(f"--resume {folder}: the config asks for other data than the run's own:\n{listed}")
+        raise ConfigError(
+            f"--resume {folder}: the config asks for other data than the run's own:\n{listed}\n"
+            f"These keys may change: {', '.join(FREE)}. For anything else, begin a new run with --out."
+        )
     _check_environment(folder, config)
     _check_chat_template(folder, config)
     return config
@@ -147,6 +158,30 @@ def _refuse_others(folder: Path, split: Split, plan: Plan, before: TasksDigest |
     )
 
 
+def check_image(folder: Path, tag: str, image_id: str | None) -> None:
+    """Sees that an image that `sandbox.image` names is the one that a run began with, not just called alike.
+
+    Args:
+        folder: The run's folder; it need not be there yet.
+        tag: What the config calls the image.
+        image_id: Its id on this machine; None where that is not known.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    try:
+        record = load_run_record(folder)
+    except ValueError:
+        return
+    before = next((s.image_id for s in reversed(record.sessions) if s.image_id), None) if record else None
+    if before is not None and image_id is not None and before != image_id:
+        raise ConfigError(
+            f"--resume {folder}: sandbox.image {tag!r} is {image_id} now, and the run was played with "
+            f"{before}: name that one so again, `docker tag {before} {tag}`, or begin a new run. "
+            f"To mix them all the same, take `image_id` out of {folder / RUN_RECORD}"
+        )
+
+
 async def note_tasks(dataset: Dataset, split: Split, plan: Plan, *, loop: bool = False) -> None:
     """Notes in a run's folder which tasks it plays, for `check_tasks`.
 
@@ -205,7 +240,7 @@ def _check_chat_template(folder: Path, config: RunConfig) -> None:
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if path in _FREE or _is_same(before, after):
+    if path in FREE or _is_same(before, after):
         return []
     if path == "environment.id" and str(before).endswith(".py") and Path(before).name == Path(after).name:
         return []

@@ -24,7 +24,8 @@ from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
 from cluster.plan import Plan
-from cluster.resume import check_tasks, note_tasks, order_seed, resumable_config
+from cluster.policy.sampling import check_sampling_keys
+from cluster.resume import check_image, check_tasks, note_tasks, order_seed, resumable_config
 from cluster.schedule import Schedule
 from workers import logs
 from workers.cancellation import run_to_end
@@ -118,12 +119,15 @@ class RolloutEngine:
             ConfigError: There is no such task or split, a number is not above 0, or the policy can't be
                 sampled like that.
             RunError: The rollouts cannot go on, or the next ones have begun.
+            RunStopped: `episode.stop_after` episodes in a row have failed with the same cause, or nothing of
+                them has finished.
         """
         async with self._preparing:
             parts, dataset, measures, schedule = self._parts
             samples = self._config.samples if samples is None else samples
             if sampling is not None:
                 check_sampling(self._config.policy, sampling)
+                check_sampling_keys(self._config.policy, sampling)
             split = self._config.environment.split if split is None else split
             before = schedule.place
             try:
@@ -162,6 +166,7 @@ class RolloutEngine:
             parts.model,
             None,
             lambda: parts.policy.version,
+            len({group[0].task_id for group in groups}),
         )
         units = groups if parts.plan.whole_groups else [[spec] for group in groups for spec in group]
         with self._progress.episodes(expected):
@@ -199,15 +204,14 @@ class RolloutEngine:
             stack.enter_context(self._target.held(self._config))
             run_id, seed = self._target.run_id, order_seed(self._target.folder, self._config)
             parts = stack.enter_context(
-                brought_up(self._config, run_id, self._progress, seed, self._check_plan)
+                brought_up(self._config, run_id, self._progress, seed, self._check_plan, self._check_image)
             )
             stack.push_async_callback(parts.pool.close)
             with self._progress.stage("workers") as stage:
                 await parts.pool.start(parts.plan.episodes, stage.say)
             self._target.make(self._config)
-            begin_session(
-                self.folder, self._config, parts.model, parts.environment_sampling, parts.policy.version
-            )
+            sampling, version = parts.environment_sampling, parts.policy.version
+            begin_session(self.folder, self._config, parts.model, sampling, version, parts.image_id)
             log = logs.LogFile(self._target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=self._target.run_id)
             stack.callback(logs.stop_logging_to, log)
@@ -255,6 +259,9 @@ class RolloutEngine:
     def _check_plan(self, plan: Plan, split: Split | None = None) -> None:
         """Refuses tasks that are not those of the run that is taken up."""
         check_tasks(self._target.folder, split or self._config.environment.split, plan, loop=True)
+
+    def _check_image(self, tag: str, image_id: str | None) -> None:
+        check_image(self._target.folder, tag, image_id)
 
     def _plans(self, parts: Parts) -> Callable[[Split], Plan]:
         def plan_of(split: Split) -> Plan:

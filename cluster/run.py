@@ -14,24 +14,26 @@ from cluster.coordinator import Coordinator
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.ending import Ending, Interrupted, in_turns
+from cluster.errors import RunStopped
 from cluster.groups import Groups
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary, summarise, write_summary
-from cluster.parts import Parts, brought_up
+from cluster.parts import Parts, SharedPolicy, brought_up
 from cluster.plan import Plan
-from cluster.resume import check_tasks, note_tasks, order_seed
+from cluster.resume import check_image, check_tasks, note_tasks, order_seed
 from workers import logs
 from workers.cancellation import run_to_end
 
 
-def run(config: RunConfig, target: Target, console: Console) -> Summary:
+def run(config: RunConfig, target: Target, console: Console, shared: SharedPolicy | None = None) -> Summary:
     """Does a run.
 
     Args:
         config: What to do.
         target: Where the run's files go.
         console: Where to tell how it goes.
+        shared: What several runs share. None: the run has a Ray session and a policy of its own.
 
     Returns:
         What it came to.
@@ -39,6 +41,7 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
     Raises:
         ConfigError: The config holds what cannot be kept, or the run that is taken up began with other tasks.
         RunError: The run as a whole could not be done.
+        RunStopped: It has stopped by itself; the dataset holds what had ended.
         Interrupted: A signal ended it; the dataset holds what had finished.
     """
     check_values(config)
@@ -49,7 +52,10 @@ def run(config: RunConfig, target: Target, console: Console) -> Summary:
         def check(plan: Plan) -> None:
             check_tasks(target.folder, split, plan)
 
-        with brought_up(config, target.run_id, progress, seed, check) as parts:
+        def check_id(tag: str, image_id: str | None) -> None:
+            check_image(target.folder, tag, image_id)
+
+        with brought_up(config, target.run_id, progress, seed, check, check_id, shared) as parts:
             return asyncio.run(_play(config, parts, progress, target))
 
 
@@ -76,7 +82,8 @@ async def _play(
                 await bring_up_workers(plan.episodes)
             target.make(config)
             sampling = parts.environment_sampling
-            begin_session(target.folder, config, parts.model, sampling, parts.policy.version)
+            version = parts.policy.version
+            begin_session(target.folder, config, parts.model, sampling, version, parts.image_id)
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
@@ -86,6 +93,11 @@ async def _play(
                 statuses = await dataset.statuses()
                 left = await ending.guard(in_turns(_left(plan, statuses, target.retry_failed)))
                 done, surplus = left.done, left.surplus
+                if failed := sum(statuses[episode] == "failed" for episode in done & statuses.keys()):
+                    progress.note(
+                        f"{failed:,} episodes failed before, and stay as they are; to play them again: "
+                        f"kumite run --resume {target.name} --retry-failed"
+                    )
                 groups = Groups(config.keep, left.begun)
                 skipped = len(surplus - done)
                 missing = max(0, plan.episodes - len(done) - skipped)
@@ -103,7 +115,10 @@ async def _play(
                     parts.model,
                     groups,
                     lambda: parts.policy.version,
+                    plan.tasks,
                 )
+                drain = config.episode.drain_seconds
+                ending.tell(lambda: _in_flight(progress.in_flight, drain))
                 ending.call(coordinator.drain)
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
@@ -123,6 +138,11 @@ async def _play(
                 await pool.close()
             finally:
                 stack.close()
+    except RunStopped as stopped:
+        raise RunStopped(
+            f"{stopped}\nthe run has stopped (episode.stop_after: {config.episode.stop_after}); once that is "
+            f"mended, go on with: kumite run --resume {target.name} --retry-failed"
+        ) from stopped
     except asyncio.CancelledError:
         if ending.signal is None:
             raise
@@ -140,6 +160,16 @@ async def _copied(target: Target, config: RunConfig) -> AsyncGenerator[None]:
         return
     async with target.remote.following(config.upload_seconds):
         yield
+
+
+def _in_flight(episodes: int, seconds: float) -> str:
+    """What a signal means to the episodes in flight, in words."""
+    if not episodes:
+        return ", and none is in flight"
+    return (
+        f"; the {episodes:,} in flight have {seconds:g} s to end (--drain SECONDS, or episode.drain_seconds, "
+        "gives them longer), and those that have not are dropped, and played by --resume"
+    )
 
 
 def _capacity(config: RunConfig) -> str:

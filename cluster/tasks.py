@@ -1,23 +1,15 @@
 """`kumite tasks`: what a config selects, without starting anything."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from cluster.config import RunConfig
+from cluster.observe.printing import Line, table_lines
 from cluster.observe.rates import Mode, mode_of
 from cluster.plan import load_plan, task_id_of
 from workers.lost_episodes import prompt_of
 from workers.records import Record, info_of, label_text, labels_of
 from workers.settings import Split
-
-_PROMPT_SHOWN = 72
-"""Characters of a prompt that the table shows."""
 
 
 class Task(Record):
@@ -54,6 +46,8 @@ class Selection(Record):
     """Episodes of each task."""
     episodes: int
     """Episodes in all."""
+    left_out: str | None = None
+    """What `limit` left out, in words."""
 
 
 def select(config: RunConfig) -> Selection:
@@ -70,28 +64,56 @@ def select(config: RunConfig) -> Selection:
         tasks=tasks,
         samples=config.samples,
         episodes=plan.episodes,
+        left_out=plan.left_out,
     )
 
 
-def render(selection: Selection) -> RenderableType:
-    """Lays a selection out for rich: a table of tasks, and how many there are."""
-    columns: dict[str, Sequence[str | None]] = {
-        "suite": [task.suite for task in selection.tasks],
-        "user task": [task.user_task for task in selection.tasks],
-        "injection": [task.injection_task for task in selection.tasks],
-        "attack": [task.attack for task in selection.tasks],
-        "difficulty": [task.difficulty for task in selection.tasks],
+def render(selection: Selection, width: int | None) -> list[Line]:
+    """Lays a selection out: a table of tasks, their ids first and whole, and how many there are.
+
+    Args:
+        selection: What is selected.
+        width: The terminal's columns. None: nothing is cut, as in a pipe.
+    """
+    tasks = selection.tasks
+    columns: dict[str, list[str]] = {
+        "suite": [task.suite or "" for task in tasks],
+        "user task": [task.user_task or "" for task in tasks],
+        "injection": [task.injection_task or "" for task in tasks],
+        "attack": [task.attack or "" for task in tasks],
+        "difficulty": [task.difficulty or "" for task in tasks],
     }
-    shown = {name: values for name, values in columns.items() if any(values)}
-    if "suite" not in shown:
-        shown = {"task": [task.task_id for task in selection.tasks], **shown}
-    shown["prompt"] = [_cut(task.prompt) for task in selection.tasks]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in shown:
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    for row in zip(*shown.values(), strict=True):
-        table.add_row(*(Text(value or "") for value in row))
-    return Group(table, Text("\n".join(_counts(selection))))
+    shown: dict[str, list[str]] = {"task": [task.task_id for task in tasks]}
+    notes: list[str] = []
+    for name, values in columns.items():
+        if not any(values):
+            continue
+        if len(set(values)) == 1 and len(tasks) > 1:
+            notes.append(f"{name} {values[0]}")
+        elif not all(_is_part(value, task.task_id) for value, task in zip(values, tasks, strict=True)):
+            shown[name] = values
+    shown["prompt"] = [" ".join(task.prompt.split()) for task in tasks]
+    lines = [Line(f"all tasks: {', '.join(notes)}", style="dim")] if notes else []
+    head, *rows = table_lines(shown, width)
+    lines += [Line(head, style="bold"), *map(Line, rows), Line("")]
+    return lines + [Line(count) for count in _counts(selection)]
+
+
+def cell_lines(selections: dict[str, Selection], width: int | None) -> list[Line]:
+    """How many tasks and episodes each run of a matrix has."""
+    columns = {
+        "run": list(selections),
+        "tasks": [f"{len(each.tasks):,}" for each in selections.values()],
+        "episodes": [f"{each.episodes:,}" for each in selections.values()],
+    }
+    head, *rows = table_lines(columns, width, right=("tasks", "episodes"))
+    total = sum(each.episodes for each in selections.values())
+    return [Line(head, style="bold"), *map(Line, rows), Line(f"{total:,} episodes in {len(selections)} runs")]
+
+
+def _is_part(label: str, task_id: str) -> bool:
+    """Whether an id says a label already, as AgentDojo's ids do."""
+    return not label or label in task_id.split("/")
 
 
 def _task(row: dict[str, Any]) -> Task:
@@ -111,15 +133,14 @@ def _prompt(row: dict[str, Any]) -> str:
     return "\n".join(text for text in said if text)
 
 
-def _cut(prompt: str) -> str:
-    line = " ".join(prompt.split())
-    return line if len(line) <= _PROMPT_SHOWN else f"{line[: _PROMPT_SHOWN - 1]}…"
-
-
 def _counts(selection: Selection) -> list[str]:
     """How many tasks of each suite and mode, and how many in all."""
     kinds = Counter((task.suite, task.mode) for task in selection.tasks if task.suite is not None)
-    lines = [f"{suite}, {mode}: {count:,} tasks" for (suite, mode), count in kinds.items()]
-    total = f"{len(selection.tasks):,} tasks × {selection.samples:,} = {selection.episodes:,} episodes"
+    lines = [
+        f"{suite}, {mode}: {count:,} task{'' if count == 1 else 's'}"
+        for (suite, mode), count in kinds.items()
+    ]
+    plural = "" if len(selection.tasks) == 1 else "s"
+    total = f"{len(selection.tasks):,} task{plural} × {selection.samples:,} = {selection.episodes:,} episodes"
     total += f", environment.split {selection.split}"
-    return [*lines, total]
+    return [*lines, total, *([selection.left_out] if selection.left_out else [])]

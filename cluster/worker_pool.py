@@ -140,7 +140,7 @@ class WorkerPool:
         before = self._headroom.limit
         self._headroom.look(metrics, self.state.in_flight)
         if self._headroom.limit != before:
-            _log.info("episodes in flight that the policy has use for: %s", self._headroom.limit or "any")
+            _log.info("episodes running at once, at most: %s", self._headroom.limit or "any number")
             self._tell_of_change()
             self._wake.set()
 

@@ -18,6 +18,7 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
+from cluster.resume import FREE
 from cluster.verify.report import RULES
 from tests.helpers.planted_errors import ERRORS
 from workers.endings import ENDINGS
@@ -26,6 +27,7 @@ from workers.environments.agentdojo_rewards import RewardSettings
 from workers.environments.agentdojo_tasks import TaskSelection
 from workers.environments.shell import ShellArgs
 from workers.records import EpisodeRecord, StepRecord
+from workers.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.settings import Settings
 
 FOLDER = Path(__file__).parent.parent / "docs"
@@ -37,7 +39,24 @@ _CONFIG_INTRO = """\
 
 A run is described by one YAML file. This page lists every key; `python -m scripts.docs` writes it from the
 code that checks the file. An unknown key or a wrong value is an error before anything starts. Any key can
-be set from the command line too: `kumite run CONFIG.yaml --set workers.max=4`.
+be set from the command line too: `kumite run CONFIG.yaml --set workers.max=4`. The value after `=` is YAML.
+[dataset.md](dataset.md#what-a-resumption-compares) lists the keys that may change when a run is resumed.
+
+## Matrix
+
+With `matrix`, one config asks for several runs: one for each combination of the values.
+
+```yaml
+matrix:
+  environment.args.attack: [direct, important_instructions]
+  environment.args.defense: [null, tool_filter]     # null: as if the key were not there
+```
+
+`kumite run` plays them one after the other. Ray and the policy are started once, as long as `policy`, `ray`
+and `workers` are the same. Each run has a folder of its own below one folder
+(`attack=direct,defense=tool_filter`), and a table of all runs comes last. `kumite run --resume` with the
+outer folder continues where it stopped. `kumite tasks` counts the tasks of each run.
+[`kumite compare`](dataset.md#comparing-runs) compares them.
 """
 
 _WORDS: dict[object, str] = {
@@ -82,6 +101,7 @@ def dataset_page(page: str) -> str:
         ),
     }
     page = _with_tables("docs/dataset.md", page, "columns", tables)
+    page = _with_tables("docs/dataset.md", page, "resume", {"keys": ", ".join(f"`{key}`" for key in FREE)})
     return _with_tables("docs/dataset.md", page, "verify", checks)
 
 
@@ -143,10 +163,30 @@ def observe_page(page: str) -> str:
     return _with_tables("docs/observe.md", page, "fields", tables)
 
 
+def training_page(page: str) -> str:
+    """The text of `docs/training.md`: the page as it is, with the table of sampling keys made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of the table.
+    """
+    rows = [
+        (
+            f"`{key.name}`",
+            _fate(key, "per_turn"),
+            _fate(key, "exact"),
+            _fate(key, "endpoint"),
+            key.instead if "refused" in (key.chat, key.exact) else "",
+        )
+        for key in SAMPLING_KEYS
+    ]
+    head = ("key", "`per_turn`", "`exact`", "endpoint", "where it is refused")
+    return _with_tables("docs/training.md", page, "sampling", {"keys": _table(head, rows)})
+
+
 def pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
-    names = ("dataset", "agentdojo", "shell", "security", "observe")
-    dataset, agentdojo, shell, security, observe = (FOLDER / f"{name}.md" for name in names)
+    names = ("dataset", "agentdojo", "shell", "security", "observe", "training")
+    dataset, agentdojo, shell, security, observe, training = (FOLDER / f"{name}.md" for name in names)
     return {
         FOLDER / "config.md": config_page(),
         dataset: dataset_page(dataset.read_text(encoding="utf-8")),
@@ -154,6 +194,7 @@ def pages() -> dict[Path, str]:
         shell: shell_page(shell.read_text(encoding="utf-8")),
         security: security_page(security.read_text(encoding="utf-8")),
         observe: observe_page(observe.read_text(encoding="utf-8")),
+        training: training_page(training.read_text(encoding="utf-8")),
     }
 
 
@@ -178,6 +219,18 @@ def _sections(model: type[Settings], path: str, title: str, seen: set[str]) -> I
         for choice in choices:
             kind = f", kind {_value(choice.model_fields['kind'])}" if len(choices) > 1 else ""
             yield from _sections(choice, f"{prefix}{name}", f"`{prefix}{name}`{kind}", seen)
+
+
+def _fate(key: SamplingKey, route: Route) -> str:
+    """What becomes of a sampling key on a route, in words."""
+    fate = key.fate(route)
+    if fate == "template":
+        return "told the template"
+    if fate == "passed on" and route == "exact" and key.sent_as:
+        return f"passed on as `{key.sent_as}`"
+    if fate == "refused" and key.neutral:
+        return f"refused, except {', '.join(f'`{json.dumps(value)}`' for value in key.neutral)}"
+    return fate
 
 
 def _key_table(model: type[Settings], prefix: str) -> str:

@@ -25,13 +25,22 @@ CUDA = ("cuda-", "nvidia-", "triton")
 
 
 def resolve(extra: str, kept: Path, options: list[str]) -> list[Requirement]:
-    """Resolve the project with one extra, `train` and the dev group, for every Python and platform."""
+    """Resolve the project with one extra, `train` and the groups, for every Python and platform."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "constraints.txt")
         if kept.exists():
             output.write_text(kept.read_text())
         command = ["uv", "pip", "compile", "pyproject.toml", "--extra", extra, "--extra", "train"]
-        command += ["--group", "dev", "-q", "--universal", "--python-version", "3.11"]
+        command += [
+            "--group",
+            "dev",
+            "--group",
+            "torch-tests",
+            "-q",
+            "--universal",
+            "--python-version",
+            "3.11",
+        ]
         command += ["--no-header", "--no-annotate"]
         command += [*options, *sys.argv[1:], "-o", str(output)]
         subprocess.run(command, cwd=ROOT, check=True, timeout=600, stdout=subprocess.DEVNULL)

@@ -108,9 +108,9 @@ case "$extra" in
 cpu) # in a step of its own, since the place that has torch's CPU build need not have all of its neighbours
     # shellcheck disable=SC2046
     "${install[@]}" $(cpu_torch_source) torch
-    "${install[@]}" --editable ".[cpu,train]" --group dev
+    "${install[@]}" --editable ".[cpu,train]" --group dev --group torch-tests
     ;;
-gpu) "${install[@]}" --torch-backend=auto --editable ".[gpu,train]" --group dev ;;
+gpu) "${install[@]}" --torch-backend=auto --editable ".[gpu,train]" --group dev --group torch-tests ;;
 none) "${install[@]}" --editable . --group dev ;;
 esac
 echo "$key" >"$stamp"

@@ -78,7 +78,7 @@ def _text_of(value: Any) -> str:
 
 
 def _read_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    made = message.get("tool_calls")
+    made: Any = message.get("tool_calls")
     if isinstance(made, str):
         try:
             made = json.loads(made)
@@ -87,9 +87,10 @@ def _read_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not made and isinstance(message.get("function_call"), Mapping):
         made = [{"function": message["function_call"]}]
     if not made and isinstance(message.get("content"), list):
-        made = [part for part in message["content"] if isinstance(part, Mapping) and _is_call(part)]
+        parts = cast(list[Any], message["content"])
+        made = cast(Any, [part for part in parts if isinstance(part, Mapping) and _is_call(cast(Any, part))])
     if isinstance(made, Mapping):
-        made = [made]
+        made = cast(Any, [made])
     calls: list[dict[str, Any]] = []
     taken: set[str] = set()
     for call in cast(Sequence[Any], made or []):

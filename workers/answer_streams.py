@@ -59,11 +59,11 @@ def _chunks(text: str) -> Iterable[dict[str, Any]]:
 
 def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
     for part in parts:
-        index = part.get("index", len(calls))
+        index = cast(int, part.get("index", len(calls)))
         while len(calls) <= index:
             calls.append({"function": {"name": "", "arguments": ""}})
-        call = calls[index]
+        call: dict[str, Any] = calls[index]
         call["id"] = part.get("id") or call.get("id")
-        function = part.get("function") or {}
+        function = cast(dict[str, Any], part.get("function") or {})
         call["function"]["name"] += function.get("name") or ""
         call["function"]["arguments"] += function.get("arguments") or ""

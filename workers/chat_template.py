@@ -6,14 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import TemplateError as JinjaError
-
+from workers.answer_readers import AnswerReader, HermesReader
 from workers.chat_messages import as_system_messages, prepare_messages
 from workers.content_format import ContentFormat, detect_content_format
 from workers.errors import TemplateError
-
-_PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-_PROBE_TOOL = {"name": "probe_weather", "description": "Weather of a city.", "parameters": _PARAMETERS}
 
 
 class ChatTemplate:
@@ -50,10 +46,11 @@ class ChatTemplate:
         if not self.tokenizer.chat_template:
             raise TemplateError(f"the tokenizer of {model!r} has no chat template; set policy.chat_template")
         self.model = model
-        self._options = dict(options or {})
+        self.options = dict(options or {})
         self._content_format: ContentFormat | None = content_format
         self._moment: datetime | None = None
         self.end = str(self.tokenizer.eos_token)
+        self.end_id: int | None = self.tokenizer.eos_token_id
 
     def text(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), *, prompt: bool = True
@@ -81,10 +78,10 @@ class ChatTemplate:
                         prepared,
                         tools=schemas,
                         tokenize=False,
-                        **{"add_generation_prompt": prompt, **self._options},
+                        **{"add_generation_prompt": prompt, **self.options},
                     ),
                 )
-        except (JinjaError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        except Exception as error:  # whatever the model's own template comes to
             reason = str(error) or type(error).__name__
             raise TemplateError(
                 f"the chat template of {self.model!r} refuses the conversation: {reason}"
@@ -122,6 +119,7 @@ class ChatTemplate:
             TemplateError: The template writes what came before differently when these follow.
         """
         before = [{"role": "user", "content": "x"}, _caller_of(following)]
+        following = without_tool_names(following)
         closed = self.text(before, tools, prompt=False)
         whole = self.text([*before, *following], tools)
         _, end, close = closed.rpartition(self.end)
@@ -146,44 +144,40 @@ class ChatTemplate:
             TemplateError: See `suffix`.
         """
         text = self.suffix(following, tools)
-        ended = bool(sampled) and sampled[-1] == self.tokenizer.eos_token_id
+        ended = bool(sampled) and sampled[-1] == self.end_id
         return [*prompt, *sampled, *self.encode(text if ended else self.end + text)]
 
-    def check_exact(self) -> None:
-        """Proves on a conversation with tool calls that turns can be put together by `extended`.
+    def find_end(self) -> None:
+        """Finds out by which token the template ends a turn, where that is not the tokenizer's end token.
+
+        Raises:
+            TemplateError: By none.
+        """
+        said = "Zebra"
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": said}]
+        after = self.text(messages, prompt=False).rpartition(said)[2].strip()
+        special = [str(token) for token in self.tokenizer.all_special_tokens]
+        ends = sorted((token for token in special if after.startswith(token)), key=len)
+        if ends:
+            self.end, self.end_id = ends[-1], int(self.tokenizer.convert_tokens_to_ids(ends[-1]))
+        elif self.end not in after:
+            raise TemplateError(
+                f"the chat template of {self.model!r} ends an answer by no special token of the tokenizer, "
+                f"whose end token is {self.end!r}, but by {after[:40]!r}"
+            )
+
+    def check_exact(self, reader: AnswerReader | None = None) -> None:
+        """Proves on conversations that turns can be put together by `extended`, and answers be read.
+
+        Args:
+            reader: How answers are read. None: as hermes-style tool calls.
 
         Raises:
             TemplateError: They cannot; says what the template does.
         """
-        tools = [_PROBE_TOOL]
-        call = {"name": "probe_weather", "arguments": '{"city": "Oslo"}'}
-        asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it cold?"}]
-        turns: list[list[dict[str, Any]]] = [
-            [{"role": "assistant", "content": "", "tool_calls": [_call("c1", call), _call("c2", call)]}],
-            [_answer("c1", "3 °C"), _answer("c2", "{}")],
-            [{"role": "assistant", "content": "Yes."}],
-            [{"role": "user", "content": "And tomorrow?"}],
-            [{"role": "assistant", "content": "Also."}],
-        ]
-        if self.text(asked, tools) == self.text(asked):
-            raise TemplateError(f"the chat template of {self.model!r} does not show the model its tools")
-        said = asked
-        ids = self.ids(said, tools)
-        for action, following in zip(turns[::2], [*turns[1::2], []], strict=True):
-            prompt = self.text(said, tools)
-            whole = self.text([*said, *action], tools, prompt=False)
-            sampled, end, _ = whole[len(prompt) :].rpartition(self.end)
-            if not whole.startswith(prompt) or not end:
-                raise TemplateError(
-                    f"the chat template of {self.model!r} does not write an answer where the model gives it"
-                )
-            if following:
-                said = [*said, *action, *following]
-                ids = self.extended(ids, self.encode(sampled + end), following, tools)
-                if ids != self.ids(said, tools):
-                    raise TemplateError(
-                        f"the chat template of {self.model!r} writes a turn differently when others follow it"
-                    )
+        from workers.template_probe import TemplateProbe
+
+        TemplateProbe(self, reader or HermesReader()).check()
 
 
 def offered(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
@@ -215,8 +209,9 @@ def _knows_developers(template: str) -> bool:
 
 def _caller_of(following: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """An assistant's message that these can follow: some templates insist on the calls of tool messages."""
-    ids = [message.get("tool_call_id") or "c" for message in following if message["role"] == "tool"]
-    calls = [_call(i, {"name": "tool", "arguments": "{}"}) for i in ids]
+    ids = [message.get("tool_call_id") or "call00000" for message in following if message["role"] == "tool"]
+    names = [message.get("name") or "tool" for message in following if message["role"] == "tool"]
+    calls = [_call(i, {"name": name, "arguments": "{}"}) for i, name in zip(ids, names, strict=True)]
     return {"role": "assistant", "content": "x", **({"tool_calls": calls} if calls else {})}
 
 
@@ -224,5 +219,11 @@ def _call(identity: str, function: dict[str, str]) -> dict[str, Any]:
     return {"id": identity, "type": "function", "function": function}
 
 
-def _answer(identity: str, content: str) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": identity, "content": content}
+def without_tool_names(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages as a request has them, in which a tool's answer does not name the tool."""
+    return [
+        {name: value for name, value in message.items() if name != "name"}
+        if message["role"] == "tool"
+        else message
+        for message in messages
+    ]

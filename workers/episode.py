@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic_core import PydanticSerializationError
 
@@ -17,6 +17,7 @@ from workers.base_states import BaseStates
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
+from workers.environments.setup_labels import setup_labels
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import (
     EpisodeBlocked,
@@ -29,11 +30,20 @@ from workers.errors import (
 from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import is_lasting, kind_of, root_of
 from workers.handed_on import hide_secrets
-from workers.lost_episodes import lost_result, prompt_of
+from workers.lost_episodes import in_utf8, lost_result, prompt_of
 from workers.oracle_client import OracleClient
 from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.printed import Printed, listening
 from workers.record_digest import digest_of
-from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, Timings, Usage
+from workers.records import (
+    EpisodeError,
+    EpisodeRecord,
+    EpisodeResult,
+    EpisodeSpec,
+    StepRecord,
+    Timings,
+    Usage,
+)
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.pool import SandboxPool
 from workers.settings import WorkerSettings
@@ -50,8 +60,11 @@ class _Play:
     spec: EpisodeSpec
     trace: EpisodeTrace
     started_at: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
+    """The same moment by a clock that nobody sets: what has passed is measured by it."""
     session: Session | None = None
     states: dict[str, str] = field(default_factory=dict[str, str])
+    printed: Printed = field(default_factory=Printed)
 
 
 class EpisodePlayer:
@@ -79,6 +92,7 @@ class EpisodePlayer:
         self._seating = asyncio.Lock()
         self._version = settings.policy.version
         self._base_states = BaseStates()
+        self._setup_labels = setup_labels(settings.environment)
 
     @classmethod
     async def create(
@@ -169,13 +183,14 @@ class EpisodePlayer:
     async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         logs.episode.set(specs[0].episode_id)
         plays = [_Play(spec, self._trace(spec)) for spec in specs]
-        try:
-            outcomes = await self._outcomes(plays)
-            for play in plays:
-                if play.session is not None:
-                    play.states = await self._base_states.of(play.session, play.spec.episode_id)
-        finally:
-            await run_to_end(self._release(plays))
+        with listening(plays[0].printed):  # of a group that is played together, it is the first one's
+            try:
+                outcomes = await self._outcomes(plays)
+                for play in plays:
+                    if play.session is not None:
+                        play.states = await self._base_states.of(play.session, play.spec.episode_id)
+            finally:
+                await run_to_end(self._release(plays))
         outcomes = [
             play.trace.blocked
             or (outcome if isinstance(outcome, BaseException) else self._kept(play, outcome))
@@ -219,7 +234,8 @@ class EpisodePlayer:
         row = plays[0].spec.row
         if len(plays) == 1 and not self._environment.needs_groups:
             play = plays[0]
-            actor = self._actor(play.spec, self._seed(play.spec))
+            play.trace.seed = self._seed(play.spec)
+            actor = self._actor(play.spec, play.trace.seed)
             return [await self._environment.play(row, actor, play.trace, play.session)]
         actor = self._actor(
             plays[0].spec, None
@@ -276,10 +292,9 @@ class EpisodePlayer:
 
     def _result(self, play: _Play, outcome: Rollout | BaseException) -> EpisodeResult:
         spec, trace = play.spec, play.trace
-        now = time.time()
         waited = max(0.0, play.started_at - spec.dispatched_at) if spec.dispatched_at else 0.0
         trace.seconds["queue"] = trace.seconds.get("queue", 0.0) + waited
-        timings = trace.timings(total=now - play.started_at + waited)
+        timings = trace.timings(total=time.monotonic() - play.began + waited)
         record, text = self._recorded(play, outcome, timings)
         failed = record.error
         if failed:
@@ -292,10 +307,12 @@ class EpisodePlayer:
             metrics=json.loads(record.metrics),
             error_stage=failed.stage if failed else None,
             error_message=hide_secrets(f"{failed.type}: {failed.message}") if failed else None,
+            error_traceback=hide_secrets(failed.traceback) if failed and failed.traceback else None,
             labels=spec.labels,
             usage=record.usage,
             timings=timings,
             record=text,
+            printed=hide_secrets(said) if (said := play.printed.text()) else None,
             states=play.states,
             lasting=isinstance(outcome, BaseException) and is_lasting(outcome),
             requests=self._client.watch.use(f"{self._worker_id}/{os.getpid()}"),
@@ -317,15 +334,15 @@ class EpisodePlayer:
             failure = UnrecordableEpisode(f"{type(failure).__name__}: {failure}")
         try:
             record = self._record(play, outcome if isinstance(outcome, BaseException) else failure, timings)
-            return _sealed(EpisodeRecord.model_validate(_in_utf8(record.model_dump())))
+            return _sealed(EpisodeRecord.model_validate(in_utf8(record.model_dump())))
         except Exception as error:  # noqa: BLE001 - not even its steps can be written down
             _log.warning("an episode has a record without its steps: %r", error)
         cause = outcome if isinstance(outcome, BaseException) else failure
         lost = lost_result(
             play.spec,
-            _error(cause, play.trace),
+            _error(cause, play.trace, self._own(play)),
             run_id=self._settings.run_id,
-            environment=self._settings.environment.name,
+            environment=self._settings.environment,
             model=self._settings.policy.model,
             worker_id=self._worker_id,
             node_id=self._node_id,
@@ -334,8 +351,7 @@ class EpisodePlayer:
 
     def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
         spec, trace = play.spec, play.trace
-        own = play.session if self._pool is not None and self._pool.gives_each_its_own else None
-        error = _error(outcome, trace, own) if isinstance(outcome, BaseException) else None
+        error = _error(outcome, trace, self._own(play)) if isinstance(outcome, BaseException) else None
         rollout = _broken_off(trace, spec) if isinstance(outcome, BaseException) else outcome
         usage = Usage()
         for step in rollout.steps:
@@ -355,9 +371,11 @@ class EpisodePlayer:
             user_task=labels.user_task,
             injection_task=labels.injection_task,
             attack=labels.attack,
+            **self._setup_labels,
             status="failed" if error else "finished",
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),
+            details=_details(play.session),
             stop_reason=rollout.stop_reason,
             is_truncated=rollout.is_truncated,
             error=error,
@@ -378,6 +396,10 @@ class EpisodePlayer:
             node_id=self._node_id,
             sandbox_id=play.session.sandbox.id if play.session else None,
         )
+
+    def _own(self, play: _Play) -> Session | None:
+        """The episode's session, where its sandbox is its own."""
+        return play.session if self._pool is not None and self._pool.gives_each_its_own else None
 
     def _new_creations(self) -> int:
         """Sandboxes brought up since this was last asked."""
@@ -402,29 +424,24 @@ def _sealed(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
 def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     """What there is of an episode that failed: its turns so far, no reward, no metrics."""
     state = trace.state
+    taken: list[StepRecord] = []
+    tools = "[]"
     try:
-        taken = steps.steps(state, trace) if state is not None else []
+        if state is not None:
+            tools = steps.tool_schemas(state, trace)
+            taken = steps.steps(state, trace)
     except Exception as error:  # noqa: BLE001 - what the environment left behind may be what has failed
         _log.warning("the steps of task %s cannot be put on record: %s", spec.task_id, error)
-        taken = []
     for step in taken:
         step.done = False  # it did not come to its end
     messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_of(spec.row)
-    tools = steps.tool_schemas(state, trace) if state is not None else "[]"
     return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
 
 
-def _in_utf8(value: Any) -> Any:
-    """The same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case dict():
-            return {name: _in_utf8(each) for name, each in cast(dict[str, Any], value).items()}
-        case list():
-            return [_in_utf8(each) for each in cast(list[Any], value)]
-        case _:
-            return value
+def _details(session: Session | None) -> str | None:
+    """What its toolset's evaluation gave beside the metrics, as JSON text."""
+    scores = session.scores if session is not None else None
+    return json.dumps(scores.details) if scores is not None and scores.details else None
 
 
 def _error(outcome: BaseException, trace: EpisodeTrace, own: Session | None) -> EpisodeError:

@@ -13,6 +13,8 @@ class SandboxError(vf.SandboxError):
 
     cause: EndCause | None = None
     """What ended the session or its sandbox; None: nothing ended, or nobody knows."""
+    trace: str | None = None
+    """The last frames of what a toolset's hook raised, as its process has told them."""
 
 
 class SandboxStartError(SandboxError):

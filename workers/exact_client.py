@@ -1,6 +1,9 @@
 # pyright: reportMissingTypeStubs=false
 """The client for `policy.tokens: exact`: token ids in, token ids out, each turn going on from the last."""
 
+import asyncio
+import json
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -8,12 +11,17 @@ from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
 from workers.endpoint_watch import EndpointWatch
-from workers.errors import PolicyError
+from workers.errors import PolicyError, TemplateError
+from workers.exact_answers import read_answer
 from workers.policy_client import ChatPolicyClient, answer_of, open_client, versioned, with_content
+from workers.sampling_keys import ExactRequest, exact_request, settings_arguments, template_options
 from workers.settings import PolicyEndpoint
 from workers.template_renderer import make_renderer
+from workers.turn_seeds import seed_turn
 
 _RendererClient: Any = RendererClient
+_renderer: ContextVar[Any] = ContextVar("kumite_renderer")
+"""The renderer of the request that the running task makes; verifiers' client has no argument for it."""
 
 
 class ExactPolicyClient(_RendererClient):
@@ -33,7 +41,11 @@ class ExactPolicyClient(_RendererClient):
     def __init__(self, endpoint: PolicyEndpoint) -> None:
         self._endpoint = endpoint
         self.watch = EndpointWatch(endpoint)
-        super().__init__(open_client(endpoint), renderer=make_renderer(endpoint))
+        made = make_renderer(endpoint)
+        super().__init__(open_client(endpoint), renderer=made)
+        sampling = endpoint.sampling
+        told = template_options({**settings_arguments(sampling), **sampling.extra_body})
+        self._renderers: dict[str, Any] = {_key_of(ExactRequest(options=told)): made}
 
     async def get_native_response(
         self,
@@ -49,11 +61,40 @@ class ExactPolicyClient(_RendererClient):
             PolicyError: The policy refused, failed, did not answer in time, or cannot go on exactly.
             verifiers.OverlongPromptError: The prompt is longer than the policy's context.
         """
+        asked = exact_request(seed_turn(sampling_args))
+        renderer = await self._renderer_for(asked)
+        _renderer.set(renderer)
+        headers = sampling_args.get("extra_headers")
+        arguments = {"extra_body": asked.params, **({"extra_headers": headers} if headers else {})}
         parent: Any = super()
-        ask = partial(parent.get_native_response, prompt, versioned(model), sampling_args, tools, **kwargs)
-        answer = await answer_of(self._endpoint, ask, self.watch.pace)
+        ask = partial(parent.get_native_response, prompt, versioned(model), arguments, tools, **kwargs)
+        try:
+            answer = await answer_of(self._endpoint, ask, self.watch.pace)
+        except TemplateError as error:
+            raise PolicyError(
+                f"policy.tokens is `exact`, and {error}; set policy.tokens to `per_turn`"
+            ) from error
         self._check_continues(answer["prompt_ids"], prompt, kwargs.get("state"))
-        return answer
+        return read_answer(renderer, answer, tools or [], asked)
+
+    def _get_renderer_or_pool(self, model: str, **_: Any) -> Any:
+        """The renderer of the running request, for verifiers' client to ask for."""
+        return _renderer.get(self._renderer)
+
+    async def _renderer_for(self, asked: ExactRequest) -> Any:
+        """The renderer for what a turn tells the chat template, and the ids that end it."""
+        key = _key_of(asked)
+        if key not in self._renderers:
+            sampling = self._endpoint.sampling.model_copy(
+                update={"extra_body": {"chat_template_kwargs": asked.options}}
+            )
+            endpoint = self._endpoint.model_copy(update={"sampling": sampling})
+            try:
+                made = await asyncio.to_thread(make_renderer, endpoint, asked.stop_token_ids)
+            except TemplateError as error:
+                raise PolicyError(f"a turn cannot be rendered as its sampling asks: {error}") from error
+            self._renderers.setdefault(key, made)
+        return self._renderers[key]
 
     async def raise_from_native_response(self, response: Any) -> None:
         """An action that says nothing and calls nothing is one, and not an error."""
@@ -74,12 +115,27 @@ class ExactPolicyClient(_RendererClient):
             return
         seen: list[Any] = before["prompt"]
         said = [str(message.content) for message in seen]
-        if [str(message.get("content")) for message in prompt[: len(said)]] == said:
-            raise PolicyError(
-                "policy.tokens is `exact`, and this turn's prompt cannot go on from the last one verbatim: "
-                "the environment answered with other messages than tool results and then one user message; "
-                "set policy.tokens to `per_turn`"
+        if [str(message.get("content")) for message in prompt[: len(said)]] != said:
+            return
+        roles = [str(message.get("role")) for message in prompt[len(said) + 1 :]]
+        if roles and set(roles[:-1]) <= {"tool"} and roles[-1] in ("tool", "user"):
+            reason = (
+                f"the renderer {type(self._renderer).__name__} writes earlier turns anew once a {roles[-1]} "
+                "message follows (some drop what the model has thought)"
             )
+        else:
+            reason = (
+                "the environment answered with other messages than tool results and then one user message"
+            )
+        raise PolicyError(
+            "policy.tokens is `exact`, and this turn's prompt cannot go on from the last one verbatim: "
+            f"{reason}; set policy.tokens to `per_turn`"
+        )
+
+
+def _key_of(asked: ExactRequest) -> str:
+    """What two turns with one renderer have in common."""
+    return json.dumps([asked.options, sorted(asked.stop_token_ids)], sort_keys=True, default=str)
 
 
 def make_client(endpoint: PolicyEndpoint) -> "ChatPolicyClient | ExactPolicyClient":

@@ -198,11 +198,10 @@ class Lanes:
     def cancel(self, episode_ids: set[str]) -> None:
         """Breaks off the units of these episodes, in lanes that are stuck, too."""
         for lane in self._lanes:
-            mine = [u for u in lane.units.values() if episode_ids & {s.episode_id for s in u.specs}]
-            if not mine:
-                continue
+            # One that has given their results is told, too: they are not used, nor the base states with them.
             self._tell(lane, "cancel", episode_ids)
-            if lane.silent_for() > _BLOCKED_AFTER:
+            mine = [u for u in lane.units.values() if episode_ids & {s.episode_id for s in u.specs}]
+            if mine and lane.silent_for() > _BLOCKED_AFTER:
                 for unit in mine:
                     del lane.units[unit.number]
                     _settle(unit, [])
@@ -440,7 +439,7 @@ class Lanes:
             spec,
             EpisodeError.of("worker", "environment", error),
             run_id=self._settings.run_id,
-            environment=self._settings.environment.name,
+            environment=self._settings.environment,
             model=self._settings.policy.model,
             worker_id=self._worker_id,
             node_id=self._node_id,

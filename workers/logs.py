@@ -37,9 +37,20 @@ class JsonLines(logging.Formatter):
             **({"episode": about} if about else {}),
             "message": record.getMessage(),
         }
+        raised_at: str | None = getattr(record, "traceback", None)
+        if raised_at:
+            line["traceback"] = raised_at
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return hide_secrets(json.dumps(line, ensure_ascii=False))
+
+
+class PlainLines(logging.Formatter):
+    """What other packages log, as Python writes it where nobody has said how, but for secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with the names of secrets in their place."""
+        return hide_secrets(super().format(record))
 
 
 def log_to(handler: logging.Handler, **ids: str) -> None:
@@ -69,5 +80,7 @@ class LogFile(logging.FileHandler):
 def log_to_stderr(**ids: str) -> None:
     """`log_to` for a worker: Ray keeps what its processes say there in files of its session."""
     log_to(logging.StreamHandler(sys.stderr), **ids)
+    if logging.lastResort is not None:  # verifiers logs what a reward function has raised
+        logging.lastResort.setFormatter(PlainLines())
     for name in LOGGERS:
         logging.getLogger(name).propagate = False

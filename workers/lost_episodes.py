@@ -2,9 +2,12 @@
 
 import json
 import time
-from typing import Any
+from typing import Any, cast
+
+from pydantic_core import PydanticSerializationError
 
 from workers.environments.messages import to_records
+from workers.environments.setup_labels import setup_labels
 from workers.record_digest import digest_of
 from workers.records import (
     EpisodeError,
@@ -15,6 +18,7 @@ from workers.records import (
     Timings,
     Usage,
 )
+from workers.settings import EnvironmentSettings
 
 
 def lost_result(
@@ -22,7 +26,7 @@ def lost_result(
     error: EpisodeError,
     *,
     run_id: str,
-    environment: str,
+    environment: EnvironmentSettings,
     model: str,
     worker_id: str = "",
     node_id: str = "",
@@ -33,7 +37,7 @@ def lost_result(
         spec: The episode.
         error: What it was lost to.
         run_id: The run.
-        environment: The environment's name.
+        environment: The environment.
         model: The policy's name.
         worker_id: The worker, if it is known.
         node_id: Its node.
@@ -46,12 +50,13 @@ def lost_result(
         group_id=spec.group_id,
         sample_index=spec.sample_index,
         run_id=run_id,
-        environment=environment,
+        environment=environment.name,
         split=spec.split,
         suite=labels.suite,
         user_task=labels.user_task,
         injection_task=labels.injection_task,
         attack=labels.attack,
+        **setup_labels(environment),
         status="failed",
         error=error,
         messages=prompt_of(spec.row),
@@ -65,7 +70,11 @@ def lost_result(
         worker_id=worker_id,
         node_id=node_id,
     )
-    record.digest = digest_of(record)
+    try:
+        record.digest = digest_of(record)
+    except PydanticSerializationError:
+        record = EpisodeRecord.model_validate(in_utf8(record.model_dump()))
+        record.digest = digest_of(record)
     return EpisodeResult(
         episode_id=spec.episode_id,
         status="failed",
@@ -74,6 +83,7 @@ def lost_result(
         metrics={},
         error_stage=error.stage,
         error_message=f"{error.type}: {error.message}",
+        error_traceback=error.traceback,
         labels=labels,
         usage=Usage(),
         timings=timings,
@@ -81,11 +91,25 @@ def lost_result(
     )
 
 
+def in_utf8(value: Any) -> Any:
+    """The same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {name: in_utf8(each) for name, each in cast(dict[str, Any], value).items()}
+        case list():
+            return [in_utf8(each) for each in cast(list[Any], value)]
+        case _:
+            return value
+
+
 def prompt_of(row: dict[str, Any]) -> list[Message]:
     """A row's prompt as records; of one that is no conversation, its text as it stands. Never raises."""
     prompt = row.get("prompt")
     try:
-        return to_records(prompt)
+        messages = to_records(prompt)
+        return [Message.model_validate(in_utf8(message.model_dump())) for message in messages]
     except Exception:  # noqa: BLE001 - whatever a dataset holds, an episode of it has a record
         text = prompt if isinstance(prompt, str) else json.dumps(prompt, default=repr)
         return [Message(role="user", content=text.encode("utf-8", "replace").decode())]

@@ -86,23 +86,20 @@ def _read_odd_completion(answer: httpx.Response, limit: int | None = None) -> Ch
     failure = _find_error(body)
     if failure is not None:
         raise status_error(failure, answer)
-    choices = body.get("choices")
-    if isinstance(choices, Mapping):
-        choices = [choices]
-    if not isinstance(choices, list) or not choices:
+    given: Any = body.get("choices")
+    choices = cast(list[Any], [given] if isinstance(given, Mapping) else given)
+    if not isinstance(given, Mapping | list) or not choices:
         raise PolicyError(f"it has no choice: {excerpt(json.dumps(body, default=str))}")
-    made = {
+    usage = _read_usage(body.get("usage"))
+    made: dict[str, Any] = {
         "id": _text(body.get("id")),
         "object": "chat.completion",
         "created": body["created"] if _is_count(body.get("created")) else 0,
         "model": _text(body.get("model")),
-        "usage": _read_usage(body.get("usage")),
+        "usage": usage,
         "prompt_token_ids": _read_ids(body.get("prompt_token_ids")),
     }
-    made["choices"] = [
-        _read_choice(choice, index, made["usage"], limit)
-        for index, choice in enumerate(cast(list[Any], choices))
-    ]
+    made["choices"] = [_read_choice(choice, index, usage, limit) for index, choice in enumerate(choices)]
     if made["prompt_token_ids"] is None and len(choices) == 1 and isinstance(choices[0], Mapping):
         made["prompt_token_ids"] = _read_ids(cast(Any, choices[0]).get("prompt_token_ids"))
     try:
@@ -130,7 +127,7 @@ def status_error(failure: Mapping[str, Any], answer: httpx.Response) -> openai.A
     headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in _OF_THE_BODY]
     body = {"error": dict(failure)}
     response = httpx.Response(status, headers=headers, json=body, request=request)
-    return AnsweredError(message, response=response, body=body)
+    return AnsweredError(message, response=cast(Any, response), body=body)
 
 
 _OF_THE_BODY = ("content-length", "content-encoding", "content-type", "transfer-encoding")

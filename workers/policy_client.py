@@ -32,6 +32,7 @@ from workers.refusals import refusal_of, stated_wait
 from workers.request_limits import TokenLimit, is_ignored, limit_of
 from workers.request_pace import RequestPace
 from workers.settings import PolicyEndpoint
+from workers.turn_seeds import seed_turn
 from workers.versions import HEADER, model_name, version_of
 
 _T = TypeVar("_T")
@@ -89,10 +90,9 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
             native: Any = (await self.to_native_prompt(prompt))[0]
             sent: list[Any] = [plain_message(message) for message in native]
             from_arrow = trace is not None and comes_from_arrow(kwargs.get("state"), trace.row_is_arrow)
-            offered = [
-                {"type": "function", "function": tool_fields(tool, from_arrow)} for tool in tools or []
-            ]
-            sent, answer = await self._ask(sent, model, dict(sampling_args), offered)
+            given: list[Any] = tools or []
+            offered = [{"type": "function", "function": tool_fields(tool, from_arrow)} for tool in given]
+            sent, answer = await self._ask(sent, model, seed_turn(dict(sampling_args)), offered)
             await self.raise_from_native_response(answer)
             response = await self.from_native_response(answer)
         except vf.Error:
@@ -300,7 +300,7 @@ def sampling_args(endpoint: PolicyEndpoint, seed: int | None) -> dict[str, Any]:
 
     Args:
         endpoint: The policy.
-        seed: Seeds this episode's sampling; None leaves it to the policy.
+        seed: Seeds this episode's sampling, of which each turn's seed is made; None leaves it to the policy.
 
     Returns:
         Arguments of a chat-completions request; what only some servers know is under `extra_body`. With

@@ -75,7 +75,7 @@ class PolicyConnection(AsyncOpenAI):
         self._on_answer(answer)
         return answer
 
-    def _should_retry(self, response: httpx.Response) -> bool:
+    def _should_retry(self, response: Any) -> bool:
         """Whether the package tries again by itself: not where it depends on what the refusal says."""
         try:
             error = self._make_status_error_from_response(response)

@@ -39,13 +39,8 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_json_arguments(messages: list[Any]) -> list[Any] | None:
     """The messages, with no arguments in calls whose arguments are no JSON object; None if all are."""
-    bad = [
-        call
-        for message in messages
-        for call in message.get("tool_calls") or []
-        if not _is_json_object(call["function"]["arguments"])
-    ]
-    if not bad:
+    calls: list[Any] = [call for message in messages for call in message.get("tool_calls") or ()]
+    if all(_is_json_object(call["function"]["arguments"]) for call in calls):
         return None
     return [
         {**message, "tool_calls": [_mended(call) for call in message["tool_calls"]]}
@@ -74,9 +69,8 @@ def _has_audio(message: Mapping[str, Any]) -> bool:
     if not isinstance(content, list):
         return False
     parts = cast(list[Any], content)
-    return any(
-        isinstance(part, Mapping) and str(part.get("type")).startswith("input_audio") for part in parts
-    )
+    given = [cast(Mapping[str, Any], part) for part in parts if isinstance(part, Mapping)]
+    return any(str(part.get("type")).startswith("input_audio") for part in given)
 
 
 def note_exchange(trace: EpisodeTrace, response: Response, sent: list[Any], no_logprobs: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The records a run produces: one `EpisodeRecord` per rollout, with its steps inside.
+"""The records a run produces: one `EpisodeRecord` per episode, with its steps inside.
 
 These models are the one source of the dataset: the Arrow schema and `docs/dataset.md` are derived from
 them. A field typed `Json` holds free-form data as JSON text, so that every shard has one schema.
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from workers.settings import SamplingSettings, Split
+from workers.tracebacks import traceback_of
 
 Json = Annotated[str, Field(json_schema_extra={"format": "json"})]
 FailureKind = Literal["policy", "version", "sandbox", "worker", "node", "environment", "task"]
@@ -73,6 +74,9 @@ class StepRecord(Record):
     """The assistant message that the policy produced, tool calls included."""
     observations: list[Message]
     """The messages with which the environment answered; empty at the end."""
+    tool_errors: list[bool] | None = None
+    """Of each tool call of the action, in their order: whether its result was an error. Null where the
+    action has no call, where the calls were not run, and where the environment does not say."""
     state_patch: Json | None = None
     """State, part two: RFC 6902 JSON patch from the environment's state before this turn's tool calls
     to the one after them. Null where the environment has no state to show, and in all steps of an
@@ -92,6 +96,9 @@ class StepRecord(Record):
     """Why there are no token ids and log-probabilities, where the policy was asked for them: it sent none, or
     fewer log-probabilities than tokens, or one that is no finite number. Null where there are, and where it
     was not asked."""
+    tools: list[str] | None = None
+    """Names of the tools that the policy was offered in this turn. Null where they are all of the episode's
+    `tool_schemas`."""
     policy_version: int | None = None
     """Version of the weights that produced the action. Null where it is not known."""
     finish_reason: str | None = None
@@ -115,6 +122,10 @@ class EpisodeError(Record):
     """Class of the error."""
     message: str
     """What it said."""
+    traceback: str | None = None
+    """Where an environment's, a toolset's, a reward's or a defense's own code raised it: the last frames
+    outside Kumite, with file, line, function and the line of code. Null where it was none of these, and in a
+    run that was begun before there was one."""
 
     @classmethod
     def of(cls, stage: Stage, kind: FailureKind, error: BaseException) -> "EpisodeError":
@@ -124,7 +135,8 @@ class EpisodeError(Record):
         except Exception:  # noqa: BLE001 - a `__str__` of somebody's own, which fails, too
             said = "it cannot say what"
         said = said[:4000].encode("utf-8", "replace").decode()
-        return cls(stage=stage, kind=kind, type=type(error).__name__, message=said)
+        where = traceback_of(error) if kind in ("environment", "task") else None
+        return cls(stage=stage, kind=kind, type=type(error).__name__, message=said, traceback=where)
 
 
 class Timings(Record):
@@ -145,16 +157,16 @@ class Timings(Record):
 
 
 class EpisodeRecord(Record):
-    """One rollout of one task."""
+    """One episode: one attempt of the policy at one task."""
 
     episode_id: str
-    """Identity: a hash of environment, split, task and sample index."""
+    """Identity: a hash of environment, split, task and sample index, the same in every run."""
     task_id: str
     """The task, unique within the environment's split."""
     group_id: str
-    """Rollouts of the same task in this run share it; GRPO's group."""
+    """Episodes of the same task in this run share it; GRPO's group."""
     sample_index: int
-    """Which rollout of the task this is, from 0."""
+    """Which episode of the task this is, from 0."""
     run_id: str
     """The run that made it."""
     environment: str
@@ -169,12 +181,22 @@ class EpisodeRecord(Record):
     """AgentDojo: the injection task; null for a user task alone."""
     attack: str | None = None
     """AgentDojo: the attack; null where there is none."""
+    defense: str | None = None
+    """AgentDojo: the defense, by its name; JSON text where it has arguments, or is a list. Null: none."""
+    preset: str | None = None
+    """AgentDojo: `environment.args.preset`; null where there is none."""
+    reward_spec: str | None = None
+    """AgentDojo: what was rewarded, by the name of the preset; JSON text where it was weights or had step
+    rewards. Null in other environments."""
     status: Literal["finished", "failed"]
     """`finished`, or `failed` with an `error`."""
     reward: float | None = None
     """Reward of the episode. Null, never 0, when it failed."""
     metrics: Json = "{}"
     """The environment's metrics by name, as JSON text; a metric that does not apply is null."""
+    details: Json | None = None
+    """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`,
+    which hidden tests failed, and why. Null where it gave none, and in a run begun before it was kept."""
     stop_reason: str | None = None
     """Which stop condition ended it, by its verifiers name."""
     is_truncated: bool = False
@@ -222,6 +244,10 @@ class EpisodeRecord(Record):
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the policy was offered: name, description and parameters of each."""
         return json.loads(self.tool_schemas)
+
+    def tools_of(self, step: StepRecord) -> list[dict[str, Any]]:
+        """The tools that the policy was offered in one turn."""
+        return [tool for tool in self.tools if step.tools is None or tool["name"] in step.tools]
 
 
 class TaskLabels(Record):
@@ -297,6 +323,10 @@ class EpisodeResult(Record):
     metrics: dict[str, float | None]
     error_stage: Stage | None = None
     error_message: str | None = None
+    error_traceback: str | None = None
+    """Where in an author's own code it was raised."""
+    printed: str | None = None
+    """What the environment and its toolset have printed meanwhile."""
     labels: TaskLabels
     """Suite, user task, injection task and attack."""
     usage: Usage

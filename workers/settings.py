@@ -71,15 +71,15 @@ class SandboxSettings(Settings):
     max_episodes_per_container: int | None = Field(default=None, gt=0)
     """Replace a container after it has served this many episodes. Null: never."""
     max_sessions: int | None = Field(default=None, gt=0)
-    """Most live episodes in one container with `recycle: fork`; one more waits for a place. Null: as many
-    as `memory_mb`, less `scratch_mb`, and `pids` have room for (64 MiB aside, then 16 MiB and two processes
-    each)."""
+    """Most live episodes in one container with `recycle: fork`; one more waits for a place. Null: the
+    smaller of (`memory_mb` − `scratch_mb` − 64) / 16 and `pids` / 2."""
     session_users: bool | None = None
-    """Give each episode in a container a user id of its own, so that none can kill another or read its
-    files; what the model's own code runs as is yet another, which can't kill the episode's process either.
-    The tool host then runs as root of the container, with the capabilities that takes (CHOWN, KILL, SETGID,
-    SETUID) and no other; episodes have none. Null: where the environment asks for it, which `shell` does,
-    and with the runtime `runsc`, whose kernel does not keep a tool host from processes of its own user."""
+    """Give each episode in a container a user id of its own, so that none can kill another or read its files.
+    Code written by the model runs as a further user, which can't kill the episode's process. To switch users,
+    the process that manages the sessions (the tool host) runs as root inside the container with CHOWN, KILL,
+    SETGID and SETUID only. The episodes themselves have no capabilities. Null: where the environment asks for
+    it, which `shell` does, and with the runtime `runsc`, whose kernel does not keep a tool host from
+    processes of its own user."""
     seccomp: str | None = None
     """The system calls that a container may make. Null: Kumite's own profile, `workers/sandbox/seccomp.json`,
     the same on every engine. `engine`: the engine's default. `unconfined`: all of them. Else the path of a
@@ -151,6 +151,12 @@ class PolicyEndpoint(Settings):
     """With `exact`: a template in place of the model's own."""
     renderer: str | None = None
     """With `exact`: a renderer of the renderers package. Null: by the model's name, or its template."""
+    tool_parser: str | None = "hermes"
+    """With `exact`, where no renderer of the package reads the answers: vLLM's parser of tool calls."""
+    reasoning_parser: str | None = None
+    """The same: vLLM's parser of reasoning."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """With `exact`: what the chat template is told besides where a request does not say otherwise."""
     paced: bool = False
     """Whether the number of requests adapts to what the server takes: others may use it, too."""
     request_timeout: float = 600.0

@@ -1,28 +1,25 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 """Renderers for verifiers' renderer client: one of the library's, or the model's own chat template."""
 
-import json
-import re
-import uuid
+from collections.abc import Sequence
 from typing import Any, cast
 
 from renderers import (
     DefaultRendererConfig,
     ParsedResponse,
-    ParsedToolCall,
     RenderedTokens,
-    ToolCallParseStatus,
     config_from_name,
     create_renderer,
 )
 from renderers.base import MODEL_RENDERER_MAP
 from renderers.default import DefaultRenderer
 
-from workers.chat_template import ChatTemplate
+from workers.answer_readers import AnswerReader, make_reader
+from workers.chat_template import ChatTemplate, without_tool_names
 from workers.errors import TemplateError
+from workers.sampling_keys import settings_arguments, template_options
 from workers.settings import PolicyEndpoint
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>|<tool_call>(.*)", re.DOTALL)
 _DefaultRenderer: Any = DefaultRenderer
 _known: Any = MODEL_RENDERER_MAP
 
@@ -31,23 +28,30 @@ class TemplateRenderer(_DefaultRenderer):
     """The generic renderer, which goes on from a turn exactly.
 
     The library's own cannot: it renders every turn anew, and then what the model wrote is what the template
-    would have written. Tool calls are hermes-style, and found in the text as vLLM's `hermes` parser does,
-    for they need not be special tokens.
+    would have written.
 
     Args:
         template: The model's; `check_exact` must have passed.
+        reader: Reads its answers.
     """
 
     supports_tools = True
 
-    def __init__(self, template: ChatTemplate) -> None:
+    def __init__(self, template: ChatTemplate, reader: AnswerReader) -> None:
         super().__init__(template.tokenizer, DefaultRendererConfig())
         self._template = template
+        self._reader = reader
+
+    def get_stop_token_ids(self) -> list[int]:
+        """Ids that end a turn: the template's end token, and the tokenizer's."""
+        ends = (self._template.end_id, self._template.tokenizer.eos_token_id)
+        return list(dict.fromkeys(token for token in ends if token is not None))
 
     def render(
         self, messages: list[Any], *, tools: list[Any] | None = None, add_generation_prompt: bool = False
     ) -> RenderedTokens:
         """A first turn's prompt."""
+        messages = without_tool_names(messages)
         text = self._template.text(messages, _bare(tools), prompt=add_generation_prompt)
         return _rendered(self._template.encode(text))
 
@@ -64,40 +68,113 @@ class TemplateRenderer(_DefaultRenderer):
             self._template.extended(previous_prompt_ids, previous_completion_ids, new_messages, _bare(tools))
         )
 
-    def parse_response(self, token_ids: list[int], **kwargs: Any) -> ParsedResponse:
-        """What was sampled, as a message."""
-        text = self._template.decode(token_ids).removesuffix(self._template.end)
-        content, opened, _ = text.partition("<tool_call>")
-        calls = [_parsed(closed or cut) for closed, cut in _CALL.findall(text)] if opened else []
-        if any(call.status != ToolCallParseStatus.OK for call in calls):
-            return ParsedResponse(content=text)  # as vLLM's parser has it: no call, all of it content
-        return ParsedResponse(content=content if calls else text, tool_calls=calls)
+    def parse_response(
+        self,
+        token_ids: list[int],
+        *,
+        tools: list[Any] | None = None,
+        stop: Sequence[str] = (),
+        skip_special_tokens: bool | None = None,
+    ) -> ParsedResponse:
+        """What was sampled, as a message.
+
+        Args:
+            token_ids: With the token that ended the turn, or without.
+            tools: What was offered.
+            stop: Strings that ended the turn, which are no part of it.
+            skip_special_tokens: Whether the text has no special tokens. None: as the reader needs it.
+        """
+        ids = list(token_ids)
+        if ids and ids[-1] in self.get_stop_token_ids():
+            ids.pop()
+        skip = skip_special_tokens
+        if skip is None or tools:
+            skip = not self._reader.keeps_special_tokens(tools or [])
+        text = str(self._template.tokenizer.decode(ids, skip_special_tokens=skip))
+        return self._reader.read(before_stop(text, stop), ids, tools or [])
 
 
-def make_renderer(endpoint: PolicyEndpoint) -> Any:
+def make_renderer(endpoint: PolicyEndpoint, stop_token_ids: Sequence[int] = ()) -> Any:
     """The renderer for a policy whose tokens are to be exact.
+
+    Args:
+        endpoint: The policy; what its sampling tells the chat template besides is heeded.
+        stop_token_ids: Ids that end a turn beside the renderer's own.
 
     Raises:
         TemplateError: There is none that is exact; names the alternative.
     """
+    renderer = _make_renderer(endpoint)
+    if stop_token_ids:
+        ends = list(dict.fromkeys([*renderer.get_stop_token_ids(), *stop_token_ids]))
+        renderer.get_stop_token_ids = lambda: ends
+    return renderer
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of these strings."""
+    places = [place for each in stop if each and (place := text.find(each)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def _make_renderer(endpoint: PolicyEndpoint) -> Any:
     model = endpoint.tokenizer or endpoint.model
     name = endpoint.renderer or (None if endpoint.chat_template else _known.get(model))
-    template = ChatTemplate(model, endpoint.chat_template)
+    options = {
+        **endpoint.template_options,
+        **template_options({**settings_arguments(endpoint.sampling), **endpoint.sampling.extra_body}),
+    }
+    template = ChatTemplate(model, endpoint.chat_template, options)
     written = sorted(set(cast(dict[str, str], _known).values()))
     if name is not None:
         if name not in written:
             raise TemplateError(
                 f"policy.renderer is {name!r}, which is none of the renderers package: {', '.join(written)}"
             )
-        return cast(Any, create_renderer)(template.tokenizer, config_from_name(name))
+        return _library_renderer(name, template.tokenizer, options)
     try:
-        template.check_exact()
+        reader = make_reader(
+            endpoint.tool_parser, endpoint.reasoning_parser, template.tokenizer, template.options
+        )
+        template.check_exact(reader)
     except TemplateError as error:
         raise TemplateError(
-            f"policy.tokens is `exact`, and {error}: set policy.renderer to a renderer that is written for "
-            f"this model ({', '.join(written)}), or policy.tokens to `per_turn`"
+            f"policy.tokens is `exact`, and {error}: {_alternative(error)}set policy.renderer to a renderer "
+            f"that is written for this model ({', '.join(written)}), or policy.tokens to `per_turn`"
         ) from error
-    return TemplateRenderer(template)
+    return TemplateRenderer(template, reader)
+
+
+def _alternative(error: TemplateError) -> str:
+    if "policy.tool_parser" in str(error):
+        return "set policy.tool_parser to vLLM's parser for this model (`llama3_json`, `mistral`, …), or "
+    return ""
+
+
+def _library_renderer(name: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+    """A renderer of the package, which keeps what a model has thought: its ids stand in later prompts.
+
+    Raises:
+        TemplateError: It can't be told these options, or it is not written for this tokenizer.
+    """
+    making: Any = create_renderer
+    config: Any = config_from_name(name)
+    try:
+        if "thinking_retention" in type(config).model_fields:
+            config = type(config)(**{"thinking_retention": "all", **_preserving(config, options)})
+        return making(tokenizer, config, chat_template_kwargs=options or None)
+    except Exception as error:
+        raise TemplateError(
+            f"policy.tokens is `exact`, and the renderer {name!r} (policy.renderer, or by the model's name) "
+            f"cannot be had: {error}; set policy.renderer to another, leave out what it is told by "
+            "chat_template_kwargs, or set policy.tokens to `per_turn`"
+        ) from error
+
+
+def _preserving(config: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The switches of its own by which a renderer keeps earlier reasoning, where nobody says otherwise."""
+    fields, wanted = type(config).model_fields, {"preserve_thinking": True, "clear_thinking": False}
+    return {key: value for key, value in wanted.items() if key in fields and key not in options}
 
 
 def _rendered(ids: list[int]) -> RenderedTokens:
@@ -106,17 +183,3 @@ def _rendered(ids: list[int]) -> RenderedTokens:
 
 def _bare(tools: list[Any] | None) -> list[dict[str, Any]]:
     return [tool["function"] for tool in tools or []]
-
-
-def _parsed(text: str) -> ParsedToolCall:
-    try:
-        call = json.loads(text)
-        name, arguments = str(call["name"]), json.dumps(call["arguments"], ensure_ascii=False)
-        name.encode()
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ParsedToolCall(raw=text, status=ToolCallParseStatus.INVALID_JSON)
-    try:
-        arguments.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write, and UTF-8 cannot
-        arguments = json.dumps(call["arguments"])
-    return ParsedToolCall(raw=text, name=name, arguments=arguments, id=f"call_{uuid.uuid4().hex[:16]}")

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.dataset.manifest import Manifest, manifest_text, parse_manifest
@@ -110,6 +111,32 @@ class Claims:
         found = None if names else self.last()  # of a run from before there were claims
         if found is not None and parse_manifest(found, self._uri).created != manifest.created:
             raise RunTakenUp(f"{self._uri} holds another run; give this one a place of its own")
+
+    def put_beginning(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+        """Puts there, under a name that only this writer uses, what it takes to take a new run up elsewhere.
+
+        It comes before the claim: its writer may be killed between that and its first copy.
+        """
+        folder = self._beginning(str(manifest.writer))
+        self._fs.makedirs(folder, exist_ok=True)
+        for name, content in files.items():
+            self._fs.pipe_file(f"{folder}/{name}", content)
+
+    def beginning(self, manifest: Manifest) -> dict[str, bytes]:
+        """What the run's first writer has put there for others to begin with, by the files' names."""
+        if not manifest.writers:
+            return {}
+        paths = map(str, self._fs.find(self._beginning(manifest.writers[0])))
+        return {path.rpartition("/")[2]: bytes(self._fs.cat_file(path)) for path in paths}
+
+    def remove_beginning(self, manifest: Manifest) -> None:
+        """Removes what `put_beginning` has put there."""
+        self._fs.invalidate_cache()
+        for path in self._fs.find(self._beginning(str(manifest.writer))):
+            self._fs.rm_file(str(path))
+
+    def _beginning(self, writer: str) -> str:
+        return f"{self._root}/{FOLDER}/begun-{writer}"
 
     def holds(self, manifest: Manifest) -> bool:
         """Whether this writer's manifest is there."""

@@ -75,13 +75,19 @@ def end_folder(folder: Path) -> None:
     (folder / _MAKING).unlink(missing_ok=True)
 
 
-def remove_vacant(folder: Path) -> None:
-    """Remove a folder that holds nothing but a lock; another one stays."""
+def clear_vacant(folder: Path, *, remove: bool) -> None:
+    """Take mark and lock out of a folder that holds nothing else; another one stays as it is.
+
+    Args:
+        folder: The folder.
+        remove: Whether it then goes itself.
+    """
     (folder / _MAKING).unlink(missing_ok=True)
     if folder.exists() and is_vacant(folder):
         (folder / _LOCK).unlink(missing_ok=True)
-        with suppress(OSError):  # something has been put into it
-            folder.rmdir()
+        if remove:
+            with suppress(OSError):  # something has been put into it
+                folder.rmdir()
 
 
 def fsync_file(path: Path) -> None:

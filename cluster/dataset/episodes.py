@@ -9,7 +9,8 @@ from cluster.dataset.arrow import pq
 from cluster.dataset.journal import read_segment
 from cluster.dataset.manifest import Shard
 from cluster.dataset.schemas import STEP_KEYS
-from cluster.dataset.shards import read_run, reading
+from cluster.dataset.shards import iterate_episodes, read_run, reading
+from cluster.errors import ConfigError
 from workers.records import EpisodeRecord
 
 
@@ -46,6 +47,52 @@ def read_shard_records(run_dir: Path, shard: Shard) -> Iterator[EpisodeRecord]:
         yield EpisodeRecord.model_validate({**row, "steps": own})
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(file: Path, only: list[tuple[str, str, str]] | None = None) -> list[dict[str, Any]]:
     with reading(file):
-        return pq.read_table(file).to_pylist()
+        return pq.read_table(file, filters=only).to_pylist()
+
+
+def find_record(run_dir: Path, name: str) -> EpisodeRecord:
+    """The episode of this id, of an id that begins so, or the one episode of this task.
+
+    Raises:
+        ConfigError: There is none, or there are several.
+        ManifestError: The folder holds no run, or one of another format.
+        JournalCorrupt: The journal is damaged.
+        ShardCorrupt: A shard is.
+    """
+    ids: list[str] = []
+    for table in iterate_episodes(run_dir, ("episode_id", "task_id")):
+        pairs = zip(table["episode_id"].to_pylist(), table["task_id"].to_pylist(), strict=True)
+        ids += [episode_id for episode_id, task in pairs if episode_id.startswith(name) or task == name]
+    if len(ids) != 1:
+        those = f"{len(ids)} episodes: {', '.join(ids[:5])}{', …' if len(ids) > 5 else ''}" if ids else "none"
+        raise ConfigError(
+            f"EPISODE_ID: {name!r} is the id, the beginning of the id, or the task of {those}; "
+            f"`kumite show {run_dir} --where 'status != null'` lists all of them"
+        )
+    for record in _records_of(run_dir, ids[0]):
+        return record
+    raise ConfigError(f"EPISODE_ID: the episode {ids[0]} has just been taken out of {run_dir}")
+
+
+def _records_of(run_dir: Path, episode_id: str) -> Iterator[EpisodeRecord]:
+    """The record of one episode; of shards only its rows are read."""
+
+    def of_shard(shard: Shard) -> Iterator[EpisodeRecord]:
+        only = [("episode_id", "=", episode_id)]
+        rows = _rows(run_dir / shard.episodes_file, only)
+        if not rows:
+            return
+        steps = sorted(_rows(run_dir / shard.steps_file, only), key=lambda step: step["step_index"])
+        own = [{name: value for name, value in step.items() if name not in STEP_KEYS} for step in steps]
+        yield from (EpisodeRecord.model_validate({**row, "steps": own}) for row in rows)
+
+    def of_segment(segment: Path, torn_tail: bool) -> Iterator[EpisodeRecord]:
+        for line in read_segment(segment, torn_tail=torn_tail):
+            if episode_id.encode() in line:
+                record = EpisodeRecord.model_validate_json(line)
+                if record.episode_id == episode_id:
+                    yield record
+
+    yield from read_run(run_dir, of_shard, of_segment)

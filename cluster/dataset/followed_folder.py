@@ -130,6 +130,10 @@ class FollowedFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             fsync_file(target)
+        for name, content in self._claims.beginning(load_manifest(copy)).items():
+            if not (folder / name).exists():  # its first writer was killed before it had copied it
+                (folder / name).write_bytes(content)
+                fsync_file(folder / name)
         (folder / COPIED).write_text(digest(manifest_path(copy).read_bytes()))
         self._adopt_strangers(folder)
 

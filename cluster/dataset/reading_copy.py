@@ -15,11 +15,11 @@ from cluster.dataset.durable import fsync_file, fsync_folder
 from cluster.dataset.manifest import Manifest, ManifestError, manifest_path, parse_manifest
 from cluster.dataset.shards import belongs_to_run
 
+BEGINNING = ("config.yaml", "environment.py", "chat_template.jinja")
+"""Files of a run folder that a run begins with, and that it takes to take it up."""
 MUTABLE = (
-    "config.yaml",
+    *BEGINNING,
     "run.json",
-    "environment.py",
-    "chat_template.jinja",
     "summary.json",
     "metrics.jsonl",
     "log.jsonl",

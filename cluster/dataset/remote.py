@@ -20,7 +20,7 @@ from cluster.dataset.durable import (
 from cluster.dataset.followed_folder import OWN, FollowedFolder, digest, is_replaced, is_same_run
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer, parse_manifest
 from cluster.dataset.places import is_uri, open_uri
-from cluster.dataset.reading_copy import MUTABLE, TASKS, ReadingCopies, RunChanged
+from cluster.dataset.reading_copy import BEGINNING, MUTABLE, TASKS, ReadingCopies, RunChanged
 from cluster.errors import ConfigError, RunError
 from workers.cancellation import cancel_and_wait, run_to_end
 
@@ -150,11 +150,18 @@ class RemoteFolder:
                 raise RunTakenUp(f"another run has just begun at {self.uri}; give this one another place")
             if is_new:
                 claim = last.model_copy(update={"taken_over": None})
+                begun_with = [self.local / name for name in BEGINNING if (self.local / name).exists()]
+                self._claims.put_beginning(claim, {path.name: path.read_bytes() for path in begun_with})
             else:
                 known = local.take_ups if local is not None and is_same_run(local, last) else 0
                 changes = {"take_ups": max(last.take_ups, known)}
                 claim = last.model_copy(update=changes).taken_up(new_writer(), None)
-            self._claims.claim(claim)
+            try:
+                self._claims.claim(claim)
+            except RunTakenUp:
+                if is_new:
+                    self._claims.remove_beginning(claim)
+                raise
             if not is_own:
                 with self._folder.being_replaced():
                     lock = self._folder.synchronise(lock, claim.writer)
@@ -164,6 +171,8 @@ class RemoteFolder:
             self._folder.note(OWN)
             manifest = take_up(self.local, manifest, str(claim.writer))
             self.copy(is_beginning=True)
+            if is_new:
+                self._claims.remove_beginning(claim)
         except (OSError, RunChanged) as error:
             raise ConfigError(f"{self.uri} cannot be read or written: {error}") from error
         return lock, manifest
@@ -176,6 +185,7 @@ class RemoteFolder:
             if self._claims.names()[-1] == name_manifest(manifest):
                 for name in ("manifest.json", *(name for name in MUTABLE if (self.local / name).exists())):
                     self._fs.rm_file(f"{self._root}/{name}")
+            self._claims.remove_beginning(manifest)
             self._claims.withdraw(manifest)
         except OSError as error:
             _log.warning("%s cannot be given back: %s", self.uri, error)

@@ -1,5 +1,6 @@
 """Where a run's files go."""
 
+import os
 import shutil
 import time
 from collections.abc import Generator
@@ -11,7 +12,7 @@ from typing import IO
 from cluster.config import RunConfig, VllmPolicy
 from cluster.config_file import dump_config
 from cluster.dataset.dataset import COPIED, Dataset, take_up
-from cluster.dataset.durable import begin_folder, end_folder, is_vacant, lock_folder, remove_vacant, replacing
+from cluster.dataset.durable import begin_folder, clear_vacant, end_folder, is_vacant, lock_folder, replacing
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
 from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.errors import ConfigError, RunError
@@ -25,6 +26,24 @@ CHAT_TEMPLATE = "chat_template.jinja"
 
 _MADE = ("config.yaml", "run.json", ENVIRONMENT, CHAT_TEMPLATE, "manifest.json", "log.jsonl", COPIED)
 
+_JOB = ("RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+"""What Ray sets in the environment of a job's entrypoint."""
+
+
+def _refuse_jobs_own_folder(folder: Path, field: str, given: str) -> None:
+    """Refuses a run's folder in the copy of the working folder that Ray makes for a job, and then deletes.
+
+    Raises:
+        ConfigError: It is there, or would be.
+    """
+    in_copy = "runtime_resources" in folder.absolute().parts
+    if in_copy or (not folder.is_absolute() and any(os.environ.get(name) for name in _JOB)):
+        raise ConfigError(
+            f"{field}: got {given!r}, and this is a Ray job, whose working folder is a copy that Ray "
+            "deletes: the run would be lost. Give an absolute path that outlasts the job, such as --set "
+            f"output={Path.home() / 'runs'}, or a URI, such as --set output=s3://bucket/runs"
+        )
+
 
 @dataclass
 class _Hold:
@@ -36,6 +55,8 @@ class _Hold:
     """The manifest with which the run was taken up."""
     is_new: bool = False
     """Whether the run began with that."""
+    made_folder: bool = False
+    """Whether the folder was not there before: an empty one that the user has made stays."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,7 @@ class Target:
             run_id = place.rstrip("/").rpartition("/")[2]
             return cls(remote.local, run_id, remote=remote, _hold=_Hold(is_new=True))
         folder = Path(place)
+        _refuse_jobs_own_folder(folder, "output" if out is None else "--out", place if out else config.output)
         if manifest_path(folder).exists():
             raise ConfigError(
                 f"--out {folder}: there is a run in it already; give a new folder, or --resume {folder} "
@@ -123,6 +145,7 @@ class Target:
         """
         hold = self._hold
         hold.is_new = hold.is_new or not manifest_path(self.folder).exists()
+        hold.made_folder = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             hold.lock = lock_folder(self.folder)
@@ -176,7 +199,7 @@ class Target:
         for path in self.folder.iterdir():
             if path.name in _MADE:
                 path.unlink()
-        remove_vacant(self.folder)
+        clear_vacant(self.folder, remove=self._hold.made_folder)
 
     async def open_dataset(self) -> Dataset:
         """The run's dataset, open for writing; with `held`, it has the folder from now on.

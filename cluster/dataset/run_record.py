@@ -30,6 +30,8 @@ class RunSession(Record):
     """Version of the policy's weights when it began. Null where that is not known."""
     last_version: int | None = None
     """Version of the policy's weights when it ended."""
+    image_id: str | None = None
+    """Docker's id of the image that `sandbox.image` named. Null where it named none, or on a cluster."""
 
 
 class RunRecord(Record):
@@ -66,7 +68,12 @@ def load_run_record(folder: Path) -> RunRecord | None:
 
 
 def begin_session(
-    folder: Path, config: RunConfig, model: str, environment_sampling: dict[str, Any], version: int | None
+    folder: Path,
+    config: RunConfig,
+    model: str,
+    environment_sampling: dict[str, Any],
+    version: int | None,
+    image_id: str | None = None,
 ) -> None:
     """Notes that a run is at work; the template and the parsers are those of its first time.
 
@@ -76,9 +83,11 @@ def begin_session(
         model: The policy's name.
         environment_sampling: The environment's own sampling arguments.
         version: Version of the policy's weights.
+        image_id: The id of the image that `sandbox.image` names, where that is known.
     """
     record = _readable(folder) or _described(config, model, environment_sampling)
-    record.sessions.append(RunSession(begun=datetime.now().astimezone(), first_version=version))
+    begun = datetime.now().astimezone()
+    record.sessions.append(RunSession(begun=begun, first_version=version, image_id=image_id))
     _write(folder, record)
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -56,6 +57,64 @@ class Sequence(Record):
     """Version that sampled its last one; a sequence whose two differ spans versions."""
     is_truncated: bool
     """Whether a turn of the episode was cut off by a token limit."""
+
+
+@dataclass
+class Written:
+    """What a file of sequences has for a trainer."""
+
+    kind: Advantage
+    """How advantages were computed."""
+    sequences: int = 0
+    """Its rows."""
+    tokens: int = 0
+    """Sampled tokens: those to learn from."""
+    with_advantage: int = 0
+    """Sequences whose advantage is not 0."""
+    episodes: set[str] = field(default_factory=set[str])
+    """Ids of their episodes."""
+    groups: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    """The episodes of each group."""
+    splits: set[str | None] = field(default_factory=set[str | None])
+    """The splits of their tasks."""
+
+    def add(self, sequence: Sequence) -> None:
+        """Counts a row in."""
+        self.sequences += 1
+        self.tokens += sum(sequence.loss_mask)
+        self.with_advantage += sequence.advantage != 0
+        self.episodes.add(sequence.episode_id)
+        self.groups.setdefault(sequence.group_id, set()).add(sequence.episode_id)
+        self.splits.add(sequence.split)
+
+    def describe(self) -> str:
+        """What a user is told of it, in one sentence."""
+        return (
+            f"{len(self.episodes):,} episodes of {len(self.groups):,} groups, {self.sequences:,} sequences, "
+            f"{self.tokens:,} tokens to learn from; {self.with_advantage:,} sequences have an advantage "
+            "other than 0"
+        )
+
+    def warnings(self) -> list[str]:
+        """What a trainer would not want of it."""
+        found: list[str] = []
+        if not self.sequences:
+            return ["there is no sequence: no episode has finished with a reward and with token ids"]
+        is_alone = all(len(episodes) == 1 for episodes in self.groups.values())
+        if is_alone and self.kind != "none":
+            found.append(
+                "every group has one finished episode, so that no reward can be compared with another's: "
+                "set `samples` to 4 or more"
+            )
+        if not self.with_advantage:
+            cause = "" if is_alone else ": the episodes of each group have the same reward"
+            found.append(f"every advantage is 0, so that a trainer learns nothing from this file{cause}")
+        if "eval" in self.splits:
+            found.append(
+                "these are tasks of the split `eval`, which is meant to evaluate on: training on them spoils "
+                "it; `environment.split: train` plays those to learn from, where the environment has them"
+            )
+        return found
 
 
 def check_advantage(name: str) -> Advantage:
@@ -175,7 +234,9 @@ def _has_ids(episode: EpisodeRecord) -> bool:
     return all(step.completion_token_ids is not None for step in episode.steps)
 
 
-def write_sequences(run_dir: Path, kind: Advantage = "grpo", out: Path | None = None) -> tuple[Path, int]:
+def write_sequences(
+    run_dir: Path, kind: Advantage = "grpo", out: Path | None = None
+) -> tuple[Path, "Written"]:
     """Writes a run's sequences as a Parquet file.
 
     Args:
@@ -184,7 +245,7 @@ def write_sequences(run_dir: Path, kind: Advantage = "grpo", out: Path | None = 
         out: The file. None: `sequences/<kind>.parquet` in the run's folder.
 
     Returns:
-        The file, and its number of rows.
+        The file, and what is in it.
 
     Raises:
         ConfigError: Episodes have finished, and none of them has token ids.
@@ -195,17 +256,17 @@ def write_sequences(run_dir: Path, kind: Advantage = "grpo", out: Path | None = 
     path = out or run_dir / "sequences" / f"{kind}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    count = 0
+    written = Written(kind)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, SEQUENCES, compression="zstd") as writer:
         for sequence in sequences(run_dir, kind):
             rows.append(sequence.model_dump())
-            count += 1
+            written.add(sequence)
             if len(rows) == 256:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SEQUENCES))
                 rows = []
         if rows:
             writer.write_table(pa.Table.from_pylist(rows, schema=SEQUENCES))
-    return path, count
+    return path, written
 
 
 def _begin(episode: EpisodeRecord, step: StepRecord, index: int, advantage: float, kind: str) -> Sequence:

@@ -29,13 +29,13 @@ class PolicyUse(Record):
     prefix_queries: int = 0
     """Prompt tokens that vLLM looked up in its prefix cache."""
     prefix_hits: int = 0
-    """Those of them that were there."""
+    """Prompt tokens that vLLM found in it."""
     seconds: float = 0.0
     """Seconds watched."""
     busy_seconds: float = 0.0
-    """Those of them in which a batch was full, or requests waited."""
+    """Watched seconds in which a batch was full, or requests waited."""
     waited_for: dict[str, float] = Field(default_factory=dict[str, float])
-    """The other seconds by what there were too few requests for: `ramp_up` (no episode had ended yet),
+    """Watched seconds in which the batch was not full, by the cause: `ramp_up` (no episode had ended yet),
     `tail` (no episode was left to be started), `trainer` (a rollout engine was between two iterations),
     `places` (`workers` has fewer than vLLM can batch), and, of episodes under way, `sandbox`, `tools`,
     `scoring`, and `ingest` (all else, on its way to a record)."""

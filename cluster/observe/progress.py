@@ -40,6 +40,15 @@ class Progress:
         self.pool: Callable[[], PoolState | None] = lambda: None
         """Says how the workers are doing."""
 
+    @property
+    def in_flight(self) -> int:
+        """How many episodes are in flight."""
+        return len(self._tally.in_flight)
+
+    def note(self, text: str) -> None:
+        """Tells the user something once."""
+        self._console.print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)
+
     @contextmanager
     def stage(self, name: str) -> Generator["Stage"]:
         """A stage of starting up; says what it does while it lasts, and how long it took."""
@@ -87,7 +96,7 @@ class Progress:
         """An episode is on record."""
         self._tally.add(result)
         for notice in self._endpoint.add(result.requests):
-            self._console.print(f"note: {notice}", highlight=False, soft_wrap=True, markup=False)
+            self.note(notice)
         if self._live is None and time.monotonic() - self._said > _LINE_EVERY:
             self._said = time.monotonic()
             self._console.print(self._line(), highlight=False, soft_wrap=True)
@@ -96,13 +105,13 @@ class Progress:
         tally = self._tally
         episodes, tokens = tally.rates()
         figures = {
-            "in flight": self._in_flight(),
+            "running": self._in_flight(),
             "episodes/s": f"{episodes:.2f}",
             "tokens/s": f"{tokens:.0f}",
             "reward": _figure(tally.reward.value),
         }
         if (use := self.policy()) is not None:
-            figures["policy"] = (
+            figures["model server"] = (
                 f"{use.running} running, {use.waiting} waiting, {use.tokens_per_second:.0f} tokens/s, "
                 f"KV cache {use.kv_cache_usage:.0%}"
             )
@@ -127,21 +136,26 @@ class Progress:
 
     def _in_flight(self) -> str:
         pool = self.pool()
-        held = f" (the policy has use for {pool.limit})" if pool is not None and pool.limit else ""
+        limit = pool.limit if pool is not None else None
+        held = f" (limit now {limit}: requests are queueing at the model server)" if limit else ""
         return f"{len(self._tally.in_flight)}{held}"
 
     def _line(self) -> str:
         figures = ", ".join(f"{name} {value}" for name, value in self._figures().items())
-        return f"episodes {self._tally.done}/{self._tally.total}, {figures}"
+        left = self._tally.seconds_left()
+        remaining = "" if left is None else f", about {_clock(left)} left"
+        return f"episodes {self._tally.done}/{self._tally.total}{remaining}, {figures}"
 
     def _render(self) -> RenderableType:
         tally = self._tally
+        left = tally.seconds_left()
         head = Table.grid(padding=(0, 1))
         head.add_row(
             Text("episodes", style="bold"),
             ProgressBar(total=max(tally.total, 1), completed=tally.done + tally.cancelled, width=40),
             Text(f"{tally.done}/{tally.total}"),
             Text(_clock(time.monotonic() - tally.began), style="dim"),
+            Text("" if left is None else f"about {_clock(left)} left", style="dim"),
         )
         figures = Text()
         for name, value in self._figures().items():
@@ -199,4 +213,5 @@ def _figure(value: float | None) -> str:
 
 
 def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -12,6 +12,7 @@ from cluster.dataset.arrow import pc
 from cluster.dataset.durable import replacing
 from cluster.dataset.manifest import load_manifest
 from cluster.dataset.shards import iterate_episodes
+from cluster.observe.failure_groups import FailureGroup, FailureGroups
 from cluster.observe.policy_use import PolicyShares, shares
 from cluster.observe.rates import Mode, ScoreRow, Scores, mode_of
 from cluster.observe.tally import Mean
@@ -20,6 +21,7 @@ from workers.records import Record, Stage, Timings
 _Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _COLUMNS = (
+    "episode_id",
     "environment",
     "suite",
     "user_task",
@@ -83,6 +85,8 @@ class Summary(Record):
     """Episodes that are not there since their group had enough without them (`keep`)."""
     failures: dict[Stage, int]
     """Failed episodes by the stage in which they failed."""
+    failure_groups: list[FailureGroup] = Field(default_factory=list[FailureGroup])
+    """The same by stage, class of the error and first line of its message; the most frequent cause first."""
     reward: float | None
     """Mean reward of the finished episodes. Null when there are none."""
     metrics: dict[str, float]
@@ -153,6 +157,7 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
     scores = Scores()
     by_row: defaultdict[tuple[str, Mode | None], _Tally] = defaultdict(_Tally)
     failures: defaultdict[Stage, int] = defaultdict(int)
+    causes = FailureGroups()
     tokens = {"prompt_tokens": 0, "completion_tokens": 0}
     timings: list[_Floats] = []
     for table in iterate_episodes(run_dir, _COLUMNS):
@@ -164,6 +169,7 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
             by_row[_row(episode)].add(episode, metrics)
             if episode["status"] == "failed":
                 failures[episode["error"]["stage"]] += 1
+                causes.add(episode["episode_id"], episode["error"])
         for name in tokens:
             tokens[name] += pc.sum(pc.struct_field(table["usage"], name)).as_py()
         finished = table.filter(pc.equal(table["status"], "finished"))["timings"]
@@ -178,6 +184,7 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
         failed=overall.failed,
         cancelled=manifest.cancelled,
         failures=dict(sorted(failures.items())),
+        failure_groups=causes.groups(),
         reward=overall.reward.value,
         metrics={
             name: mean

@@ -7,11 +7,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cluster.observe.failure_groups import FailureGroup
 from cluster.observe.policy_use import PolicyShares
 from cluster.observe.rates import Rate, ScoreRow
 from cluster.observe.summary import Summary
 
 _MISSING = "–"
+_CAUSES_SHOWN = 10
+_NOT_FULL = {
+    "ramp_up": "run was starting",
+    "tail": "run was ending",
+    "trainer": "trainer was learning",
+    "places": "`workers` too small",
+    "sandbox": "episodes waited for a sandbox",
+    "tools": "episodes ran tools",
+    "scoring": "episodes were scored",
+    "ingest": "episodes were recorded",
+}
+"""Why the model server's batch was not full, in words, by the cause in `summary.json`."""
 _EXPLANATION = Text(
     "benign: user tasks alone; attack: user tasks under attack; injection: injection tasks alone. In "
     "brackets are Wilson 95 % intervals. Failed episodes are in no rate.\n",
@@ -32,6 +45,8 @@ def render(summary: Summary) -> RenderableType:
         parts.append(_policy(summary.policy))
     if summary.seconds:
         parts.append(_times(summary))
+    if summary.failure_groups:
+        parts.append(_failures(summary.failure_groups))
     return Group(*parts)
 
 
@@ -129,11 +144,27 @@ def _other_metrics(summary: Summary) -> Text | None:
 def _policy(policy: PolicyShares) -> Text:
     """One line on how busy the deployment was."""
     rate = _MISSING if policy.prefix_hit_rate is None else f"{policy.prefix_hit_rate:.0%}"
-    text = f"policy: {policy.tokens_per_second:,.0f} tokens/s, prefix-cache hits {rate}; "
-    text += f"{policy.busy:.0%} of the run with as many requests as it could batch"
+    text = f"model server: {policy.tokens_per_second:,.0f} tokens/s, prefix cache {rate}. "
+    text += f"Batch full {policy.busy:.0%} of the time."
     lacking = sorted(policy.waited_for.items(), key=lambda item: -item[1])
-    causes = [f"{cause.replace('_', '-')} {share:.0%}" for cause, share in lacking if share >= 0.005]
-    return Text(text + (f", fewer for {', '.join(causes)}" if causes else "") + "\n")
+    causes = [f"{_NOT_FULL.get(cause, cause)} {share:.0%}" for cause, share in lacking if share >= 0.005]
+    return Text(text + (f" Not full because: {', '.join(causes)}." if causes else "") + "\n")
+
+
+def _failures(groups: list[FailureGroup]) -> Text:
+    """Why episodes failed: each cause with how many failed of it, one of them, and where it was raised."""
+    text = Text("why episodes failed\n", style="bold red")
+    for group in groups[:_CAUSES_SHOWN]:
+        text.append(f"{group.count:,} × {group.stage}: {group.type}: {group.message}", style="not bold")
+        text.append(f"\n    for one, episode {group.episode_id}\n", style="not bold dim")
+        if group.traceback:
+            lines = "\n".join(f"    {line}" for line in group.traceback.splitlines())
+            text.append(f"{lines}\n", style="not bold dim")
+    if len(groups) > _CAUSES_SHOWN:
+        text.append(
+            f"and {len(groups) - _CAUSES_SHOWN:,} more causes, all of them in --json\n", style="not bold"
+        )
+    return text
 
 
 def _times(summary: Summary) -> Table:

@@ -76,6 +76,15 @@ class Tally:
         late = itertools.takewhile(lambda episode: episode[1] < before, self.in_flight.values())
         return [(task, time.monotonic() - since) for task, since in late]
 
+    def seconds_left(self) -> float | None:
+        """About how long the rest takes, at the pace of late; None where nothing is left, or has ended."""
+        left = self.total - self.done - self.cancelled
+        if left <= 0 or not self.done:
+            return None
+        of_late = self.rates()[0]
+        overall = self.done / max(time.monotonic() - self.began, 1e-9)
+        return left / (of_late or overall)
+
     def rates(self) -> tuple[float, float]:
         """Episodes and sampled tokens per second, of late."""
         now = time.monotonic()

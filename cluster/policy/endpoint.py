@@ -49,6 +49,7 @@ class EndpointPolicyClient(PolicyClient):
             tokens=config.tokens,
             tokenizer=config.tokenizer,
             renderer=config.renderer,
+            tool_parser=config.tool_parser,
             paced=True,
             request_timeout=config.request_timeout,
             sampling=config.sampling,

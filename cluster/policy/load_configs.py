@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 def load_config(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -22,7 +22,7 @@ def load_config(config: dict[str, Any]) -> dict[str, Any] | None:
         (Path(scratch) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         try:
             loaded: Any = AutoConfig.from_pretrained(scratch, trust_remote_code=False)
-            text: str = loaded.to_json_string(use_diff=False)
+            text = cast(str, loaded.to_json_string(use_diff=False))
             return json.loads(text)
         except Exception:  # noqa: BLE001 - whatever it is: transformers does not load it
             return None

@@ -149,7 +149,7 @@ def _difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any
             if below is not None:
                 return f"{key}.{below[0]}", below[1], below[2]
         elif some != other:
-            return key, cast(Any, some), cast(Any, other)
+            return key, cast(Any, some), other
     return None
 
 

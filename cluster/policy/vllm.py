@@ -11,6 +11,7 @@ import ray
 
 from cluster import engine_folders
 from cluster.config import VllmPolicy
+from cluster.dataset.run_record import parser_names
 from cluster.errors import PolicyInUse, PolicyUnavailable
 from cluster.machines import other_machines
 from cluster.policy import application, kept_policy, serving
@@ -240,6 +241,7 @@ def required_cpus(config: VllmPolicy) -> float:
 
 
 def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: int) -> PolicyEndpoint:
+    tool_parser, reasoning_parser = parser_names(config)
     return PolicyEndpoint(
         kind="openai",
         model=model.name,
@@ -252,6 +254,9 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
         tokenizer=model.source,
         chat_template=config.chat_template,
         renderer=config.renderer,
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
+        template_options=config.engine.get("default_chat_template_kwargs") or {},
         request_timeout=config.request_timeout,
         sampling=config.sampling,
     )

@@ -93,7 +93,7 @@ class Actions:
         if self._run.is_exact:
             yield from self._by_renderer(episode, step, texts)
             return
-        choice = self._choice(episode)
+        choice = self._choice(episode, step)
         tools, reasoning = self._run.parsers
         if reasoning is None and tools in (None, "hermes"):
             for text in texts:
@@ -102,9 +102,9 @@ class Actions:
             for text in texts:
                 yield self._by_vllm(episode, step, text, choice)
 
-    def _choice(self, episode: EpisodeRecord) -> str:
+    def _choice(self, episode: EpisodeRecord, step: StepRecord) -> str:
         """The request's tool choice: `none` where there is nothing to choose from."""
-        if not episode.tools:
+        if not episode.tools_of(step):
             return "none"
         given = self._run.sampling(episode).tool_choice or self._run.environment_sampling.get("tool_choice")
         return given if isinstance(given, str) else "auto"
@@ -113,7 +113,7 @@ class Actions:
         self, episode: EpisodeRecord, step: StepRecord, texts: list[str]
     ) -> Iterator[ReadAction]:
         renderer = self._prompts.renderer(episode)
-        tools = [{"type": "function", "function": tool} for tool in episode.tools] or None
+        tools = [{"type": "function", "function": tool} for tool in episode.tools_of(step)] or None
         parsed: Any = renderer.parse_response(list(step.completion_token_ids or []), tools=tools)
         made = cast("list[Any]", parsed.tool_calls or [])
         calls = [(str(call.name), _as_text(call.arguments)) for call in made if call.name]
@@ -129,7 +129,7 @@ class Actions:
             cut = cut.replace(token, "")
         yield ReadAction(cut, parsed.reasoning_content, calls)
         for text in texts:
-            yield read_plainly(text, "auto" if episode.tools else "none")
+            yield read_plainly(text, "auto" if episode.tools_of(step) else "none")
 
     def _by_vllm(self, episode: EpisodeRecord, step: StepRecord, text: str, choice: str) -> ReadAction:
         """As vLLM's own parsers read it.
@@ -138,7 +138,7 @@ class Actions:
             NotChecked: vLLM is not installed, or knows no parser of that name.
         """
         names = self._run.parsers
-        offered = [{"type": "function", "function": tool} for tool in episode.tools] or None
+        offered = [{"type": "function", "function": tool} for tool in episode.tools_of(step)] or None
         try:
             import importlib
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.cache import cache_dir
+from cluster.config import VllmPolicy
 from cluster.dataset.run_record import tokenizer_digest
 from cluster.errors import RunError
 from cluster.policy import packaged_model
@@ -112,6 +113,7 @@ class Prompts:
         policy: Any = self._run.policy
         model = self._model()
         template = self._template_or_none()
+        extra = self._run.extra_body(episode)
         endpoint = PolicyEndpoint(
             kind="openai",
             model=policy.model,
@@ -119,12 +121,22 @@ class Prompts:
             tokenizer=model,
             chat_template=template if isinstance(template, Path) else self._as_file(template),
             renderer=getattr(policy, "renderer", None),
-            sampling=self._run.sampling(episode),
+            tool_parser=self._parsers[0],
+            reasoning_parser=self._parsers[1],
+            template_options=getattr(policy, "engine", {}).get("default_chat_template_kwargs") or {},
+            sampling=self._run.sampling(episode).model_copy(update={"extra_body": extra}),
         )
         try:
-            return make_renderer(endpoint)
+            return make_renderer(endpoint, extra.get("stop_token_ids") or ())
         except Exception as error:
             raise NotChecked(f"the run's renderer cannot be made here: {error}") from error
+
+    @property
+    def _parsers(self) -> tuple[str | None, str | None]:
+        """The parsers of a run whose tokens are exact."""
+        if isinstance(self._run.policy, VllmPolicy):
+            return self._run.parsers
+        return getattr(self._run.policy, "tool_parser", "hermes"), None
 
     def _as_file(self, template: str | None) -> Path | None:
         """The template in place of the model's own, where the config names one: a recorded text is that."""
@@ -177,7 +189,7 @@ class Prompts:
 
             def rendered(moment: datetime = moment) -> list[int]:
                 with template.at(moment):
-                    return template.ids(messages, episode.tools)
+                    return template.ids(messages, episode.tools_of(step))
 
             yield rendered
         if before is not None and continues(before, step):
@@ -189,7 +201,7 @@ class Prompts:
                     before.prompt_token_ids or [],
                     before.completion_token_ids or [],
                     _plain(following),
-                    episode.tools,
+                    episode.tools_of(step),
                 )
 
             yield extended
@@ -199,7 +211,9 @@ class Prompts:
     ) -> Iterator[Callable[[], list[int]]]:
         renderer = self.renderer(episode)
         messages = with_tool_names(_plain(episode.steps[index].prompt_messages))
-        tools = [{"type": "function", "function": tool} for tool in episode.tools] or None
+        tools = [
+            {"type": "function", "function": tool} for tool in episode.tools_of(episode.steps[index])
+        ] or None
         own = getattr(renderer, "_template", None)
 
         def clock() -> Any:
@@ -227,7 +241,7 @@ class Prompts:
         effort = self._run.extra_body(episode).get("reasoning_effort")
         prompt = step.prompt_token_ids or []
         for moment in self._run.moments(episode):
-            expected = harmony_prompt(_plain(step.prompt_messages), episode.tools, effort, moment)
+            expected = harmony_prompt(_plain(step.prompt_messages), episode.tools_of(step), effort, moment)
             if expected == prompt:
                 return None
         return "it is not what Harmony makes of the messages"
@@ -254,7 +268,7 @@ class Prompts:
             raise NotChecked(f"vLLM renders a model of type {kind} by code of its own")
         if folder is not None and (folder / "tekken.json").is_file() and not self._run.is_exact:
             raise NotChecked("vLLM renders a model with a tekken.json by mistral_common")
-        if _writes_time(template, step, episode.tools):
+        if _writes_time(template, step, episode.tools_of(step)):
             raise NotChecked("the model's template writes the time of day")
 
 

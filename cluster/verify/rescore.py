@@ -71,7 +71,7 @@ class Scorer:
         try:
             models = list_models(base_url)
         except (OSError, HTTPException, ValueError) as error:
-            raise PolicyUnavailable(f"--policy {base_url}: nothing that lists its models: {error}") from error
+            raise PolicyUnavailable(f"--policy {base_url}: no list of models: {error}") from error
         if models and model not in models:
             raise PolicyUnavailable(
                 f"--policy {base_url}: the run's model is {model!r}, and it has {', '.join(models)}"

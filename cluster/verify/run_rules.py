@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from cluster.dataset.arrow import pq
 from cluster.dataset.durable import RunFolderError
-from cluster.dataset.journal import list_segments, read_segment
+from cluster.dataset.journal import list_segments, may_be_torn, read_segment
 from cluster.dataset.manifest import Manifest, Shard
 from cluster.dataset.schemas import STEP_KEYS
 from cluster.dataset.shards import file_sha256, uncompacted
@@ -34,10 +34,10 @@ def read_episodes(run_dir: Path, manifest: Manifest, files: RuleReport) -> Itera
         files.apply(shard.episodes_file, lambda shard=shard: _changed(run_dir, shard, "episodes"))
         files.apply(shard.steps_file, lambda shard=shard: _changed(run_dir, shard, "steps"))
         yield from _each(lambda shard=shard: _of_shard(run_dir, shard, files), shard.episodes_file, files)
-    waiting = uncompacted(segments, manifest)
+    waiting, torn = uncompacted(segments, manifest), may_be_torn(segments)
     for segment in waiting:
         yield from _each(
-            lambda segment=segment: _of_segment(segment, segment == segments[-1]),
+            lambda segment=segment: _of_segment(segment, segment in torn),
             f"journal/{segment.name}",
             files,
         )
@@ -95,13 +95,16 @@ def _of_shard(run_dir: Path, shard: Shard, files: RuleReport) -> Iterator[Episod
         )
 
 
-def _of_segment(segment: Path, is_last: bool) -> Iterator[EpisodeRecord]:
-    for line in read_segment(segment, torn_tail=is_last):
+def _of_segment(segment: Path, torn_tail: bool) -> Iterator[EpisodeRecord]:
+    for line in read_segment(segment, torn_tail=torn_tail):
         yield EpisodeRecord.model_validate_json(line)
 
 
 def _unnamed(run_dir: Path, manifest: Manifest, waiting: set[str]) -> str | None:
-    """Files beside those that the manifest names; of a segment that is still waiting there may be some."""
+    """Files beside those that the manifest names, but for what a killed process may leave.
+
+    Of a segment that is still waiting there may be some, and some that were replaced may be there still.
+    """
     named = [file for shard in manifest.shards for file in (shard.episodes_file, shard.steps_file)]
     doubled = [file for file, count in Counter([*named, *manifest.states]).items() if count > 1]
     if doubled:
@@ -110,9 +113,9 @@ def _unnamed(run_dir: Path, manifest: Manifest, waiting: set[str]) -> str | None
         f"{table}/{path.name}"
         for table in ("episodes", "steps")
         for path in (run_dir / table).glob("*.parquet")
-        if path.stem not in waiting
+        if path.stem.partition("-0-")[0] not in waiting
     }
-    extra = sorted(there - set(named))
+    extra = sorted(there - set(named) - manifest.replaced.keys())
     if extra:
         return f"{extra[0]} is there, and it names no such file"
     lost = [state for state in manifest.states if not (run_dir / state).is_file()]

@@ -31,7 +31,7 @@ class AgentDojoSession(Session):
         environment: This episode's own.
         before: Equal to it, to compare with when scoring.
         fresh: Makes another one that is equal to it as the suite has it, before the user task's own set-up.
-        attack: The attack on it; None where there is none.
+        attack: The attack's class; None where there is none.
         executor: Runs tool calls and writes down what they give.
     """
 
@@ -43,7 +43,7 @@ class AgentDojoSession(Session):
         environment: TaskEnvironment,
         before: TaskEnvironment,
         fresh: Callable[[], TaskEnvironment],
-        attack: BaseAttack | None,
+        attack: type[BaseAttack] | None,
         executor: ToolsExecutor,
     ) -> None:
         main_task = user_task or injection_task
@@ -200,6 +200,23 @@ class AgentDojoSession(Session):
             *({"content": "", "tool_calls": turn} for turn in turns),
             {"content": self._task.GROUND_TRUTH_OUTPUT, "tool_calls": []},
         ]
+
+
+class InjectionsSession(Session):
+    """A session that has computed what an attack injects, and has nothing else.
+
+    Args:
+        injections: A text for each injection vector.
+    """
+
+    def __init__(self, injections: dict[str, str]) -> None:
+        self.tools = []
+        self.observation = []
+        self._injections = injections
+
+    def state(self) -> dict[str, str]:
+        """The injections."""
+        return self._injections
 
 
 def _sets_up(task: BaseUserTask) -> bool:

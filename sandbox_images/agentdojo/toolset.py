@@ -15,17 +15,17 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 from agentdojo.agent_pipeline.tool_execution import ToolsExecutor, tool_result_to_str
-from agentdojo.attacks.base_attacks import BaseAttack
 from agentdojo.base_tasks import BaseUserTask
 from pydantic import ValidationError
 
+from sandbox_images.agentdojo.attacks import attack_class
 from sandbox_images.agentdojo.comparison import spare_deepdiff
 from sandbox_images.agentdojo.dumper import dump
 from sandbox_images.agentdojo.imports import look_in
 from sandbox_images.agentdojo.loaded_suite import LoadedSuite
-from sandbox_images.agentdojo.session import AgentDojoSession
+from sandbox_images.agentdojo.session import AgentDojoSession, InjectionsSession
 from sandbox_images.agentdojo.suites import load_suites
-from sandbox_images.tool_host.toolset import Toolset, ToolsetError
+from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
 
 _DUMPS: dict[str, Callable[[Any], str]] = {
     "yaml": dump,
@@ -86,9 +86,14 @@ class AgentDojoToolset(Toolset):
         session.evaluate({"output": task.GROUND_TRUTH_OUTPUT, "unexecuted": []})
 
     def prepare(self, task: dict[str, Any]) -> dict[str, str]:
-        """The injections of the task's attack, from the cache."""
-        if task.get("attack") is None:
+        """The injections of the task's attack: those that the task brings along, or from the cache.
+
+        Attacks of a user's own are computed by a session that is opened for that: they may take long.
+        """
+        if task.get("attack") is None or task.get("computes_injections"):
             return {}
+        if task.get("injections") is not None:
+            return dict(task["injections"])
         loaded = self._suite(task)
         return loaded.attacks.injections(
             task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
@@ -108,12 +113,19 @@ class AgentDojoToolset(Toolset):
                 return loaded.base_state.json
         return super().base_state(state_id)
 
-    def open(self, task: dict[str, Any], prepared: dict[str, str], scratch: Path) -> "AgentDojoSession":
-        """An environment with the injections in it, and the suite's tools."""
+    def open(self, task: dict[str, Any], prepared: dict[str, str], scratch: Path) -> Session:
+        """An environment with the injections in it, and the suite's tools.
+
+        With `computes_injections`, a session whose state is what the task's attack injects.
+        """
         loaded = self._suite(task)
-        attack: BaseAttack | None = None
-        if task.get("attack") is not None:
-            attack = loaded.attacks.attack(task["attack"], task.get("attack_model"))
+        if task.get("computes_injections"):
+            return InjectionsSession(
+                loaded.attacks.injections(
+                    task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
+                )
+            )
+        attack = attack_class(task["attack"]) if task.get("attack") is not None else None
         user_task = loaded.task(task["user_task"]) if task.get("user_task") else None
         injection_task = loaded.task(task["injection_task"]) if task.get("injection_task") else None
         try:

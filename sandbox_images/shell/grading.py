@@ -3,11 +3,22 @@
 import errno
 from typing import Any
 
+from sandbox_images.shell.mistakes import find_mistake
 from sandbox_images.shell.processes import BeyondKilling
 from sandbox_images.shell.subject import Subject, SubmissionFailed
 from sandbox_images.tool_host.toolset import Scores, ToolsetError
 
 _SOURCE = "<hidden tests>"
+_MISTAKES = (
+    NameError,
+    AttributeError,
+    TypeError,
+    ImportError,
+    LookupError,
+    ArithmeticError,
+    NotImplementedError,
+)
+"""What a test raises by its author's mistake, where the submission has had no part in it."""
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT}
 """What the system says when it has no more of something, which a submission may have used up."""
 
@@ -27,7 +38,8 @@ def grade(source: str, subject: Subject) -> Scores:
 
     Raises:
         ToolsetError: The source is none, or has no test in it, or a test gives a submission what can't be
-            given: the fault of the tests' author.
+            given, uses names that are nowhere defined, or raises before it has looked at the submission at
+            all: the fault of the tests' author, which no submission can bring about.
     """
     names: dict[str, Any] = {"__name__": "hidden_tests"}
     try:
@@ -36,6 +48,9 @@ def grade(source: str, subject: Subject) -> Scores:
         if is_shortage(error):
             return failed(error)
         raise ToolsetError(f"the hidden tests do not load: {_named(error)}") from error
+    mistake = find_mistake(source, names)
+    if mistake is not None:
+        raise ToolsetError(f"the hidden tests are at fault: {mistake}")
     tests = {name: test for name, test in names.items() if name.startswith("test_") and callable(test)}
     if not tests:
         raise ToolsetError("the hidden tests are none")
@@ -43,6 +58,7 @@ def grade(source: str, subject: Subject) -> Scores:
     shortages: list[str] = []
     for name, test in tests.items():
         try:
+            subject.asked = False
             test(subject)
         except SubmissionFailed as error:
             failures[name] = _worded(error)
@@ -50,7 +66,9 @@ def grade(source: str, subject: Subject) -> Scores:
             raise
         except BeyondKilling as error:  # they would write to what the other tests look at
             return failed(error)
-        except Exception as error:  # noqa: BLE001 - whatever a submission's answers make a test raise
+        except Exception as error:
+            if isinstance(error, _MISTAKES) and not subject.asked and _raises_afresh(source, name, subject):
+                raise ToolsetError(f"the hidden tests are at fault: {name}, {_worded(error)}") from error
             failures[name] = _worded(error)
             if is_shortage(error):
                 shortages.append(name)
@@ -59,6 +77,23 @@ def grade(source: str, subject: Subject) -> Scores:
     if shortages:
         details["shortages"] = shortages
     return Scores({"solved": float(not failures), "tests_passed": passed}, details)
+
+
+def _raises_afresh(source: str, name: str, subject: Subject) -> bool:
+    """Whether a test raises before it has looked at the submission, in a namespace that has seen none either.
+
+    It is then the author's mistake: nothing that the submission has done or answered can have led to it.
+    """
+    names: dict[str, Any] = {"__name__": "hidden_tests"}
+    subject.asked = False
+    try:
+        exec(compile(source, _SOURCE, "exec"), names)
+        names[name](subject)
+    except _MISTAKES:
+        return not subject.asked
+    except Exception:  # noqa: BLE001 - something else, which may be the submission's doing
+        return False
+    return False
 
 
 def failed(error: BaseException) -> Scores:

@@ -33,7 +33,7 @@ class Family:
         self,
         command: list[str],
         environment: Mapping[str, str],
-        folder: str,
+        folder: str | int,
         descriptors: Mapping[int, int],
         cpu_seconds: int | None = None,
     ) -> int:
@@ -42,7 +42,7 @@ class Family:
         Args:
             command: The program, a path or a name to look up in the environment's PATH, and its arguments.
             environment: All of its environment.
-            folder: Where it starts.
+            folder: Where it starts: a path or a descriptor.
             descriptors: Its only descriptors: ours by its number. Targets must not be among the sources.
             cpu_seconds: CPU time after which it is killed, and so is each of its children after as much.
 
@@ -118,7 +118,7 @@ class Family:
 def _become(
     command: list[str],
     environment: Mapping[str, str],
-    folder: str,
+    folder: str | int,
     descriptors: Mapping[int, int],
     cpu_seconds: int | None,
 ) -> NoReturn:

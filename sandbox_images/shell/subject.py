@@ -11,11 +11,12 @@ import os
 import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from sandbox_images.shell.bans import GUARD
 from sandbox_images.shell.output import read_available
 from sandbox_images.shell.processes import Family
 from sandbox_images.shell.workspace import FileError, Workspace
@@ -34,19 +35,28 @@ _EVALUATE = f"""
 import contextlib, json, os, sys
 with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
     score.write("1000")
-request = json.loads(sys.stdin.buffer.read())
-sys.dont_write_bytecode = True
-sys.path.insert(0, os.getcwd())
-names = {{"__name__": "examined", **request["inputs"]}}
-try:
-    exec(compile(request["code"], "<examined>", "exec"), names)
-    answer = {{"value": names.get("result")}}
-    body = json.dumps(answer)
-except BaseException as error:
-    classes = [kind.__name__ for kind in type(error).__mro__]
-    body = json.dumps({{"raised": classes, "message": str(error)[:500]}})
-with os.fdopen({_RESULT}, "w") as channel:
-    channel.write(body)
+
+def answer():  # in a function: a submission can import what is global here
+    request = json.loads(sys.stdin.buffer.read())
+    sys.dont_write_bytecode = True
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    names = {{"__name__": "examined", **request["inputs"]}}
+    try:
+        code = compile(request["code"], "<examined>", "exec")
+        if request["guard"]:
+            guard = {{"__name__": "guard"}}
+            exec(compile(request["guard"], "<guard>", "exec"), guard)
+            guard["admit"](request["of"], request["without"], folder, {_RESULT})
+        exec(code, names)
+        return json.dumps({{"value": names.get("result")}})
+    except BaseException as error:
+        classes = [kind.__name__ for kind in type(error).__mro__]
+        return json.dumps({{"raised": classes, "message": str(error)[:500]}})
+
+unsaid = memoryview(answer().encode())
+while unsaid:
+    unsaid = unsaid[os.write({_RESULT}, unsaid):]
 os._exit(0)
 """
 
@@ -86,12 +96,20 @@ class Subject:
         expected: Any,
         deadline: float,
     ) -> None:
-        self.output = output or ""
+        self.asked = False
+        """Whether anything was looked at that the submission has had a part in."""
+        self._output = output or ""
         self.expected = expected
         self._workspace = workspace
         self._family = family
         self._environment = environment
         self._deadline = deadline
+
+    @property
+    def output(self) -> str:
+        """The policy's last words."""
+        self.asked = True
+        return self._output
 
     def read(self, path: str) -> str:
         """The text of a file in the workspace.
@@ -99,6 +117,7 @@ class Subject:
         Raises:
             SubmissionFailed: There is no such text.
         """
+        self.asked = True
         try:
             return self._workspace.read_text(path)
         except FileError as error:
@@ -110,6 +129,7 @@ class Subject:
         Raises:
             SubmissionFailed: The submission has left something there that keeps it from being written.
         """
+        self.asked = True
         try:
             self._workspace.write_bytes(path, content.encode())
         except FileError as error:
@@ -121,6 +141,7 @@ class Subject:
         Raises:
             SubmissionFailed: There are more than can be looked at in time.
         """
+        self.asked = True
         found: list[str] = []
         for entry in self._workspace.entries():
             if time.monotonic() > self._deadline:
@@ -144,29 +165,48 @@ class Subject:
             f"from {module} import {name} as function\nresult = function(*arguments)", arguments=arguments
         )
 
-    def evaluate(self, code: str, cpu_seconds: int = _CPU_SECONDS, **inputs: Any) -> Any:
+    def evaluate(
+        self,
+        code: str,
+        cpu_seconds: int = _CPU_SECONDS,
+        *,
+        of: str | None = None,
+        without: Sequence[str] = (),
+        **inputs: Any,
+    ) -> Any:
         """Runs code that uses the submission, in a process of its own, and gives what it calls `result`.
 
         Args:
             code: Python source; it must not say what is expected, for the submission can read it.
             cpu_seconds: CPU time it may take, in seconds.
+            of: The submission's module, where anything is banned: it is imported before the code runs.
+            without: Modules that the submission must not use, and `eval`, `exec` or `compile`; with any of
+                them, other processes and modules that are loaded by name. See `bans.py`.
             **inputs: Names it is given, as JSON has them.
 
         Raises:
-            SubmissionFailed: See `call`.
+            SubmissionFailed: See `call`; or it uses what is banned.
         """
-        answer = self._answer(code, cpu_seconds, inputs)
+        answer = self._answer(code, cpu_seconds, inputs, of, without)
         if "raised" in answer:
             raise SubmissionFailed(f"raised {answer['raised'][0]}: {answer['message']}")
         return answer["value"]
 
-    def raised(self, code: str, cpu_seconds: int = _CPU_SECONDS, **inputs: Any) -> list[str]:
+    def raised(
+        self,
+        code: str,
+        cpu_seconds: int = _CPU_SECONDS,
+        *,
+        of: str | None = None,
+        without: Sequence[str] = (),
+        **inputs: Any,
+    ) -> list[str]:
         """Names of the class, and its bases, of what such code raises; empty when it does not raise.
 
         Raises:
-            SubmissionFailed: It took too long or ended without an answer.
+            SubmissionFailed: It took too long or ended without an answer, or uses what is banned.
         """
-        return self._answer(code, cpu_seconds, inputs).get("raised", [])
+        return self._answer(code, cpu_seconds, inputs, of, without).get("raised", [])
 
     def run(self, *command: str, stdin: str = "", cpu_seconds: int = _CPU_SECONDS) -> Completed:
         """Runs a command in the workspace.
@@ -177,9 +217,14 @@ class Subject:
         status, stdout = self._watched(list(command), stdin.encode(), 1, cpu_seconds)
         return Completed(status, stdout.decode("utf-8", "replace"))
 
-    def _answer(self, code: str, cpu_seconds: int, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _answer(
+        self, code: str, cpu_seconds: int, inputs: dict[str, Any], of: str | None, without: Sequence[str]
+    ) -> dict[str, Any]:
+        if without and of is None:
+            raise ToolsetError(f"the hidden tests ban {', '.join(without)} but do not say of which module")
+        asked = {"code": code, "inputs": inputs, "of": of, "without": list(without)}
         try:
-            request = json.dumps({"code": code, "inputs": inputs}).encode()
+            request = json.dumps({**asked, "guard": GUARD if without else ""}).encode()
         except TypeError as error:
             raise ToolsetError(f"the hidden tests give a submission what is no JSON: {error}") from error
         _, said = self._watched([sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT, cpu_seconds)
@@ -187,12 +232,15 @@ class Subject:
             answer = json.loads(said)
         except (ValueError, RecursionError):
             raise SubmissionFailed("ended without an answer") from None
+        if isinstance(answer, dict) and isinstance(answer.get("refused"), str):
+            raise SubmissionFailed(f"does not do the work itself: {answer['refused']:.200}")
         if not isinstance(answer, dict) or not ("value" in answer or _says_what_was_raised(answer)):
             raise SubmissionFailed("ended without an answer")
         return answer
 
     def _watched(self, command: list[str], stdin: bytes, watched: int, cpu_seconds: int) -> tuple[int, bytes]:
         """Runs a process to its end, and gives its exit code and what it wrote to one descriptor."""
+        self.asked = True
         deadline = min(time.monotonic() + _WAITING * cpu_seconds, self._deadline)
         with ExitStack() as ends:
             pid, writer, reader = self._spawned(command, watched, cpu_seconds, ends)
@@ -216,8 +264,9 @@ class Subject:
             for descriptor in (writing_end, reader):
                 os.set_blocking(descriptor, False)
             descriptors = {0: reading, 1: null, 2: null, watched: writing}
-            folder = self._workspace.root
-            pid = self._family.spawn(command, self._environment, folder, descriptors, cpu_seconds)
+            pid = self._family.spawn(
+                command, self._environment, self._workspace.descriptor, descriptors, cpu_seconds
+            )
         return pid, writer, reader
 
     def _conversation(

@@ -151,6 +151,7 @@ class ShellSession(Session):
                 program = f"command python3 -c {shlex.quote(given['code'])}"
                 return self._run(program, given["code"], given.get("timeout"))
             case _:
+                self._workspace.find_anew()
                 return ToolResult(getattr(self._files, tool)(**given))
 
     def state_patch(self) -> Patch | None:
@@ -189,6 +190,7 @@ class ShellSession(Session):
         )
         try:
             self._family.kill()
+            self._workspace.find_anew()
             return grade(trace["tests"], subject)
         except ToolsetError:
             raise

@@ -49,6 +49,18 @@ class Workspace:
         self.max_bytes = max_bytes
         self._root_fd = os.open(root, _FOLDER)
 
+    @property
+    def descriptor(self) -> int:
+        """The open folder: it stays the same one, whatever is moved to its path."""
+        return self._root_fd
+
+    def find_anew(self) -> None:
+        """Takes what is now at the folder's path, if it is a folder: the policy may have made it anew."""
+        with suppress(OSError):
+            found = os.open(self.root, _FOLDER)
+            os.close(self._root_fd)
+            self._root_fd = found
+
     def read_bytes(self, path: str) -> bytes:
         """A file's content.
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sandbox_images.tool_host import process, wire
+from sandbox_images.tool_host import printed, process, wire
 from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.session_filter import refuse_system_calls
 from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
@@ -84,6 +84,7 @@ def _serve(
 ) -> None:
     channel.setblocking(True)
     try:
+        printed.listen()
         session = toolset.open(request["task"], prepared, scratch)
         opened = {
             "tools": session.tools if session.tools_id is None else None,
@@ -91,10 +92,10 @@ def _serve(
             "observation": session.observation,
             "state_id": session.state_id,
         }
-        begun = wire.encode({"id": request["id"], "ok": True, "result": opened})
+        begun = printed.framed({"id": request["id"], "ok": True, "result": opened})
         loop = _Loop(channel, session)
     except Exception as error:  # noqa: BLE001 - a toolset may raise anything; it becomes the answer
-        channel.sendall(wire.encode(failure(request["id"], "setup", error)))
+        channel.sendall(printed.framed(failure(request["id"], "setup", error)))
         return
     channel.sendall(begun)
     loop.run()
@@ -124,9 +125,9 @@ class _Loop:
             if self._broken is not None:
                 raise self._broken
             reply = {"id": request["id"], "ok": True, "result": self._result(request)}
-            frame = wire.encode(reply)
+            frame = printed.framed(reply)
         except Exception as error:  # noqa: BLE001 - see above
-            frame = wire.encode(failure(request["id"], request["op"], error))
+            frame = printed.framed(failure(request["id"], request["op"], error))
         self._channel.sendall(frame)
         if request["op"] == "call":
             self._note_patch()
@@ -167,7 +168,7 @@ class _Loop:
 def failure(request_id: int, kind: str, error: BaseException) -> dict[str, Any]:
     """The reply that says an operation failed, with the last frames of the traceback for its author."""
     frames = "" if isinstance(error, ToolsetError) else "".join(traceback.format_tb(error.__traceback__)[-4:])
-    print(f"{kind}: {type(error).__name__}: {error}\n{frames}", file=sys.stderr)
+    print(f"{kind}: {type(error).__name__}: {error}\n{frames}", file=sys.__stderr__)
     return {
         "id": request_id,
         "ok": False,

@@ -91,8 +91,10 @@ def _decode_reply(body: bytes) -> dict[str, Any]:
     error = reply.get("error")
     if type(reply.get("id")) is not int or type(reply.get("ok")) is not bool:
         raise WireError("a reply needs an id and an ok")
-    if not reply.keys() <= {"id", "ok", "result", "error"}:
+    if not reply.keys() <= {"id", "ok", "result", "error", "printed"}:
         raise WireError(f"a reply with more than it may have: {', '.join(reply)!r:.80}")
+    if not isinstance(reply.get("printed", ""), str):
+        raise WireError("what a session has printed is no text")
     if not (reply["ok"] and error is None) and not (
         isinstance(error, dict)
         and error.keys() == _FAILURE

@@ -52,27 +52,46 @@ def versions(
     return VersionFolder(kept.versions, packaged_model.folder(), kept.max_rank, kept.kept_versions)
 
 
+@pytest.fixture(scope="module")
+def base_model() -> Any:
+    pytest.importorskip("peft")
+    from tests.helpers.peft_adapters import load_base
+
+    return load_base(packaged_model.folder())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_accepted_adapter_is_served_with_the_log_probabilities_that_peft_computes(
-    kind: str, vllm_endpoint: PolicyEndpoint, versions: VersionFolder, tmp_path: Path
+    kind: str,
+    vllm_endpoint: PolicyEndpoint,
+    versions: VersionFolder,
+    base_model: Any,
+    tmp_path: Path,
 ):
-    pytest.importorskip("peft")
     from tests.helpers.peft_adapters import score_with_peft, write_peft_adapter
 
     base = versions.base_folder
     assert base is not None
-    adapter = write_peft_adapter(base, tmp_path / "adapter", **{"strength": 0.02, **KINDS[kind]})
-    url, version = str(vllm_endpoint.base_url), versions.next_version
-    deployment.update(versions, url, str(adapter), version)
     chance = random.Random(kind)
     ids = [chance.randrange(100, 30000) for _ in range(48)]
+    alone = score_with_peft(base, None, ids, base_model)
+    adapter, meant, effect, strength = tmp_path, alone, 0.0, 0.04
+    for attempt in range(5):  # kinds differ in how much the same numbers change
+        adapter = tmp_path / f"adapter-{attempt}"
+        write_peft_adapter(base, adapter, **{"strength": strength, "loaded": base_model, **KINDS[kind]})
+        meant = score_with_peft(base, adapter, ids, base_model)
+        effect = mean_distance(alone, meant)
+        if effect > 0.6:
+            break
+        strength *= min(8.0, 1.2 / effect)
+    url, version = str(vllm_endpoint.base_url), versions.next_version
+    deployment.update(versions, url, str(adapter), version)
     served = served_scores(url, vllm_endpoint.model, version, ids)
-    meant, alone = score_with_peft(base, adapter, ids), score_with_peft(base, None, ids)
-    off, effect = mean_distance(served, meant), mean_distance(alone, meant)
+    off = mean_distance(served, meant)
     worst = max(abs(a - b) for a, b in zip(served, meant, strict=True))
     print(f"{kind}: differs by {off:.3f} nats a token, {worst:.3f} at worst; changes by {effect:.3f}")
-    assert effect > 0.3, "there is something to be served"
-    assert off < max(0.1, 0.1 * effect)
+    assert effect > 0.6, "there is something to be served"
+    assert off < max(0.1, 0.15 * effect), "the deployment computes in bfloat16, and PEFT in float32"
 
 
 def test_what_is_served_otherwise_is_found_by_the_probe_and_never_in_use(

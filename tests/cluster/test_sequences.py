@@ -85,8 +85,8 @@ async def test_groups_take_in_finished_episodes_only_and_load_without_our_code(
     run = await write_run(tmp_path / "run", records)
     by_episode = {sequence.task_id[-1]: sequence.advantage for sequence in sequences(run)}
     assert by_episode == pytest.approx({"1": 1.0, "2": -1.0, "4": 0.0}, abs=1e-4)
-    path, count = write_sequences(run, "rloo")
-    assert (path, count) == (run / "sequences" / "rloo.parquet", 3)
+    path, written = write_sequences(run, "rloo")
+    assert (path, written.sequences) == (run / "sequences" / "rloo.parquet", 3)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 

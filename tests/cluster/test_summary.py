@@ -6,6 +6,7 @@ from rich.console import Console
 
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import Manifest, ManifestError, write_manifest
+from cluster.observe.failure_groups import FailureGroup
 from cluster.observe.rates import ScoreRow, wilson
 from cluster.observe.summary import Seconds, Summary, SummaryRow, summarise, write_summary
 from cluster.observe.summary_view import render
@@ -38,6 +39,7 @@ EPISODES = [
     episode(5, suite="travel", user_task=None, injection_task="injection_task_1", metrics=metrics(None, 1.0)),
     failed_episode(6, suite="travel", error=EpisodeError.of("policy", "policy", ValueError())),
 ]
+FAILED = {record.episode_id: record.error for record in EPISODES if record.error}
 
 
 @pytest.mark.parametrize("journalled", [0, 3, 7])
@@ -50,6 +52,9 @@ async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalle
         finished=5,
         failed=2,
         failures={"policy": 1, "setup": 1},
+        failure_groups=[
+            FailureGroup(**error.model_dump(), count=1, episode_id=failed) for failed, error in FAILED.items()
+        ],
         reward=0.6,
         metrics={"utility": 0.75, "attack_success": 2 / 3},
         rows=[

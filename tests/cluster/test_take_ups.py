@@ -18,6 +18,7 @@ from cluster.dataset.manifest import load_manifest
 from cluster.dataset.remote import RemoteFolder, local_folder
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError, RunError
+from cluster.resume import resumable_config
 from tests.cluster.synthetic import episode, failed_episode, result
 from tests.helpers.failing_storage import SCHEME, Bucket
 
@@ -221,6 +222,47 @@ def test_a_new_run_that_is_not_brought_up_leaves_nothing(machines: Machines, tmp
         assert not target.folder.exists()
         assert Target.new(CONFIG, out)
     assert not Bucket.store
+
+
+def test_an_empty_folder_that_was_there_before_stays_when_a_new_run_is_not_brought_up(tmp_path: Path) -> None:
+    for name in ("made by the user", "made by the run"):
+        folder = tmp_path / name
+        if name == "made by the user":
+            folder.mkdir()
+        target = Target.new(CONFIG, str(folder))
+        with pytest.raises(RunError, match="no workers"), target.held(CONFIG):
+            raise RunError("no workers")
+        assert folder.exists() == (name == "made by the user")
+    assert list((tmp_path / "made by the user").iterdir()) == []
+
+
+async def test_a_run_that_was_killed_before_its_first_copy_goes_on_elsewhere(
+    machines: Machines, tmp_path: Path
+) -> None:
+    """Wherever in its take-up the process is killed: the URI holds no run, or one with its config."""
+    environment = tmp_path / "words.py"
+    environment.write_text("# an environment")
+    config = CONFIG.model_copy(
+        update={"environment": CONFIG.environment.model_copy(update={"id": str(environment)})}
+    )
+    moments: list[dict[str, object]] = []
+    Bucket.before = lambda what, path: moments.append(dict(Bucket.store))
+    with Target.new(config, URI).held(config):
+        Bucket.before = None
+    before_a_copy = 0
+    for number, store in enumerate(moments):
+        Bucket.store.clear()
+        Bucket.store.update(store)
+        machines.use(f"there-{number}")
+        if not RemoteFolder(URI).holds_run():
+            continue
+        resumed = Target.resumed(URI, False)
+        assert resumable_config(resumed.folder, None).environment.id == config.environment.id
+        await play(resumed, range(1))
+        assert in_bucket() == ids(range(1))
+        assert (local_folder(URI) / "environment.py").read_text() == "# an environment"
+        before_a_copy += "/bucket/run/config.yaml" not in store
+    assert before_a_copy
 
 
 def test_a_folder_in_which_a_run_was_killed_before_it_began_can_be_taken(tmp_path: Path) -> None:

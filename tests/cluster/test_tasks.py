@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from cluster import cli
 from cluster.config import RunConfig
@@ -19,11 +18,8 @@ def config(args: dict[str, Any], **fields: Any) -> RunConfig:
     return RunConfig.model_validate({"environment": environment, "policy": {"kind": "oracle"}, **fields})
 
 
-def shown(args: dict[str, Any], **fields: Any) -> str:
-    console = Console(width=150)
-    with console.capture() as capture:
-        console.print(render(select(config(args, **fields))))
-    return capture.get()
+def shown(args: dict[str, Any], width: int | None = None, **fields: Any) -> str:
+    return "\n".join(line.text for line in render(select(config(args, **fields)), width))
 
 
 def test_tasks_are_listed_with_suite_injection_prompt_and_difficulty():
@@ -35,12 +31,10 @@ def test_tasks_are_listed_with_suite_injection_prompt_and_difficulty():
     }
     text = shown(args, samples=4)
     lines = [line.split() for line in text.splitlines()]
-    assert ["banking", "user_task_0", "easy", "Can", "you", "please", "pay", "the", "bill"] in [
-        line[:9] for line in lines
-    ]
-    assert ["banking", "user_task_3", "injection_task_7", "direct", "easy", "I"] in [
-        line[:6] for line in lines
-    ]
+    assert ["v1.2.2/banking/user_task_0", "Can", "you", "please"] in [line[:4] for line in lines]
+    attacked = ["v1.2.2/banking/user_task_3/injection_task_7/direct", "I"]
+    assert attacked in [line[:2] for line in lines]
+    assert text.startswith("all tasks: suite banking, difficulty easy\n")
     assert "banking, benign: 2 tasks" in text
     assert "banking, attack: 2 tasks" in text
     assert "4 tasks × 4 = 16 episodes, environment.split eval" in text
@@ -172,3 +166,24 @@ def test_attack_takes_the_policys_own_name_where_agentdojo_knows_it():
     known = {"kind": "endpoint", "base_url": "http://127.0.0.1:1/v1", "model": "gpt-4o-2024-05-13"}
     tasks = select(config(args, policy=known)).tasks
     assert tasks[0].task_id.endswith("/important_instructions/gpt-4o-2024-05-13")
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_ids_come_first_and_are_never_cut_at_any_width(width: int):
+    args = {"suites": ["workspace"], "mode": ["benign", "attack"], "attack": "important_instructions"}
+    text = shown({**args, "attack_model": "local"}, width, limit=60)
+    lines = text.splitlines()
+    ids = [line.split()[0] for line in lines if line.startswith("v1.2.2/")]
+    selected = select(config({**args, "attack_model": "local"}, limit=60)).tasks
+    assert ids == [task.task_id for task in selected]
+    assert max(map(len, lines)) <= width
+    assert not set(text) & set("─│┃━")
+    prompts = [task.prompt.split()[0] for task in selected]
+    assert all(f" {prompt} " in text for prompt in prompts)
+
+
+def test_nothing_is_cut_in_a_pipe(tmp_path: Path):
+    args = {"suites": ["travel"], "user_tasks": ["user_task_3"]}
+    (task,) = select(config(args)).tasks
+    assert len(task.prompt) > 300
+    assert " ".join(task.prompt.split()) in shown(args)

@@ -1,12 +1,15 @@
 """`kumite verify` flags nothing that is right: what vLLM renders in its own way, what was on another day."""
 
 import os
+import shutil
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.dataset.manifest import load_manifest, manifest_path, manifest_text
 from cluster.verify.checks import Verification, verify
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from tests.helpers.token_runs import template_in, two_turns, write_run
@@ -181,11 +184,43 @@ async def test_an_interrupted_run_is_right(tmp_path: Path):
     assert skipped(found, "counts") == {"the run has not come to its end": 1, "there is no summary": 1}
 
 
-async def test_a_damaged_journal_is_a_finding(tmp_path: Path):
+def line(text: bytes, *, checksum: int | None = None) -> bytes:
+    """A line of the journal, the first one of its batch."""
+    return b"%08x %b\n" % (zlib.crc32(text) if checksum is None else checksum, text)
+
+
+@pytest.mark.parametrize("after", ["a later batch", "a later segment"])
+async def test_a_damaged_journal_is_a_finding(tmp_path: Path, after: str):
     template = template_in(tmp_path / "model")
     run = await write_run(tmp_path / "run", [two_turns(template)], model=template.model)
-    (run / "journal" / "000007.jsonl").write_text("00000000 {}\n00000000 {}\n")
+    damaged = line(b"{}", checksum=0)
+    whole = line(two_turns(template).model_dump_json().encode())
+    (run / "journal" / "000007.jsonl").write_bytes(damaged + (whole if after == "a later batch" else b""))
+    if after == "a later segment":
+        (run / "journal" / "000008.jsonl").write_bytes(whole)
     assert "CRC-32" in complaints(verify(run))["files"][0]
+
+
+async def test_what_killed_writers_were_writing_is_right(tmp_path: Path):
+    """The last batch of each writer may be torn, and the files that a killed one leaves may be there."""
+    template = template_in(tmp_path / "model")
+    run = await write_run(tmp_path / "run", [two_turns(template)], model=template.model)
+    before = load_manifest(run)
+    old = before.shards[0].episodes_file
+    shutil.copy(run / old, run / "episodes" / "000001-old.parquet")
+    segment = "000007-w00000001"
+    shutil.copy(run / old, run / "episodes" / f"{segment}-0-w00000002.parquet")
+    torn = line(b"{}", checksum=0) * 2
+    changes = {
+        "writers": ["w00000001", "w00000002"],
+        "writer": "w00000002",
+        "taken_over": {segment: len(torn)},
+        "replaced": {"episodes/000001-old.parquet": 1},
+    }
+    manifest_path(run).write_bytes(manifest_text(before.model_copy(update=changes)))
+    (run / "journal" / f"{segment}.jsonl").write_bytes(torn)
+    (run / "journal" / "000008-w00000002.jsonl").write_bytes(line(b"{}", checksum=0)[:5])
+    assert "files" not in complaints(verify(run))
 
 
 def test_messages_are_prepared_as_by_vllm():

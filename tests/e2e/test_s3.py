@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.dataset as arrow_dataset
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from pyarrow.fs import FileSelector, S3FileSystem
 
@@ -110,7 +110,12 @@ def test_a_bucket_that_is_not_there_is_one_error_that_names_it(kumite: Any, s3: 
     assert "Traceback" not in refused.output
 
 
+@pytest.mark.timeout(1800)  # it takes half a minute where nothing else runs
 def test_a_runs_life_in_a_bucket(s3: S3FileSystem) -> None:
+    """A few short lives: every look at a bucket is a request, so the thousands are played in memory.
+
+    Nor are they made simpler where one fails, which would take hours: it is told as it was found.
+    """
     lives = itertools.count()
 
     class LifeInBucket(RunLife):
@@ -119,4 +124,5 @@ def test_a_runs_life_in_a_bucket(s3: S3FileSystem) -> None:
         def new_uri(self) -> str:
             return f"s3://bucket/life-{next(lives)}/run"
 
-    run_state_machine_as_test(LifeInBucket, settings=settings(max_examples=8, database=None, **QUIET))
+    short = {**QUIET, "stateful_step_count": 6, "phases": [Phase.generate]}
+    run_state_machine_as_test(LifeInBucket, settings=settings(max_examples=5, database=None, **short))

@@ -37,7 +37,7 @@ class DummyEnv(vf.MultiTurnEnv):
             case "raise a timeout":
                 raise TimeoutError("a server of the environment's does not answer")
             case "wreck":
-                state["trajectory"][0]["prompt"] = [{"content": object()}]
+                state["trajectory"][0]["completion"] = 5
                 raise ZeroDivisionError("a bug in env_response")
             case "end":
                 state["final_env_response"] = [vf.UserMessage(content="enough")]

@@ -111,9 +111,12 @@ class Disk:
         shutil.rmtree(self.folder)
         self._saved.rename(self.folder)
         for note in list(self.folder.rglob("journal/*.synced")):
-            segment = note.with_suffix(".jsonl")
+            segment, synced = note.with_suffix(".jsonl"), int(note.read_text())
             if lose is not None:
-                segment.write_bytes(lose(segment.read_bytes(), int(note.read_text())))
+                segment.write_bytes(lose(segment.read_bytes(), synced))
+            # What was synced once stays so: the files that are put back have other inodes.
+            status = segment.stat()
+            self.synced[status.st_dev, status.st_ino] = min(synced, status.st_size)
             note.unlink()
         Bucket.store.clear()
         Bucket.store.update(self._bucket)

@@ -126,7 +126,7 @@ def stage_engine(
 
     @contextmanager
     def parts(
-        config: RunConfig, run_id: str, progress: Any, seed: str | None = None, check: Any = None
+        config: RunConfig, run_id: str, progress: Any, seed: str | None = None, check: Any = None, *_: Any
     ) -> Iterator[Parts]:
         plan = Plan(config, tasks, run_id, seed)
         if check is not None:

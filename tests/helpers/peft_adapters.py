@@ -1,5 +1,6 @@
 """LoRA adapters as PEFT itself writes them, with numbers that change what a model says."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,20 @@ def write_tiny_llama(folder: Path, **config: Any) -> Path:
     return folder
 
 
+def load_base(base: Path) -> Any:
+    """A base model in single precision, for functions that would load it themselves otherwise."""
+    loading: Any = AutoModelForCausalLM
+    return loading.from_pretrained(base, dtype=torch.float32)
+
+
 def write_peft_adapter(
-    base: Path, folder: Path, *, strength: float = 0.05, embeddings: bool | str = "auto", **settings: Any
+    base: Path,
+    folder: Path,
+    *,
+    strength: float = 0.05,
+    embeddings: bool | str = "auto",
+    loaded: Any = None,
+    **settings: Any,
 ) -> Path:
     """An adapter of random numbers, saved by PEFT.
 
@@ -36,10 +49,11 @@ def write_peft_adapter(
         folder: Where it is saved.
         strength: Standard deviation of lora_B.
         embeddings: PEFT's `save_embedding_layers`.
+        loaded: The base model, which stays as it is. None: it is loaded.
         settings: Of `LoraConfig`.
     """
     torch.manual_seed(1)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model: Any = load_base(base) if loaded is None else copy.deepcopy(loaded)
     chosen = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
     adapted: Any = get_peft_model(model, LoraConfig(**{**chosen, **settings}))
     with torch.no_grad():
@@ -50,9 +64,9 @@ def write_peft_adapter(
     return folder
 
 
-def score_with_peft(base: Path, adapter: Path | None, ids: list[int]) -> list[float]:
+def score_with_peft(base: Path, adapter: Path | None, ids: list[int], loaded: Any = None) -> list[float]:
     """Log-probabilities of all ids but the first, as PEFT computes them."""
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model: Any = load_base(base) if loaded is None else copy.deepcopy(loaded)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
     with torch.no_grad():

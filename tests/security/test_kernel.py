@@ -57,6 +57,8 @@ GONE = {
     "netlink of the firewall": ({"x86_64": 41, "aarch64": 198}, (16, 3, 12)),
     "giving up its orphans": ({"x86_64": 157, "aarch64": 167}, (36, 0, 0, 0, 0)),
 }
+BY_THE_TOOL_HOST = {"ptrace towards the tool host", "giving up its orphans"}
+"""Those that a session's own filter refuses, whatever the runtime makes of the engine's profile."""
 DENIED = "Operation not permitted|Permission denied|Function not implemented"
 
 
@@ -65,12 +67,11 @@ def skip_own_kernel(cell: Cell, why: str) -> None:
         pytest.skip(f"gVisor: {why}")
 
 
-@pytest.mark.parametrize("call", GONE.values(), ids=GONE)
-async def test_system_call_is_gone(
-    cell: Cell, attacker: Session, call: tuple[dict[str, int], tuple[object, ...]]
-) -> None:
-    skip_own_kernel(cell, "it takes no profile of the engine's; its kernel is not the host's")
-    number, arguments = call
+@pytest.mark.parametrize("call", GONE)
+async def test_system_call_is_gone(cell: Cell, attacker: Session, call: str) -> None:
+    if call not in BY_THE_TOOL_HOST:
+        skip_own_kernel(cell, "it takes no profile of the engine's; its kernel is not the host's")
+    number, arguments = GONE[call]
     code = _CALL.format(number=number, arguments=repr(arguments).replace("\\\\", "\\"))
     answer = await said(attacker, "attempt", code=code)
     assert re.fullmatch(DENIED, answer), answer

@@ -16,7 +16,7 @@ from tests.helpers import many_environments
 from tests.helpers.many_environments import CALLS, CASES
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import record, rollout_worker, rows, spec
-from workers.environments.messages import to_records
+from workers.environments.messages import to_record, to_records
 from workers.records import Message
 from workers.settings import PolicyEndpoint
 
@@ -81,10 +81,18 @@ def by_verifiers(name: str, policy: MockPolicy) -> Played:
     return Played(
         [output["reward"] for output in outputs],
         [dict(output["metrics"]) for output in outputs],
-        [[*to_records(output["prompt"]), *to_records(output["completion"])] for output in outputs],
+        [[*to_records(output["prompt"]), *map(as_said, output["completion"])] for output in outputs],
         [output["error"] is not None for output in outputs],
         list(CALLS),
     )
+
+
+def as_said(message: Any) -> Message:
+    """A message of verifiers' output, which has "" for the missing content of one that only calls tools."""
+    record = to_record(message)
+    if record.tool_calls and not record.content:
+        record.content = None
+    return record
 
 
 def all_of(env: Any) -> list[Any]:

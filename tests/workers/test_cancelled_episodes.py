@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from tests.helpers.dummy_episodes import ENVIRONMENT, one, sessions, task
-from tests.helpers.rollouts import rollout_worker, spec
+from tests.helpers.rollouts import ORACLE, rollout_worker, spec
+from workers.laned_worker import LanedWorker
 from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
 from workers.sandbox.base import Sandbox
 from workers.sandbox.pool import SandboxPool
+from workers.settings import EnvironmentSettings, SandboxSettings, WorkerSettings
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["single", "groups"])
@@ -91,3 +93,24 @@ def test_the_base_state_of_an_episode_whose_result_came_too_late_is_named_again(
     worker.cancel([late.episode_id])
     assert one(worker, row).states.keys() == {"late"}
     assert one(worker, row).states == {}
+
+
+def test_the_base_state_of_a_lost_result_is_named_again_by_a_worker_of_several_processes() -> None:
+    settings = WorkerSettings(
+        run_id="test-run",
+        environment=EnvironmentSettings(id=ENVIRONMENT),
+        sandbox=SandboxSettings(backend="process"),
+        policy=ORACLE,
+        episodes=2,
+    )
+    worker = LanedWorker(settings, "test-worker")
+    try:
+        worker.ready()
+        row = task(opening={"state_id": "lost"})
+        [lost] = worker.play([spec(row)])
+        assert lost.states.keys() == {"lost"}
+        worker.cancel([lost.episode_id])
+        assert worker.play([spec(row)])[0].states.keys() == {"lost"}
+        assert worker.play([spec(row)])[0].states == {}
+    finally:
+        worker.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import itertools
 import json
 import os
 import threading
@@ -102,6 +103,18 @@ def test_timings_account_for_every_stage(worker: RolloutWorker) -> None:
     stages = timings.queue + timings.setup + timings.policy + timings.tools + timings.scoring
     assert stages <= timings.total
     assert record(result).steps[0].tools_seconds > 0
+
+
+def test_timings_are_right_while_the_clock_is_set_back(
+    worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, hours = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() - 3600 * next(hours))
+    timings = record(one(worker, task())).timings
+    monkeypatch.undo()
+    stages = timings.setup + timings.policy + timings.tools + timings.scoring
+    assert 0 < stages <= timings.total < 3000
+    assert min(timings.model_dump().values()) >= 0
 
 
 def test_episode_that_runs_out_of_turns_is_finished(worker: RolloutWorker) -> None:

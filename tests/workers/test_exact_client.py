@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import verifiers as vf
-from verifiers.legacy.types import Tool, UserMessage
+from verifiers.legacy.types import AssistantMessage, Tool, UserMessage
 
 from cluster.dataset.sequences import sequences_of
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
@@ -13,9 +13,12 @@ from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
 from workers.chat_template import ChatTemplate
 from workers.errors import PolicyError, TemplateError
-from workers.exact_client import ExactPolicyClient
+from workers.exact_answers import read_answer
+from workers.exact_client import ExactPolicyClient, make_client
 from workers.policy_client import sampling_args
+from workers.sampling_keys import ExactRequest
 from workers.settings import PolicyEndpoint, SamplingSettings
+from workers.template_renderer import make_renderer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CALL = '<tool_call>\n{"name":"add",  "arguments": {"a": 1, "b": 2}}\n</tool_call>'
@@ -144,6 +147,118 @@ async def test_a_prompt_over_the_context_is_verifiers_own_error(template: ChatTe
     message = "This model's maximum context length is 8 tokens."
     with MockPolicy(Fault(status=400, message=message)) as policy, pytest.raises(vf.OverlongPromptError):
         await ask(exact(policy, template))
+
+
+async def answered(policy: MockPolicy, endpoint: PolicyEndpoint, offers: bool = True) -> Any:
+    client = make_client(endpoint)
+    tools = [Tool(name="add", description="Add.", parameters={"type": "object", "properties": {}})]
+    try:
+        args: Any = sampling_args(endpoint, 7)
+        asked: Any = [UserMessage(content="1 + 2?")]
+        return (await client.get_response(asked, "mock", args, tools if offers else None)).message
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    "sampled, content, stop, offers",
+    [
+        ("3<|endoftext|>", "3", None, True),
+        ("3<|endoftext|>", "3", None, False),
+        (f"3{END}", "3", None, True),
+        ("so: 3. No", "so: 3", ["."], True),
+        ("so: 3. No", "so: 3. ", ["No"], False),
+        ("3<|fim|>4" + END, "3<|fim|>4", None, True),
+        ("3<|fim|>4" + END, "34", None, False),
+    ],
+)
+async def test_content_is_what_chat_completions_would_give(
+    sampled: str, content: str, stop: list[str] | None, offers: bool, tmp_path: Path
+):
+    folder = make_tokenizer(tmp_path)
+    own = ChatTemplate(str(folder))
+    own.tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>", "<|fim|>"]})
+    own.tokenizer.save_pretrained(folder)
+    ids = own.encode(sampled)
+    reply = Reply(content, token_ids=ids, logprobs=[-0.5] * len(ids), finish_reason="stop")
+    with MockPolicy(default=reply) as policy:
+        settings = exact(policy, own, sampling=SamplingSettings(stop=stop))
+        by_ids = await answered(policy, settings, offers)
+        by_chat = await answered(policy, settings.model_copy(update={"tokens": "per_turn"}), offers)
+    assert by_ids.content == by_chat.content == content
+    assert by_ids.tokens.completion_ids == ids
+
+
+def test_a_turn_that_was_cut_off_keeps_its_last_token(template: ChatTemplate):
+    renderer = make_renderer(PolicyEndpoint(kind="openai", model=template.model, tokens="exact"))
+    ids = template.encode("12")
+    answer = {"completion_ids": ids, "finish_reason": "length"}
+    assert read_answer(renderer, answer, [], ExactRequest())["content"] == "12"
+
+
+def qwen3(folder: Path) -> ChatTemplate:
+    made = ChatTemplate(str(make_tokenizer(folder)))
+    tags = ("tool_call", "tool_response", "think")
+    marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
+    made.tokenizer.add_tokens(marks)
+    made.tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
+    made.tokenizer.save_pretrained(folder)
+    return made
+
+
+async def test_a_user_turn_goes_on_from_a_thinking_answer_with_the_qwen3_renderer(tmp_path: Path):
+    own = qwen3(tmp_path)
+    thought = own.encode("<think>\nA sum.\n</think>\n\n3" + END)
+    reply = Reply(token_ids=thought, logprobs=[-0.5] * len(thought))
+    with MockPolicy(default=reply) as policy:
+        client = ExactPolicyClient(exact(policy, own, renderer="qwen3"))
+        asked: Any = [UserMessage(content="1 + 2?")]
+        first = await client.get_response(asked, "mock", {})
+        assert first.message.reasoning_content == "A sum."
+        said = AssistantMessage(content=first.message.content, reasoning_content="A sum.")
+        step = {"prompt": asked, "completion": [said], "response": first, "tokens": None}
+        later: Any = [*asked, said, UserMessage(content="Twice that?")]
+        second = await client.get_response(later, "mock", {}, state={"trajectory": [step]})
+        await client.close()
+    prompt, before = second.message.tokens.prompt_ids, first.message.tokens
+    so_far = [*before.prompt_ids, *before.completion_ids]
+    assert prompt[: len(so_far)] == so_far
+    assert "Twice that?" in own.decode(prompt[len(so_far) :])
+
+
+async def test_a_renderer_that_writes_turns_anew_is_named_as_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own = qwen3(tmp_path)
+    thought = own.encode("<think>\nA sum.\n</think>\n\n3" + END)
+    reply = Reply(token_ids=thought, logprobs=[-0.5] * len(thought))
+    with MockPolicy(default=reply) as policy:
+        client = ExactPolicyClient(exact(policy, own, renderer="qwen3"))
+        monkeypatch.setattr(client._renderer, "effective_thinking_retention", "tool_cycle")
+        asked: Any = [UserMessage(content="1 + 2?")]
+        first = await client.get_response(asked, "mock", {})
+        said = AssistantMessage(content=first.message.content, reasoning_content="A sum.")
+        step = {"prompt": asked, "completion": [said], "response": first, "tokens": None}
+        later: Any = [*asked, said, UserMessage(content="Twice that?")]
+        with pytest.raises(PolicyError, match="Qwen3Renderer writes earlier turns anew once a user message"):
+            await client.get_response(later, "mock", {}, state={"trajectory": [step]})
+        await client.close()
+
+
+def test_what_the_template_is_told_is_in_the_prompt_of_a_renderer_of_the_package(tmp_path: Path):
+    own = qwen3(tmp_path)
+    for enabled in (True, False):
+        sampling = SamplingSettings(extra_body={"chat_template_kwargs": {"enable_thinking": enabled}})
+        endpoint = PolicyEndpoint(
+            kind="openai", model=own.model, tokens="exact", renderer="qwen3", sampling=sampling
+        )
+        renderer = make_renderer(endpoint)
+        user = [{"role": "user", "content": "Hi"}]
+        prompt = own.decode(renderer.render(user, add_generation_prompt=True).token_ids)
+        assert ("<think>\n\n</think>" in prompt) == (not enabled)
+    sampling = SamplingSettings(extra_body={"chat_template_kwargs": {"nonesuch": 1}})
+    with pytest.raises(TemplateError, match=r"renderer 'qwen3' .*nonesuch"):
+        make_renderer(endpoint.model_copy(update={"sampling": sampling}))
 
 
 def test_no_client_is_made_where_the_template_is_not_exact(tmp_path: Path):

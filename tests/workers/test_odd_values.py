@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from verifiers.types import Tool
 
 from cluster.plan import task_id_of
 from cluster.tasks import _task
 from tests.helpers.rollouts import ORACLE
 from workers.environments import steps
+from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
 from workers.environments.sendable import sendable
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.episode import EpisodePlayer, _Play
 from workers.lost_episodes import lost_result
+from workers.oracle_client import OracleClient
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, info_of, labels_of
 from workers.settings import EnvironmentSettings, SandboxSettings, WorkerSettings
 
@@ -67,6 +70,13 @@ TOKENS = st.none() | st.fixed_dictionaries(
         "completion_logprobs": st.lists(NUMBERS | st.none(), max_size=3) | VALUES,
     }
 )
+TOOLS = st.builds(
+    Tool.model_construct,
+    name=VALUES,
+    description=VALUES,
+    parameters=st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "properties", "default"), VALUES)),
+    strict=VALUES,
+)
 STEPS = st.fixed_dictionaries(
     {"prompt": CONVERSATIONS, "completion": CONVERSATIONS, "reward": VALUES, "tokens": TOKENS}
 )
@@ -79,6 +89,8 @@ STATES = st.fixed_dictionaries(
         "stop_condition": VALUES,
         "is_truncated": VALUES,
         "final_env_response": CONVERSATIONS,
+        "tool_defs": st.lists(TOOLS | VALUES, max_size=2) | VALUES,
+        "info": INFOS,
     },
 )
 UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
@@ -98,7 +110,7 @@ def a_player() -> EpisodePlayer:
     )
     nothing: Any = None
     player = EpisodePlayer.__new__(EpisodePlayer)
-    EpisodePlayer.__init__(player, worker, nothing, None, nothing, "w", "n")
+    EpisodePlayer.__init__(player, worker, nothing, None, OracleClient(), "w", "n")
     return player
 
 
@@ -145,6 +157,21 @@ def test_any_state_of_thousands_has_a_record(state: dict[str, Any], row: dict[st
     record_of_a_state(state, row, fails)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_episode_whose_record_cannot_be_made_has_one_that_says_why(fails: bool) -> None:
+    class Session:
+        @property
+        def scores(self) -> Any:
+            raise RuntimeError("its scores are gone")
+
+    session: Any = Session()
+    play = _Play(a_spec({"prompt": "hi", "example_id": 0}), EpisodeTrace(session=session))
+    outcome: Any = ValueError("its own") if fails else Rollout([], "[]", [], 1.0, {}, None, False)
+    record = assert_strict(a_player()._result(play, outcome))
+    assert record.error is not None
+    assert ("its own" if fails else "its scores are gone") in record.error.message
+
+
 @UNHURRIED
 @given(ROWS)
 def test_any_row_has_labels_an_id_and_a_record_of_what_it_was_lost_to(row: dict[str, Any]) -> None:
@@ -153,7 +180,9 @@ def test_any_row_has_labels_an_id_and_a_record_of_what_it_was_lost_to(row: dict[
     task_id_of(row).encode()
     _task(row).model_dump_json()
     error = EpisodeError.of("worker", "worker", ValueError("\ud83d"))
-    assert_strict(lost_result(a_spec(row), error, run_id="r", environment="e", model="m"))
+    assert_strict(
+        lost_result(a_spec(row), error, run_id="r", environment=EnvironmentSettings(id="e"), model="m")
+    )
 
 
 @UNHURRIED

@@ -11,6 +11,7 @@ from datasets import Dataset
 from pydantic import ValidationError, model_validator
 from verifiers.legacy.types import Tool
 
+from workers.environments.agentdojo_attacks import OwnAttacks
 from workers.environments.agentdojo_defenses import ToolOutput, load_defense
 from workers.environments.agentdojo_guard import Guard, guarded_system_message
 from workers.environments.agentdojo_pipeline import PipelineSettings
@@ -28,6 +29,7 @@ from workers.environments.agentdojo_rewards import (
 from workers.environments.agentdojo_tasks import TaskSelection, rows
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
+from workers.environments.tool_errors import say_tool_errors
 from workers.errors import RequestRefused, ToolsetError
 from workers.sandbox.base import Opened, Session, ToolsetSpec
 from workers.settings import SandboxSettings
@@ -67,6 +69,7 @@ class AgentDojoEnv(SandboxedEnv):
         self._defenses = [load_defense(choice) for choice in args.defense]
         self._questions = sum(bool(defense.question) for defense in self._defenses)
         self._reward = args.rubric()
+        self._attacks = OwnAttacks(args.attack_timeout)
         toolset = ToolsetSpec(
             image="agentdojo",
             toolset="sandbox_images.agentdojo.toolset:AgentDojoToolset",
@@ -90,7 +93,7 @@ class AgentDojoEnv(SandboxedEnv):
         """Opens the episode's session: its tools become the episode's tools, as far as defenses let them."""
         session = await self._session(state)
         info = cast(dict[str, Any], state["info"])
-        opened = await session.open(info)
+        opened = await session.open(await self._attacks.task(session, info))
         guard = Guard(self._defenses, str(state["prompt"][-1].content))
         state["ledger"], state["guard"] = Ledger(), guard
         state["tool_defs"] = guard.tools(self._suites_tools(opened))
@@ -139,6 +142,7 @@ class AgentDojoEnv(SandboxedEnv):
             state["tool_defs"] = guard.tools_after(step, messages, state["tool_defs"])
             return _asked(guard, step + 1)
         outputs = [await self._run(call, step, state) for call in calls]
+        say_tool_errors(state, [output.error is not None for output in outputs])
         last_words = await guard.inspect(outputs, messages)
         said: list[Any] = [
             vf.ToolMessage(content=output.text, tool_call_id=call.id)

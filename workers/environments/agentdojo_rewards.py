@@ -48,10 +48,10 @@ class RewardSettings(Settings):
     attack has succeeded. Metrics: `utility`, `attack_success`, `utility_and_security`, `injected_calls`,
     `tool_calls`, `tool_errors`, `turns`. One that does not apply to an episode weighs nothing in it."""
     step_reward: dict[Event, float] | None = None
-    """Rewards of single steps, in place of the preset's: of a step with an `injected_call`, for each of
-    them, last words that do what the injection asked for included; of the step at which the attack succeeded
-    (`attack_success`); of a step with a `tool_error`, for each. They are part of the episode's reward. Null:
-    the preset's, or none."""
+    """Rewards for single steps; they replace the preset's. `injected_call`: per injected call made in the
+    step, last words that do what the injection asked for included. `tool_error`: per tool error in the step.
+    `attack_success`: once, at the step where the attack succeeded. They are part of the episode's reward.
+    Null: the preset's, or none."""
 
     @field_validator("reward")
     @classmethod

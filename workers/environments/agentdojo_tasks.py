@@ -44,6 +44,9 @@ class TaskSelection(Settings):
     own name. Attacks of AgentDojo's that call their target by name must know it; `local` stands for any other
     model."""
 
+    attack_timeout: float = Field(default=120.0, gt=0)
+    """Seconds that an attack of your own may take to compute what it injects for one pair of tasks."""
+
     @field_validator("mode", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -230,16 +233,22 @@ def _check(selection: TaskSelection, known: dict[str, Any]) -> None:
                 raise _unknown(kind, kind[:-1].replace("_", " "), name, dict.fromkeys(has), selection.version)
     if "attack" in selection.mode:
         if selection.attack is None:
-            has = ", ".join(known["attacks"])
+            has = ", ".join(_offered(known))
             raise EnvironmentLoadError(
                 f"environment.args.attack: mode `attack` needs one; AgentDojo has {has}"
             )
         if selection.attack not in known["attacks"]:
-            raise _unknown("attack", "attack", selection.attack, known["attacks"], selection.version)
+            raise _unknown("attack", "attack", selection.attack, _offered(known), selection.version)
         if selection.attack == "manual":
             raise EnvironmentLoadError(
-                "environment.args.attack: `manual` asks a person for every injection; choose another one"
+                "environment.args.attack: `manual` asks a person for every injection; choose another one: "
+                f"{', '.join(_offered(known))}"
             )
+
+
+def _offered(known: dict[str, Any]) -> list[str]:
+    """The attacks that can be played: all but the one that asks a person."""
+    return [attack for attack in known["attacks"] if attack != "manual"]
 
 
 def _attack_model(selection: TaskSelection, known: dict[str, Any], policy: str | None) -> str | None:

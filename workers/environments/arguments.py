@@ -1,7 +1,8 @@
 """`environment.args` of the bundled environments: checked, and what is wrong with them in words."""
 
+import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -26,7 +27,7 @@ def checked(model: type[_Settings], arguments: Mapping[str, Any], *section: str)
         return model.model_validate(arguments)
     except ValidationError as error:
         raise EnvironmentLoadError(
-            "; ".join(_complaint(entry, section) for entry in error.errors())
+            "; ".join(_complaint(entry, section, model) for entry in error.errors())
         ) from error
 
 
@@ -43,10 +44,29 @@ def distinct(values: list[Any] | None) -> list[Any] | None:
     return values
 
 
-def _complaint(entry: Any, section: tuple[str, ...]) -> str:
+def _complaint(entry: Any, section: tuple[str, ...], model: type[Settings]) -> str:
+    if entry["type"] == "extra_forbidden":
+        name = str(entry["loc"][-1])
+        known = _model_at(model, entry["loc"][:-1])
+        close = difflib.get_close_matches(name, known, n=1)
+        place = ".".join(map(str, ("environment.args", *section, *entry["loc"])))
+        hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}" if known else ""
+        return f"{place}: there is no such key{hint}"
     message = str(entry["msg"]).removeprefix("Value error, ")
     if entry["type"] == "value_error" and not entry["loc"]:  # it is about several arguments, and names them
         return f"environment.args.{message}"
     return (
         f"environment.args.{'.'.join(map(str, (*section, *entry['loc'])))}: {message}, got {entry['input']!r}"
     )
+
+
+def _model_at(model: type[Settings], path: tuple[Any, ...]) -> list[str]:
+    """Keys of the settings at a path within others; none where there are no settings."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        kinds = [field.annotation, *get_args(field.annotation)] if field is not None else []
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), None)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)

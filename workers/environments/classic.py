@@ -15,6 +15,7 @@ from workers.environments.library_output import logged_output
 from workers.environments.loading import explain_load_error, load
 from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.sendable import sendable, sendable_message
+from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
 from workers.failures import kind_of
@@ -228,12 +229,13 @@ def _observe(env: Any) -> None:
         newest = trace.newest_version() if trace.newest_version is not None else None
         if newest is not None:  # while replicas change one by one, the turn before may have had a newer one
             trace.policy_version = max(newest, trace.policy_version or 0)
+        tools = trace.offer(state.get("tool_defs"))
         with trace.during("policy"):
             response = await act(state, *args, **kwargs)
             _check_version(trace)
         response.message = sendable_message(response.message)
         calls = trace.session.calls if trace.session else 0
-        turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls)
+        turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls, tools)
         index = len(state["trajectory"])
         trace.turns[index:] = [turn]
         return response
@@ -241,6 +243,7 @@ def _observe(env: Any) -> None:
     async def env_response(messages: vf.Messages, state: vf.State, *args: Any, **kwargs: Any) -> Any:
         trace = _trace()
         before = trace.seconds.get("tools", 0.0)
+        calls = len(trace.session.call_errors) if trace.session else 0
         with trace.during("tools"):
             answer = await respond(messages, state, *args, **kwargs)
             _check_session(trace)
@@ -248,6 +251,7 @@ def _observe(env: Any) -> None:
             turn = trace.turns[-1]
             turn.tools_seconds = trace.seconds["tools"] - before
             turn.last_call = trace.session.calls if trace.session else 0
+            note_tool_errors(env, messages, state, trace, calls)
         return answer
 
     async def cleanup(state: vf.State, *args: Any, **kwargs: Any) -> None:
@@ -268,6 +272,7 @@ def _observe(env: Any) -> None:
     env.setup_state, env.env_response = setup_state, env_response
     env.get_prompt_messages = get_prompt_messages
     env.get_model_response, env.cleanup = get_model_response, cleanup
+    observe_calls(env, _trace)
     for functions in (env._stop_conditions, env._cleanup_handlers):
         functions[:] = [with_signature(function) for function in functions]
 

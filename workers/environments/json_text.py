@@ -28,7 +28,7 @@ _DEEPEST = 64
 def _sayable(given: Any, depth: int) -> Any:
     value: Any = given
     if depth > _DEEPEST:
-        return repr(type(value))
+        return repr(cast(Any, type(value)))
     if isinstance(value, Mapping):
         found = cast(Mapping[Any, Any], value)
         return {str(key): _sayable(inner, depth + 1) for key, inner in found.items()}
@@ -47,8 +47,8 @@ def _sayable(given: Any, depth: int) -> Any:
         try:
             return _sayable(made(), depth + 1)
         except Exception:  # noqa: BLE001 - an object of anybody's
-            return repr(type(value))
+            return repr(cast(Any, type(value)))
     try:
         return str(value)
     except Exception:  # noqa: BLE001 - an object of anybody's
-        return repr(type(value))
+        return repr(cast(Any, type(value)))

@@ -1,5 +1,6 @@
 """verifiers' messages as the records have them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ def to_record(message: Any) -> Message:
         [_tool_call(call) for call in cast(Sequence[Any], made)] if isinstance(made, (list, tuple)) else []
     )
     return Message(
-        role=_said(fields["role"]) or "user",
+        role=_said(fields.get("role")) or "user",
         content=_text(fields.get("content")),
         reasoning_content=_text(fields.get("reasoning_content")),
         tool_calls=calls or None,
@@ -59,7 +60,7 @@ class Conversation:
 
 
 def _tool_call(call: Any) -> ToolCall:
-    fields: Any = _fields(call)
+    fields: Any = _fields(_read(call))
     function = fields.get("function") or fields
     if not isinstance(function, Mapping):
         function = fields
@@ -72,6 +73,16 @@ def _tool_call(call: Any) -> ToolCall:
             arguments=arguments if isinstance(arguments, str) else json_text(arguments or {}),
         ),
     )
+
+
+def _read(call: Any) -> Any:
+    """A call that is JSON text, as verifiers saves them, as what it says."""
+    if isinstance(call, str):
+        try:
+            return json.loads(call)
+        except ValueError:
+            return {"name": call}
+    return call
 
 
 def _fields(value: Any) -> Mapping[str, Any]:

@@ -92,7 +92,7 @@ async def score(env: Any, states: list[vf.State], *, alone: bool) -> None:
         await _to_a_score(lambda: rubric.score_group(states))
     else:
         await rubric.dummy_score_group(states)
-    ended = time.time()
+    ended = max(began, time.time())  # the clock may have been set back
     for state in states:
         state["timing"].scoring.end = ended
 

@@ -44,11 +44,13 @@ def clean(text: str) -> str:
 
 def sendable_message(message: Any) -> Any:
     """`sendable` for one message."""
-    fields: Any = message if isinstance(message, Mapping) else getattr(message, "__dict__", None)
-    if not isinstance(fields, Mapping):
+    own: Any = getattr(message, "__dict__", None)
+    is_mapping = isinstance(message, Mapping)
+    if not is_mapping and not isinstance(own, Mapping):
         return message
+    fields = cast(Mapping[str, Any], message if is_mapping else own)
     changed: dict[str, Any] = {}
-    for name, value in cast(Mapping[str, Any], fields).items():
+    for name, value in fields.items():
         new = _cleaned(value)
         if new is not value:
             changed[name] = new

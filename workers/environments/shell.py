@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
 from workers.environments.shell_dataset import ShellTask, TaskSelection, rows, shell_task
+from workers.environments.tool_errors import say_tool_errors
 from workers.errors import (
     EnvironmentLoadError,
     RequestRefused,
@@ -124,9 +125,15 @@ class ShellEnv(SandboxedEnv):
         """Runs the tool calls of the last message, in order, in the episode's session."""
         last: Any = messages[-1]
         calls: list[Any] = (last.tool_calls or []) if isinstance(last, vf.AssistantMessage) else []
-        answers: vf.Messages = [
-            vf.ToolMessage(content=await self._run(call, state), tool_call_id=call.id) for call in calls
-        ]
+        answers: vf.Messages = []
+        errors: list[bool] = []
+        session = cast(Session, state["sandbox"])
+        for call in calls:
+            before = len(session.call_errors)
+            content = await self._run(call, state)
+            answers.append(vf.ToolMessage(content=content, tool_call_id=call.id))
+            errors.append(any(session.call_errors[before:]) or len(session.call_errors) == before)
+        say_tool_errors(state, errors)
         if "session_ended" in state or state["tools_seconds"] > self._tools_timeout:
             state["final_env_response"] = answers
         return answers
@@ -216,7 +223,7 @@ def load_environment(
 
 def _task(state: vf.State) -> ShellTask:
     info = cast(dict[str, Any], state["info"])
-    return shell_task(info["name"], info["seed"])
+    return shell_task(info["name"], info["seed"], info.get("folder"))
 
 
 def _last_words(state: vf.State) -> str | None:

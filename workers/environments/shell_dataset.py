@@ -38,6 +38,9 @@ class TaskSelection(Settings):
 
     tasks: list[str] | None = None
     """Tasks to play, by name. Null: all."""
+    folder: str | None = None
+    """A folder of tasks of your own, each a folder as `kumite init task` writes it, in place of the bundled
+    ones; relative to the config. Null: the bundled ones."""
     kinds: list[Kind] = Field(default=["write", "fix", "find"], min_length=1)
     """`write`: code that must pass hidden tests. `fix`: files that are broken. `find`: answers that are
     in logs or data."""
@@ -96,20 +99,33 @@ class ShellTask(Settings):
 
 
 @cache
-def cards() -> Mapping[str, TaskCard]:
-    """All tasks' cards by name, in the order of names."""
-    folders = sorted(path.parent for path in _FOLDER.glob("*/task.toml"))
+def cards(tasks_folder: str | None = None) -> Mapping[str, TaskCard]:
+    """All tasks' cards by name, in the order of names.
+
+    Args:
+        tasks_folder: Where they are. None: the bundled ones.
+    """
+    folders = sorted(path.parent for path in _folder(tasks_folder).glob("*/task.toml"))
     return {folder.name: _from_toml(TaskCard, folder / "task.toml") for folder in folders}
 
 
+def _folder(tasks_folder: str | None) -> Path:
+    return _FOLDER if tasks_folder is None else Path(tasks_folder)
+
+
 @cache
-def shell_task(name: str, seed: int) -> ShellTask:
+def shell_task(name: str, seed: int, tasks_folder: str | None = None) -> ShellTask:
     """A task by its name, its data made up from the seed.
+
+    Args:
+        name: The task's folder.
+        seed: Of its data.
+        tasks_folder: Where that is. None: the bundled ones.
 
     Raises:
         EnvironmentLoadError: The task's folder is not as it should be.
     """
-    folder = _FOLDER / name
+    folder = _folder(tasks_folder) / name
     contents = {
         path.relative_to(folder / "files").as_posix(): path.read_bytes()
         for path in sorted((folder / "files").rglob("*"))
@@ -121,9 +137,9 @@ def shell_task(name: str, seed: int) -> ShellTask:
         contents |= {path: text.encode() if isinstance(text, str) else text for path, text in made.items()}
     return ShellTask(
         name=name,
-        card=cards()[name],
+        card=cards(tasks_folder)[name],
         files=[_file(path, content) for path, content in contents.items()],
-        tests=(folder / "tests.py").read_text(),
+        tests=_text(folder / "tests.py"),
         expected=expected,
         solution=_from_toml(Solution, folder / "solution.toml"),
     )
@@ -135,7 +151,12 @@ def rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
     Raises:
         EnvironmentLoadError: The selection names a task that there is not, or selects none.
     """
-    known = cards()
+    known = cards(selection.folder)
+    if not known:
+        raise EnvironmentLoadError(
+            f"environment.args.folder: there are no tasks in {selection.folder}: each is a folder in it with "
+            "a task.toml, as `kumite init task NAME` writes one"
+        )
     for name in selection.tasks or []:
         if name not in known:
             raise EnvironmentLoadError(
@@ -167,16 +188,24 @@ def rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
                 "seed": selection.seed,
                 "kind": card.kind,
                 "difficulty": card.difficulty,
+                **({} if selection.folder is None else {"folder": selection.folder}),
             },
         }
         for index, (name, card) in enumerate(selected.items())
     ]
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentLoadError(f"{path}: {error}") from error
+
+
 def _from_toml(model: type[_Model], path: Path) -> _Model:
     try:
         return model.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise EnvironmentLoadError(f"{path}: {error}") from error
 
 

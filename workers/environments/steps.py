@@ -1,9 +1,11 @@
 """A finished (or broken off) verifiers state, as steps and messages."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+
+import verifiers as vf
 
 from workers.environments.base import Rollout
 from workers.environments.json_text import json_text
@@ -44,21 +46,37 @@ def rollout(state: Any, trace: EpisodeTrace) -> Rollout:
 
 
 def tool_schemas(state: Any, trace: EpisodeTrace) -> str:
-    """The tools that the policy was offered, as JSON text."""
-    tools: list[Any] = state.get("tool_defs") or []
+    """The tools that the policy was offered in any turn, as JSON text. What is no tool stands as it is."""
+    tools: Any = list(trace.offered.values()) or state.get("tool_defs")
+    if not isinstance(tools, (list, tuple)):
+        return "[]"  # verifiers offers none of it
     from_arrow = comes_from_arrow(state, trace.row_is_arrow)
-    return json_text([tool_fields(tool, from_arrow) for tool in tools])
+    return json_text(
+        [
+            tool_fields(tool, from_arrow) if isinstance(tool, vf.Tool) else tool
+            for tool in cast(Sequence[Any], tools)
+        ]
+    )
 
 
 def _messages(state: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
-    """The whole conversation: as it was sent, where that is the conversation that the environment gives."""
+    """The whole conversation: as it was sent, where that is the conversation that the environment gives.
+
+    An environment with a `render_completion` of its own may give another. Texts do not tell the two apart:
+    those that were sent stay on record, whatever the environment has done to its own since.
+    """
     messages = [*conversation.records(state["prompt"]), *conversation.records(state.get("completion"))]
     trajectory: list[Any] = state.get("trajectory") or []
     last = trace.exchange_of(trajectory[-1].get("response")) if trajectory else None
     if last is None:
         return messages
     sent = [*last.prompt, last.action, *conversation.records(state.get("final_env_response"))]
-    return sent if len(sent) == len(messages) else messages
+    return sent if [_place(each) for each in sent] == [_place(each) for each in messages] else messages
+
+
+def _place(message: Message) -> Any:
+    """Whose message it is, and which calls it makes or answers."""
+    return message.role, [call.id for call in message.tool_calls or []], message.tool_call_id
 
 
 def metrics_of(metrics: Any) -> dict[str, float | None]:
@@ -108,6 +126,7 @@ def _step(
         prompt_messages=prompt,
         action=completion[-1] if completion else Message(role="assistant"),
         observations=_observations(state, conversation, [*prompt, *completion], following),
+        tool_errors=turn.tool_errors,
         state_patch=_patch(trace, turn.first_call, turn.last_call),
         reward=trace.step_rewards[index] if index < len(trace.step_rewards) else None,
         done=is_last and state.get("completion") is not None,
@@ -115,6 +134,7 @@ def _step(
         completion_token_ids=tokens.completion_ids,
         completion_logprobs=tokens.logprobs,
         no_logprobs=tokens.missing or (exchange.no_logprobs if exchange is not None else None),
+        tools=None if turn.tools is None or len(turn.tools) == len(trace.offered) else list(turn.tools),
         policy_version=turn.policy_version,
         finish_reason=text(getattr(getattr(response, "message", None), "finish_reason", None)),
         usage=_usage(usage) if usage else None,
@@ -144,7 +164,8 @@ def _tokens(tokens: Any) -> _Tokens:
         return _Tokens()
     try:
         prompt_ids, ids = [[int(each) for each in tokens[name]] for name in ("prompt_ids", "completion_ids")]
-        given = [float(each) for each in tokens.get("completion_logprobs") or []]
+        logprobs: list[Any] = tokens.get("completion_logprobs") or []
+        given = [float(each) for each in logprobs]
     except (KeyError, TypeError, ValueError) as error:
         return _Tokens(missing=f"what the policy gave are no token ids, or no log-probabilities: {error!r}")
     missing = unusable_logprobs(ids, given)

@@ -71,9 +71,12 @@ def _lets_be_null(schema: Mapping[str, Any]) -> bool:
     for choice in ("anyOf", "oneOf"):
         parts: Any = schema.get(choice)
         if isinstance(parts, list):
-            return any(_lets_be_null(part) for part in cast(list[Any], parts) if isinstance(part, Mapping))
-    restricts = (kind, values, schema.get("$ref"), schema.get("allOf"), schema.get("properties"))
-    return all(each is None for each in restricts)
+            inner = [
+                cast(Mapping[str, Any], each) for each in cast(list[Any], parts) if isinstance(each, Mapping)
+            ]
+            return any(_lets_be_null(part) for part in inner)
+    names = ("type", "enum", "$ref", "allOf", "properties")
+    return all(schema.get(name) is None for name in names)
 
 
 def drop_nulls(value: Any) -> Any:

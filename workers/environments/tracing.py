@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import verifiers as vf
 
@@ -22,6 +22,10 @@ class Turn:
     tools_seconds: float = 0.0
     first_call: int = 0
     last_call: int = 0
+    tools: tuple[str, ...] | None = None
+    """Names of the tools that the policy was offered; None where nobody noted them."""
+    tool_errors: list[bool] | None = None
+    """Of each tool call of the action, whether it was answered with an error. None where it is not known."""
 
 
 @dataclass
@@ -55,6 +59,8 @@ class EpisodeTrace:
     step_rewards: list[float | None] = field(default_factory=list[float | None])
     """Rewards that the environment gave its steps before the episode was scored as a whole."""
     scoring_errors: list[tuple[str, Exception]] = field(default_factory=list[tuple[str, Exception]])
+    calls_raised: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Of the present turn's tool calls, by their ids: whether verifiers' own tool loop saw them raise."""
     error: BaseException | None = None
     """What broke the episode off, where it is no error that verifiers knows what to do with."""
     sendable: dict[int, tuple[Any, Any]] = field(default_factory=dict[int, tuple[Any, Any]])
@@ -65,14 +71,29 @@ class EpisodeTrace:
     """verifiers' state of the rollout, as soon as there is one."""
     row_is_arrow: bool = False
     """Whether the row's `info` comes from Arrow's structs, and not from JSON text."""
+    offered: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Every tool that the policy has been offered so far, by name."""
     exchanges: dict[int, Exchange] = field(default_factory=dict[int, Exchange])
     """Turns, by the id of verifiers' response."""
     last_sent: list[tuple[Any, Message]] = field(default_factory=list[tuple[Any, Message]])
     """The messages of the last turn's prompt, as they were sent and as records."""
+    seed: int | None = None
+    """Seeds the episode's sampling; each turn's seed is made of it."""
+    seeded_turns: int = 0
+    """Turns that were given a seed so far."""
 
     def exchange_of(self, response: Any) -> Exchange | None:
         """The turn that a response of verifiers' ended; None if it is not of this client's."""
         return self.exchanges.get(id(response))
+
+    def offer(self, tools: Any) -> tuple[str, ...] | None:
+        """Notes the tools of a turn, and returns their names; None where they are none that have names."""
+        try:
+            named = {str(tool.name): tool for tool in cast(list[Any], tools or [])}
+        except (AttributeError, TypeError):
+            return None
+        self.offered = {**named, **self.offered}
+        return tuple(named)
 
     @contextmanager
     def during(self, stage: Stage) -> Generator[None]:

@@ -225,6 +225,8 @@ class Session:
         self.name = name
         self.opened: Opened | None = None
         self.calls = 0
+        self.call_errors: list[bool] = []
+        """Of each call that gave a result: whether that was an error."""
         self.scores: Scores | None = None
         self.failure: SandboxError | None = None
         """What ended the session before its time. Its episode can come to no score any more."""
@@ -241,14 +243,18 @@ class Session:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         return self  # verifiers copies the state that carries us
 
-    async def open(self, task: dict[str, Any]) -> Opened:
+    async def open(self, task: dict[str, Any], timeout: float | None = None) -> Opened:
         """Sets up the tool resources for a task.
+
+        Args:
+            task: What the toolset is to set up.
+            timeout: Seconds that it may take. None: `sandbox.setup_timeout`.
 
         Raises:
             SessionSetupError: The toolset refused.
             SandboxError: The sandbox could not.
         """
-        answer = await self._request("open", self.sandbox.settings.setup_timeout, task=task)
+        answer = await self._request("open", timeout or self.sandbox.settings.setup_timeout, task=task)
         begun = await self._checked(_Opened, answer)
         tools = begun.tools
         if tools is None:
@@ -271,7 +277,9 @@ class Session:
         except RequestRefused:
             self.calls -= 1
             raise
-        return await self._checked(ToolResult, answer)
+        result = await self._checked(ToolResult, answer)
+        self.call_errors.append(result.error is not None)
+        return result
 
     async def state(self) -> Any:
         """The environment's whole state now, as JSON."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from workers import printed
 from workers.errors import (
     EndCause,
     RequestRefused,
@@ -50,6 +51,8 @@ class Connection:
         self._frames = wire.FrameBuffer()
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
+        self._printed: dict[int, str] = {}
+        """What sessions have printed, by the request in whose reply they said so."""
         self._stderr = bytearray()
         self.broken: SandboxDied | None = None
         self.hello: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -79,7 +82,12 @@ class Connection:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = reply
         self._write(frame)
-        return await self.answer(reply, timeout + GRACE, f"{op} was not answered")
+        try:
+            return await self.answer(reply, timeout + GRACE, f"{op} was not answered")
+        finally:
+            said, episode = self._printed.pop(request_id, None), printed.current.get()
+            if said is not None and episode is not None:
+                episode.add(said)
 
     async def answer(self, reply: "asyncio.Future[Any]", limit: float, complaint: str) -> Any:
         """Waits for a reply; when it does not come within `limit` seconds, gives the sandbox up."""
@@ -131,6 +139,8 @@ class Connection:
             raise wire.ProtocolError(f"a reply to a request that is not pending: {reply.id}")
         if future.done():  # its waiter was cancelled
             return
+        if reply.printed:
+            self._printed[reply.id] = reply.printed
         if reply.ok:
             future.set_result(reply.result)
         else:
@@ -143,6 +153,7 @@ class Connection:
             error_class, cause = _ERRORS.get(kind, (ToolsetError, "toolset"))
             error = error_class(message)
             error.cause = cause
+            error.trace = reply.error.trace or None
             if isinstance(error, ToolsetError):
                 error.raised = reply.error.type
             future.set_exception(error)

@@ -45,6 +45,8 @@ class Reply(BaseModel):
     ok: bool
     result: Any = None
     error: Failure | None = None
+    printed: str | None = None
+    """What the session's toolset has printed since its reply before."""
 
     @model_validator(mode="after")
     def _says_why(self) -> "Reply":
@@ -65,7 +67,7 @@ def encode(request: dict[str, Any]) -> bytes:
         raise ProtocolError(f"a request nested more than {MAX_DEPTH} levels deep") from error
     if len(body) > MAX_FRAME:
         raise ProtocolError(f"a request of {len(body)} bytes is over the limit of {MAX_FRAME}")
-    check_form(body)
+    check_form(body, "a request")
     return HEADER.pack(len(body)) + body
 
 
@@ -78,24 +80,28 @@ def _as_utf8(body: bytes) -> bytes:
     return body
 
 
-def check_form(body: bytes) -> None:
+def check_form(body: bytes, what: str = "a frame") -> None:
     """Looks at JSON text before it is parsed, which can take a hundred times as long and as much memory.
+
+    Args:
+        body: The text.
+        what: What it is, for the error.
 
     Raises:
         ProtocolError: It has more values than `MAX_VALUES`, or is nested deeper than `MAX_DEPTH`.
     """
     if body.count(b'"') - body.count(b'\\"') > 4 * MAX_VALUES:
-        raise ProtocolError(f"a frame of more than {MAX_VALUES} values")
+        raise ProtocolError(f"{what} of more than {MAX_VALUES} values")
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH and _count_values(body) <= MAX_VALUES:
         return
     body = _STRING.sub(b"", body)
     if _count_values(body) > MAX_VALUES:
-        raise ProtocolError(f"a frame of more than {MAX_VALUES} values")
+        raise ProtocolError(f"{what} of more than {MAX_VALUES} values")
     brackets = body.translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"")
     if brackets:
-        raise ProtocolError(f"a frame nested more than {MAX_DEPTH} levels deep")
+        raise ProtocolError(f"{what} nested more than {MAX_DEPTH} levels deep")
 
 
 def _count_values(body: bytes) -> int:

@@ -14,6 +14,7 @@ from tests.helpers.cells import skip_without
 from tests.helpers.engine_fixtures import engine
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.shell import graded, output, ran, shell_session, shell_toolset
+from tests.helpers.submissions import judged, submissions
 from workers.environments.shell_dataset import cards, shell_task
 from workers.rollout_worker import RolloutWorker
 from workers.sandbox.base import Owner, Session
@@ -313,3 +314,20 @@ async def test_sessions_of_a_container_end_with_it(shells: DockerSandbox) -> Non
     await session.close()
     other = await shell_session(shells)
     assert await output(other, "grep -l sleep /proc/[0-9]*/comm || echo none") == "none"
+
+
+SAMPLE = [
+    "find-file-by-digest",
+    "fix-utf8-limits",
+    "write-find-duplicates",
+    "write-glob-match",
+    "write-top-words",
+]
+
+
+@in_one_container
+@pytest.mark.parametrize("task", SAMPLE)
+async def test_right_and_wrong_submissions_are_told_apart(shells: DockerSandbox, task: str) -> None:
+    for submission in submissions(task):
+        scores = await judged(shells, task, submission, whole=submission.solved)
+        assert scores.metrics["solved"] == float(submission.solved), (submission.name, scores.details)

@@ -66,6 +66,10 @@ def test_defenses_choose_tools_in_their_order(order: list[str], offered: list[in
         answer = Action("get_iban, send_money, read_file")
         (played,) = side.play({(task_id, "lines"): Lines([answer, Action("done")])}).values()
     assert [len(tools) for tools in played.tools] == offered
+    assert played.record is not None
+    steps = played.record["steps"]
+    assert len(json.loads(played.record["tool_schemas"])) == offered[0]
+    assert [step["tools"] for step in steps] == [None, played.tools[1]]
 
 
 def test_defense_whose_question_is_empty_asks_nothing():

@@ -3,8 +3,10 @@
 import io
 import json
 import tarfile
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,54 @@ def test_what_cannot_be_injected_names_the_pair(name: str, says: str):
     assert episode.error is not None
     pair = "attack 'own_attack:Odd' on user_task_0 with injection_task_0 of notes"
     assert f"{pair}: {says}" in episode.error
+
+
+def test_slow_attack_of_ones_own_holds_nobody_up():
+    """The tool host answers meanwhile, and so do its sessions."""
+    args = {**ARGS, "suites": ["own_suite:suite", "banking"], "mode": ["benign", "attack"]}
+    args |= {"attack": "own_attack:Slow", "attack_model": "12", "user_tasks": ["user_task_0"]}
+    args["injection_tasks"] = ["injection_task_0"]
+    with ours(args, "process", None, OWN) as side:
+        lines = Lines([Action("milk")])
+        began = time.monotonic()
+        ends: dict[str, float] = {}
+
+        def play(task_id: str) -> Any:
+            (played,) = side.play({(task_id, "lines"): lines}).values()
+            ends[task_id] = time.monotonic() - began
+            return played
+
+        with ThreadPoolExecutor(8) as pool:
+            played = list(pool.map(play, side.rows))
+    assert [episode.error for episode in played] == [None] * 4
+    attacked = [ends[task_id] for task_id in side.rows if "Slow" in task_id]
+    benign = [ends[task_id] for task_id in side.rows if "Slow" not in task_id]
+    assert max(benign) < 12 <= min(attacked)
+    assert max(attacked) < 24  # two pairs at once
+
+
+def test_attack_of_ones_own_that_takes_too_long_fails_its_own_pairs_alone():
+    args = {**ARGS, "mode": ["benign", "attack"], "attack": "own_attack:Slow", "attack_model": "60"}
+    with ours({**args, "attack_timeout": 1}, "process", None, OWN) as side:
+        benign, attacked = side.play(
+            {(task_id, "lines"): Lines([Action("milk")]) for task_id in side.rows}
+        ).values()
+    assert benign.error is None
+    assert attacked.error is not None
+    assert "it did not end within environment.args.attack_timeout, 1 s" in attacked.error
+
+
+def test_what_an_attack_returned_may_change_later():
+    args = {**ARGS, "mode": "attack", "attack": "own_attack:Odd", "attack_model": "fine"}
+    with ours(args, "process", None, OWN) as side:
+        (task_id,) = side.rows
+        heard = []
+        for _ in range(2):
+            lines = Lines([Action(None, (READ,)), Action("milk")])
+            (played,) = side.play({(task_id, "lines"): lines}).values()
+            assert played.record is not None
+            heard.append(played.record["messages"][3]["content"])
+    assert heard == ["milk first", "milk first"]
 
 
 def test_own_modules_are_found_beside_the_config(tmp_path: Path):

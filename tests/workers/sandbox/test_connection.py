@@ -18,7 +18,7 @@ from workers.errors import (
     ToolsetError,
 )
 from workers.sandbox.connection import Connection
-from workers.sandbox.wire import HEADER, MAX_FRAME, StreamDemultiplexer
+from workers.sandbox.wire import HEADER, MAX_DEPTH, MAX_FRAME, MAX_VALUES, StreamDemultiplexer
 
 pieces = st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.binary(max_size=20)), max_size=10)
 
@@ -172,6 +172,19 @@ async def test_request_over_the_limit_is_refused_and_nothing_is_written() -> Non
     pipe = Pipe()
     with pytest.raises(RequestRefused, match=r"call: a request of .* over the limit"):
         await pipe.connection.request("call", 1, text="x" * MAX_FRAME)
+    assert (pipe.written, pipe.broke) == ([], 0)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, 5_000])
+async def test_request_out_of_form_is_called_a_request(depth: int) -> None:
+    pipe = Pipe()
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    with pytest.raises(RequestRefused, match=f"^call: a request nested more than {MAX_DEPTH} levels deep$"):
+        await pipe.connection.request("call", 1, value=value)
+    with pytest.raises(RequestRefused, match=f"^call: a request of more than {MAX_VALUES} values$"):
+        await pipe.connection.request("call", 1, value=[0] * (MAX_VALUES + 1))
     assert (pipe.written, pipe.broke) == ([], 0)
 
 

@@ -3,5 +3,6 @@ def test_path(subject):
 
 
 def test_copy(subject):
+    assert "found.bin" in subject.files()  # a link to it is no copy
     ran = subject.run("sha256sum", "found.bin")
     assert ran.stdout.split()[0] == subject.expected["digest"]

@@ -7,4 +7,4 @@ def test_service(subject):
 
 def test_growth(subject):
     found = json.loads(subject.read("answer.json"))["mb_per_hour"]
-    assert abs(found - subject.expected["mb_per_hour"]) < 0.11
+    assert abs(found - subject.expected["mb_per_hour"]) < 0.051

@@ -61,3 +61,4 @@ def test_wrong_arguments_change_nothing(subject):
     for arguments in wrong:
         assert backup(subject, *arguments) == (2, ""), arguments
     assert below(subject, "t7") == ["src/a"]
+    assert sorted(subject.run("find", "t7").stdout.split()) == ["t7", "t7/src", "t7/src/a"]  # nor folders

@@ -1,3 +1,6 @@
+PLACES = [0, 1, 2, 10_001, 2**31 + 7, 2**61 - 1, 2**61, 2**62 - 2, 2**62 - 1]
+
+
 def found(subject, values, *wanted):
     code = "from search import first_at_least\nresult = [first_at_least(values, each) for each in wanted]"
     return subject.evaluate(code, values=values, wanted=wanted, cpu_seconds=1)
@@ -24,17 +27,34 @@ def test_nothing_to_search(subject):
     assert found(subject, [], 4) == [0]
 
 
-def test_only_a_few_elements_are_looked_at(subject):
-    code = """
+# An object that counts could be reset by what it counts. These are longer than could be gone through in time,
+# and their elements are no numbers that could be guessed from a few.
+LONG = """
 from search import first_at_least
-class Squares:
-    looked_at = 0
+class Spread:
+    def __init__(self, size, step):
+        self.size, self.step = size, step
     def __len__(self):
-        return 10**6
+        return self.size
     def __getitem__(self, index):
-        assert 0 <= index < 10**6
-        Squares.looked_at += 1
-        return index * index
-result = [first_at_least(Squares(), 10**8 + 1), Squares.looked_at < 50]
+        if not isinstance(index, int) or not 0 <= index < self.size:
+            raise IndexError(index)
+        return index * self.step + pow(index, 3, self.step)
 """
-    assert subject.evaluate(code, cpu_seconds=1) == [10_001, True]
+
+
+def test_only_a_few_elements_are_looked_at(subject):
+    code = LONG + "result = [first_at_least(Spread(2**62, 10**9), wanted) for wanted in wants]"
+    wants = [place * 10**9 + pow(place, 3, 10**9) + more for place in PLACES for more in (0, 1)]
+    expected = [place + more for place in PLACES for more in (0, 1)]
+    assert subject.evaluate(code, wants=wants, cpu_seconds=2) == expected
+
+
+def test_long_list_is_searched_often_enough(subject):
+    code = "from search import first_at_least\nvalues = list(range(0, 3 * 400_000, 3))\nresult = [first_at_least(values, wanted) for wanted in range(600_000, 620_000)]"
+    assert subject.evaluate(code, cpu_seconds=4) == [-(-wanted // 3) for wanted in range(600_000, 620_000)]
+
+
+def test_other_objects_with_an_order(subject):
+    code = "from search import first_at_least\nresult = [first_at_least(values, wanted) for wanted in wants] + [first_at_least('bdf', 'e')]"
+    assert subject.evaluate(code, values=["", "a", "b", "b", "c"], wants=["", "aa", "b", "c", "d"]) == [0, 2, 2, 4, 5, 2]

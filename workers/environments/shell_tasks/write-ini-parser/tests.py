@@ -1,20 +1,28 @@
+def evaluated(subject, code, **inputs):
+    return subject.evaluate(code, of="settings", without=["configparser"], **inputs)
+
+
+def parsed(subject, text):
+    return evaluated(subject, "from settings import parse\nresult = parse(text)", text=text)
+
+
 def test_sections_and_settings(subject):
     text = "a = 1\n[one]\nx=y = z\n\n[two]\n[one]\n w = v\n"
     text = text.replace(" w = v", "w = v")
-    assert subject.call("settings.parse", text) == {"": {"a": "1"}, "one": {"x": "y = z", "w": "v"}, "two": {}}
+    assert parsed(subject, text) == {"": {"a": "1"}, "one": {"x": "y = z", "w": "v"}, "two": {}}
 
 
 def test_nothing_gives_nothing(subject):
-    assert subject.call("settings.parse", "\n# only a comment\n   ; and another\n") == {}
+    assert parsed(subject, "\n# only a comment\n   ; and another\n") == {}
 
 
 def test_values_go_on(subject):
     text = "[s]\nkey = one\n  two\n# between\n\n\tthree = 3\nnext = n\n"
-    assert subject.call("settings.parse", text) == {"s": {"key": "one\ntwo\nthree = 3", "next": "n"}}
+    assert parsed(subject, text) == {"s": {"key": "one\ntwo\nthree = 3", "next": "n"}}
 
 
 def test_values_may_be_empty(subject):
-    assert subject.call("settings.parse", "k =\nl = \n  more") == {"": {"k": "", "l": "\nmore"}}
+    assert parsed(subject, "k =\nl = \n  more") == {"": {"k": "", "l": "\nmore"}}
 
 
 def test_quotes(subject):
@@ -23,13 +31,13 @@ b = "say \"hi\"\\ and \n go"
 c = "# no comment"
 d = ""
 '''
-    assert subject.call("settings.parse", text) == {
+    assert parsed(subject, text) == {
         "": {"a": "  kept  ", "b": 'say "hi"\\ and \n go', "c": "# no comment", "d": ""}
     }
 
 
 def test_comment_signs_within_values_are_text(subject):
-    assert subject.call("settings.parse", "url = http://x/#top ; not a comment") == {
+    assert parsed(subject, "url = http://x/#top ; not a comment") == {
         "": {"url": "http://x/#top ; not a comment"}
     }
 
@@ -43,7 +51,7 @@ try:
 except ParseError as error:
     result = [isinstance(error, ValueError), error.line]
 """
-    return subject.evaluate(code, text=text)
+    return evaluated(subject, code, text=text)
 
 
 def test_key_set_twice_is_an_error(subject):

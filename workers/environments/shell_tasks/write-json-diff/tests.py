@@ -9,6 +9,14 @@ def test_objects(subject):
     ]
 
 
+def test_keys_come_in_alphabetical_order(subject):
+    old, new = {"m": 1, "z": [{"b": 1, "a": 1}], "c": 1}, {"y": 2, "z": [{"b": 2, "a": 2}], "a": 2, "m": 2}
+    changes = subject.call("jsondiff.diff", old, new)
+    assert [[change["op"], *change["path"]] for change in changes] == [
+        ["add", "a"], ["remove", "c"], ["replace", "m"], ["add", "y"], ["replace", "z", 0, "a"], ["replace", "z", 0, "b"],
+    ]  # fmt: skip
+
+
 def test_arrays(subject):
     assert subject.call("jsondiff.diff", [1, {"k": 2}, 3], [1, {"k": 5}, 4]) == [
         {"op": "replace", "path": [1, "k"], "value": 5},

@@ -65,6 +65,67 @@ def test_keys_are_those_that_count(subject):
     assert subject.evaluate(code) == ["b"]
 
 
+def test_keys_are_forgotten_whatever_they_are(subject):
+    """Measured by what the process holds on to: numbers and texts are in no list that can be searched."""
+    code = SET_UP + """
+import tracemalloc
+def calls(first, end):
+    for i in range(first, end):
+        clock.now = 100 + i * 0.1
+        r.allow(make(i))
+result = []
+for make in (lambda i: 10**12 + i, lambda i: f"client-{i}", lambda i: (i, "path")):
+    clock.now = 100.0
+    r = RateLimiter(2, 10, clock)
+    calls(0, 1_000)
+    tracemalloc.start()
+    gc.collect(); before = tracemalloc.get_traced_memory()[0]
+    calls(1_000, 21_000)
+    gc.collect(); result.append(tracemalloc.get_traced_memory()[0] - before)
+    tracemalloc.stop()
+"""
+    grown = subject.evaluate(code, cpu_seconds=20)
+    assert all(each < 400_000 for each in grown), grown  # 20 bytes for a key: one that is held takes over 100
+
+
+def test_keys_that_are_refused_or_only_waited_for_are_forgotten(subject):
+    code = SET_UP + """
+import weakref
+class Key:
+    pass
+r = RateLimiter(1, 10, clock)
+seen = []
+for i in range(3_000):
+    clock.now = 100 + i
+    key, other = Key(), Key()
+    seen += [weakref.ref(key), weakref.ref(other)]
+    r.wait(key); r.allow(key); r.allow(key); r.wait(other)
+del key, other
+gc.collect()
+result = sum(each() is not None for each in seen)
+"""
+    assert subject.evaluate(code) <= 21
+
+
+def test_all_is_forgotten_after_a_burst(subject):
+    code = SET_UP + """
+import weakref
+class Key:
+    pass
+r = RateLimiter(1, 10, clock)
+burst = [Key() for _ in range(2_000)]
+for key in burst:
+    r.allow(key)
+seen = [weakref.ref(key) for key in burst]
+del key, burst
+clock.now = 121
+r.allow("another")
+gc.collect()
+result = [sum(each() is not None for each in seen), sorted(r.keys())]
+"""
+    assert subject.evaluate(code) == [0, ["another"]]
+
+
 def test_old_keys_are_forgotten(subject):
     code = SET_UP + """
 class Key:

@@ -1,0 +1,70 @@
+"""What `kumite compare` prints."""
+
+from collections.abc import Iterator
+
+from cluster.compare.comparison import RunPair
+from cluster.observe.printing import Line, table_lines
+
+
+def comparison_lines(pairs: list[RunPair], width: int | None) -> Iterator[Line]:
+    """A table of metrics for each pair of runs, and the tasks that changed most.
+
+    Args:
+        pairs: What was compared.
+        width: The terminal's columns; None in a pipe.
+    """
+    for pair in pairs:
+        yield Line(f"{pair.first} → {pair.second}", style="bold")
+        yield Line(_counts(pair))
+        if pair.metrics:
+            yield from map(Line, _metrics(pair, width))
+            yield Line(
+                "Differences with their 95 % intervals, by a bootstrap over tasks. p: McNemar's exact test "
+                "of a metric that is 0 or 1." + (_SEVERAL if pair.samples_per_task else ""),
+                style="dim",
+            )
+        if pair.changed:
+            yield Line("")
+            yield Line("tasks whose reward changed most", style="bold")
+            yield from map(Line, _changes(pair, width))
+        yield Line("")
+
+
+_SEVERAL = " It takes samples of one task as independent, which they are not: go by the interval."
+
+
+def _counts(pair: RunPair) -> str:
+    text = f"{pair.pairs:,} pairs of episodes, by {pair.paired_by}"
+    for count, what in (
+        (pair.failed, "of them with a failed episode, in no mean"),
+        (pair.only_first, "only in the first run"),
+        (pair.only_second, "only in the second run"),
+    ):
+        text += f"; {count:,} {what}" if count else ""
+    return text
+
+
+def _metrics(pair: RunPair, width: int | None) -> list[str]:
+    rows = pair.metrics
+    columns = {
+        "metric": [row.metric for row in rows],
+        "pairs": [f"{row.pairs:,}" for row in rows],
+        "first": [f"{row.first:.3f}" for row in rows],
+        "second": [f"{row.second:.3f}" for row in rows],
+        "difference": [f"{row.difference:+.3f}" for row in rows],
+        "95 %": [f"[{row.low:+.3f}, {row.high:+.3f}]" for row in rows],
+        "0→1": ["" if row.gained is None else f"{row.gained:,}" for row in rows],
+        "1→0": ["" if row.lost is None else f"{row.lost:,}" for row in rows],
+        "p": ["" if row.mcnemar_p is None else f"{row.mcnemar_p:.2g}" for row in rows],
+    }
+    return table_lines(columns, width, right=set(columns) - {"metric"})
+
+
+def _changes(pair: RunPair, width: int | None) -> list[str]:
+    columns = {
+        "change": [f"{change.difference:+.3f}" for change in pair.changed],
+        "first": [f"{change.first:.3f}" for change in pair.changed],
+        "second": [f"{change.second:.3f}" for change in pair.changed],
+        "task": [change.task_id for change in pair.changed],
+    }
+    return table_lines(columns, width, right=("change", "first", "second"))

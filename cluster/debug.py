@@ -1,0 +1,189 @@
+"""One episode in this very process, without Ray, for whoever writes an environment and looks inside."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
+from cluster.errors import ConfigError, PolicyUnavailable
+from cluster.images import ensure_image, image_of
+from cluster.plan import Plan, load_plan
+from workers.environments.classic import ClassicEnvironment
+from workers.environments.messages import to_records
+from workers.episode import EpisodePlayer
+from workers.exact_client import make_client
+from workers.handed_on import handed_on
+from workers.oracle_client import OracleClient
+from workers.records import EpisodeRecord, EpisodeSpec, Message
+from workers.sandbox.base import Owner
+from workers.sandbox.pool import SandboxPool
+from workers.settings import PolicyEndpoint, WorkerSettings
+
+_STYLES = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
+_LONG = 86_400.0
+"""Seconds that a tool call, and all else, may take while somebody looks at it."""
+
+
+def debug(config: RunConfig, console: Console, task_id: str | None = None) -> EpisodeRecord:
+    """Plays one episode on this process's main thread, where a debugger works, and shows it as it goes on.
+
+    Nothing is written, and there are no time limits.
+
+    Args:
+        config: What to play.
+        console: Where to show it.
+        task_id: The task. None: the first that the config selects.
+
+    Returns:
+        The episode's record.
+
+    Raises:
+        ConfigError: The config is not right, or there is no such task.
+        PolicyUnavailable: Nobody is there to act.
+    """
+    environment, plan = load_plan(config, "debug", shuffled_by=config.name)
+    spec = _spec(plan, task_id)
+    endpoint = _endpoint(config)
+    settings = settings_of(config, environment, lambda line: console.print(line, style="dim"))
+    settings = settings.model_copy(update={"policy": endpoint})
+    console.print(f"task {spec.task_id}, episode {spec.episode_id}", style="bold", highlight=False)
+    record = asyncio.run(_play(settings, environment, spec, _Shown(console)))
+    _show_outcome(record, console)
+    return record
+
+
+def _spec(plan: Plan, task_id: str | None) -> EpisodeSpec:
+    row = next(plan.rows()) if task_id is None else plan.named([task_id])[0]
+    return plan.group(row, 1)[0]
+
+
+def _endpoint(config: RunConfig) -> PolicyEndpoint:
+    policy = config.policy
+    if isinstance(policy, OraclePolicy):
+        from cluster.policy.oracle import OraclePolicyClient
+
+        return OraclePolicyClient().endpoint()
+    if isinstance(policy, EndpointPolicy):
+        from cluster.policy.endpoint import EndpointPolicyClient
+
+        return EndpointPolicyClient(policy).endpoint()
+    from cluster.policy.kept_policy import status
+
+    kept = status()
+    if kept is None or kept.state != "ready":
+        raise PolicyUnavailable(
+            "policy.kind is `vllm`, and `kumite debug` starts no deployment: bring one up with `kumite "
+            "policy up CONFIG`, which this then uses, or play the ground truth: --set 'policy={kind: oracle}'"
+        )
+    return PolicyEndpoint(
+        kind="openai",
+        model=kept.policy.model,
+        base_url=kept.policy.base_url,
+        version=kept.version,
+        token_ids=True,
+        request_timeout=policy.request_timeout,
+        sampling=policy.sampling,
+    )
+
+
+def settings_of(
+    config: RunConfig, environment: ClassicEnvironment, say: Callable[[str], None], process: bool = True
+) -> WorkerSettings:
+    """What an episode in this process needs to know, with the oracle as its policy and no limits of time.
+
+    Args:
+        config: The run's.
+        environment: Whose episodes.
+        say: Is told how a build of the image goes on.
+        process: Whether tools run in child processes where the config does not name a backend.
+    """
+    sandbox = config.sandbox
+    if process and "backend" not in sandbox.model_fields_set:
+        if sandbox.session_users:
+            raise ConfigError("sandbox.session_users needs a container: give --set sandbox.backend=docker")
+        sandbox = sandbox.model_copy(update={"backend": "process", "unsafe": True})
+    if environment.toolset is not None and sandbox.backend == "docker":
+        ensure_image(environment.toolset, sandbox, say)
+        sandbox = sandbox.model_copy(update={"image": image_of(environment.toolset, sandbox)})
+    if process:
+        sandbox = sandbox.model_copy(update={"setup_timeout": _LONG, "call_timeout": _LONG})
+    return WorkerSettings(
+        run_id="debug",
+        environment=config.environment,
+        sandbox=sandbox,
+        policy=PolicyEndpoint(kind="oracle", model="oracle"),
+        episodes=1,
+        seed=config.seed,
+        search_path=Path.cwd(),
+        env=handed_on(config.workers.env, all_of_them=True),
+    )
+
+
+async def _play(
+    settings: WorkerSettings, environment: ClassicEnvironment, spec: EpisodeSpec, shown: "_Shown"
+) -> EpisodeRecord:
+    pool = None
+    if environment.toolset is not None:
+        pool = SandboxPool(environment.toolset, settings.sandbox, Owner("debug", "debug"), ahead=1)
+    client: Any = OracleClient() if settings.policy.kind == "oracle" else make_client(settings.policy)
+    ask = client.get_response
+
+    async def get_response(prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        shown.prompt(to_records(prompt))
+        response = await ask(prompt, *args, **kwargs)
+        shown.messages(to_records([response.message]))
+        return response
+
+    client.get_response = get_response
+    player = EpisodePlayer(settings, environment, pool, client, "debug", "here")
+    try:
+        [result] = await player.play([spec])
+    finally:
+        await player.shut_down()
+        await environment.tear_down()
+    record = EpisodeRecord.model_validate_json(result.record)
+    shown.prompt(record.messages)
+    return record
+
+
+class _Shown:
+    """Shows a conversation once, as it grows."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._count = 0
+
+    def prompt(self, messages: list[Message]) -> None:
+        """Shows those of a prompt's messages that are new."""
+        if len(messages) < self._count:  # the environment has written the conversation anew
+            self._count = 0
+        self.messages(messages[self._count :])
+        self._count = len(messages)
+
+    def messages(self, messages: list[Message]) -> None:
+        """Shows messages."""
+        for message in messages:
+            self._count += 1
+            text = Text.assemble((f"{message.role}: ", f"bold {_STYLES.get(message.role, '')}"))
+            if message.reasoning_content:
+                text.append(f"({message.reasoning_content}) ", style="dim")
+            text.append(message.content or "")
+            for call in message.tool_calls or []:
+                text.append(f"\n    → {call.function.name} {call.function.arguments}", style="magenta")
+            self._console.print(text, soft_wrap=True)
+
+
+def _show_outcome(record: EpisodeRecord, console: Console) -> None:
+    error = record.error
+    if error is None:
+        text = f"finished: reward {record.reward}, metrics {record.metrics}, ended by {record.stop_reason}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        return
+    text = Text.assemble(("failed", "bold red"), f" in {error.stage}: {error.type}: {error.message}")
+    if error.traceback:
+        text.append(f"\n{error.traceback}", style="dim")
+    console.print(text, soft_wrap=True)

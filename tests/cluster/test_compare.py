@@ -1,0 +1,96 @@
+"""Runs that are compared episode by episode."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.compare.comparison import compare_runs
+from cluster.compare.statistics import bootstrap_interval, mcnemar_exact
+from cluster.errors import ConfigError
+from tests.cluster.synthetic import episode, failed_episode, write_segment
+from workers.records import EpisodeRecord
+
+
+def write(folder: Path, records: list[EpisodeRecord]) -> tuple[str, Path]:
+    write_segment(folder / "journal" / "000001.jsonl", records)
+    (folder / "manifest.json").write_text(json.dumps({"run_id": folder.name}))
+    return str(folder), folder
+
+
+def scored(number: int, utility: float, **changes: Any) -> EpisodeRecord:
+    metrics = json.dumps({"utility": utility, "turns": 3.0 + utility})
+    return episode(number, reward=utility, metrics=metrics, **changes)
+
+
+def test_two_runs_are_paired_by_episode_id(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", [*(scored(n, 0.0) for n in range(8)), scored(8, 1.0), failed_episode(9)])
+    second = write(tmp_path / "b", [*(scored(n, 1.0) for n in range(8)), scored(8, 0.0), scored(9, 1.0)])
+    (pair,) = compare_runs([first, second])
+    assert (pair.paired_by, pair.pairs, pair.failed) == ("episode_id", 10, 1)
+    reward, utility, turns = pair.metrics
+    assert (utility.metric, utility.pairs, utility.gained, utility.lost) == ("utility", 9, 8, 1)
+    assert utility.difference == pytest.approx(7 / 9)
+    assert utility.mcnemar_p == pytest.approx(2 * 10 / 2**9)
+    assert utility.low <= utility.difference <= utility.high
+    assert (turns.gained, turns.mcnemar_p) == (None, None)
+    assert reward.first == pytest.approx(1 / 9)
+    assert len(pair.changed) == 9
+    assert compare_runs([first, second]) == [pair]
+
+
+def test_runs_whose_ids_differ_are_paired_by_what_they_share(tmp_path: Path) -> None:
+    def attacked(base: int, attack: str) -> list[EpisodeRecord]:
+        return [
+            scored(
+                base + n,
+                0.0,
+                task_id=f"v1/banking/user_task_{n}/injection_task_1/{attack}",
+                user_task=f"user_task_{n}",
+                injection_task="injection_task_1",
+                attack=attack,
+            )
+            for n in range(4)
+        ]
+
+    runs = [write(tmp_path / name, attacked(100 * n, name)) for n, name in enumerate(("direct", "dos"))]
+    assert compare_runs(runs)[0].paired_by == "suite, tasks and sample_index"
+    same = [write(tmp_path / str(n), [scored(10 * n, 1.0, task_id="t", suite=None)]) for n in (1, 2)]
+    assert compare_runs(same)[0].paired_by == "task_id and sample_index"
+
+
+def test_runs_that_share_nothing_are_refused_by_name(tmp_path: Path) -> None:
+    runs = [write(tmp_path / "a", [scored(1, 1.0)]), write(tmp_path / "b", [scored(2, 1.0)])]
+    with pytest.raises(ConfigError) as raised:
+        compare_runs(runs)
+    assert "no episode of" in str(raised.value) and "'banking/user_task_2'" in str(raised.value)
+    with pytest.raises(ConfigError, match="two runs or more"):
+        compare_runs(runs[:1])
+
+
+def test_the_interval_draws_whole_tasks() -> None:
+    differences = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    apart = bootstrap_interval(differences, [str(n) for n in range(8)])
+    together = bootstrap_interval(differences, ["a"] * 4 + ["b"] * 4)
+    assert apart[0] > 0.0 and apart[1] < 1.0
+    assert together == (0.0, 1.0)
+    assert bootstrap_interval([0.5], ["a"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 10, 2 / 2**10), (9, 1, 22 / 2**10)]
+)
+def test_mcnemars_exact_test(gained: int, lost: int, p: float) -> None:
+    assert math.isclose(mcnemar_exact(gained, lost), p)
+
+
+def test_the_command_compares_three_runs(tmp_path: Path) -> None:
+    runs = [write(tmp_path / str(n), [scored(k, float(k < n)) for k in range(4)])[0] for n in range(3)]
+    text = CliRunner().invoke(app, ["compare", *runs]).output
+    assert text.count("4 pairs of episodes, by episode_id") == 2
+    found = json.loads(CliRunner().invoke(app, ["compare", *runs, "--json"]).output)
+    assert [pair["metrics"][0]["difference"] for pair in found] == [0.25, 0.5]

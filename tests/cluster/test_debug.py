@@ -1,0 +1,193 @@
+"""`kumite debug`, and where an author's own code went wrong: environment, reward and toolset."""
+
+import io
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.config_file import load_config
+from cluster.debug import debug
+from cluster.errors import ConfigError, PolicyUnavailable
+from cluster.observe.printed import note_printed, show_printed
+from tests.helpers.rollouts import played, rollout_worker, rows
+from tests.helpers.rollouts import spec as spec_of
+from workers.records import EpisodeRecord
+
+ENVIRONMENT = """
+import sys
+import verifiers as vf
+from datasets import Dataset
+from workers.sandbox.base import ToolsetSpec
+
+TABLE = {}
+
+class Env(vf.MultiTurnEnv):
+    def __init__(self, where, **kwargs):
+        super().__init__(**kwargs)
+        self.where = where
+        if where.startswith("toolset"):
+            self.toolset = ToolsetSpec("shell", "my_toolset:MyToolset")
+
+    async def setup_state(self, state):
+        print("set up by the environment")
+        if self.where == "breakpoint":
+            breakpoint()
+        if self.where == "setup":
+            look_up("setup")
+        if self.where.startswith("toolset"):
+            opened = await state["sandbox"].open({"where": self.where})
+            await state["sandbox"].call("any", {})
+        return state
+
+    async def env_response(self, messages, state, **_):
+        if self.where == "response":
+            look_up("response")
+        return []
+
+    @vf.stop
+    async def over(self, state):
+        return self.where != "response" and bool(state["trajectory"])
+
+def look_up(name):
+    return TABLE[name]
+
+def reward(state):
+    if state["info"]["where"] == "reward":
+        look_up("reward")
+    return 1.0
+
+def load_environment(where):
+    rows = [{"prompt": [{"role": "user", "content": f"say yes to {n}"}], "answer": "yes",
+             "info": {"task_id": f"task-{n}", "where": where}} for n in range(2)]
+    rubric = vf.Rubric(funcs=[reward])
+    return Env(where, eval_dataset=Dataset.from_list(rows), rubric=rubric, max_turns=3)
+"""
+TOOLSET = """
+import sys
+from sandbox_images.tool_host.toolset import Session, Toolset, ToolResult
+
+class MySession(Session):
+    tools = []
+    observation = []
+
+    def __init__(self, where):
+        self.where = where
+
+    def call(self, tool, arguments):
+        print("said by the toolset")
+        if self.where == "toolset call":
+            look_up("call")
+        return ToolResult("")
+
+    def oracle(self):
+        return [{"content": "yes", "tool_calls": []}]
+
+class MyToolset(Toolset):
+    def open(self, task, prepared, scratch):
+        if task["where"] == "toolset open":
+            look_up("open")
+        return MySession(task["where"])
+
+def look_up(name):
+    return {}[name]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "my_environment.py").write_text(ENVIRONMENT)
+    (tmp_path / "my_toolset.py").write_text(TOOLSET)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config_of(folder: Path, where: str, **policy: str) -> Path:
+    path = folder / "config.yaml"
+    environment = {"id": "my_environment.py", "args": {"where": where}}
+    path.write_text(yaml.safe_dump({"environment": environment, "policy": policy or {"kind": "oracle"}}))
+    return path
+
+
+def debugged(folder: Path, where: str, task: str | None = None) -> tuple[EpisodeRecord, str]:
+    said = io.StringIO()
+    record = debug(load_config(config_of(folder, where)), Console(file=said, width=200), task)
+    return record, said.getvalue()
+
+
+@pytest.mark.parametrize("where", ["setup", "response", "reward", "toolset call", "toolset open"])
+def test_an_exception_of_an_authors_own_code_is_on_record_with_file_line_function_and_code(
+    folder: Path, where: str
+) -> None:
+    record, said = debugged(folder, where)
+    assert record.status == "failed" and record.error is not None
+    raised_at = record.error.traceback or ""
+    file = "my_toolset.py" if where.startswith("toolset") else "my_environment.py"
+    assert f"/{file}" in raised_at and "in look_up" in raised_at
+    assert "return {}[name]" in raised_at or "return TABLE[name]" in raised_at
+    assert "workers/" not in raised_at
+    assert raised_at in said and "KeyError" in said
+
+
+def test_an_episode_is_shown_as_it_goes_on(folder: Path) -> None:
+    record, said = debugged(folder, "nowhere", "task-1")
+    assert (record.status, record.reward, record.task_id) == ("finished", 1.0, "task-1")
+    lines = said.splitlines()
+    assert "user: say yes to 1" in lines and lines.count("assistant: yes") == 1
+    assert "finished: reward 1.0" in said
+
+
+def test_a_task_that_there_is_not_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no task 'task-9'"):
+        debugged(folder, "nowhere", "task-9")
+
+
+def test_a_breakpoint_stops_on_the_main_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def stop() -> None:
+        import threading
+
+        frame = sys._getframe(1)
+        seen.append((frame.f_code.co_name, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(sys, "breakpointhook", stop)
+    assert debugged(folder, "breakpoint")[0].status == "finished"
+    assert seen == [("setup_state", True)]
+
+
+def test_without_a_deployment_it_says_what_to_do(folder: Path) -> None:
+    config = load_config(config_of(folder, "nowhere", kind="vllm"))
+    with pytest.raises(PolicyUnavailable, match="kumite policy up CONFIG"):
+        debug(config, Console(file=io.StringIO()))
+
+
+def test_command_exits_with_3_where_the_episode_fails(folder: Path) -> None:
+    def invoke(where: str) -> int:
+        return CliRunner().invoke(app, ["debug", str(config_of(folder, where))]).exit_code
+
+    assert [invoke("nowhere"), invoke("reward")] == [0, 3]
+
+
+def test_what_environment_and_toolset_print_is_logged_by_episode_and_shown_if_asked(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {"where": "toolset"}
+    with rollout_worker(
+        str(folder / "my_environment.py"), args=arguments, sandbox={"backend": "process"}
+    ) as worker:
+        [first, second] = played(worker, *(spec_of(row) for row in rows(worker)))
+    said = io.StringIO()
+    show_printed(Console(file=said, width=200))
+    with caplog.at_level(logging.INFO, "cluster"):
+        note_printed(first)
+    assert second.printed == first.printed == "set up by the environment\nsaid by the toolset\n"
+    [line] = [record for record in caplog.records if record.name == "cluster.observe.printed"]
+    assert "said by the toolset" in line.getMessage() and line.episode == first.episode_id  # pyright: ignore
+    assert f"{first.episode_id} said by the toolset" in said.getvalue()

@@ -1,0 +1,97 @@
+"""One config that asks for several runs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.config import RunConfig
+from cluster.config_file import load_config
+from cluster.errors import ConfigError
+from cluster.matrix import load_cells
+
+FIELDS: dict[str, Any] = {
+    "name": "grid",
+    "environment": {"id": "agentdojo", "args": {"suites": ["banking"], "mode": "attack"}},
+    "policy": {"kind": "oracle"},
+    "matrix": {
+        "environment.args.attack": ["direct", "ignore_previous"],
+        "environment.args.defense": [None, "tool_filter"],
+    },
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(FIELDS))
+    return file
+
+
+def test_a_matrix_is_one_run_for_each_combination(path: Path) -> None:
+    cells = load_cells(path)
+    assert [cell.name for cell in cells] == [
+        "attack=direct,defense=none",
+        "attack=direct,defense=tool_filter",
+        "attack=ignore_previous,defense=none",
+        "attack=ignore_previous,defense=tool_filter",
+    ]
+    assert "defense" not in cells[0].config.environment.args
+    assert cells[3].config.environment.args["attack"] == "ignore_previous"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "says"),
+    [
+        ([1], "matrix: got [1]; give a mapping"),
+        ({"samples": 3}, "matrix.samples: got 3; give a list"),
+        ({"samples": []}, "matrix.samples: got []; give a list"),
+        ({"sample": [1]}, "sample: there is no such key; did you mean samples?"),
+        ({"samples": [1, 1]}, "two of its runs would be called 'samples=1'"),
+        ({"name.x": [1]}, "matrix.name.x: name is not a section"),
+    ],
+)
+def test_a_matrix_that_cannot_be_is_named(path: Path, matrix: Any, says: str) -> None:
+    path.write_text(yaml.safe_dump({**FIELDS, "matrix": matrix}))
+    with pytest.raises(ConfigError) as raised:
+        load_cells(path)
+    assert says in str(raised.value)
+
+
+def test_other_commands_say_that_they_take_one_run(path: Path) -> None:
+    with pytest.raises(ConfigError, match="has a `matrix`, which only `kumite run` and `kumite tasks` take"):
+        load_config(path)
+
+
+def test_tasks_counts_each_run(path: Path) -> None:
+    text = CliRunner().invoke(app, ["tasks", str(path), "--set", "limit=5"]).output
+    assert "attack=direct,defense=tool_filter" in text
+    assert "20 episodes in 4 runs" in text
+
+
+def test_a_matrix_is_played_run_by_run_and_taken_up_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[tuple[str, bool]] = []
+
+    def run(config: RunConfig, target: Any, console: Any, shared: Any) -> Any:
+        played.append((target.folder.name, target.is_new))
+        if len(played) == 2:
+            raise ConfigError("broken off")
+        target.make(config)
+        (target.folder / "manifest.json").write_text('{"run_id": "x"}')
+        return SimpleNamespace(finished=1, failed=0, reward=1.0, metrics={"utility": 1.0})
+
+    monkeypatch.setattr("cluster.run.run", run)
+    folder = tmp_path / "out"
+    assert CliRunner().invoke(app, ["run", str(path), "--out", str(folder)]).exception is not None
+    again = CliRunner().invoke(app, ["run", "--resume", str(folder)])
+    assert again.exception is None, again.exception
+    assert [is_new for _, is_new in played[2:]] == [False, True, True, True]
+    assert again.output.count("1.000") == 8
+    refused = CliRunner().invoke(app, ["run", str(path), "--out", str(folder)]).exception
+    assert isinstance(refused, ConfigError) and f"--resume {folder}" in str(refused)

@@ -1,0 +1,151 @@
+"""What `kumite show` prints of single episodes, and which ones it lists."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.dataset.conditions import matching_rows, parse_conditions
+from cluster.dataset.episodes import find_record
+from cluster.errors import ConfigError
+from cluster.observe.conversation import episode_lines
+from cluster.observe.printing import table_lines, visible
+from tests.cluster.synthetic import episode, failed_episode, full_step, write_segment
+from workers.records import EpisodeError, EpisodeRecord, FunctionCall, Message, ToolCall
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    records = [
+        episode(1, reward=1.0, metrics='{"utility": 1.0}'),
+        episode(2, reward=0.25, metrics='{"utility": 0.0}', suite="slack"),
+        failed_episode(3),
+        failed_episode(
+            4, error=EpisodeError(stage="policy", kind="policy", type="Refused", message="401 no key")
+        ),
+    ]
+    write_segment(tmp_path / "journal" / "000001.jsonl", records)
+    (tmp_path / "manifest.json").write_text(json.dumps({"run_id": "run-1"}))
+    return tmp_path
+
+
+def said(record: EpisodeRecord) -> str:
+    return "\n".join(f"{' ' * line.indent}{line.text}" for line in episode_lines(record))
+
+
+def test_a_conversation_has_calls_their_results_and_errors_and_rewards() -> None:
+    calls = [
+        ToolCall(id=f"c{index}", function=FunctionCall(name=name, arguments=arguments))
+        for index, (name, arguments) in enumerate([("pay", '{"to":"Zoë"}'), ("look", "{not json")])
+    ]
+    step = full_step(0, False).model_copy(
+        update={
+            "action": Message(role="assistant", content=" \n", tool_calls=calls),
+            "observations": [
+                Message(role="tool", content="paid", tool_call_id="c0"),
+                Message(role="tool", content="no such file\x1b[31m", tool_call_id="c1"),
+            ],
+            "tool_errors": [False, True],
+            "reward": -0.5,
+        }
+    )
+    last = full_step(1, True).model_copy(
+        update={
+            "prompt_messages": [*step.prompt_messages, step.action, *step.observations],
+            "action": Message(role="assistant", content=None),
+            "observations": [],
+        }
+    )
+    text = said(episode(1, steps=[step, last]))
+    assert "banking/user_task_1" in text and "step 0, reward -0.5, version 3" in text
+    assert text.count("Pay the bill – ¡ya! 💶") == 1
+    assert "·⏎" in text
+    assert 'calls pay {"to": "Zoë"}' in text and "calls look (not JSON) {not json" in text
+    assert "result of pay:\n    paid" in text
+    assert "error of look:\n    no such file\\x1b[31m" in text
+    assert "(nothing)" in text
+
+
+def test_a_conversation_that_the_environment_changed_is_shown_anew() -> None:
+    first, second = full_step(0, False), full_step(1, True)
+    second = second.model_copy(update={"prompt_messages": [Message(role="user", content="A summary")]})
+    text = said(episode(1, steps=[first.model_copy(update={"observations": []}), second]))
+    assert "changed the conversation before this step" in text and "A summary" in text
+
+
+def test_a_failed_episode_says_where_and_why() -> None:
+    text = said(failed_episode(3, messages=[Message(role="user", content="Pay")]))
+    assert "failed, no reward" in text
+    assert "failed in stage setup (task): SessionSetupError\n  no such task" in text
+
+
+@pytest.mark.parametrize(
+    ("where", "numbers"),
+    [
+        ("reward < 0.5", [2]),
+        ("utility = 1", [1]),
+        ("metrics.utility == 0.0 and suite = slack", [2]),
+        ("status = failed and error.stage = policy", [4]),
+        ("error.message ~ '401 no'", [4]),
+        ("reward = null", [3, 4]),
+        ("reward != null AND task_id = 'banking/user_task_1'", [1]),
+        ("sample_index >= 0", [1, 2, 3, 4]),
+        ("reward > abc", []),
+    ],
+)
+def test_episodes_are_listed_for_which_conditions_hold(run: Path, where: str, numbers: list[int]) -> None:
+    found = [int(row["episode_id"], 16) for row in matching_rows(run, parse_conditions(where))]
+    assert sorted(found) == numbers
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("reward", "'reward' is no comparison; give COLUMN OP VALUE"),
+        ("reward < 1 or suite = slack", "'or suite = slack' is not joined by `and`"),
+        ("rewrd < 1", "no episode of this run has 'rewrd'; did you mean reward?"),
+        ("reward < 1 and", "'nothing' is no comparison"),
+        ("", "'nothing' is no comparison"),
+    ],
+)
+def test_a_condition_that_cannot_be_is_named(run: Path, where: str, says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        matching_rows(run, parse_conditions(where))
+    assert says in str(raised.value)
+
+
+def test_an_episode_is_found_by_id_by_its_beginning_and_by_its_task(run: Path) -> None:
+    for name in ("0000000000000002", "banking/user_task_2"):
+        assert find_record(run, name).episode_id == "0000000000000002"
+    with pytest.raises(ConfigError, match="4 episodes"):
+        find_record(run, "0000")
+    with pytest.raises(ConfigError, match=r"'zzz' is the id, .* of none"):
+        find_record(run, "zzz")
+
+
+def test_the_command_lists_and_shows(run: Path) -> None:
+    listed = CliRunner().invoke(app, ["show", str(run), "--failed"]).output
+    assert "0000000000000004" in listed and "policy, Refused: 401 no key" in listed
+    assert "2 episodes, all failed" in listed
+    shown = CliRunner().invoke(app, ["show", str(run), "0000000000000001"]).output
+    assert "send_money" in shown
+    refused = CliRunner().invoke(app, ["show", str(run), "0000000000000001", "--failed"]).exception
+    assert isinstance(refused, ConfigError)
+
+
+@pytest.mark.parametrize("width", [40, 80, 140, None])
+def test_a_table_keeps_its_first_columns_whole(width: int | None) -> None:
+    lines = table_lines({"id": ["a" * 30, "b"], "prompt": ["p" * 200, "日本" * 60]}, width)
+    assert any("a" * 30 in line for line in lines)
+    if width is None:
+        assert any("p" * 200 in line for line in lines)
+    else:
+        assert max(map(len, lines)) <= width
+
+
+def test_white_space_is_made_visible_where_it_is_all_there_is() -> None:
+    assert visible(" \t\n") == "·→⏎"
+    assert visible("a b") == "a b"
+    assert visible("\x1b[2J\u202e") == "\\x1b[2J\\u202e"
