@@ -223,16 +223,20 @@ class Target:
         One that holds the run stays as it is.
 
         Raises:
+            ConfigError: The environment is a file that is not there.
             RunError: It can't be made.
         """
         if manifest_path(self.folder).exists():
             return
+        environment = Path(config.environment.id)
+        if environment.suffix == ".py" and not environment.is_file():
+            raise ConfigError(f"environment.id: there is no file {environment}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.folder / "config.yaml") as temporary:
                 temporary.write_text(dump_config(config), encoding="utf-8")
-            if config.environment.id.endswith(".py"):
-                (self.folder / ENVIRONMENT).write_bytes(Path(config.environment.id).read_bytes())
+            if environment.suffix == ".py":
+                (self.folder / ENVIRONMENT).write_bytes(environment.read_bytes())
             template = config.policy.chat_template if isinstance(config.policy, VllmPolicy) else None
             if template is not None and template.is_file():
                 (self.folder / CHAT_TEMPLATE).write_bytes(template.read_bytes())

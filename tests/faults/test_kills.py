@@ -125,7 +125,10 @@ async def test_container_that_memory_does_not_come_back_to_is_replaced(
     async with asyncio.timeout(240):
         calls = [session.call("hoard", {"megabytes": 60}, timeout=200) for session in sessions]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(outcome, SandboxError) and kind_of(outcome) == "sandbox" for outcome in outcomes)
+    ends = [outcome for outcome in outcomes if isinstance(outcome, SandboxError)]
+    assert len(ends) == len(outcomes)
+    # Who was found to have taken the memory must answer for it; the others are played again.
+    assert all(kind_of(end) == "sandbox" or end.cause == "memory" for end in ends)
     for session in sessions:
         with suppress(SandboxError):
             await pool.release(session)
