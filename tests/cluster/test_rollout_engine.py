@@ -171,7 +171,7 @@ async def test_a_trainer_evaluates_as_it_likes_and_need_not_count_versions(
 async def test_workers_stay_while_the_trainer_learns_and_the_log_tells_what_happened(
     config: RunConfig, policy: MockPolicy, tmp_path: Path
 ):
-    policy.script.append(Fault(status=400))
+    policy.script.append(Fault("garbage"))
     workers = {"max": 2, "episodes_per_worker": 1, "idle_seconds": 0.0}
     config = RunConfig.model_validate({**config.model_dump(), "workers": workers})
     async with RolloutEngine(config, tmp_path / "run") as engine:
