@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import closing
 from typing import Any, cast
 
 import docker
@@ -39,7 +40,9 @@ def find_container_end(container: str) -> EndCause:
                 time.sleep(0.05)
             return cause
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        _log.warning("the Docker engine could not say what ended container %s: %s", container[:12], error)
+        # As a text: the error would keep the frames that it came through, and with them open connections.
+        said = str(error)
+        _log.warning("the Docker engine could not say what ended container %s: %s", container[:12], said)
         return "engine"
 
 
@@ -66,7 +69,8 @@ def _events_of(client: docker.DockerClient, container: str) -> list[dict[str, An
         filters={"container": container, "type": "container"},
         decode=True,
     )
-    return list(cast("list[dict[str, Any]]", listed))
+    with closing(listed):
+        return list(cast("list[dict[str, Any]]", listed))
 
 
 def _state_of(client: docker.DockerClient, container: str) -> dict[str, Any] | None:
