@@ -101,7 +101,7 @@ def play_hostile_episodes(seeds: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         shell_environment,
         "shell_task",
-        lambda name, seed: shell_task(name, seed).model_copy(update={"tests": TESTS}),
+        lambda *args: shell_task(*args).model_copy(update={"tests": TESTS}),
     )
     sandbox = {"backend": "docker", "image": build_image("shell"), **SMALL}
     scripts = {"honest": honest_script(), **{seed: hostile_script(seed) for seed in seeds}}
