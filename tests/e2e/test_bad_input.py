@@ -1,6 +1,7 @@
 """What is wrong is said before anything expensive starts, and nothing is left behind."""
 
 import json
+import zlib
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_a_resumed_run_must_ask_for_the_same_data(kumite, tmp_path):
     run = kumite("run", config, "--resume", out, "--set", "samples=3", "--set", "workers.max=9")
     assert run.wait() == 1
     assert "samples: was 1, is 3" in run.output
-    assert "workers" not in run.output
+    assert "workers.max" not in run.output
 
 
 def test_a_damaged_shard_is_named_and_nothing_is_overwritten(kumite, tmp_path):
@@ -97,7 +98,8 @@ def test_a_damaged_journal_is_named_by_file_and_line(kumite, tmp_path):
     out = tmp_path / "run"
     (out / "journal").mkdir(parents=True)
     (out / "manifest.json").write_text('{"run_id": "run"}')
-    (out / "journal" / "000001.jsonl").write_bytes(b"00000000 {}\nffffffff {}\n")
+    later_batch = b"%08x {}\n" % zlib.crc32(b"{}")  # without it, a loss of power may have torn the first
+    (out / "journal" / "000001.jsonl").write_bytes(b"00000000 {}\n" + later_batch)
     run = kumite("show", out)
     assert run.wait() == 1
     assert "000001.jsonl, line 1: found a record whose CRC-32 is not 00000000" in run.output

@@ -237,8 +237,8 @@ def set_up_refused(_: pytest.MonkeyPatch) -> EpisodeResult:
 def hidden_tests_do_not_load(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
     wanted = shell_environment.shell_task
 
-    def broken(name: str, seed: int) -> Any:
-        return wanted(name, seed).model_copy(update={"tests": "import nothing_of_the_kind"})
+    def broken(*args: Any) -> Any:
+        return wanted(*args).model_copy(update={"tests": "import nothing_of_the_kind"})
 
     monkeypatch.setattr(shell_environment, "shell_task", broken)
     return in_shell(WRITTEN)
