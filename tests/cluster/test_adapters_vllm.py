@@ -14,7 +14,7 @@ from cluster.policy.probe import AdapterProbe
 from cluster.policy.versions import VersionFolder
 from workers.settings import PolicyEndpoint
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": "all-linear"},

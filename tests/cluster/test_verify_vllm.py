@@ -23,7 +23,7 @@ from workers.content_format import ContentFormat, detect_content_format
 from workers.records import StepRecord
 from workers.settings import PolicyEndpoint, SamplingSettings
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
 FREELY: dict[str, Any] = {"max_tokens": 24}
 Reference = Callable[[StepRecord], list[float]]
