@@ -356,6 +356,8 @@ for _ in range(60):
     if os.fork() == 0:
         while True:
             pass
+while True:  # or it might yet answer in time
+    pass
 """,
 }
 
@@ -371,8 +373,6 @@ def test_another(subject):
     assert subject.run("echo", "on").stdout == "on\\n"
 """
     scores = await graded(session, tests)
-    if how == "makes itself slow" and scores.metrics["solved"] == 1.0:
-        return  # here, where no seccomp profile keeps it from that, it may yet answer in time
     assert scores.metrics == {"solved": 0.0, "tests_passed": 0.5}, scores.details
     await session.close()
 

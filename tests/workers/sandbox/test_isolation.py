@@ -54,8 +54,12 @@ async def test_every_isolation_flag_is_on(sandbox: DockerSandbox, engine: docker
     assert host["Memory"] == host["MemorySwap"] == 256 << 20
     assert host["NanoCpus"] == 1_500_000_000
     assert host["PidsLimit"] == 64
-    limits = {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]}
-    assert limits.items() >= {"core": 0, "nofile": 4096}.items()
+    assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]} == {
+        "core": 0,
+        "nofile": 4096,
+        "sigpending": 4096,
+        "msgqueue": 819_200,
+    }
     assert host["IpcMode"] == "private"
     assert host["PidMode"] == "" and host["UTSMode"] == ""
     assert host["LogConfig"]["Type"] == "none"
