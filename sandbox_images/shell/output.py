@@ -1,6 +1,8 @@
-"""What a command prints, kept within a bound."""
+"""What a command prints, kept within a bound, and the wait for it."""
 
 import os
+import select
+from collections.abc import Collection
 
 
 class CappedOutput:
@@ -37,6 +39,23 @@ class CappedOutput:
             return (self._head + tail).decode("utf-8", "replace")
         head, end = self._head.decode("utf-8", "replace"), tail.decode("utf-8", "replace")
         return f"{head}\n[… {left_out:,} bytes left out …]\n{end}"
+
+
+def wait_until_ready(
+    readers: Collection[int], writers: Collection[int], seconds: float
+) -> tuple[set[int], set[int]]:
+    """Waits for descriptors, whatever their numbers: `select` takes none above 1,023.
+
+    Returns:
+        Those that can be read or have ended, and those that can be written or whose other end is gone.
+    """
+    poll = select.poll()
+    for descriptor in readers:
+        poll.register(descriptor, select.POLLIN)
+    for descriptor in writers:
+        poll.register(descriptor, select.POLLOUT)
+    ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
+    return ready.intersection(readers), ready.intersection(writers)
 
 
 def read_available(descriptor: int, limit: int = 1 << 20) -> bytes | None:

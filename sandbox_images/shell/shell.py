@@ -2,14 +2,13 @@
 
 import os
 import re
-import select
 import shlex
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from sandbox_images.shell.output import CappedOutput, read_available
+from sandbox_images.shell.output import CappedOutput, read_available, wait_until_ready
 from sandbox_images.shell.processes import BeyondKilling, Family
 
 HIGHEST_FD = 63
@@ -202,8 +201,8 @@ class Shell:
         open_ends = {self._output, self._reports}
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
-            readable, writable, _ = select.select(
-                open_ends, [self._commands] if unsent else [], [], min(left, _POLL)
+            readable, writable = wait_until_ready(
+                open_ends, [self._commands] if unsent else [], min(left, _POLL)
             )
             if writable:
                 unsent = unsent[self._send(unsent[:_PIPE_BYTES]) :]

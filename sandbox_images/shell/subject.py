@@ -8,7 +8,6 @@ exits from is its own. This process can't be traced or read by it: the tool host
 
 import json
 import os
-import select
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from sandbox_images.shell.bans import GUARD
-from sandbox_images.shell.output import read_available
+from sandbox_images.shell.output import read_available, wait_until_ready
 from sandbox_images.shell.processes import Family
 from sandbox_images.shell.workspace import FileError, Workspace
 from sandbox_images.tool_host.toolset import ToolsetError
@@ -279,7 +278,7 @@ class Subject:
             if not unsent and not writer.closed:
                 writer.close()
             status = self._family.status(pid)  # before the look at the pipe: what it said is there by then
-            readable, writable, _ = select.select(readers, [writer] if unsent else [], [], _POLL)
+            readable, writable = wait_until_ready(readers, [writer.fileno()] if unsent else [], _POLL)
             if writable:
                 unsent = unsent[_write(writer, unsent) :]
             if readable:

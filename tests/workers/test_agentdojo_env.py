@@ -120,7 +120,7 @@ def test_patches_lead_from_the_base_state_through_every_step(oracle: RolloutWork
     ("call", "words"),
     [
         (("get_balance", "{"), "JSONDecodeError: "),
-        (("get_balance", ""), "JSONDecodeError: "),
+        (("get_balance", " "), "1810.0"),
         (
             ("get_balance", "[1, 2]"),
             "ValidationError: the arguments of a tool call must be an object, got list",
@@ -142,7 +142,18 @@ def test_patches_lead_from_the_base_state_through_every_step(oracle: RolloutWork
         ),
         (("get_balance", "[" * 100_000), "RecursionError: "),
     ],
-    ids=["torn", "empty", "list", "null", "unknown", "nameless", "types", "no file", "deep", "too deep"],
+    ids=[
+        "torn",
+        "blank means none",
+        "list",
+        "null",
+        "unknown",
+        "nameless",
+        "types",
+        "no file",
+        "deep",
+        "too deep",
+    ],
 )
 def test_malformed_tool_call_is_an_observation_in_agentdojos_words(
     scripted: RolloutWorker, policy: MockPolicy, call: tuple[str, Any], words: str
@@ -196,7 +207,7 @@ def test_policy_reads_agentdojos_system_message_and_the_users_prompt(
         ),
         ({"mode": "malign"}, r"environment\.args\.mode.*'benign', 'attack' or 'injection'.*got 'malign'"),
         ({"mode": []}, r"environment\.args\.mode: .*at least 1 item.*got \[\]"),
-        ({"suite": "banking"}, r"environment\.args\.suite: Extra inputs are not permitted, got 'banking'"),
+        ({"suite": "banking"}, r"environment\.args\.suite: there is no such key; did you mean suites\?"),
         ({"suites": "banking"}, r"environment\.args\.suites: .*valid list, got 'banking'"),
         ({"suites": ["banking", "banking"]}, r"environment\.args\.suites: 'banking' is in it more than once"),
         ({"mode": ["benign"] * 2}, r"environment\.args\.mode: 'benign' is in it more .*'benign', 'benign'\]"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cancelling import AGAIN, cancelled_at, nothing_left
+from tests.helpers.sandboxes import children
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.sandbox.base import Owner, ToolsetSpec
 from workers.sandbox.pool import SandboxPool
@@ -87,14 +88,6 @@ async def test_all_tasks_are_told_before_any_is_waited_for() -> None:
     assert sorted(told) == [0, 1, 2] and all(task.cancelled() for task in tasks)
 
 
-def children() -> set[int]:
-    """Processes that this one has."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
-    return found
-
-
 @pytest.mark.parametrize("again", AGAIN)
 async def test_a_sandbox_whose_start_or_end_is_cancelled_leaves_no_process_and_no_folder(
     again: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,14 +104,14 @@ async def test_a_sandbox_whose_start_or_end_is_cancelled_leaves_no_process_and_n
         finally:
             await pool.close()
 
-    before, had = asyncio.all_tasks(), children()
+    before, had = asyncio.all_tasks(), children(os.getpid())
     suspension, reached = 0, True
     while reached:
         suspension += 1
         reached = await cancelled_at(life(), suspension, again)
         await nothing_left(before)
         async with asyncio.timeout(60):
-            while children() - had:
+            while children(os.getpid()) - had:
                 await asyncio.sleep(0.02)
         assert os.listdir(tmp_path) == []
     assert suspension > 3

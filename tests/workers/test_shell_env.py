@@ -283,7 +283,7 @@ def test_commands_may_take_longer_than_other_calls() -> None:
         ({"kinds": ["read"]}, r"environment\.args\.kinds\.0: .*'write', 'fix' or 'find'"),
         ({"difficulty": []}, r"environment\.args\.difficulty"),
         ({"tasks": ["fix-retry"] * 2}, r"environment\.args\.tasks: 'fix-retry' is in it more than once"),
-        ({"turns": 3}, r"environment\.args\.turns: Extra inputs"),
+        ({"turns": 3}, r"environment\.args\.turns: there is no such key; did you mean max_turns\?"),
         ({"max_turns": 0}, r"environment\.args\.max_turns"),
         ({"reward": {"utility": 1}}, r"environment\.args\.reward\.utility"),
         ({"reward": {}}, r"environment\.args\.reward"),

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -41,6 +42,21 @@ class SlowFamily(Family):
 
 def made(folder: Path, family: Family) -> Shell:
     return Shell(str(folder), {"PATH": os.environ["PATH"]}, family, 1000)
+
+
+def test_descriptors_of_any_number_are_waited_for(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        family = Family()
+        shell = made(tmp_path, family)
+        assert shell.run("echo on; echo " + "a" * 100_000, 60).output.startswith("on\na")
+        family.kill()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_kill_that_takes_too_long_is_finished_before_the_next_command(tmp_path: Path) -> None:
