@@ -12,6 +12,7 @@ import ray
 
 from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
+from cluster.policy.cpu_precision import cpu_precision
 from cluster.policy.identity import content_digest
 from cluster.policy.models import Model
 from cluster.policy.versions import FOLDER_VARIABLE
@@ -137,7 +138,7 @@ def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]
     if accelerator == "cpu":
         # Compiling takes minutes, and gains nothing at the batch sizes a CPU can carry. A seeded
         # request whose prompt comes in chunks kills vLLM's engine ("CPU Generator does not use offset").
-        args |= {"dtype": "bfloat16", "enforce_eager": True, "enable_chunked_prefill": False}
+        args |= {"dtype": cpu_precision(), "enforce_eager": True, "enable_chunked_prefill": False}
     return args | config.engine
 
 

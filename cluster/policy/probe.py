@@ -31,7 +31,7 @@ _TIMEOUT = 180.0
 _TEXTS, _GIVEN, _SAMPLED = 3, 8, 24
 """Of the compared tokens: sequences, and in each the ids that are given and those that are sampled."""
 _CERTAIN = 0.05
-"""Nats a token by which two correct computations may always differ: vLLM computes in bfloat16."""
+"""Nats a token by which two correct computations may always differ: vLLM may compute in bfloat16."""
 _OF_NOISE, _OF_EFFECT = 3.0, 0.15
 """They may differ by this many times what they differ by without the adapter, or by this share of what the
 adapter changes."""

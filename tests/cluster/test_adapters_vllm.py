@@ -91,7 +91,7 @@ def test_an_accepted_adapter_is_served_with_the_log_probabilities_that_peft_comp
     worst = max(abs(a - b) for a, b in zip(served, meant, strict=True))
     print(f"{kind}: differs by {off:.3f} nats a token, {worst:.3f} at worst; changes by {effect:.3f}")
     assert effect > 0.6, "there is something to be served"
-    assert off < max(0.1, 0.15 * effect), "the deployment computes in bfloat16, and PEFT in float32"
+    assert off < max(0.1, 0.15 * effect), "the deployment may compute in bfloat16, and PEFT in float32"
 
 
 def test_what_is_served_otherwise_is_found_by_the_probe_and_never_in_use(

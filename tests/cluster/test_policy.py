@@ -19,6 +19,7 @@ from cluster.policy import (
     packaged_model,
     required_cpus,
 )
+from cluster.policy.cpu_precision import cpu_precision
 from cluster.policy.endpoint import EndpointPolicyClient
 from cluster.policy.failure import engine_error, last_error
 from cluster.policy.models import Model, check_tools
@@ -155,9 +156,9 @@ def test_a_chat_template_counts_by_what_it_says(tmp_path: Path):
 
 
 def test_engine_arguments_of_the_user_come_last():
-    args = application.serving_args(vllm(engine={"dtype": "float32", "max_num_seqs": 8}), MODEL, "cpu")
+    args = application.serving_args(vllm(engine={"dtype": "float16", "max_num_seqs": 8}), MODEL, "cpu")
     engine = args["llm_configs"][0]["engine_kwargs"]
-    assert (engine["dtype"], engine["max_num_seqs"], engine["enforce_eager"]) == ("float32", 8, True)
+    assert (engine["dtype"], engine["max_num_seqs"], engine["enforce_eager"]) == ("float16", 8, True)
 
 
 AS_RAY_HAS_IT = """
@@ -342,3 +343,18 @@ def test_a_model_that_would_not_hear_of_the_tools_is_named(tmp_path: Path, monke
         check_tools("org/m", None)
     check_tools("smollm2-135m", None)
     check_tools("org/on-the-hub", None)
+
+
+@pytest.mark.parametrize(
+    ("description", "precision"),
+    [
+        ("flags\t\t: fpu sse4_2 avx2 fma f16c", "float32"),
+        ("flags\t\t: avx2 avx512f avx512_bf16 amx_tile", "bfloat16"),
+        ("Features\t: fp asimd sve bf16 i8mm", "bfloat16"),
+        ("", "float32"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_only_where_it_has_instructions_for_it(
+    description: str, precision: str
+) -> None:
+    assert cpu_precision(description) == precision

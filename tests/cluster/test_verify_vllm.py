@@ -15,6 +15,7 @@ import yaml
 from cluster.config_file import load_config
 from cluster.dataset.episodes import iterate_records
 from cluster.policy import packaged_model
+from cluster.policy.cpu_precision import cpu_precision
 from cluster.verify.checks import Verification, verify
 from cluster.verify.rescore import Scorer
 from tests.helpers.verified_runs import play_run
@@ -36,7 +37,9 @@ def transformers_scores() -> Reference:
     from transformers import AutoModelForCausalLM
 
     loading: Any = AutoModelForCausalLM
-    model: Any = loading.from_pretrained(str(packaged_model.folder()), dtype=torch.bfloat16).eval()
+    model: Any = loading.from_pretrained(
+        str(packaged_model.folder()), dtype=getattr(torch, cpu_precision())
+    ).eval()
 
     def scores(step: StepRecord) -> list[float]:
         prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []

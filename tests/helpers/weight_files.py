@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from cluster.policy.cpu_precision import cpu_precision
+
 MODULE = "model.layers.0.self_attn.q_proj"
 
 
@@ -53,7 +55,7 @@ def score(model: Path, ids: list[int], sampled: int) -> list[float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, cpu_precision()))
     with torch.no_grad():
         logprobs = torch.log_softmax(loaded(torch.tensor([ids])).logits[0].float(), -1)
     return [float(logprobs[i - 1, ids[i]]) for i in range(len(ids) - sampled, len(ids))]
