@@ -22,7 +22,7 @@ from benchmarks import machine
 from benchmarks.contenders import docker_sdk, verifiers_docker
 from benchmarks.figures import median_and_p95, ms, verdict
 from sandbox_images.build import build_image
-from workers.environments.agentdojo_tasks import TaskSelection, rows
+from workers.environments.agentdojo.tasks import TaskSelection, rows
 from workers.sandbox import creation
 from workers.sandbox.base import Owner, ToolsetSpec
 from workers.sandbox.pool import SandboxPool

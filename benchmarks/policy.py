@@ -22,9 +22,9 @@ from rich.table import Table
 
 from benchmarks import machine
 from cluster.dataset.episodes import iterate_records
-from cluster.policy import packaged_model
-from cluster.policy.kept_policy import KeptPolicy
-from workers.chat_template import ChatTemplate
+from cluster.policy.models import packaged_model
+from cluster.policy.vllm.kept_policy import KeptPolicy
+from workers.policy.chat_template import ChatTemplate
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "examples" / "agentdojo.yaml"

@@ -17,7 +17,7 @@ from benchmarks.contenders import docker_sdk, verifiers_docker
 from benchmarks.contenders.kumite_sandbox import CALLS, LIVE, KumiteSandbox
 from benchmarks.figures import median_and_p95, ms, verdict
 from sandbox_images.build import build_image
-from workers.environments.agentdojo_tasks import TaskSelection, rows
+from workers.environments.agentdojo.tasks import TaskSelection, rows
 
 OPEN_TARGET = 0.015
 CALL_TARGET = 0.0006

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from cluster.config import RunConfig
 from cluster.errors import RunStopped
-from cluster.failure_row import FailureRow
-from cluster.groups import Groups
+from cluster.observe.failure_row import FailureRow
 from cluster.observe.observers import Observer
 from cluster.observe.printed import note_printed
-from cluster.ray_worker import NodeLost, WorkerDied
-from cluster.worker_pool import Seat, WorkerPool
+from cluster.plan.groups import Groups
+from cluster.pool.ray_worker import NodeLost, WorkerDied
+from cluster.pool.worker_pool import Seat, WorkerPool
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.errors import EpisodeTimeout
 from workers.lost_episodes import lost_result

@@ -9,16 +9,16 @@ from typing import Any
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.errors import ConfigError
-from cluster.images import ensure_image, image_id, image_of
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
-from cluster.plan import Plan, load_plan
+from cluster.plan.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
-from cluster.policy.models import check_tools
+from cluster.policy.models.models import check_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
-from cluster.ray_session import RaySession, connect, is_local
-from cluster.ray_worker import asking, resources
-from cluster.worker_pool import WorkerPool
+from cluster.pool.images import ensure_image, image_id, image_of
+from cluster.pool.ray_worker import asking, resources
+from cluster.pool.worker_pool import WorkerPool
+from cluster.ray_session.session import RaySession, connect, is_local
 from workers.errors import EnvironmentLoadError
 from workers.handed_on import handed_on
 from workers.settings import PolicyEndpoint, SandboxSettings, Split, WorkerSettings

@@ -11,22 +11,22 @@ from typing import Self
 from rich.console import Console
 
 from cluster.config import RunConfig, check_sampling
-from cluster.config_file import load_config
-from cluster.config_values import check_values
+from cluster.config.file import load_config
+from cluster.config.values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.errors import ConfigError, RunError
-from cluster.iteration import Iteration, RolloutGroup
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
-from cluster.plan import Plan
+from cluster.plan.iteration import Iteration, RolloutGroup
+from cluster.plan.plan import Plan
+from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed, resumable_config
+from cluster.plan.schedule import Schedule
 from cluster.policy.sampling import check_sampling_keys
-from cluster.resume import check_image, check_tasks, note_tasks, order_seed, resumable_config
-from cluster.schedule import Schedule
 from workers import logs
 from workers.cancellation import run_to_end
 from workers.records import EpisodeSpec

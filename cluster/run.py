@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from cluster.config import RunConfig
-from cluster.config_values import check_values
+from cluster.config.values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.ending import Ending, Interrupted, in_turns
 from cluster.errors import RunStopped
-from cluster.groups import Groups
 from cluster.observe.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary, summarise, write_summary
 from cluster.parts import Parts, SharedPolicy, brought_up
-from cluster.plan import Plan
-from cluster.resume import check_image, check_tasks, note_tasks, order_seed
+from cluster.plan.groups import Groups
+from cluster.plan.plan import Plan
+from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed
 from workers import logs
 from workers.cancellation import run_to_end
 

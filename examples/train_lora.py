@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from cluster.dataset.sequences import Sequence
 from cluster.errors import RunError
-from cluster.policy import packaged_model
+from cluster.policy.models import packaged_model
 from cluster.rollout_engine import RolloutEngine, RolloutGroup
 
 CLIP = 0.2

@@ -18,16 +18,16 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
-from cluster.resume import FREE
+from cluster.plan.resume import FREE
 from cluster.verify.report import RULES
 from tests.helpers.planted_errors import ERRORS
 from workers.endings import ENDINGS
-from workers.environments.agentdojo_pipeline import PipelineSettings
-from workers.environments.agentdojo_rewards import RewardSettings
-from workers.environments.agentdojo_tasks import TaskSelection
-from workers.environments.shell import ShellArgs
+from workers.environments.agentdojo.pipeline import PipelineSettings
+from workers.environments.agentdojo.rewards import RewardSettings
+from workers.environments.agentdojo.tasks import TaskSelection
+from workers.environments.shell.environment import ShellArgs
+from workers.policy.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.records import EpisodeRecord, StepRecord
-from workers.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.settings import Settings
 
 FOLDER = Path(__file__).parent.parent / "docs"

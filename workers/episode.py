@@ -15,8 +15,8 @@ from pydantic_core import PydanticSerializationError
 from workers import logs
 from workers.base_states import BaseStates
 from workers.cancellation import cancel_and_wait, run_to_end
-from workers.environments import steps
 from workers.environments.base import Actor, Rollout, RolloutEnvironment
+from workers.environments.classic import steps
 from workers.environments.setup_labels import setup_labels
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import (
@@ -27,12 +27,12 @@ from workers.errors import (
     StaleEpisode,
     UnrecordableEpisode,
 )
-from workers.exact_client import ExactPolicyClient, make_client
 from workers.failures import is_lasting, kind_of, root_of
 from workers.handed_on import hide_secrets
 from workers.lost_episodes import in_utf8, lost_result, prompt_of
-from workers.oracle_client import OracleClient
-from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.policy.chat_client import ChatPolicyClient, sampling_args
+from workers.policy.exact_client import ExactPolicyClient, make_client
+from workers.policy.oracle_client import OracleClient
 from workers.printed import Printed, listening
 from workers.record_digest import digest_of
 from workers.records import (

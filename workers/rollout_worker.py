@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import ray
 
 from workers import logs
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.episode import EpisodePlayer
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.sandbox import ownership
@@ -25,7 +25,7 @@ class RolloutWorker:
 
     The episodes all run on one event loop, in a thread of its own, so that signals do not work in an
     environment's code, and code that blocks holds all of them up. What Ray runs is a
-    `workers.laned_worker.LanedWorker`, which has the same methods. Both must be made on the main thread:
+    `workers.lanes.worker.LanedWorker`, which has the same methods. Both must be made on the main thread:
     verifiers installs signal handlers where it builds an environment.
 
     Args:

@@ -1,0 +1,1 @@
+"""The command `kumite`: its subcommands, and what only they need."""

@@ -123,8 +123,8 @@ def _image(config: RunConfig | None, engine: Check) -> Check | None:
 
 def _environment(config: RunConfig) -> list[Check]:
     """Loads a config's environment, as a run would, and sees that all that the config asks for is there."""
-    from cluster.images import image_of
-    from cluster.plan import load_plan
+    from cluster.plan.plan import load_plan
+    from cluster.pool.images import image_of
 
     if threading.current_thread() is not threading.main_thread():
         return []  # verifiers loads environments on the main thread only

@@ -10,14 +10,14 @@ from rich.text import Text
 
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
 from cluster.errors import ConfigError, PolicyUnavailable
-from cluster.images import ensure_image, image_of
-from cluster.plan import Plan, load_plan
-from workers.environments.classic import ClassicEnvironment
+from cluster.plan.plan import Plan, load_plan
+from cluster.pool.images import ensure_image, image_of
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.messages import to_records
 from workers.episode import EpisodePlayer
-from workers.exact_client import make_client
 from workers.handed_on import handed_on
-from workers.oracle_client import OracleClient
+from workers.policy.exact_client import make_client
+from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeSpec, Message
 from workers.sandbox.base import Owner
 from workers.sandbox.pool import SandboxPool
@@ -71,7 +71,7 @@ def _endpoint(config: RunConfig) -> PolicyEndpoint:
         from cluster.policy.endpoint import EndpointPolicyClient
 
         return EndpointPolicyClient(policy).endpoint()
-    from cluster.policy.kept_policy import status
+    from cluster.policy.vllm.kept_policy import status
 
     kept = status()
     if kept is None or kept.state != "ready":

@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from cluster.config import RunConfig
-from cluster.config_file import load_config, with_drain
+from cluster.config.file import load_config, with_drain
 from cluster.ending import FAILED
 from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
 from cluster.observe.printing import print_lines, wide_console, width_of
@@ -106,11 +106,11 @@ def run(
     # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
     from cluster.dataset.run_folder import Target
     from cluster.ending import Interrupted
+    from cluster.observe.outcome import MostFailed
     from cluster.observe.printed import show_printed
     from cluster.observe.summary import summarise
     from cluster.observe.summary_view import render
-    from cluster.outcome import MostFailed
-    from cluster.resume import resumable_config
+    from cluster.plan.resume import resumable_config
     from cluster.run import run
 
     if resume is not None and out is not None:
@@ -159,7 +159,7 @@ def _run_matrix(
     complaint_of: "Callable[[Summary], str | None]",
 ) -> bool:
     """Plays the runs of a matrix; False where there is none."""
-    from cluster.matrix import has_matrix, load_cells, matrix_lines, run_cells, write_cells, written_cells
+    from cluster.cli.matrix import has_matrix, load_cells, matrix_lines, run_cells, write_cells, written_cells
 
     if resume is not None:
         folder = Path(resume)
@@ -214,8 +214,8 @@ def tasks(
     if validate:
         _validate(load_config(config, overrides or []), as_json)
         return
-    from cluster.matrix import has_matrix, load_cells
-    from cluster.tasks import cell_lines, render, select
+    from cluster.cli.matrix import has_matrix, load_cells
+    from cluster.plan.tasks import cell_lines, render, select
 
     if has_matrix(config, overrides or []):
         selections = {cell.name: select(cell.config) for cell in load_cells(config, overrides or [])}
@@ -232,7 +232,7 @@ def tasks(
 
 
 def _validate(config: RunConfig, as_json: bool) -> None:
-    from cluster.validate import validate
+    from cluster.cli.validate import validate
 
     found = validate(config)
     bad = [task for task in found if task.complaint is not None]
@@ -252,7 +252,7 @@ def write_example(
     name: Annotated[str, typer.Argument(help="What to call it.")],
 ) -> None:
     """Write a working example into this folder, beside a config that plays it."""
-    from cluster.init import write_example
+    from cluster.cli.init import write_example
 
     if kind not in ("environment", "toolset", "task"):
         raise ConfigError(f"init: got {kind!r}; give environment, toolset or task")
@@ -274,7 +274,7 @@ def debug_episode(
 
     Tools run in child processes (`sandbox.backend: process`), unless the config says `docker`.
     """
-    from cluster.debug import debug
+    from cluster.cli.debug import debug
 
     record = debug(load_config(config, overrides or []), _console, task)
     if record.status == "failed":
@@ -474,7 +474,7 @@ def check(
     config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
 ) -> None:
     """Check each part that a run needs; for a part that is not ready, print the command that fixes it."""
-    from cluster.check import checks, render
+    from cluster.cli.check import checks, render
 
     found = checks(load_config(config) if config else None)
     _console.print(render(found))
@@ -510,7 +510,7 @@ def policy_up(
 ) -> None:
     """Bring up a config's deployment and keep it, for runs to use."""
     from cluster.observe.progress import Progress
-    from cluster.policy.kept_policy import up
+    from cluster.policy.vllm.kept_policy import up
 
     with Progress(_console).stage("policy") as stage:
         stage.outcome = up(load_config(config, overrides or []), stage.say)
@@ -519,7 +519,7 @@ def policy_up(
 @policy_app.command("status")
 def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say which deployment is kept, if one is, and how it is."""
-    from cluster.policy.kept_policy import status
+    from cluster.policy.vllm.kept_policy import status
 
     found = status()
     if as_json:
@@ -539,7 +539,7 @@ def policy_update(
     version: Annotated[int, typer.Option("--version", help="Its version, above the present one.")],
 ) -> None:
     """Give the kept deployment new weights, without a restart; runs in flight take them up."""
-    from cluster.policy.kept_policy import update_kept
+    from cluster.policy.vllm.kept_policy import update_kept
 
     update_kept(path, version)
     _console.print(f"the policy is at version {version}")
@@ -550,7 +550,7 @@ def policy_down(
     force: Annotated[bool, typer.Option("--force", help="Even if a run is using it.")] = False,
 ) -> None:
     """End the kept deployment, and the local Ray cluster it lives on."""
-    from cluster.policy.kept_policy import down
+    from cluster.policy.vllm.kept_policy import down
 
     _console.print("ended" if down(force) else "no policy is kept")
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from cluster.config import RunConfig
-from cluster.config_file import build_config, dump_config, read_fields
+from cluster.config.file import build_config, dump_config, read_fields
 from cluster.dataset.durable import replacing
 from cluster.dataset.manifest import manifest_path
 from cluster.dataset.remote import is_uri
@@ -22,7 +22,7 @@ from cluster.ending import Interrupted
 from cluster.errors import ConfigError
 from cluster.observe.printing import Line, table_lines
 from cluster.observe.summary import Summary
-from cluster.resume import resumable_config
+from cluster.plan.resume import resumable_config
 
 CELLS = "cells"
 """Folder of a matrix's folder that holds the config of each of its runs."""

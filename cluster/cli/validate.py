@@ -2,12 +2,12 @@
 
 import asyncio
 
+from cluster.cli.debug import settings_of
 from cluster.config import OraclePolicy, RunConfig
-from cluster.debug import settings_of
-from cluster.plan import load_plan
-from workers.environments.classic import ClassicEnvironment
+from cluster.plan.plan import load_plan
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.episode import EpisodePlayer
-from workers.oracle_client import OracleClient
+from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, Record
 from workers.sandbox.base import Owner
 from workers.sandbox.pool import SandboxPool

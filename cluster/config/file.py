@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.config import RunConfig, VllmPolicy
-from cluster.config_values import check_values
+from cluster.config.values import check_values
 from cluster.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from cluster.config import RunConfig, VllmPolicy
-from cluster.config_file import dump_config
+from cluster.config.file import dump_config
 from cluster.dataset.dataset import COPIED, Dataset, take_up
 from cluster.dataset.durable import begin_folder, clear_vacant, end_folder, is_vacant, lock_folder, replacing
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer

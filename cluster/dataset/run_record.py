@@ -10,8 +10,8 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from cluster.config import EndpointPolicy, RunConfig, VllmPolicy
 from cluster.dataset.durable import replacing
-from cluster.policy import packaged_model
-from cluster.policy.models import Model, folder_of
+from cluster.policy.models import packaged_model
+from cluster.policy.models.models import Model, folder_of
 from workers.records import Record
 
 NAME = "run.json"

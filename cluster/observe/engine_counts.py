@@ -1,6 +1,6 @@
 """What a deployment's replicas have counted during a run, though some were started anew meanwhile."""
 
-from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.vllm.engine_metrics import EngineMetrics
 
 COUNTS: tuple[str, ...] = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
 """Fields of `EngineMetrics` that only grow, until their replica is started anew."""

@@ -17,7 +17,7 @@ from cluster.observe.endpoint_use import EndpointTally, EndpointUse
 from cluster.observe.metrics import STAGES, Exporter
 from cluster.observe.policy_use import PolicyUse
 from cluster.observe.tally import Mean
-from cluster.worker_pool import PoolState
+from cluster.pool.worker_pool import PoolState
 from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec, Record
 

@@ -10,7 +10,7 @@ from typing import Any
 from cluster.errors import PolicyUnavailable
 from cluster.observe.engine_counts import EngineCounts
 from cluster.observe.policy_use import PolicyUse
-from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.vllm.engine_metrics import EngineMetrics
 from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from cluster.observe.endpoint_use import EndpointTally
 from cluster.observe.policy_use import PolicyUse
 from cluster.observe.tally import Tally
-from cluster.worker_pool import PoolState
+from cluster.pool.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec
 
 _LINE_EVERY = 10.0

@@ -8,10 +8,10 @@ from typing import Any, TypeVar, cast
 
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
-from cluster.limits import describe_left_out, limit_order
-from cluster.task_list import TaskList
+from cluster.plan.limits import describe_left_out, limit_order
+from cluster.plan.task_list import TaskList
 from workers.environments.base import RolloutEnvironment
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeSpec, episode_id, info_of, label_text
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.config import RunConfig, VllmPolicy
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import TasksDigest, load_manifest, manifest_path
 from cluster.dataset.run_folder import CHAT_TEMPLATE, ENVIRONMENT
 from cluster.dataset.run_record import NAME as RUN_RECORD
 from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
-from cluster.plan import Plan
+from cluster.plan.plan import Plan
 from workers.settings import Split
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from cluster.dataset.manifest import LoopPlace
 from cluster.errors import ConfigError
-from cluster.plan import Plan, task_id_of
+from cluster.plan.plan import Plan, task_id_of
 from workers.records import EpisodeSpec
 from workers.settings import SamplingSettings, Split
 

@@ -6,7 +6,7 @@ from typing import Any
 from cluster.config import RunConfig
 from cluster.observe.printing import Line, table_lines
 from cluster.observe.rates import Mode, mode_of
-from cluster.plan import load_plan, task_id_of
+from cluster.plan.plan import load_plan, task_id_of
 from workers.lost_episodes import prompt_of
 from workers.records import Record, info_of, label_text, labels_of
 from workers.settings import Split

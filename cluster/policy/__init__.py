@@ -8,7 +8,7 @@ from cluster.policy.endpoint import EndpointPolicyClient, check_endpoint
 from cluster.policy.oracle import OraclePolicyClient
 
 if TYPE_CHECKING:
-    from cluster.ray_session import RaySession
+    from cluster.ray_session.session import RaySession
 
 __all__ = ["OnStage", "PolicyClient", "check_policy", "open_policy", "required_cpus"]
 
@@ -22,7 +22,7 @@ def check_policy(config: Policy) -> None:
     if isinstance(config, EndpointPolicy):
         check_endpoint(config)
     elif isinstance(config, VllmPolicy):
-        from cluster.policy.vllm import check_vllm
+        from cluster.policy.vllm.client import check_vllm
 
         check_vllm(config)
 
@@ -31,7 +31,7 @@ def required_cpus(config: Policy) -> float:
     """Logical CPUs that a local Ray cluster must have for a policy."""
     if not isinstance(config, VllmPolicy):
         return 0.0
-    from cluster.policy.vllm import required_cpus as required
+    from cluster.policy.vllm.client import required_cpus as required
 
     return required(config)
 
@@ -52,7 +52,7 @@ def open_policy(config: Policy, session: "RaySession", on_stage: OnStage) -> Pol
         return OraclePolicyClient()
     if isinstance(config, EndpointPolicy):
         return EndpointPolicyClient(config)
-    from cluster.policy.vllm import check_vllm, open_vllm
+    from cluster.policy.vllm.client import check_vllm, open_vllm
 
     check_vllm(config)
     return open_vllm(config, session, on_stage)

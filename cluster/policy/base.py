@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from cluster.errors import UpdateRefused
-from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.vllm.engine_metrics import EngineMetrics
 from workers.settings import PolicyEndpoint
 
 OnStage: TypeAlias = Callable[[str], None]

@@ -18,7 +18,7 @@ def check_renderer(endpoint: PolicyEndpoint) -> None:
     Raises:
         PolicyUnavailable: They cannot; names the alternative.
     """
-    from workers.template_renderer import make_renderer  # imports transformers: seconds
+    from workers.policy.template_renderer import make_renderer  # imports transformers: seconds
 
     try:
         make_renderer(endpoint)

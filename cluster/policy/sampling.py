@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.config import OraclePolicy, Policy, VllmPolicy
 from cluster.errors import ConfigError
-from workers.sampling_keys import Route, refusals, settings_arguments
+from workers.policy.sampling_keys import Route, refusals, settings_arguments
 from workers.settings import SamplingSettings
 
 

@@ -1,0 +1,1 @@
+"""The rollout workers of a run, and the sandbox images that they need."""

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 
-from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.vllm.engine_metrics import EngineMetrics
 
 _LOOKS = 5
 """Looks in a row, a second apart, that a queue must last to count; or be empty, to count as gone."""

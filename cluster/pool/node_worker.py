@@ -1,8 +1,8 @@
 """The rollout worker as the cluster starts it: on a node that may lack the sandbox image."""
 
 from cluster.errors import RunError
-from cluster.images import ensure_image
-from workers.laned_worker import LanedWorker
+from cluster.pool.images import ensure_image
+from workers.lanes.worker import LanedWorker
 
 
 class NodeRolloutWorker(LanedWorker):

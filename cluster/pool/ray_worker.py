@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster.config import WorkersConfig
-from cluster.node_worker import NodeRolloutWorker
+from cluster.pool.node_worker import NodeRolloutWorker
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.settings import WorkerSettings
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from cluster.config import WorkersConfig
 from cluster.errors import RunError
-from cluster.headroom import Headroom
-from cluster.policy.engine_metrics import EngineMetrics
-from cluster.ray_worker import PlayFailed, ResultLost, Worker, WorkerDied, WorkerFailed
+from cluster.policy.vllm.engine_metrics import EngineMetrics
+from cluster.pool.headroom import Headroom
+from cluster.pool.ray_worker import PlayFailed, ResultLost, Worker, WorkerDied, WorkerFailed
 from workers.cancellation import run_to_end
 from workers.records import EpisodeResult, EpisodeSpec
 

@@ -1,8 +1,8 @@
 """The local Ray cluster that outlives its driver: the process that holds it, and the record of it.
 
-`python -m cluster.kept_ray OPTIONS` is that process. It is the cluster's head and its parent: the cluster
-ends when it does, however it does. While it lives it holds a lock, so whether the record is of a living
-cluster is never a guess, and never a question of whose process id that is.
+`python -m cluster.ray_session.kept OPTIONS` is that process. It is the cluster's head and its parent: the
+cluster ends when it does, however it does. While it lives it holds a lock, so whether the record is of a
+living cluster is never a guess, and never a question of whose process id that is.
 """
 
 import fcntl
@@ -19,9 +19,9 @@ from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
-from cluster import engine_folders
 from cluster.cache import cache_dir
 from cluster.errors import RayUnavailable
+from cluster.ray_session import engine_folders
 
 STOP_TIMEOUT = 20.0
 """Seconds that the cluster has to end after SIGTERM, before it is killed; 2 are usual."""
@@ -102,12 +102,12 @@ def start_kept(options: dict[str, object], timeout: float) -> KeptCluster:
         RayUnavailable: It did not come up.
     """
     folder().mkdir(parents=True, exist_ok=True)
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
     log = folder() / "kept.log"
     with log.open("wb") as output:
         holder = subprocess.Popen(
-            [sys.executable, "-m", "cluster.kept_ray", json.dumps(options)],
+            [sys.executable, "-m", "cluster.ray_session.kept", json.dumps(options)],
             cwd="/",
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
@@ -217,7 +217,7 @@ def _take_lock() -> IO[bytes]:
 def hold(options: dict[str, object]) -> None:
     """Is the holder: starts the cluster, records it, and waits to be told to end."""
     lock = _take_lock()
-    from cluster.ray_session import start_local
+    from cluster.ray_session.session import start_local
 
     session = start_local(options)
     kept = KeptCluster(pid=os.getpid(), address=session.address, logs=session.logs, started_at=time.time())

@@ -19,9 +19,9 @@ import ray
 from ray._private import ray_constants, worker
 from ray._private.authentication import authentication_token_setup
 
-from cluster import kept_ray
 from cluster.config import RayConfig
 from cluster.errors import RayUnavailable
+from cluster.ray_session import kept as kept_ray
 
 START_TIMEOUT = 120.0
 """Seconds that a local cluster may take to come up; 3 to 5 are usual."""
@@ -294,7 +294,7 @@ def _stay_on_loopback(stay: bool = True) -> None:
 
 def _importable() -> dict[str, Any]:
     """A runtime environment in which workers on this machine import this very code."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if str(root) == sysconfig.get_path("purelib"):
         return {}
     path = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -303,7 +303,7 @@ def _importable() -> dict[str, Any]:
 
 def _packages() -> list[str]:
     """Our packages, for a cluster whose nodes may not have them: Ray uploads these, not the whole tree."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return [str(root / package) for package in ("cluster", "workers", "sandbox_images")]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cluster.config import EndpointPolicy
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.dataset.manifest import load_manifest
 from cluster.dataset.run_record import NAME, RunRecord, load_run_record
 from cluster.errors import RunError

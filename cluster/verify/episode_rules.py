@@ -13,7 +13,7 @@ from cluster.config import VllmPolicy
 from cluster.verify.report import NotChecked
 from cluster.verify.run_context import RunContext
 from cluster.verify.token_rules import goes_on
-from workers.environments.agentdojo_rewards import RewardSettings, outcome
+from workers.environments.agentdojo.rewards import RewardSettings, outcome
 from workers.record_digest import digest_of
 from workers.records import EpisodeRecord, Message, StepRecord, Usage, episode_id
 

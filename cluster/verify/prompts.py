@@ -12,14 +12,14 @@ from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
 from cluster.dataset.run_record import tokenizer_digest
 from cluster.errors import RunError
-from cluster.policy import packaged_model
+from cluster.policy.models import packaged_model
 from cluster.verify.harmony import harmony_prompt
 from cluster.verify.report import NotChecked
 from cluster.verify.run_context import RunContext
 from cluster.verify.token_rules import continues
-from workers.chat_template import ChatTemplate
-from workers.content_format import ContentFormat
 from workers.errors import TemplateError
+from workers.policy.chat_template import ChatTemplate
+from workers.policy.content_format import ContentFormat
 from workers.records import EpisodeRecord, Message, StepRecord
 from workers.settings import PolicyEndpoint
 
@@ -108,7 +108,7 @@ class Prompts:
         return made
 
     def _made_renderer(self, episode: EpisodeRecord) -> Any:
-        from workers.template_renderer import make_renderer
+        from workers.policy.template_renderer import make_renderer
 
         policy: Any = self._run.policy
         model = self._model()

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from cluster.errors import PolicyUnavailable
 from cluster.policy.endpoint import ask, list_models
+from workers.policy.versions import model_name, version_of
 from workers.records import StepRecord
 from workers.settings import SamplingSettings
-from workers.versions import model_name, version_of
 
 _TIMEOUT = 300.0
 """Seconds that one request may take."""

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.config import OraclePolicy, VllmPolicy
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
-from cluster.policy.kept_policy import recorded
+from cluster.policy.vllm.kept_policy import recorded
 from cluster.verify.report import RULES, Verification
 from cluster.verify.rescore import Scorer
 

@@ -2,7 +2,7 @@
 
 from benchmarks.scaling import nodes
 from cluster.config import RunConfig
-from cluster.plan import load_plan
+from cluster.plan.plan import load_plan
 
 
 def test_simulated_nodes_are_given_episodes_that_can_be_played():

@@ -17,12 +17,12 @@ from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise
-from cluster.policy.full_weights import FullWeights
-from cluster.policy.rolling import roll
-from cluster.policy.versions import VersionFolder
-from cluster.ray_worker import PlayFailed, ResultLost
+from cluster.policy.weights.full_weights import FullWeights
+from cluster.policy.weights.rolling import roll
+from cluster.policy.weights.versions import VersionFolder
+from cluster.pool.ray_worker import PlayFailed, ResultLost
+from cluster.pool.worker_pool import WorkerPool
 from cluster.rollout_engine import RolloutEngine
-from cluster.worker_pool import WorkerPool
 from tests.helpers.cancelling import AGAIN, cancelled_at, cancelling_tasks, nothing_left
 from tests.helpers.loop_engine import Stage, Tasks, config_of, stage_engine
 from workers.records import EpisodeResult, EpisodeSpec, episode_id

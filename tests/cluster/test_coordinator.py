@@ -16,10 +16,10 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.durable import RunFolderError
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import RunError
-from cluster.groups import Groups
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise
-from cluster.ray_worker import NodeLost, WorkerDied
+from cluster.plan.groups import Groups
+from cluster.pool.ray_worker import NodeLost, WorkerDied
 from workers.records import (
     EpisodeError,
     EpisodeRecord,

@@ -5,22 +5,22 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cluster.test_summary import run_of, shown
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import ConfigError, RunStopped
-from cluster.failure_row import FailureRow
 from cluster.observe.failure_groups import FailureGroups, likeness
+from cluster.observe.failure_row import FailureRow
 from cluster.observe.observers import Observers
+from cluster.observe.outcome import MostFailed
 from cluster.observe.summary import summarise, write_summary
-from cluster.outcome import MostFailed
 from tests.cluster.synthetic import episode, failed_episode, result
-from tests.cluster.test_summary import run_of, shown
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec, episode_id
 
 

@@ -13,7 +13,7 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from tests.helpers.autoscaling import INGRESS, REPLICA, WORKER, nodes_for
 
 PROJECT = Path(__file__).resolve().parents[2]

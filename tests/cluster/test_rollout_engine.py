@@ -16,9 +16,9 @@ from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError, UpdateRefused
 from cluster.observe.policy_watch import PolicyWatch
 from cluster.observe.summary import summarise
-from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.vllm.engine_metrics import EngineMetrics
+from cluster.pool.worker_pool import WorkerPool
 from cluster.rollout_engine import RolloutEngine, RolloutGroup
-from cluster.worker_pool import WorkerPool
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.sandboxes import eventually
 from workers.settings import SamplingSettings

@@ -20,10 +20,10 @@ from cluster.ending import Interrupted
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary
 from cluster.parts import Parts
-from cluster.plan import load_plan
+from cluster.plan.plan import load_plan
 from cluster.policy.oracle import OraclePolicyClient
+from cluster.pool.worker_pool import WorkerPool
 from cluster.run import _play
-from cluster.worker_pool import WorkerPool
 from tests.cluster.synthetic import episode, result
 from workers.records import EpisodeResult, EpisodeSpec
 

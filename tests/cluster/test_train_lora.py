@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from cluster.errors import RunError
-from cluster.iteration import RolloutGroup
+from cluster.plan.iteration import RolloutGroup
 from tests.cluster.synthetic import episode, failed_episode
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import kept_ray
 from cluster.dataset.shards import iterate_episodes
+from cluster.ray_session import kept as kept_ray
 from tests.e2e.kumite import Run, write_config
 from tests.helpers.mock_policy import MockPolicy
 

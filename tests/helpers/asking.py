@@ -4,7 +4,7 @@ from typing import Any
 
 from verifiers.legacy.types import Response, ResponseTokens, Tool, UserMessage
 
-from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.policy.chat_client import ChatPolicyClient, sampling_args
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 

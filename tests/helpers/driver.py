@@ -14,7 +14,7 @@ import ray
 from cluster.config import RayConfig, VllmPolicy
 from cluster.errors import ClusterError
 from cluster.policy import open_policy, required_cpus
-from cluster.ray_session import connect
+from cluster.ray_session.session import connect
 
 
 @ray.remote(num_cpus=0.5, resources={"sandbox": 1})

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from cluster.ray_worker import RayWorker, WorkerDied
+from cluster.pool.ray_worker import RayWorker, WorkerDied
 
 
 class Player:

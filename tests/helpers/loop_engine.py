@@ -10,10 +10,10 @@ import pytest
 
 from cluster.config import RunConfig
 from cluster.parts import Parts
-from cluster.plan import Plan
+from cluster.plan.plan import Plan
 from cluster.policy.oracle import OraclePolicyClient
+from cluster.pool.worker_pool import WorkerPool
 from cluster.rollout_engine import RolloutEngine
-from cluster.worker_pool import WorkerPool
 from tests.cluster.synthetic import episode, result
 from workers.records import EpisodeResult, EpisodeSpec
 

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from cluster.policy.application import routing
+from cluster.policy.vllm.application import routing
 
 GROUPS, SAMPLES, TURNS, AT_ONCE = 24, 4, 4, 6
 SYSTEM = "You are an assistant with tools for a bank account, and here is how you use them. " * 20

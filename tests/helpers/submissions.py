@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tests.helpers.shell import graded, output, ran
-from workers.environments.shell_dataset import ShellTask, shell_task
+from workers.environments.shell.dataset import ShellTask, shell_task
 from workers.sandbox.base import Sandbox, Scores, Session
 from workers.sandbox.process import ProcessSandbox
 from workers.settings import Settings

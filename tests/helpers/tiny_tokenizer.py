@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from cluster.policy import packaged_model
+from cluster.policy.models import packaged_model
 
 START, END = "<|im_start|>", "<|im_end|>"
 

@@ -10,7 +10,7 @@ import yaml
 from cluster.dataset.dataset import Dataset
 from tests.cluster.synthetic import episode, result
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
-from workers.chat_template import ChatTemplate
+from workers.policy.chat_template import ChatTemplate
 from workers.records import EpisodeRecord, FunctionCall, Message, StepRecord, ToolCall, Usage, episode_id
 
 TOOLS = [{"name": "pay", "description": "Pay.", "parameters": {"type": "object", "properties": {}}}]

@@ -14,9 +14,9 @@ from ray.cluster_utils import Cluster
 
 from cluster.config import VllmPolicy
 from cluster.errors import UpdateRefused
-from cluster.policy.models import Model
-from cluster.policy.versions import VersionFolder
-from cluster.policy.vllm import VllmPolicyClient
+from cluster.policy.models.models import Model
+from cluster.policy.vllm.client import VllmPolicyClient
+from cluster.policy.weights.versions import VersionFolder
 
 OTHER = "127.0.0.2"
 

@@ -10,16 +10,16 @@ import yaml
 from aiohttp import web
 
 from cluster.config import RunConfig
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.dataset.sequences import write_sequences
 from cluster.observe.summary import summarise, write_summary
-from cluster.plan import load_plan
+from cluster.plan.plan import load_plan
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import END
-from workers.chat_template import ChatTemplate
+from workers.policy.chat_template import ChatTemplate
 from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
 from workers.settings import PolicyEndpoint, SamplingSettings, SandboxSettings, WorkerSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from cluster.policy.cpu_precision import cpu_precision
+from cluster.policy.vllm.cpu_precision import cpu_precision
 
 MODULE = "model.layers.0.self_attn.q_proj"
 

@@ -14,8 +14,8 @@ from verifiers.legacy.types import Response, ResponseMessage, Tool, ToolCall, Us
 from tests.parity.conversation import from_verifiers
 from tests.parity.episode import Played, plain_state
 from tests.parity.script import Lines, Script
-from workers.environments.classic import ClassicEnvironment
-from workers.oracle_client import OracleClient
+from workers.environments.classic.environment import ClassicEnvironment
+from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import (

@@ -12,7 +12,7 @@ from aiohttp import web
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.parity.conversation import from_openai, timeless
 from tests.parity.script import Action, Levelled, Lines, Script
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.records import EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import (

@@ -14,8 +14,8 @@ from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import LONG
 from tests.helpers.shell import output, shell_session, shell_toolset
-from workers.environments import shell as shell_environment
-from workers.environments.shell_dataset import shell_task
+from workers.environments.shell import environment as shell_environment
+from workers.environments.shell.dataset import shell_task
 from workers.errors import SandboxError, SessionLost
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.rollout_worker import RolloutWorker

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.dummy_episodes import ENVIRONMENT, one, sessions, task
 from tests.helpers.rollouts import ORACLE, rollout_worker, spec
-from workers.laned_worker import LanedWorker
+from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
 from workers.sandbox.base import Sandbox

@@ -17,7 +17,7 @@ from tests.helpers.dummy_episodes import ENVIRONMENT, one, put, task, turn
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from workers.endings import ENDINGS, NOTHING, PLAYED_AGAIN, Ending, Recorded
-from workers.environments import shell as shell_environment
+from workers.environments.shell import environment as shell_environment
 from workers.records import EpisodeResult
 from workers.sandbox import base, connection, process
 from workers.settings import PolicyEndpoint

@@ -3,7 +3,7 @@
 import pytest
 import verifiers as vf
 
-from workers.environments.outages import outage
+from workers.environments.classic.outages import outage
 from workers.errors import EnvironmentInfraError, EpisodeBlocked, EpisodeFailed, ToolsetError
 from workers.failures import kind_of
 

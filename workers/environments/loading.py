@@ -22,7 +22,10 @@ from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
 _log = logging.getLogger(__name__)
-_OURS = {"agentdojo": "workers.environments.agentdojo", "shell": "workers.environments.shell"}
+_OURS = {
+    "agentdojo": "workers.environments.agentdojo.environment",
+    "shell": "workers.environments.shell.environment",
+}
 
 
 def load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]) -> Any:

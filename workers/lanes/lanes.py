@@ -35,11 +35,11 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.board import SLOTS, Board
 from workers.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied, SandboxStartError
 from workers.handed_on import as_handed_on
-from workers.lane_signals import INTERRUPT, PID, STACKS
-from workers.lane_wire import packed, read, read_now, send_now
+from workers.lanes.board import SLOTS, Board
+from workers.lanes.signals import INTERRUPT, PID, STACKS
+from workers.lanes.wire import packed, read, read_now, send_now
 from workers.lost_episodes import lost_result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
 from workers.sandbox.base import ToolsetSpec
@@ -48,7 +48,7 @@ from workers.settings import WorkerSettings
 _log = logging.getLogger(__name__)
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from workers.lane_process import main; main()"
+    "from workers.lanes.process import main; main()"
 )
 _LOOK_EVERY = 0.25
 """Seconds between two looks at the lanes."""

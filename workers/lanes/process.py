@@ -21,14 +21,15 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any, NoReturn
 
-from workers import board, logs
-from workers.board import Board, die_with_parent
+from workers import logs
 from workers.environments import tracing
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.episode import EpisodePlayer
 from workers.errors import EnvironmentLoadError, EpisodeBlocked
-from workers.lane_signals import INTERRUPT, PID, STACKS
-from workers.lane_wire import packed, read, read_now, send_now
+from workers.lanes import board
+from workers.lanes.board import Board, die_with_parent
+from workers.lanes.signals import INTERRUPT, PID, STACKS
+from workers.lanes.wire import packed, read, read_now, send_now
 from workers.records import EpisodeSpec
 from workers.sandbox import ownership
 from workers.settings import WorkerSettings

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import ray
 
 from workers import logs
-from workers.lanes import Lanes
+from workers.lanes.lanes import Lanes
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.settings import WorkerSettings
 
@@ -20,9 +20,9 @@ class LanedWorker:
     """A Ray actor's class, with the methods of a `RolloutWorker`; it works without Ray too.
 
     No code of an environment runs in this process, so that it answers whatever that code does: see
-    `workers.lanes`. As an actor it must be a threaded one (`max_concurrency` at least the episodes it runs
-    at once), with no coroutine among its methods. It must be made on a main thread: the kernel ends its
-    lanes with the thread that has started them.
+    `workers.lanes.lanes`. As an actor it must be a threaded one (`max_concurrency` at least the episodes it
+    runs at once), with no coroutine among its methods. It must be made on a main thread: the kernel ends
+    its lanes with the thread that has started them.
 
     Args:
         settings: What to play and how.

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from workers.answer_messages import excerpt
 from workers.errors import PolicyError
+from workers.policy.answer_messages import excerpt
 
 
 def join_stream(text: str) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import openai
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 
-from workers.answer_messages import excerpt, read_message
-from workers.answer_streams import join_stream
 from workers.errors import PolicyError
-from workers.refusals import AnsweredError
+from workers.policy.answer_messages import excerpt, read_message
+from workers.policy.answer_streams import join_stream
+from workers.policy.refusals import AnsweredError
 
 _REASONS = {
     "stop": "stop eos eos_token end end_turn stop_sequence stop_str stop_word stop_token stop_criteria "

@@ -13,27 +13,22 @@ from openai.types.chat import ChatCompletion
 from verifiers.legacy.clients.openai_chat_completions_client import OpenAIChatCompletionsClient
 from verifiers.legacy.types import Response
 
-from workers.endpoint_watch import EndpointWatch
 from workers.environments import tracing
 from workers.environments.sendable import sendable
 from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.errors import PolicyError, PolicyRefusal, StaleEpisode
-from workers.outage import outlast
-from workers.overlong_prompts import is_overlong
-from workers.policy_answers import page_title, read_completion
-from workers.policy_connection import PolicyConnection
-from workers.policy_requests import (
-    note_exchange,
-    plain_message,
-    request_body,
-    with_json_arguments,
-)
-from workers.refusals import refusal_of, stated_wait
-from workers.request_limits import TokenLimit, is_ignored, limit_of
-from workers.request_pace import RequestPace
+from workers.policy.answers import page_title, read_completion
+from workers.policy.connection import PolicyConnection
+from workers.policy.endpoint_watch import EndpointWatch
+from workers.policy.outage import outlast
+from workers.policy.overlong_prompts import is_overlong
+from workers.policy.refusals import refusal_of, stated_wait
+from workers.policy.request_limits import TokenLimit, is_ignored, limit_of
+from workers.policy.request_pace import RequestPace
+from workers.policy.requests import note_exchange, plain_message, request_body, with_json_arguments
+from workers.policy.turn_seeds import seed_turn
+from workers.policy.versions import HEADER, model_name, version_of
 from workers.settings import PolicyEndpoint
-from workers.turn_seeds import seed_turn
-from workers.versions import HEADER, model_name, version_of
 
 _T = TypeVar("_T")
 

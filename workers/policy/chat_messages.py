@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from workers.content_format import ContentFormat
+from workers.policy.content_format import ContentFormat
 
 
 def prepare_messages(

@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from workers.answer_readers import AnswerReader, HermesReader
-from workers.chat_messages import as_system_messages, prepare_messages
-from workers.content_format import ContentFormat, detect_content_format
 from workers.errors import TemplateError
+from workers.policy.answer_readers import AnswerReader, HermesReader
+from workers.policy.chat_messages import as_system_messages, prepare_messages
+from workers.policy.content_format import ContentFormat, detect_content_format
 
 
 class ChatTemplate:
@@ -175,7 +175,7 @@ class ChatTemplate:
         Raises:
             TemplateError: They cannot; says what the template does.
         """
-        from workers.template_probe import TemplateProbe
+        from workers.policy.template_probe import TemplateProbe
 
         TemplateProbe(self, reader or HermesReader()).check()
 

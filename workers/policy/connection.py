@@ -9,8 +9,8 @@ from openai import AsyncOpenAI
 from pydantic_core import to_json
 from yarl import URL
 
-from workers.policy_transport import PolicyTransport
-from workers.refusals import refusal_of
+from workers.policy.refusals import refusal_of
+from workers.policy.transport import PolicyTransport
 
 
 class PolicyConnection(AsyncOpenAI):

@@ -2,8 +2,8 @@
 
 import logging
 
+from workers.policy.request_pace import RequestPace
 from workers.records import RequestUse
-from workers.request_pace import RequestPace
 from workers.settings import PolicyEndpoint
 
 _log = logging.getLogger(__name__)

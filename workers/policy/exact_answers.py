@@ -6,8 +6,8 @@ from typing import Any
 
 from renderers import ToolCallParseStatus
 
-from workers.sampling_keys import ExactRequest
-from workers.template_renderer import TemplateRenderer, before_stop
+from workers.policy.sampling_keys import ExactRequest
+from workers.policy.template_renderer import TemplateRenderer, before_stop
 
 
 def read_answer(

@@ -10,14 +10,14 @@ from typing import Any
 from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
-from workers.endpoint_watch import EndpointWatch
 from workers.errors import PolicyError, TemplateError
-from workers.exact_answers import read_answer
-from workers.policy_client import ChatPolicyClient, answer_of, open_client, versioned, with_content
-from workers.sampling_keys import ExactRequest, exact_request, settings_arguments, template_options
+from workers.policy.chat_client import ChatPolicyClient, answer_of, open_client, versioned, with_content
+from workers.policy.endpoint_watch import EndpointWatch
+from workers.policy.exact_answers import read_answer
+from workers.policy.sampling_keys import ExactRequest, exact_request, settings_arguments, template_options
+from workers.policy.template_renderer import make_renderer
+from workers.policy.turn_seeds import seed_turn
 from workers.settings import PolicyEndpoint
-from workers.template_renderer import make_renderer
-from workers.turn_seeds import seed_turn
 
 _RendererClient: Any = RendererClient
 _renderer: ContextVar[Any] = ContextVar("kumite_renderer")

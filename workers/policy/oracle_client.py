@@ -7,8 +7,8 @@ from typing import Any
 from verifiers.legacy.clients import Client
 from verifiers.legacy.types import Response, ResponseMessage, Tool, ToolCall, Usage
 
-from workers.endpoint_watch import EndpointWatch
 from workers.errors import PolicyError
+from workers.policy.endpoint_watch import EndpointWatch
 from workers.sandbox.base import Session
 from workers.settings import PolicyEndpoint
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import openai
 
-from workers.refusals import refusal_of, stated_wait, waiting_time
-from workers.request_pace import RequestPace
+from workers.policy.refusals import refusal_of, stated_wait, waiting_time
+from workers.policy.request_pace import RequestPace
 
 _T = TypeVar("_T")
 

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from workers.answer_readers import AnswerReader, PlainReader
-from workers.chat_template import ChatTemplate, without_tool_names
 from workers.errors import TemplateError
+from workers.policy.answer_readers import AnswerReader, PlainReader
+from workers.policy.chat_template import ChatTemplate, without_tool_names
 
 _PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 _TOOL = {"name": "probe_weather", "description": "Weather of a city.", "parameters": _PARAMETERS}

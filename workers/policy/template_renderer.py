@@ -14,10 +14,10 @@ from renderers import (
 from renderers.base import MODEL_RENDERER_MAP
 from renderers.default import DefaultRenderer
 
-from workers.answer_readers import AnswerReader, make_reader
-from workers.chat_template import ChatTemplate, without_tool_names
 from workers.errors import TemplateError
-from workers.sampling_keys import settings_arguments, template_options
+from workers.policy.answer_readers import AnswerReader, make_reader
+from workers.policy.chat_template import ChatTemplate, without_tool_names
+from workers.policy.sampling_keys import settings_arguments, template_options
 from workers.settings import PolicyEndpoint
 
 _DefaultRenderer: Any = DefaultRenderer

@@ -1,4 +1,4 @@
-"""Makes a model folder that vLLM serves of a GGUF file: `python -m cluster.policy.convert_gguf FILE DIR`.
+"""Converts a GGUF file to a model folder: `python -m cluster.policy.models.convert_gguf FILE DIR`.
 
 A program of its own, so that a driver that prepares a model never imports torch.
 """

@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
-"""Loads model configs as transformers does: `python -m cluster.policy.load_configs`, JSON in and out.
+"""Loads model configs as transformers does: `python -m cluster.policy.models.load_configs`, JSON in and out.
 
 A process of its own, since transformers brings torch, which a driver has no use for.
 """

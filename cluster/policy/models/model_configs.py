@@ -122,13 +122,13 @@ def load_configs(*configs: dict[str, Any]) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=16)
 def _load(configs: str) -> str:
-    """What `cluster.policy.load_configs` answers; a training loop gives the same config at each step."""
-    root = str(Path(__file__).parents[2])
+    """What `cluster.policy.models.load_configs` answers; a training loop gives one config at each step."""
+    root = str(Path(__file__).parents[3])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
     unknown = json.dumps([None] * len(json.loads(configs)))
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "cluster.policy.load_configs"],
+            [sys.executable, "-m", "cluster.policy.models.load_configs"],
             input=configs,
             env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
             capture_output=True,

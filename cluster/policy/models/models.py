@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ModelUnavailable
-from cluster.policy import packaged_model
 from cluster.policy.base import OnStage
+from cluster.policy.models import packaged_model
 
 _HUB_TIMEOUT = 15.0
 """Seconds that the hub may take to say whether it has a model."""

@@ -118,12 +118,12 @@ def _convert(gguf: Path, made: Path, on_stage: OnStage) -> None:
     for package in ("torch", "transformers", "gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise ModelUnavailable(f"{NAME}: preparing it takes {package}; install the `cpu` extra of kumite")
-    command = [sys.executable, "-m", "cluster.policy.convert_gguf", str(gguf), str(made)]
+    command = [sys.executable, "-m", "cluster.policy.models.convert_gguf", str(gguf), str(made)]
     _run(command, _CONVERSION_TIMEOUT, "cannot be converted")
 
 
 def _run(command: list[str], timeout: float, failed: str) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
     try:
         done = subprocess.run(

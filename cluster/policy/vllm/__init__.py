@@ -1,0 +1,1 @@
+"""A policy served by vLLM under Ray Serve: the driver's side, and the replicas'."""

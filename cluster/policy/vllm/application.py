@@ -12,16 +12,16 @@ import ray
 
 from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
-from cluster.policy.cpu_precision import cpu_precision
-from cluster.policy.identity import content_digest
-from cluster.policy.models import Model
-from cluster.policy.versions import FOLDER_VARIABLE
+from cluster.policy.models.models import Model
+from cluster.policy.vllm.cpu_precision import cpu_precision
+from cluster.policy.vllm.identity import content_digest
+from cluster.policy.weights.versions import FOLDER_VARIABLE
 
 PREFIX = "kumite-"
 """All our applications' names begin so."""
 REPLICA_CPUS, INGRESS_CPUS = 2.0, 1.0
 """Logical CPUs that Ray Serve LLM asks for: one for a replica, one for its engine; and for an ingress."""
-_CPU_ENGINE = "cluster.policy.cpu_engine"
+_CPU_ENGINE = "cluster.policy.vllm.cpu_engine"
 _PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
 _IMBALANCE = {"cpu": 8, "gpu": 32}
 """Requests that a replica may have more than another before that counts more than prefixes do. With 24 in
@@ -38,14 +38,14 @@ Accelerator = Literal["cpu", "gpu"]
 
 
 def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, Any]:
-    """The arguments of `cluster.policy.ingress.build` for a policy, as JSON can hold them."""
+    """The arguments of `cluster.policy.vllm.ingress.build` for a policy, as JSON can hold them."""
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": model.name, "model_source": model.source},
         "engine_kwargs": _engine_args(config, accelerator),
         "accelerator_config": {"kind": accelerator},
         "deployment_config": _deployment(config, accelerator),
         "runtime_env": {"env_vars": _environment(config, model, accelerator)},
-        "server_cls": "cluster.policy.server:PolicyServer",
+        "server_cls": "cluster.policy.vllm.server:PolicyServer",
     }
     if config.adapters is not None:
         llm["lora_config"] = {"max_num_adapters_per_replica": config.adapters.live}
@@ -107,7 +107,7 @@ def deploy(name: str, args: dict[str, Any]) -> None:
     """
     from ray import serve
 
-    from cluster.policy.ingress import build
+    from cluster.policy.vllm.ingress import build
 
     serve_ = cast(Any, serve)
     target = serve_.RunTarget(target=build(args), name=name, route_prefix=f"/{name}")

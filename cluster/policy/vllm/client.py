@@ -9,21 +9,21 @@ from typing import Any
 
 import ray
 
-from cluster import engine_folders
 from cluster.config import VllmPolicy
 from cluster.dataset.run_record import parser_names
 from cluster.errors import PolicyInUse, PolicyUnavailable
-from cluster.machines import other_machines
-from cluster.policy import application, kept_policy, serving
 from cluster.policy.base import OnStage, PolicyClient
-from cluster.policy.deployment import check_same_versions, deployment_metrics, update
 from cluster.policy.endpoint import list_models
-from cluster.policy.engine_metrics import EngineMetrics
 from cluster.policy.exact import check_renderer
-from cluster.policy.models import Model, check_model, commit_of, folder_of, resolve_model
-from cluster.policy.probe import AdapterProbe
-from cluster.policy.versions import VersionFolder
-from cluster.ray_session import RaySession
+from cluster.policy.models.models import Model, check_model, commit_of, folder_of, resolve_model
+from cluster.policy.vllm import application, kept_policy, serving
+from cluster.policy.vllm.deployment import check_same_versions, deployment_metrics, update
+from cluster.policy.vllm.engine_metrics import EngineMetrics
+from cluster.policy.weights.probe import AdapterProbe
+from cluster.policy.weights.versions import VersionFolder
+from cluster.ray_session import engine_folders
+from cluster.ray_session.machines import other_machines
+from cluster.ray_session.session import RaySession
 from workers.settings import PolicyEndpoint
 
 _ray: Any = ray

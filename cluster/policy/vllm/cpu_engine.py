@@ -4,15 +4,15 @@
 Beside a replica, Ray Serve LLM starts vLLM's engine process, a worker process under that, a task that
 fetches the model, and an actor that counts usage. On a CPU the last three cost a third of the time to
 ready, and the second one half of the tokens per second: two processes wait for each other by spinning.
-`cluster.policy.application` names these classes; only a replica loads them.
+`cluster.policy.vllm.application` names these classes; only a replica loads them.
 """
 
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
 
-from cluster.policy.engine import PolicyEngine
-from cluster.policy.server import PolicyServer
+from cluster.policy.vllm.engine import PolicyEngine
+from cluster.policy.vllm.server import PolicyServer
 
 _CallbackBase: Any = CallbackBase
 

@@ -9,11 +9,11 @@ from pydantic import BaseModel
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy.endpoint import ask
-from cluster.policy.engine_metrics import EngineMetrics, total
-from cluster.policy.fetched import fetched
-from cluster.policy.probe import AdapterProbe
-from cluster.policy.served_model import ServedModel
-from cluster.policy.versions import Current, VersionFolder
+from cluster.policy.vllm.engine_metrics import EngineMetrics, total
+from cluster.policy.weights.fetched import fetched
+from cluster.policy.weights.probe import AdapterProbe
+from cluster.policy.weights.served_model import ServedModel
+from cluster.policy.weights.versions import Current, VersionFolder
 
 _log = logging.getLogger(__name__)
 

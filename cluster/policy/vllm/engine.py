@@ -1,7 +1,7 @@
 # pyright: reportMissingTypeStubs=false
 """vLLM's engine in a replica: counted, taking tokens, and with weights that change beneath it.
 
-`cluster.policy.server` names it; only a replica loads it.
+`cluster.policy.vllm.server` names it; only a replica loads it.
 """
 
 import uuid
@@ -14,13 +14,13 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from cluster.policy.engine_metrics import EngineMetrics
-from cluster.policy.full_weights import FullWeights
-from cluster.policy.models import Model, folder_of
-from cluster.policy.served_model import ServedModel
-from cluster.policy.versions import VersionFolder
+from cluster.policy.models.models import Model, folder_of
+from cluster.policy.vllm.engine_metrics import EngineMetrics
+from cluster.policy.weights.full_weights import FullWeights
+from cluster.policy.weights.served_model import ServedModel
+from cluster.policy.weights.versions import VersionFolder
 from workers.cancellation import run_to_end
-from workers.versions import name_of, version_of
+from workers.policy.versions import name_of, version_of
 
 _VLLMEngine: Any = VLLMEngine
 _StatLogger: Any = StatLoggerBase

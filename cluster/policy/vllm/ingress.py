@@ -14,10 +14,10 @@ from ray.llm._internal.serve.core.ingress.mixins.broadcastable import ReplicaBro
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
-from cluster.policy.rolling import roll
-from cluster.policy.token_request import TokenRequest
-from cluster.policy.versions import VersionFolder
-from workers.versions import HEADER, name_of, version_of
+from cluster.policy.vllm.token_request import TokenRequest
+from cluster.policy.weights.rolling import roll
+from cluster.policy.weights.versions import VersionFolder
+from workers.policy.versions import HEADER, name_of, version_of
 
 _Ingress: Any = OpenAiIngress
 _Broadcastable: Any = ReplicaBroadcastable

@@ -8,15 +8,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from cluster import kept_ray
 from cluster.cache import cache_dir
 from cluster.config import RayConfig, RunConfig, VllmPolicy
 from cluster.errors import ConfigError, PolicyInUse, PolicyUnavailable
 from cluster.policy.base import OnStage
-from cluster.policy.deployment import update
 from cluster.policy.endpoint import list_models
-from cluster.policy.probe import AdapterProbe
-from cluster.policy.versions import VersionFolder
+from cluster.policy.vllm.deployment import update
+from cluster.policy.weights.probe import AdapterProbe
+from cluster.policy.weights.versions import VersionFolder
+from cluster.ray_session import kept as kept_ray
 
 
 class KeptPolicy(BaseModel):
@@ -124,8 +124,8 @@ def up(config: RunConfig, on_stage: OnStage) -> str:
         PolicyUnavailable: It does not come up.
         PolicyInUse: It would have to replace a kept policy that a run uses.
     """
-    from cluster.policy.vllm import check_vllm, open_vllm, required_cpus
-    from cluster.ray_session import connect
+    from cluster.policy.vllm.client import check_vllm, open_vllm, required_cpus
+    from cluster.ray_session.session import connect
 
     if not isinstance(config.policy, VllmPolicy):
         raise ConfigError(
@@ -158,8 +158,8 @@ def down(force: bool = False) -> bool:
     if not force and kept_ray.in_use():
         raise PolicyInUse("a run is using the kept policy: wait for its end, or use --force")
     if policy is not None and not policy.local:
-        from cluster.policy.serving import delete_application
-        from cluster.ray_session import connect
+        from cluster.policy.vllm.serving import delete_application
+        from cluster.ray_session.session import connect
 
         with connect(RayConfig(address=policy.ray_address)):
             delete_application(policy.application)

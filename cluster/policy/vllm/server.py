@@ -1,7 +1,7 @@
 # pyright: reportMissingTypeStubs=false, reportIncompatibleMethodOverride=false
 """What our vLLM replicas do beyond Ray Serve LLM's: tokens in and out, weights from a folder, and counts.
 
-`cluster.policy.application` names these classes; only a replica loads them.
+`cluster.policy.vllm.application` names these classes; only a replica loads them.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
-from cluster.policy.engine import PolicyEngine
-from cluster.policy.token_request import TokenRequest
-from cluster.policy.versions import VersionFolder
-from workers.versions import version_of
+from cluster.policy.vllm.engine import PolicyEngine
+from cluster.policy.vllm.token_request import TokenRequest
+from cluster.policy.weights.versions import VersionFolder
+from workers.policy.versions import version_of
 
 _LLMServer: Any = LLMServer
 _Loader: Any = LoraModelLoader

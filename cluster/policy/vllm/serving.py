@@ -13,11 +13,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.context import _get_global_client  # pyright: ignore[reportPrivateUsage]
 from ray.serve.exceptions import RayServeException
 
-from cluster import engine_folders
 from cluster.errors import PolicyUnavailable
 from cluster.policy.base import OnStage
-from cluster.policy.failure import engine_error, last_error
-from cluster.ray_session import RaySession
+from cluster.policy.vllm.failure import engine_error, last_error
+from cluster.ray_session import engine_folders
+from cluster.ray_session.session import RaySession
 
 _POLL = 0.25
 """Seconds between two looks at the application's status; one costs a millisecond."""

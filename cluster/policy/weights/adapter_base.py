@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.errors import UpdateRefused
-from cluster.policy.tensor_files import first_numbers, folder_tensors
+from cluster.policy.weights.tensor_files import first_numbers, folder_tensors
 
 _COMPARED = 256
 """Numbers of each tensor by which two folders are seen to hold the same model."""

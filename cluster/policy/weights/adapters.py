@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.errors import UpdateRefused
-from cluster.policy.adapter_base import check_base_name
-from cluster.policy.adapter_config import CONFIG as CONFIG
-from cluster.policy.adapter_config import AdapterConfig
-from cluster.policy.served_model import ServedModel, TensorKind
-from cluster.policy.tensor_files import Tensor, file_tensors, find_non_finite
+from cluster.policy.weights.adapter_base import check_base_name
+from cluster.policy.weights.adapter_config import CONFIG as CONFIG
+from cluster.policy.weights.adapter_config import AdapterConfig
+from cluster.policy.weights.served_model import ServedModel, TensorKind
+from cluster.policy.weights.tensor_files import Tensor, file_tensors, find_non_finite
 
 _log = logging.getLogger(__name__)
 WEIGHTS = "adapter_model.safetensors"

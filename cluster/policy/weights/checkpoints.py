@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UpdateRefused
-from cluster.policy.model_configs import config_difference, is_tied
-from cluster.policy.served_model import CONFIG as CONFIG
-from cluster.policy.served_model import ServedModel, TensorKind, read_config
-from cluster.policy.tensor_files import Tensor, find_non_finite, folder_tensors
+from cluster.policy.models.model_configs import config_difference, is_tied
+from cluster.policy.weights.served_model import CONFIG as CONFIG
+from cluster.policy.weights.served_model import ServedModel, TensorKind, read_config
+from cluster.policy.weights.tensor_files import Tensor, find_non_finite, folder_tensors
 
 _HEAD, _EMBEDDINGS = "lm_head.weight", "embed_tokens.weight"
 _FLOATS = ("F64", "F32", "F16", "BF16")

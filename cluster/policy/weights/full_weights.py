@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import HTTPException
 
-from cluster.policy.gate import Gate
-from cluster.policy.versions import VersionFolder
+from cluster.policy.weights.gate import Gate
+from cluster.policy.weights.versions import VersionFolder
 from workers.cancellation import run_to_end
 
 

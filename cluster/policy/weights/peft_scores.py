@@ -1,6 +1,6 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportMissingImports=false
-"""Log-probabilities by PEFT on the CPU: `python -m cluster.policy.peft_scores`, JSON in and out.
+"""Log-probabilities by PEFT on the CPU: `python -m cluster.policy.weights.peft_scores`, JSON in and out.
 
 A process of its own, since a driver has no use for torch, and the model's memory is given back at its end.
 """

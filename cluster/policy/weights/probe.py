@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.adapter_config import CONFIG
-from cluster.policy.adapters import WEIGHTS
 from cluster.policy.endpoint import ask
-from cluster.policy.served_model import ServedModel
-from cluster.policy.tensor_files import file_tensors, folder_tensors
-from cluster.policy.versions import VersionFolder
-from workers.versions import model_name
+from cluster.policy.weights.adapter_config import CONFIG
+from cluster.policy.weights.adapters import WEIGHTS
+from cluster.policy.weights.served_model import ServedModel
+from cluster.policy.weights.tensor_files import file_tensors, folder_tensors
+from cluster.policy.weights.versions import VersionFolder
+from workers.policy.versions import model_name
 
 When: TypeAlias = Literal["first", "always", "off"]
 """`first`: compare with PEFT whatever adapter is of a new kind. `always`: every one. `off`: none."""
@@ -239,11 +239,11 @@ def _ask_peft(base: Path, adapter: Path, texts: list[list[int]]) -> dict[str, An
     """Log-probabilities as PEFT computes them, from a process of its own."""
     wide = free_memory() > 4 * _numbers(base) + _ROOM
     asked = {"base": str(base), "adapter": str(adapter), "texts": texts, "wide": wide}
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "cluster.policy.peft_scores"],
+            [sys.executable, "-m", "cluster.policy.weights.peft_scores"],
             input=json.dumps(asked),
             env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
             capture_output=True,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cluster.policy.tensor_files import folder_tensors
+from cluster.policy.weights.tensor_files import folder_tensors
 
 CONFIG = "config.json"
 

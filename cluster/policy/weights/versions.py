@@ -10,11 +10,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from cluster.dataset.durable import replacing
 from cluster.errors import UpdateRefused
-from cluster.policy import adapters, checkpoints
-from cluster.policy.served_model import ServedModel, read_config
-from cluster.policy.tensor_files import weight_files
-from cluster.policy.weights_copy import SUMS, check_copy, copy_weights
-from workers.versions import name_of
+from cluster.policy.weights import adapters, checkpoints
+from cluster.policy.weights.served_model import ServedModel, read_config
+from cluster.policy.weights.tensor_files import weight_files
+from cluster.policy.weights.weights_copy import SUMS, check_copy, copy_weights
+from workers.policy.versions import name_of
 
 FOLDER_VARIABLE = "KUMITE_VERSIONS"
 """Tells replicas the folder. In it a version N is the folder `vN`."""

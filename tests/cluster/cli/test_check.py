@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.check import Check, checks, render
+from cluster.cli.check import Check, checks, render
 from cluster.config import RunConfig
 
 

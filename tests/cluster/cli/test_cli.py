@@ -7,9 +7,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.config import RunConfig
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError
 

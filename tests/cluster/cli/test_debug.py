@@ -10,9 +10,9 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cluster.cli import app
-from cluster.config_file import load_config
-from cluster.debug import debug
+from cluster.cli.debug import debug
+from cluster.cli.main import app
+from cluster.config.file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.observe.printed import note_printed, show_printed
 from tests.helpers.rollouts import played, rollout_worker, rows

@@ -7,19 +7,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster import images
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.config import RunConfig
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session
 from cluster.errors import ConfigError, RunError
 from cluster.observe.tally import Tally
-from cluster.resume import check_image
+from cluster.plan.resume import check_image
+from cluster.pool import images
 from cluster.run import _in_flight
 from tests.cluster.synthetic import episode, result
 from workers.environments.arguments import checked
-from workers.environments.shell import ShellArgs
+from workers.environments.shell.environment import ShellArgs
 from workers.errors import EnvironmentLoadError
 from workers.sandbox.base import ToolsetSpec
 from workers.settings import SandboxSettings
@@ -149,7 +149,7 @@ def test_own_shell_tasks_are_validated_and_mistakes_in_hidden_tests_named(
     assert said.exit_code == 0 and "1 of 1 tasks" in said.stdout
     tests = tmp_path / "twice" / "tests.py"
     tests.write_text(tests.read_text().replace("number) ==", "numbr) =="))
-    from workers.environments.shell_dataset import shell_task
+    from workers.environments.shell.dataset import shell_task
 
     shell_task.cache_clear()
     said = invoke("tasks", "twice.yaml", "--validate", *WITHOUT_DOCKER)

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
+from cluster.cli.matrix import load_cells
 from cluster.config import RunConfig
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.errors import ConfigError
-from cluster.matrix import load_cells
 
 FIELDS: dict[str, Any] = {
     "name": "grid",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.compare.comparison import compare_runs
 from cluster.compare.statistics import bootstrap_interval, mcnemar_exact
 from cluster.errors import ConfigError

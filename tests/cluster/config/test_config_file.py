@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.errors import ConfigError
 
 GOOD = """
@@ -79,7 +79,7 @@ def test_every_complaint_is_made_at_once(config):
 def test_examples_are_good_configs():
     from pathlib import Path
 
-    examples = sorted(Path(__file__).parents[2].glob("examples/*.yaml"))
+    examples = sorted(Path(__file__).parents[3].glob("examples/*.yaml"))
     assert examples
     for example in examples:
         load_config(example)
@@ -88,7 +88,7 @@ def test_examples_are_good_configs():
 def test_example_of_an_endpoint_asks_for_what_every_endpoint_has_unless_its_comments_are_taken_off(tmp_path):
     from pathlib import Path
 
-    example = Path(__file__).parents[2] / "examples" / "endpoint.yaml"
+    example = Path(__file__).parents[3] / "examples" / "endpoint.yaml"
     uncommented = tmp_path / "endpoint.yaml"
     uncommented.write_text(
         example.read_text().replace("  # api_key", "  api_key").replace("  # token", "  token")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import RunConfig
-from cluster.config_file import load_config
-from cluster.config_values import check_values
+from cluster.config.file import load_config
+from cluster.config.values import check_values
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError
 from cluster.rollout_engine import RolloutEngine

@@ -36,7 +36,7 @@ from tests.cluster.synthetic import (
 from workers.records import EpisodeRecord, StepRecord
 
 WRITER = "tests.cluster.crashing_writer"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def read_back(run_dir: Path) -> list[EpisodeRecord]:

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.arrow import ArrowFSWrapper
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.config import RunConfig
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import lock_folder

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.errors import ConfigError
-from cluster.plan import Plan, load_plan
-from cluster.resume import order_seed
-from cluster.tasks import select
+from cluster.plan.plan import Plan, load_plan
+from cluster.plan.resume import order_seed
+from cluster.plan.tasks import select
 from tests.helpers.loop_engine import Tasks, config_of
 
 ENVIRONMENT = """

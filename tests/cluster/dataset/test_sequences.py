@@ -9,7 +9,7 @@ from cluster.dataset.sequences import advantages, sequences, sequences_of, write
 from cluster.errors import ConfigError
 from tests.cluster.synthetic import failed_episode
 from tests.helpers.token_runs import template_in, two_turns, write_run
-from workers.chat_template import ChatTemplate
+from workers.policy.chat_template import ChatTemplate
 from workers.records import EpisodeRecord
 
 

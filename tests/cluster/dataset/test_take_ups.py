@@ -18,7 +18,7 @@ from cluster.dataset.manifest import load_manifest
 from cluster.dataset.remote import RemoteFolder, local_folder
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError, RunError
-from cluster.resume import resumable_config
+from cluster.plan.resume import resumable_config
 from tests.cluster.synthetic import episode, failed_episode, result
 from tests.helpers.failing_storage import SCHEME, Bucket
 

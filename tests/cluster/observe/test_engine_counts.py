@@ -8,7 +8,7 @@ pytestmark = pytest.mark.vllm
 def test_requests_whose_grammar_is_not_ready_wait_like_the_others():
     stats = pytest.importorskip("vllm.v1.metrics.stats")
     config = pytest.importorskip("vllm.config")
-    from cluster.policy.engine import Counts
+    from cluster.policy.vllm.engine import Counts
 
     counts = Counts(config.VllmConfig())
     counts.record(

@@ -17,13 +17,13 @@ from cluster.observe.meter import Meter, MetricsLine
 from cluster.observe.metrics import METRICS
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
-from cluster.worker_pool import PoolState
+from cluster.pool.worker_pool import PoolState
 from tests.cluster.synthetic import episode, failed_episode, result
 from workers import logs
 from workers.records import EpisodeSpec
 
 POOL = PoolState(up=2, starting=0, pending=1, in_flight=3, nodes=2, lost=1)
-DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana.json"
+DASHBOARD = Path(__file__).parents[3] / "deploy" / "grafana.json"
 
 
 def spec(number=0, **changes):

@@ -11,8 +11,8 @@ from cluster.errors import PolicyUnavailable
 from cluster.observe.meter import Meter
 from cluster.observe.policy_use import PolicyUse, shares
 from cluster.observe.policy_watch import PolicyWatch
-from cluster.policy.engine_metrics import EngineMetrics, total
-from cluster.worker_pool import PoolState
+from cluster.policy.vllm.engine_metrics import EngineMetrics, total
+from cluster.pool.worker_pool import PoolState
 from tests.cluster.synthetic import episode, result
 from workers.records import EpisodeSpec, Timings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.dataset.conditions import matching_rows, parse_conditions
 from cluster.dataset.episodes import find_record
 from cluster.errors import ConfigError

@@ -7,8 +7,8 @@ import pytest
 
 from cluster.config import RunConfig
 from cluster.dataset.sequences import Sequence, Written
-from cluster.limits import describe_left_out, limit_order
-from cluster.resume import FREE
+from cluster.plan.limits import describe_left_out, limit_order
+from cluster.plan.resume import FREE
 
 
 def row(number: int, suite: str | None, attack: str | None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_what_a_limit_leaves_out_is_said() -> None:
 
 
 def test_keys_that_may_change_are_in_the_docs_and_in_the_config() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "dataset.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "dataset.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- resume: keys -->")[2].partition("<!-- /resume: keys -->")[0]
     for key in FREE:
         assert f"`{key}`" in listed

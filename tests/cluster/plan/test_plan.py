@@ -4,7 +4,7 @@ import pytest
 
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
-from cluster.plan import Plan
+from cluster.plan.plan import Plan
 from workers.records import episode_id
 
 

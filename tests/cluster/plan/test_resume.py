@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.dataset.manifest import ManifestError
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError
-from cluster.resume import resumable_config
+from cluster.plan.resume import resumable_config
 
 FIELDS = {"policy": {"kind": "oracle"}, "samples": 2}
 

@@ -16,11 +16,11 @@ from cluster.dataset.manifest import load_manifest, manifest_path
 from cluster.ending import in_turns
 from cluster.errors import ConfigError
 from cluster.observe.progress import Progress
-from cluster.plan import Plan
-from cluster.resume import check_tasks, note_tasks, order_seed
+from cluster.plan.plan import Plan
+from cluster.plan.resume import check_tasks, note_tasks, order_seed
+from cluster.plan.task_list import TaskList
+from cluster.pool.worker_pool import WorkerPool
 from cluster.run import _left
-from cluster.task_list import TaskList
-from cluster.worker_pool import WorkerPool
 from tests.helpers.loop_engine import Stage, Tasks, config_of, stage_engine
 from workers.records import episode_id
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import cli
+from cluster.cli import main as cli
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
-from cluster.tasks import Selection, render, select
+from cluster.plan.tasks import Selection, render, select
 
 BANKING = {"suites": ["banking"], "user_tasks": ["user_task_0", "user_task_3"]}
 
@@ -97,7 +97,7 @@ def test_command_prints_json_and_starts_nothing(
 
 
 def test_environment_of_ones_own_is_listed_by_task_id(tmp_path: Path):
-    environment = Path(__file__).resolve().parents[2] / "examples" / "countdown.py"
+    environment = Path(__file__).resolve().parents[3] / "examples" / "countdown.py"
     own = RunConfig.model_validate(
         {"environment": {"id": str(environment), "args": {"tasks": 3}}, "policy": {"kind": "oracle"}}
     )
@@ -112,7 +112,7 @@ def test_environment_of_ones_own_is_listed_by_task_id(tmp_path: Path):
 
 def test_a_split_selects_its_own_tasks():
     def select_of(split: str) -> Selection:
-        environment = Path(__file__).resolve().parents[2] / "examples" / "short_answers.py"
+        environment = Path(__file__).resolve().parents[3] / "examples" / "short_answers.py"
         fields = {"environment": {"id": str(environment), "split": split}, "policy": {"kind": "oracle"}}
         return select(RunConfig.model_validate(fields))
 

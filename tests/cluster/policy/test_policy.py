@@ -11,19 +11,14 @@ from pydantic import ValidationError
 
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy, check_sampling
 from cluster.errors import ConfigError, ModelUnavailable, PolicyUnavailable, UpdateRefused
-from cluster.policy import (
-    application,
-    check_policy,
-    kept_policy,
-    open_policy,
-    packaged_model,
-    required_cpus,
-)
-from cluster.policy.cpu_precision import cpu_precision
+from cluster.policy import check_policy, open_policy, required_cpus
 from cluster.policy.endpoint import EndpointPolicyClient
-from cluster.policy.failure import engine_error, last_error
-from cluster.policy.models import Model, check_tools
-from cluster.ray_session import RaySession
+from cluster.policy.models import packaged_model
+from cluster.policy.models.models import Model, check_tools
+from cluster.policy.vllm import application, kept_policy
+from cluster.policy.vllm.cpu_precision import cpu_precision
+from cluster.policy.vllm.failure import engine_error, last_error
+from cluster.ray_session.session import RaySession
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from workers.settings import SamplingSettings

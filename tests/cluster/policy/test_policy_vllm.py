@@ -10,7 +10,7 @@ import verifiers as vf
 from tokenizers import Tokenizer
 from verifiers.legacy.types import Tool
 
-from cluster.policy import packaged_model
+from cluster.policy.models import packaged_model
 from tests.helpers.asking import ask, tokens
 from tests.helpers.drivers import cluster_processes, drive, kumite_policy
 from workers.settings import PolicyEndpoint

@@ -16,9 +16,11 @@ import yaml
 
 from cluster.dataset.sequences import sequences_of
 from cluster.errors import UpdateRefused
-from cluster.policy import deployment, endpoint, kept_policy, packaged_model
-from cluster.policy.deployment import deployment_metrics
-from cluster.policy.versions import VersionFolder
+from cluster.policy import endpoint
+from cluster.policy.models import packaged_model
+from cluster.policy.vllm import deployment, kept_policy
+from cluster.policy.vllm.deployment import deployment_metrics
+from cluster.policy.weights.versions import VersionFolder
 from cluster.verify.checks import verify
 from cluster.verify.rescore import Scorer
 from tests.helpers.asking import ask, tokens

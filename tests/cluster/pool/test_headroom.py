@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cluster.headroom import Headroom
-from cluster.policy.engine_metrics import EngineMetrics
+from cluster.policy.vllm.engine_metrics import EngineMetrics
+from cluster.pool.headroom import Headroom
 
 
 def engine(running: int, waiting: int, replicas: int = 1) -> EngineMetrics:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster import ray_worker
-from cluster.ray_worker import RayWorker
+from cluster.pool import ray_worker
+from cluster.pool.ray_worker import RayWorker
 
 
 async def test_a_worker_that_does_not_answer_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

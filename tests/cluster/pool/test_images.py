@@ -5,9 +5,9 @@ import contextlib
 import docker.errors
 import pytest
 
-from cluster import images, node_worker
 from cluster.errors import RunError
-from cluster.images import ensure_image
+from cluster.pool import images, node_worker
+from cluster.pool.images import ensure_image
 from sandbox_images import build
 from tests.helpers.rollouts import ORACLE
 from workers.sandbox.base import ToolsetSpec

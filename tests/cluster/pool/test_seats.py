@@ -8,9 +8,9 @@ import pytest
 
 from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
-from cluster.groups import Groups
 from cluster.observe.observers import Observers
-from cluster.worker_pool import WorkerPool
+from cluster.plan.groups import Groups
+from cluster.pool.worker_pool import WorkerPool
 from tests.cluster.synthetic import episode, result
 from workers.records import EpisodeResult, EpisodeSpec
 

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cluster import worker_pool
 from cluster.config import WorkersConfig
 from cluster.errors import RunError
-from cluster.policy.engine_metrics import EngineMetrics
-from cluster.ray_worker import NodeLost, PlayFailed, ResultLost, WorkerDied, WorkerFailed
-from cluster.worker_pool import WorkerPool
+from cluster.policy.vllm.engine_metrics import EngineMetrics
+from cluster.pool import worker_pool
+from cluster.pool.ray_worker import NodeLost, PlayFailed, ResultLost, WorkerDied, WorkerFailed
+from cluster.pool.worker_pool import WorkerPool
 from workers.records import EpisodeSpec
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import engine_folders
+from cluster.ray_session import engine_folders
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import kept_ray
 from cluster.errors import PolicyInUse, UpdateRefused
-from cluster.policy import kept_policy
+from cluster.policy.vllm import kept_policy
+from cluster.ray_session import kept as kept_ray
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import kept_ray
+from cluster.ray_session import kept as kept_ray
 from tests.e2e.kumite import until
 from tests.helpers.drivers import ROOT, cluster_processes, drive, driver_environment, processes
 

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.dataset.durable import RunFolderError
 from cluster.errors import PolicyUnavailable
-from cluster.policy import packaged_model
+from cluster.policy.models import packaged_model
 from cluster.verify.checks import Verification, verify
 from cluster.verify.view import scorer
 from tests.helpers.mock_policy import MockPolicy
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from tests.helpers.token_runs import template_in, two_turns, write_run
-from workers.chat_template import ChatTemplate
+from workers.policy.chat_template import ChatTemplate
 from workers.records import EpisodeRecord
 
 

@@ -11,7 +11,7 @@ from cluster.verify.checks import Verification, verify
 from tests.helpers.planted_errors import ERRORS, PlantedError
 from tests.helpers.token_runs import template_in
 from tests.helpers.verified_runs import RunKind, make_run
-from workers.chat_template import ChatTemplate
+from workers.policy.chat_template import ChatTemplate
 
 GoodRun = Callable[[RunKind], Path]
 

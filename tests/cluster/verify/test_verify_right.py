@@ -13,8 +13,8 @@ from cluster.dataset.manifest import load_manifest, manifest_path, manifest_text
 from cluster.verify.checks import Verification, verify
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from tests.helpers.token_runs import template_in, two_turns, write_run
-from workers.chat_messages import prepare_messages
-from workers.chat_template import ChatTemplate
+from workers.policy.chat_messages import prepare_messages
+from workers.policy.chat_template import ChatTemplate
 
 # What distinguishes templates of LFM2, R1-Distill and Phi-3: they take content for a text wherever it is.
 STRICT = (

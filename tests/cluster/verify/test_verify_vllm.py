@@ -12,15 +12,15 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from cluster.config_file import load_config
+from cluster.config.file import load_config
 from cluster.dataset.episodes import iterate_records
-from cluster.policy import packaged_model
-from cluster.policy.cpu_precision import cpu_precision
+from cluster.policy.models import packaged_model
+from cluster.policy.vllm.cpu_precision import cpu_precision
 from cluster.verify.checks import Verification, verify
 from cluster.verify.rescore import Scorer
 from tests.helpers.verified_runs import play_run
-from workers.chat_messages import prepare_messages
-from workers.content_format import ContentFormat, detect_content_format
+from workers.policy.chat_messages import prepare_messages
+from workers.policy.content_format import ContentFormat, detect_content_format
 from workers.records import StepRecord
 from workers.settings import PolicyEndpoint, SamplingSettings
 

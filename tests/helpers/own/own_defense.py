@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from workers.environments.agentdojo_defenses import AbortEpisode, Defense, Exchange, ToolOutput
+from workers.environments.agentdojo.defenses import AbortEpisode, Defense, Exchange, ToolOutput
 
 
 class Careful(Defense):

@@ -13,7 +13,7 @@ from agentdojo.models import MODEL_NAMES
 from agentdojo.task_suite.load_suites import _SUITES
 
 from tests.helpers.agentdojo import SUITES, VERSION, as_json, suites
-from workers.environments.agentdojo_tasks import catalog
+from workers.environments.agentdojo.tasks import catalog
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import pytest
 from sandbox_images.shell import shell as shell_module
 from sandbox_images.shell.processes import BeyondKilling, Family
 from sandbox_images.shell.shell import Shell
-from workers.environments import shell as environment
+from workers.environments.shell import environment as environment
 
 pytestmark = pytest.mark.slow
 

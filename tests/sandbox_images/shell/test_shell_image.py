@@ -15,7 +15,7 @@ from tests.helpers.engine_fixtures import engine
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.shell import graded, output, ran, shell_session, shell_toolset
 from tests.helpers.submissions import judged, submissions
-from workers.environments.shell_dataset import cards, shell_task
+from workers.environments.shell.dataset import cards, shell_task
 from workers.rollout_worker import RolloutWorker
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.docker import DockerSandbox

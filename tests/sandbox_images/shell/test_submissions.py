@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.helpers.submissions import judged, submissions
-from workers.environments.shell_dataset import cards
+from workers.environments.shell.dataset import cards
 from workers.sandbox.process import ProcessSandbox
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]

@@ -11,10 +11,10 @@ from tests.helpers.detector import make_detector
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.parity.ours import ours
 from tests.parity.script import Action, Call, Lines
-from workers.environments.agentdojo_defenses import DEFENSES, Exchange, ToolOutput
-from workers.environments.agentdojo_pi_detector import TransformersPiDetector
-from workers.environments.agentdojo_pipeline import PRESETS, PipelineSettings
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.agentdojo.defenses import DEFENSES, Exchange, ToolOutput
+from workers.environments.agentdojo.pi_detector import TransformersPiDetector
+from workers.environments.agentdojo.pipeline import PRESETS, PipelineSettings
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeSpec
 from workers.rollout_worker import RolloutWorker

@@ -16,16 +16,16 @@ import verifiers as vf
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import children, eventually, is_alive
-from workers.environments.agentdojo import load_environment
+from workers.environments.agentdojo.environment import load_environment
 from workers.errors import EnvironmentLoadError
-from workers.oracle_client import OracleClient
+from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
 from workers.settings import PolicyEndpoint
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BANKING = {"suites": ["banking"]}
 
 
@@ -263,7 +263,7 @@ def test_one_environment_can_be_evaluated_on_one_event_loop_after_another() -> N
 
 def test_environment_keeps_the_name_it_was_loaded_by() -> None:
     """Under that name verifiers loads it once more, in the server process that `vf-eval` starts."""
-    name = "workers.environments.agentdojo"
+    name = "workers.environments.agentdojo.environment"
     assert vf.load_environment(name, sandbox={"backend": "process"}).env_id == name
 
 
@@ -273,7 +273,7 @@ def test_vf_eval_plays_the_environment(policy: MockPolicy, tmp_path: Path) -> No
     policy.script.append(Reply(None, [("get_balance", {})]))
     command = [
         str(Path(sys.executable).parent / "vf-eval"),
-        *("workers.environments.agentdojo", "-m", "mock", "-b", policy.base_url, "-k", "KEY"),
+        *("workers.environments.agentdojo.environment", "-m", "mock", "-b", policy.base_url, "-k", "KEY"),
         *("-n", "1", "-r", "1", "-a", json.dumps(args), "--disable-env-server"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KEY": "none", "HF_HUB_OFFLINE": "1"}

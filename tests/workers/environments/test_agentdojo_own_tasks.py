@@ -13,13 +13,13 @@ from typing import Any
 import docker
 import pytest
 
-from cluster.config_file import load_config
-from cluster.tasks import select
+from cluster.config.file import load_config
+from cluster.plan.tasks import select
 from sandbox_images.build import build_image
 from tests.helpers.engine_fixtures import engine
 from tests.parity.ours import ours
 from tests.parity.script import Action, Call, Lines
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.parity.ours import Ours, ours
 from tests.parity.script import Action, Call, Lines
-from workers.environments.agentdojo_rewards import (
+from workers.environments.agentdojo.rewards import (
     Details,
     Ledger,
     Reward,

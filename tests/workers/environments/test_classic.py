@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import ORACLE, record, rollout_worker, rows, spec
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeRecord, EpisodeResult
 from workers.rollout_worker import RolloutWorker

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workers.environments.classic import ClassicEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.loading import load
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings

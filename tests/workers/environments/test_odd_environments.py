@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.tasks import _task
+from cluster.plan.tasks import _task
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.scripted_policy import (
     Answer,

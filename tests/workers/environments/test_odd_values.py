@@ -9,17 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from verifiers.types import Tool
 
-from cluster.plan import task_id_of
-from cluster.tasks import _task
+from cluster.plan.plan import task_id_of
+from cluster.plan.tasks import _task
 from tests.helpers.rollouts import ORACLE
-from workers.environments import steps
 from workers.environments.base import Rollout
+from workers.environments.classic import steps
 from workers.environments.json_text import json_text
 from workers.environments.sendable import sendable
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.episode import EpisodePlayer, _Play
 from workers.lost_episodes import lost_result
-from workers.oracle_client import OracleClient
+from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, info_of, labels_of
 from workers.settings import EnvironmentSettings, SandboxSettings, WorkerSettings
 

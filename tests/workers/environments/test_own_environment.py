@@ -9,15 +9,15 @@ from pathlib import Path
 import docker
 import pytest
 
-from cluster.config_file import load_config
-from cluster.plan import load_plan
+from cluster.config.file import load_config
+from cluster.plan.plan import load_plan
 from sandbox_images.build import build_image
 from tests.helpers.engine_fixtures import engine
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 
 __all__ = ["engine"]
 
-PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
+PAGE = Path(__file__).parents[3] / "docs" / "environments.md"
 FILES = {"notes_environment.py", "notes_toolset.py", "notes.Dockerfile", "notes.yaml"}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.environments import shell_dataset
-from workers.environments.shell_dataset import TaskSelection, cards, rows, shell_task
+from workers.environments.shell import dataset as shell_dataset
+from workers.environments.shell.dataset import TaskSelection, cards, rows, shell_task
 from workers.errors import EnvironmentLoadError
 
 pytestmark = pytest.mark.slow

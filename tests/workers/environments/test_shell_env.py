@@ -12,12 +12,12 @@ import verifiers as vf
 
 from cluster.config import EpisodeConfig, RunConfig
 from cluster.errors import ConfigError
-from cluster.plan import load_plan
+from cluster.plan.plan import load_plan
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import children, eventually
-from workers.environments.shell import load_environment
-from workers.environments.shell_dataset import cards, shell_task
+from workers.environments.shell.dataset import cards, shell_task
+from workers.environments.shell.environment import load_environment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
@@ -129,7 +129,7 @@ def test_session_that_is_ended_from_within_scores_0_and_says_so() -> None:
 
 
 def test_session_that_is_stopped_from_within_scores_0_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.environments.shell._CLEANING_UP", 1.0)
+    monkeypatch.setattr("workers.environments.shell.environment._CLEANING_UP", 1.0)
     stop = Reply(None, [("bash", {"command": "kill -STOP $PPID"})])
     limits = {"command_timeout": 0.5, "max_command_timeout": 0.5}
     result = with_policy(stop, task="fix-pagination", sandbox=ALONE, **limits)
@@ -381,5 +381,5 @@ def test_it_is_evaluated_on_one_event_loop_after_another() -> None:
 
 
 def test_it_keeps_the_name_it_was_loaded_by() -> None:
-    name = "workers.environments.shell"
+    name = "workers.environments.shell.environment"
     assert vf.load_environment(name, sandbox={"backend": "process"}).env_id == name

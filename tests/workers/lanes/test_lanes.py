@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from tests.helpers.mock_policy import MockPolicy
 from tests.helpers.rollouts import record, spec
 from workers.errors import EnvironmentLoadError, LaneDied
-from workers.laned_worker import LanedWorker
+from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeResult
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
-from workers.chat_template import ChatTemplate
 from workers.errors import TemplateError
+from workers.policy.chat_template import ChatTemplate
 
 TOOL = {"name": "pay", "description": "Pay.", "parameters": {"type": "object", "properties": {}}}
 

@@ -5,7 +5,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
-from workers.policy_connection import PolicyConnection
+from workers.policy.connection import PolicyConnection
 
 BODY: dict[str, Any] = {
     "model": "mock",

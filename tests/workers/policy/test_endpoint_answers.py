@@ -14,7 +14,7 @@ from verifiers.legacy.types import AssistantMessage, Response, Tool, ToolCall, T
 from workers.environments import tracing
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import PolicyError, PolicyRefusal
-from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.policy.chat_client import ChatPolicyClient, sampling_args
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 LOOK = Tool(name="look", description="Look.", parameters={"type": "object", "properties": {}})
@@ -188,7 +188,7 @@ async def test_answer_cut_off_says_so_in_any_word(finish: str) -> None:
 async def test_answer_that_is_none_is_worded_plainly(
     made: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.outage._SHORTEST", 0.01)
+    monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
     async with served(lambda _: (200, made), request_timeout=60) as (client, _):
         with pytest.raises(PolicyError, match=words) as raised:
             await ask(client)

@@ -11,16 +11,16 @@ from cluster.dataset.sequences import sequences_of
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
-from workers.chat_template import ChatTemplate
 from workers.errors import PolicyError, TemplateError
-from workers.exact_answers import read_answer
-from workers.exact_client import ExactPolicyClient, make_client
-from workers.policy_client import sampling_args
-from workers.sampling_keys import ExactRequest
+from workers.policy.chat_client import sampling_args
+from workers.policy.chat_template import ChatTemplate
+from workers.policy.exact_answers import read_answer
+from workers.policy.exact_client import ExactPolicyClient, make_client
+from workers.policy.sampling_keys import ExactRequest
+from workers.policy.template_renderer import make_renderer
 from workers.settings import PolicyEndpoint, SamplingSettings
-from workers.template_renderer import make_renderer
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 CALL = '<tool_call>\n{"name":"add",  "arguments": {"a": 1, "b": 2}}\n</tool_call>'
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.overlong_prompts import is_overlong
+from workers.policy.overlong_prompts import is_overlong
 
 REFUSALS = json.loads(Path(__file__).with_name("prompt_refusals.json").read_text())
 """What servers say, with its status."""

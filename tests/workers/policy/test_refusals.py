@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from workers.refusals import refusal_of, waiting_time
+from workers.policy.refusals import refusal_of, waiting_time
 
 
 def refused(status: int, said: Any = "no", **headers: str) -> openai.APIStatusError:

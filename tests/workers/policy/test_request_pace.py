@@ -7,8 +7,8 @@ import pytest
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from workers.errors import PolicyError, PolicyRefusal
-from workers.policy_client import answer_of
-from workers.request_pace import RequestPace
+from workers.policy.chat_client import answer_of
+from workers.policy.request_pace import RequestPace
 from workers.settings import PolicyEndpoint
 
 
@@ -101,8 +101,8 @@ async def test_request_that_is_given_up_leaves_its_place() -> None:
 async def test_rate_limit_is_waited_out(paced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.workers.test_policy_client import ask
 
-    monkeypatch.setattr("workers.outage._SHORTEST", 0.01)
-    monkeypatch.setattr("workers.request_pace._PAUSES", (0.0, 0.01, 0.05))
+    monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
+    monkeypatch.setattr("workers.policy.request_pace._PAUSES", (0.0, 0.01, 0.05))
     with MockPolicy(*[Fault(status=429)] * 12, Reply(content="at last")) as policy:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, paced=paced)
         answer = await ask(endpoint)

@@ -11,11 +11,11 @@ from cluster.errors import ConfigError
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
-from workers.chat_template import ChatTemplate
 from workers.errors import PolicyError
-from workers.exact_client import make_client
-from workers.policy_client import sampling_args
-from workers.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
+from workers.policy.chat_client import sampling_args
+from workers.policy.chat_template import ChatTemplate
+from workers.policy.exact_client import make_client
+from workers.policy.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 KEYS = {key.name: key for key in SAMPLING_KEYS}
@@ -169,5 +169,5 @@ async def test_no_call_is_read_where_the_turn_may_call_nothing(template: ChatTem
 def test_the_table_is_in_the_documentation():
     names = [key.name for key in SAMPLING_KEYS]
     assert len(names) == len(set(names))
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
     assert all(f"| `{name}` |" in page for name in names)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.helpers.family_tokenizers import make_family_tokenizer
-from workers.chat_template import ChatTemplate, without_tool_names
 from workers.errors import TemplateError
+from workers.policy.chat_template import ChatTemplate, without_tool_names
+from workers.policy.template_renderer import make_renderer
 from workers.settings import PolicyEndpoint
-from workers.template_renderer import make_renderer
 
 _TRL = importlib.util.find_spec("trl")
 FOLDER = Path(_TRL.submodule_search_locations[0]) / "chat_templates" if _TRL else None  # type: ignore[index]

@@ -6,11 +6,11 @@ from typing import Any
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, rollout_worker, rows, spec
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
-from workers.chat_template import ChatTemplate
+from workers.policy.chat_template import ChatTemplate
+from workers.policy.turn_seeds import turn_seed
 from workers.settings import PolicyEndpoint
-from workers.turn_seeds import turn_seed
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def seeds_of(policy: MockPolicy, seed: int | None = 5, **settings: Any) -> list[int | None]:

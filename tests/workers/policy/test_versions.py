@@ -7,12 +7,12 @@ import pytest
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import record, rollout_worker, rows, spec
+from workers.policy.versions import version_of
 from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
 from workers.settings import PolicyEndpoint
-from workers.versions import version_of
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 CALL = Reply(content=None, tool_calls=[("add", {"a": 1, "b": 2})])
 
 

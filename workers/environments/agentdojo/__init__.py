@@ -1,0 +1,1 @@
+"""AgentDojo as an environment: tasks, attacks, defenses and rewards."""

@@ -146,7 +146,7 @@ _BUILT_IN = {
     "repeat_user_prompt": f"{__name__}:RepeatUserPrompt",
     "spotlighting_with_delimiting": f"{__name__}:SpotlightingWithDelimiting",
     "tool_filter": f"{__name__}:ToolFilter",
-    "transformers_pi_detector": "workers.environments.agentdojo_pi_detector:TransformersPiDetector",
+    "transformers_pi_detector": "workers.environments.agentdojo.pi_detector:TransformersPiDetector",
 }
 DEFENSES = tuple(_BUILT_IN)
 """Names of AgentDojo's defenses."""

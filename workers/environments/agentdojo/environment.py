@@ -11,11 +11,11 @@ from datasets import Dataset
 from pydantic import ValidationError, model_validator
 from verifiers.legacy.types import Tool
 
-from workers.environments.agentdojo_attacks import OwnAttacks
-from workers.environments.agentdojo_defenses import ToolOutput, load_defense
-from workers.environments.agentdojo_guard import Guard, guarded_system_message
-from workers.environments.agentdojo_pipeline import PipelineSettings
-from workers.environments.agentdojo_rewards import (
+from workers.environments.agentdojo.attacks import OwnAttacks
+from workers.environments.agentdojo.defenses import ToolOutput, load_defense
+from workers.environments.agentdojo.guard import Guard, guarded_system_message
+from workers.environments.agentdojo.pipeline import PipelineSettings
+from workers.environments.agentdojo.rewards import (
     UNDER_ATTACK,
     Details,
     Ledger,
@@ -26,7 +26,7 @@ from workers.environments.agentdojo_rewards import (
     outcome,
     step_rewards,
 )
-from workers.environments.agentdojo_tasks import TaskSelection, rows
+from workers.environments.agentdojo.tasks import TaskSelection, rows
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
 from workers.environments.tool_errors import say_tool_errors

@@ -5,7 +5,7 @@ from typing import Any
 
 import verifiers as vf
 
-from workers.environments.agentdojo_defenses import AbortEpisode, Defense, Exchange, ToolOutput
+from workers.environments.agentdojo.defenses import AbortEpisode, Defense, Exchange, ToolOutput
 from workers.errors import DefenseError, EnvironmentLoadError
 
 

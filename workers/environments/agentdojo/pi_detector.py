@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, cast
 
-from workers.environments.agentdojo_defenses import AbortEpisode, Defense, Exchange, ToolOutput
+from workers.environments.agentdojo.defenses import AbortEpisode, Defense, Exchange, ToolOutput
 from workers.errors import EnvironmentLoadError
 
 _OMITTED = "<Data omitted because a prompt injection was detected>"

@@ -4,7 +4,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from workers.environments.agentdojo_defenses import DEFENSES, DefenseChoice
+from workers.environments.agentdojo.defenses import DEFENSES, DefenseChoice
 from workers.settings import Settings
 
 AGENTDOJO_TURNS = 16

@@ -16,7 +16,7 @@ from workers.errors import EnvironmentLoadError
 from workers.settings import Settings
 
 Mode = Literal["benign", "attack", "injection"]
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _CATALOG_TIMEOUT = 120
 
 

@@ -1,0 +1,1 @@
+"""Environments of verifiers' classic API, played and scored as verifiers does it."""

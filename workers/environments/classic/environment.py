@@ -9,11 +9,12 @@ from typing import Any, Self, cast
 
 import verifiers as vf
 
-from workers.environments import scoring, steps, tracing
+from workers.environments import tracing
 from workers.environments.base import Actor, Rollout, Rows
+from workers.environments.classic import scoring, steps
+from workers.environments.classic.overheads import spare_threads, with_signature
 from workers.environments.library_output import logged_output
 from workers.environments.loading import explain_load_error, load
-from workers.environments.overheads import spare_threads, with_signature
 from workers.environments.sendable import sendable, sendable_message
 from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn

@@ -22,7 +22,7 @@ from verifiers.legacy.rubrics.judge_rubric import JudgeRubric
 from verifiers.legacy.rubrics.rubric import Rubric
 
 from workers.environments import tracing
-from workers.environments.outages import outage
+from workers.environments.classic.outages import outage
 from workers.errors import EnvironmentInfraError, EpisodeFailed, SandboxError, ScoringError
 
 _T = TypeVar("_T")

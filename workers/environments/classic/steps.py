@@ -13,7 +13,7 @@ from workers.environments.messages import Conversation
 from workers.environments.sendable import clean
 from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.policy_answers import unusable_logprobs
+from workers.policy.answers import unusable_logprobs
 from workers.records import Message, StepRecord, Usage
 
 

@@ -1,0 +1,1 @@
+"""Shell tasks as an environment: a workspace, a shell, and hidden tests."""

@@ -1,4 +1,4 @@
-"""The bundled shell tasks: what each has in its folder under `shell_tasks/`, and which a config selects.
+"""The bundled shell tasks: what each has in its folder under `tasks/`, and which a config selects.
 
 A task's folder holds
 
@@ -29,7 +29,7 @@ from workers.settings import Settings
 Kind = Literal["write", "fix", "find"]
 Difficulty = Literal["easy", "medium", "hard"]
 
-_FOLDER = Path(__file__).parent / "shell_tasks"
+_FOLDER = Path(__file__).parent / "tasks"
 _Model = TypeVar("_Model", bound=Settings)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
-from workers.environments.shell_dataset import ShellTask, TaskSelection, rows, shell_task
+from workers.environments.shell.dataset import ShellTask, TaskSelection, rows, shell_task
 from workers.environments.tool_errors import say_tool_errors
 from workers.errors import (
     EnvironmentLoadError,

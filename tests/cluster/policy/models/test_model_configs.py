@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.policy import model_configs
-from cluster.policy.model_configs import config_difference, is_tied
+from cluster.policy.models import model_configs
+from cluster.policy.models.model_configs import config_difference, is_tied
 from tests.helpers.family_configs import FAMILIES, hub_config
 
 pytest.importorskip("transformers")
@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 @pytest.fixture(autouse=True)
 def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers is imported once for all tests; but for one, which has its own process as a driver has."""
-    from cluster.policy.load_configs import load_config
+    from cluster.policy.models.load_configs import load_config
 
     if "driver" not in request.node.name:
         load = lambda configs: json.dumps([load_config(config) for config in json.loads(configs)])  # noqa: E731

@@ -7,8 +7,8 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cluster.errors import ModelUnavailable
-from cluster.policy import packaged_model
-from cluster.policy.models import check_model, resolve_model
+from cluster.policy.models import packaged_model
+from cluster.policy.models.models import check_model, resolve_model
 
 
 @pytest.fixture

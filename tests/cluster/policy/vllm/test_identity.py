@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cluster.config import VllmPolicy
-from cluster.policy import application, identity
-from cluster.policy.models import Model
+from cluster.policy.models.models import Model
+from cluster.policy.vllm import application, identity
 from tests.helpers.weight_files import write_model
 
 

@@ -1,4 +1,4 @@
-from cluster.policy.token_request import TokenRequest
+from cluster.policy.vllm.token_request import TokenRequest
 
 
 def test_prompts_that_begin_alike_in_token_ids_begin_alike_for_the_router():

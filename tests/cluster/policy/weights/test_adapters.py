@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cluster.errors import UpdateRefused
-from cluster.policy.adapters import check_adapter
-from cluster.policy.versions import VersionFolder
+from cluster.policy.weights.adapters import check_adapter
+from cluster.policy.weights.versions import VersionFolder
 
 pytest.importorskip("peft")
 
@@ -355,7 +355,7 @@ def test_an_adapter_may_name_the_checkpoint_in_use_or_what_the_deployment_calls_
 def test_an_adapter_of_an_image_models_tower_is_refused_since_vllm_adapts_the_language_model(
     adapter: Path, tmp_path: Path
 ):
-    from cluster.policy.served_model import ServedModel, TensorKind
+    from cluster.policy.weights.served_model import ServedModel, TensorKind
 
     name = "model.vision_tower.encoder.layers.0.self_attn.q_proj"
     served = ServedModel(

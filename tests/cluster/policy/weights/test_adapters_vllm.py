@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from cluster.errors import UpdateRefused
-from cluster.policy import adapters, deployment, endpoint, kept_policy, packaged_model
-from cluster.policy.probe import AdapterProbe
-from cluster.policy.versions import VersionFolder
+from cluster.policy import endpoint
+from cluster.policy.models import packaged_model
+from cluster.policy.vllm import deployment, kept_policy
+from cluster.policy.weights import adapters
+from cluster.policy.weights.probe import AdapterProbe
+from cluster.policy.weights.versions import VersionFolder
 from workers.settings import PolicyEndpoint
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]

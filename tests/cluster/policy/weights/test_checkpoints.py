@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cluster.errors import UpdateRefused
-from cluster.policy.versions import VersionFolder
+from cluster.policy.weights.versions import VersionFolder
 
 pytest.importorskip("transformers")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from fastapi import HTTPException
 
-from cluster.policy.full_weights import FullWeights
-from cluster.policy.versions import VersionFolder
+from cluster.policy.weights.full_weights import FullWeights
+from cluster.policy.weights.versions import VersionFolder
 from tests.helpers.weight_files import write_adapter, write_model
 
 

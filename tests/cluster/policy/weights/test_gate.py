@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cluster.policy.gate import Gate
+from cluster.policy.weights.gate import Gate
 
 
 async def test_a_change_waits_for_requests_and_new_ones_wait_for_it():

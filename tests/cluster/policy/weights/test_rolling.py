@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from cluster.policy.rolling import roll
+from cluster.policy.weights.rolling import roll
 
 
 class Replicas:

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.deployment import check_same_versions, update
-from cluster.policy.full_weights import FullWeights
-from cluster.policy.served_model import ServedModel
-from cluster.policy.versions import VersionFolder
+from cluster.policy.vllm.deployment import check_same_versions, update
+from cluster.policy.weights.full_weights import FullWeights
+from cluster.policy.weights.served_model import ServedModel
+from cluster.policy.weights.versions import VersionFolder
 from tests.helpers.weight_files import MODULE, write_adapter, write_model
 
 

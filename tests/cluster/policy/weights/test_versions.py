@@ -11,8 +11,8 @@ import fsspec
 import pytest
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.deployment import update
-from cluster.policy.versions import VersionFolder
+from cluster.policy.vllm.deployment import update
+from cluster.policy.weights.versions import VersionFolder
 from tests.helpers.weight_files import write_adapter, write_model
 
 
