@@ -18,7 +18,7 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.errors import ConfigError, RunError
-from cluster.observe.measures import Measures
+from cluster.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise, write_summary
 from cluster.parts import Parts, brought_up
@@ -26,6 +26,7 @@ from cluster.plan.iteration import Iteration, RolloutGroup
 from cluster.plan.plan import Plan
 from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed, resumable_config
 from cluster.plan.schedule import Schedule
+from cluster.policy.models.description import describe_run
 from cluster.policy.sampling import check_sampling_keys
 from workers import logs
 from workers.cancellation import run_to_end
@@ -211,7 +212,8 @@ class RolloutEngine:
                 await parts.pool.start(parts.plan.episodes, stage.say)
             self._target.make(self._config)
             sampling, version = parts.environment_sampling, parts.policy.version
-            begin_session(self.folder, self._config, parts.model, sampling, version, parts.image_id)
+            description = describe_run(self._config, parts.model, sampling)
+            begin_session(self.folder, description, version, parts.image_id)
             log = logs.LogFile(self._target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=self._target.run_id)
             stack.callback(logs.stop_logging_to, log)

@@ -15,13 +15,14 @@ from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.ending import Ending, Interrupted, in_turns
 from cluster.errors import RunStopped
-from cluster.observe.measures import Measures
+from cluster.measures import Measures
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary, summarise, write_summary
 from cluster.parts import Parts, SharedPolicy, brought_up
 from cluster.plan.groups import Groups
 from cluster.plan.plan import Plan
 from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed
+from cluster.policy.models.description import describe_run
 from workers import logs
 from workers.cancellation import run_to_end
 
@@ -83,7 +84,8 @@ async def _play(
             target.make(config)
             sampling = parts.environment_sampling
             version = parts.policy.version
-            begin_session(target.folder, config, parts.model, sampling, version, parts.image_id)
+            description = describe_run(config, parts.model, sampling)
+            begin_session(target.folder, description, version, parts.image_id)
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)

@@ -1,24 +1,19 @@
 """A policy that someone else serves: any OpenAI-compatible URL."""
 
 import http.client
-import json
 import os
 import urllib.error
-import urllib.parse
-import urllib.request
-from typing import Any
 
 from pydantic import SecretStr
 
 from cluster.config import EndpointPolicy
 from cluster.errors import PolicyUnavailable
+from cluster.policy.api_requests import list_models, request_json
 from cluster.policy.base import PolicyClient
+from cluster.policy.exact import check_renderer, check_route
 from workers.settings import PolicyEndpoint
 
-TIMEOUT = 10.0
-"""Seconds in which an endpoint must list its models."""
 _TRIAL_TIMEOUT = 60.0
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class EndpointPolicyClient(PolicyClient):
@@ -33,8 +28,6 @@ class EndpointPolicyClient(PolicyClient):
         self._config = config
         self.outcome = f"{config.model} at {config.base_url}"
         if config.tokens == "exact":
-            from cluster.policy.exact import check_renderer, check_route
-
             check_route(self.endpoint(), _api_key(config))
             check_renderer(self.endpoint())
 
@@ -68,7 +61,7 @@ def check_endpoint(config: EndpointPolicy) -> None:
         models = list_models(config.base_url, key)
         if config.model not in models:
             trial = {"model": config.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-            ask(config.base_url, "chat/completions", key, _TRIAL_TIMEOUT, trial)
+            request_json(config.base_url, "chat/completions", key, _TRIAL_TIMEOUT, trial)
     except urllib.error.HTTPError as error:
         raise PolicyUnavailable(_refusal(config, given, error)) from error
     except (OSError, http.client.HTTPException) as error:
@@ -78,50 +71,6 @@ def check_endpoint(config: EndpointPolicy) -> None:
         raise PolicyUnavailable(
             f"{given}, and what answers there speaks no JSON: is it the API's root?"
         ) from error
-
-
-def list_models(base_url: str, key: str | None = None, timeout: float = TIMEOUT) -> list[str]:
-    """Names of the models an endpoint lists; none if it has no such route.
-
-    Raises:
-        OSError: It does not answer, or refuses (`urllib.error.HTTPError`).
-        http.client.HTTPException: What it answers is not HTTP.
-        ValueError: What it answers is not JSON.
-    """
-    try:
-        answer = ask(base_url, "models", key, timeout)
-    except urllib.error.HTTPError as error:
-        if error.code in (404, 405, 501):
-            return []
-        raise
-    try:
-        return [str(model["id"]) for model in answer["data"]]
-    except (TypeError, KeyError):
-        return []
-
-
-def ask(base_url: str, path: str, key: str | None, timeout: float, body: object = None) -> Any:
-    """Gets a route below the API's root, or, with a body, posts to it.
-
-    Returns:
-        What it answers, from JSON.
-
-    Raises:
-        OSError: It does not answer, or refuses (`urllib.error.HTTPError`).
-        http.client.HTTPException: What it answers is not HTTP.
-        ValueError: What it answers is not JSON.
-    """
-    request = urllib.request.Request(
-        f"{base_url.rstrip('/')}/{path}", None if body is None else json.dumps(body).encode()
-    )
-    request.add_header("Content-Type", "application/json")
-    if key:
-        request.add_header("Authorization", f"Bearer {key}")
-    # A proxy named in the environment is for the world outside, never for this machine's own ports.
-    local = urllib.parse.urlsplit(base_url).hostname in _LOOPBACK
-    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
-    with opener.open(request, timeout=timeout) as answer:
-        return json.loads(answer.read())
 
 
 def _api_key(config: EndpointPolicy) -> str | None:

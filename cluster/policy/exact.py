@@ -4,7 +4,7 @@ import urllib.error
 from http.client import HTTPException
 
 from cluster.errors import PolicyUnavailable
-from cluster.policy.endpoint import ask
+from cluster.policy.api_requests import request_json
 from workers.errors import TemplateError
 from workers.settings import PolicyEndpoint
 
@@ -37,7 +37,7 @@ def check_route(endpoint: PolicyEndpoint, key: str | None) -> None:
     sampling = {"max_tokens": 1, "temperature": 1.0, "logprobs": 1}
     body = {"model": endpoint.model, "token_ids": [0], "sampling_params": sampling}
     try:
-        answer = ask(root, "inference/v1/generate", key, _TIMEOUT, body)
+        answer = request_json(root, "inference/v1/generate", key, _TIMEOUT, body)
         if not answer["choices"][0].get("token_ids") or not answer["choices"][0].get("logprobs"):
             raise PolicyUnavailable(f"{given}: it returns no token ids; set policy.tokens to `per_turn`")
     except urllib.error.HTTPError as error:

@@ -1,7 +1,6 @@
 """The local Ray cluster that outlives its driver: the process that holds it, and the record of it.
 
-`python -m cluster.ray_session.kept OPTIONS` is that process. It is the cluster's head and its parent: the
-cluster ends when it does, however it does. While it lives it holds a lock, so whether the record is of a
+That process is `cluster.ray_session.holder`. While it lives it holds a lock, so whether the record is of a
 living cluster is never a guess, and never a question of whose process id that is.
 """
 
@@ -11,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,12 +79,17 @@ def folder() -> Path:
     return cache_dir() / "ray"
 
 
+def lock_file() -> Path:
+    """The file that the holder has locked while it lives."""
+    return folder() / "kept.lock"
+
+
 def find_kept() -> KeptCluster | None:
     """The kept cluster, if one is alive."""
     if not _held():
         return None
     try:
-        return KeptCluster.model_validate_json(_record().read_bytes())
+        return KeptCluster.model_validate_json(record_file().read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -107,7 +110,7 @@ def start_kept(options: dict[str, object], timeout: float) -> KeptCluster:
     log = folder() / "kept.log"
     with log.open("wb") as output:
         holder = subprocess.Popen(
-            [sys.executable, "-m", "cluster.ray_session.kept", json.dumps(options)],
+            [sys.executable, "-m", "cluster.ray_session.holder", json.dumps(options)],
             cwd="/",
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
@@ -149,7 +152,7 @@ def _end(pid: int, gone: Callable[[], bool]) -> None:
     for left in _session(pid):
         _signal(left, signal.SIGKILL)
     _wait(lambda: not _session(pid), 5.0)
-    _record().unlink(missing_ok=True)
+    record_file().unlink(missing_ok=True)
     engine_folders.sweep()
 
 
@@ -175,7 +178,8 @@ def _session(leader: int) -> list[int]:
     return [int(pid) for pid, session, state in rows if int(session) == leader and not state.startswith("Z")]
 
 
-def _record() -> Path:
+def record_file() -> Path:
+    """Where the holder writes its record."""
     return folder() / "kept.json"
 
 
@@ -187,7 +191,7 @@ def _open_lease() -> IO[bytes]:
 def _held() -> bool:
     """Whether a holder is alive: whether its lock is taken."""
     try:
-        with (folder() / "kept.lock").open("rb") as lock:
+        with lock_file().open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -199,42 +203,3 @@ def _held() -> bool:
 def _tail(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
-
-
-def _take_lock() -> IO[bytes]:
-    lock = (folder() / "kept.lock").open("wb")
-    deadline = time.monotonic() + 5.0
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:  # whoever looks whether it is held, holds it for that moment
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def hold(options: dict[str, object]) -> None:
-    """Is the holder: starts the cluster, records it, and waits to be told to end."""
-    lock = _take_lock()
-    from cluster.ray_session.session import start_local
-
-    session = start_local(options)
-    kept = KeptCluster(pid=os.getpid(), address=session.address, logs=session.logs, started_at=time.time())
-    fresh = _record().with_suffix(".new")
-    fresh.write_text(kept.model_dump_json())
-    fresh.replace(_record())
-    told = threading.Event()
-
-    def tell(number: int, frame: object) -> None:
-        told.set()
-
-    signal.signal(signal.SIGTERM, tell)
-    told.wait()
-    _record().unlink(missing_ok=True)
-    session.close()
-    lock.close()
-
-
-if __name__ == "__main__":
-    hold(json.loads(sys.argv[1]))

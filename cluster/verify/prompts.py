@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
-from cluster.dataset.run_record import tokenizer_digest
 from cluster.errors import RunError
 from cluster.policy.models import packaged_model
+from cluster.policy.models.description import tokenizer_digest
 from cluster.verify.harmony import harmony_prompt
 from cluster.verify.report import NotChecked
 from cluster.verify.run_context import RunContext

@@ -6,7 +6,7 @@ from http.client import HTTPException
 from typing import Any, cast
 
 from cluster.errors import PolicyUnavailable
-from cluster.policy.endpoint import ask, list_models
+from cluster.policy.api_requests import list_models, request_json
 from workers.policy.versions import model_name, version_of
 from workers.records import StepRecord
 from workers.settings import SamplingSettings
@@ -145,7 +145,7 @@ class Scorer:
         """
         whole = {"model": model_name(self._model, step.policy_version), "max_tokens": 1, **body}
         try:
-            answer: dict[str, Any] = ask(self._base_url, "completions", None, _TIMEOUT, whole)
+            answer: dict[str, Any] = request_json(self._base_url, "completions", None, _TIMEOUT, whole)
         except urllib.error.HTTPError as error:
             said = error.read(2000).decode(errors="replace")
             if error.code in (404, 410):

@@ -9,7 +9,8 @@ from typing import Any, cast
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
 from cluster.dataset.manifest import Manifest
 from cluster.dataset.run_folder import CHAT_TEMPLATE
-from cluster.dataset.run_record import RunRecord, model_folder, parser_names, template_file
+from cluster.dataset.run_record import RunRecord
+from cluster.policy.models.description import model_folder, parser_names, template_file
 from workers.records import EpisodeRecord
 from workers.settings import SamplingSettings
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from cluster.config import OraclePolicy, VllmPolicy
 from cluster.config.file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
-from cluster.policy.vllm.kept_policy import recorded
+from cluster.policy.vllm.kept_record import read_kept_policy
 from cluster.verify.report import RULES, Verification
 from cluster.verify.rescore import Scorer
 
@@ -29,7 +29,7 @@ def scorer(folder: Path, url: str | None) -> Scorer | None:
     if url is None:
         return None
     if url == "kept":
-        kept = recorded()
+        kept = read_kept_policy()
         if kept is None:
             raise PolicyUnavailable("--policy kept: no policy is kept; `kumite policy up` brings one up")
         url = kept.base_url

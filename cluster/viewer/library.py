@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from cluster.dataset.run_record import load_run_record, model_folder
+from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
+from cluster.policy.models.description import model_folder
 from cluster.viewer.episode_index import EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
 from cluster.viewer.notes import Note, Notes

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cluster.test_summary import run_of, shown
 from typer.testing import CliRunner
 
 from cluster.cli.main import app
@@ -20,6 +19,7 @@ from cluster.observe.failure_row import FailureRow
 from cluster.observe.observers import Observers
 from cluster.observe.outcome import MostFailed
 from cluster.observe.summary import summarise, write_summary
+from tests.cluster.observe.test_summary import run_of, shown
 from tests.cluster.synthetic import episode, failed_episode, result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec, episode_id
 

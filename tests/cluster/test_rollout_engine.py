@@ -222,7 +222,7 @@ async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(
     def refuse(*_: object) -> None:
         raise RunError("nothing can be measured")
 
-    monkeypatch.setattr("cluster.observe.measures.Measures.taken", refuse)
+    monkeypatch.setattr("cluster.measures.Measures.taken", refuse)
     with pytest.raises(RunError, match="nothing can be measured") as raised:
         async with RolloutEngine(config, tmp_path / "run"):
             pass

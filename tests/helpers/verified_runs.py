@@ -17,6 +17,7 @@ from cluster.dataset.run_record import begin_session, end_session
 from cluster.dataset.sequences import write_sequences
 from cluster.observe.summary import summarise, write_summary
 from cluster.plan.plan import load_plan
+from cluster.policy.models.description import describe_run
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import END
 from workers.policy.chat_template import ChatTemplate
@@ -125,7 +126,7 @@ def play_run(folder: Path, config: RunConfig, endpoint: PolicyEndpoint) -> None:
         seed=1,
     )
     Target(folder, folder.name).make(config)
-    begin_session(folder, config, endpoint.model, environment.sampling_args, endpoint.version)
+    begin_session(folder, describe_run(config, endpoint.model, environment.sampling_args), endpoint.version)
     worker = RolloutWorker(settings, "test-worker")
     try:
         worker.ready()

@@ -33,7 +33,7 @@ PROVEN_ELSEWHERE = {
     ),
     "no-sandbox": ("tests.workers.test_episode", "test_sandbox_that_does_not_come_up_is_on_record"),
     "version-gone": (
-        "tests.workers.test_versions",
+        "tests.workers.policy.test_versions",
         "test_an_episode_whose_version_has_gone_is_to_be_played_again",
     ),
     "worker-dies": (

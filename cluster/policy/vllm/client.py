@@ -10,15 +10,16 @@ from typing import Any
 import ray
 
 from cluster.config import VllmPolicy
-from cluster.dataset.run_record import parser_names
 from cluster.errors import PolicyInUse, PolicyUnavailable
+from cluster.policy.api_requests import list_models
 from cluster.policy.base import OnStage, PolicyClient
-from cluster.policy.endpoint import list_models
 from cluster.policy.exact import check_renderer
+from cluster.policy.models.description import parser_names
 from cluster.policy.models.models import Model, check_model, commit_of, folder_of, resolve_model
-from cluster.policy.vllm import application, kept_policy, serving
+from cluster.policy.vllm import application, serving
 from cluster.policy.vllm.deployment import check_same_versions, deployment_metrics, update
 from cluster.policy.vllm.engine_metrics import EngineMetrics
+from cluster.policy.vllm.kept_record import KeptPolicy, read_kept_policy, write_kept_policy
 from cluster.policy.weights.probe import AdapterProbe
 from cluster.policy.weights.versions import VersionFolder
 from cluster.ray_session import engine_folders
@@ -182,8 +183,8 @@ def _start(
         raise
     if config.keep_alive:
         session.settle()
-        kept_policy.record(
-            kept_policy.KeptPolicy(
+        write_kept_policy(
+            KeptPolicy(
                 application=name,
                 model=model.name,
                 base_url=base_url,
@@ -275,7 +276,7 @@ def _is_shared(config: VllmPolicy, local: bool) -> bool:
 
 def _clear_away(name: str, session: RaySession) -> None:
     """Ends what a run that was killed left on the kept cluster, where all drivers are of this machine."""
-    kept = kept_policy.recorded()
+    kept = read_kept_policy()
     wanted = {name, kept.application if kept else None}
     left = [other for other in serving.applications(application.PREFIX) if other not in wanted]
     if left and session.is_only_one():
@@ -300,7 +301,7 @@ def _end(other: str, session: RaySession) -> None:
 
 def _has_moved(name: str, model: Model) -> bool:
     """Whether the hub's model is of another commit now than when the kept deployment was started with it."""
-    kept, commit = kept_policy.recorded(), commit_of(model)
+    kept, commit = read_kept_policy(), commit_of(model)
     if kept is None or kept.application != name or None in (kept.commit, commit):
         return False
     return kept.commit != commit and serving.is_running(name)

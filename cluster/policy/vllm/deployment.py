@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.endpoint import ask
+from cluster.policy.api_requests import request_json
 from cluster.policy.vllm.engine_metrics import EngineMetrics, total
 from cluster.policy.weights.fetched import fetched
 from cluster.policy.weights.probe import AdapterProbe
@@ -36,7 +36,7 @@ def deployment_metrics(base_url: str) -> EngineMetrics:
         PolicyUnavailable: It does not answer.
     """
     try:
-        told = ask(base_url.removesuffix("/v1"), "kumite/engine", None, _METRICS_TIMEOUT)
+        told = request_json(base_url.removesuffix("/v1"), "kumite/engine", None, _METRICS_TIMEOUT)
         return total(EngineMetrics(**replica) for replica in told)
     except (OSError, HTTPException, ValueError, TypeError) as error:
         raise PolicyUnavailable(f"the policy at {base_url} does not say how busy it is: {error}") from error
@@ -63,7 +63,7 @@ def deployment_versions(base_url: str) -> DeploymentVersions:
         PolicyUnavailable: It does not say.
     """
     try:
-        told = ask(base_url.removesuffix("/v1"), "kumite/versions", None, _STATE_TIMEOUT)
+        told = request_json(base_url.removesuffix("/v1"), "kumite/versions", None, _STATE_TIMEOUT)
         return DeploymentVersions.model_validate(told)
     except (OSError, HTTPException, ValueError) as error:
         raise PolicyUnavailable(f"the policy at {base_url} does not say its version: {error}") from error
@@ -142,7 +142,7 @@ def _load(
     Of the kind `kept`, an adapter that they have loaded, it only does the latter.
     """
     asked = {"version": version, "kind": kind, "oldest": oldest}
-    told = ask(base_url.removesuffix("/v1"), "kumite/versions", None, _TIMEOUT[kind], asked)
+    told = request_json(base_url.removesuffix("/v1"), "kumite/versions", None, _TIMEOUT[kind], asked)
     if told["refusals"]:
         raise UpdateRefused(f"the {kind} {place}: vLLM does not load it: {told['refusals'][0]}")
     return list(told["busy"])
@@ -151,7 +151,7 @@ def _load(
 def _forget(base_url: str, version: int) -> None:
     asked = {"version": version, "kind": "refused", "oldest": 0}
     try:
-        ask(base_url.removesuffix("/v1"), "kumite/versions", None, _TIMEOUT["adapter"], asked)
+        request_json(base_url.removesuffix("/v1"), "kumite/versions", None, _TIMEOUT["adapter"], asked)
     except (OSError, HTTPException, ValueError) as error:
         _log.warning("version %d, which is refused, may still be loaded by a replica: %s", version, error)
 
@@ -162,7 +162,7 @@ def _served_model(versions: VersionFolder, base_url: str) -> ServedModel:
     if served.is_whole:
         return served
     try:
-        told: Any = ask(base_url.removesuffix("/v1"), "kumite/model", None, _STATE_TIMEOUT)
+        told: Any = request_json(base_url.removesuffix("/v1"), "kumite/model", None, _STATE_TIMEOUT)
         served = ServedModel.model_validate(told).filled_from(served)
     except (OSError, HTTPException, ValueError) as error:
         _log.debug("the policy at %s does not describe its model: %s", base_url, error)

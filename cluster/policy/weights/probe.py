@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.endpoint import ask
+from cluster.policy.api_requests import request_json
 from cluster.policy.weights.adapter_config import CONFIG
 from cluster.policy.weights.adapters import WEIGHTS
 from cluster.policy.weights.served_model import ServedModel
@@ -162,7 +162,7 @@ class AdapterProbe:
 
     def _ask(self, body: dict[str, Any], called: str) -> Any:
         try:
-            return ask(self._base_url, "completions", None, _TIMEOUT, body)["choices"][0]
+            return request_json(self._base_url, "completions", None, _TIMEOUT, body)["choices"][0]
         except urllib.error.HTTPError as error:
             said = error.read(2000).decode(errors="replace")
             if "not JSON compliant" in said or "nan" in said.lower():

@@ -15,6 +15,7 @@ from cluster.dataset.run_record import begin_session
 from cluster.errors import ConfigError, RunError
 from cluster.observe.tally import Tally
 from cluster.plan.resume import check_image
+from cluster.policy.models.description import describe_run
 from cluster.pool import images
 from cluster.run import _in_flight
 from tests.cluster.synthetic import episode, result
@@ -85,7 +86,7 @@ def test_what_an_error_about_an_own_image_advises_can_work() -> None:
 
 def test_an_image_that_was_built_anew_under_the_same_tag_is_not_taken_for_the_runs(tmp_path: Path) -> None:
     check_image(tmp_path, "notes:1", "sha256:aa")
-    begin_session(tmp_path, RunConfig.model_validate(CONFIG), "m", {}, None, "sha256:aa")
+    begin_session(tmp_path, describe_run(RunConfig.model_validate(CONFIG), "m", {}), None, "sha256:aa")
     check_image(tmp_path, "notes:1", "sha256:aa")
     check_image(tmp_path, "notes:1", None)
     with pytest.raises(ConfigError, match="docker tag sha256:aa notes:1"):

@@ -1,13 +1,13 @@
 """What the iterations of a trainer's loop play."""
 
 import pytest
-from tests.cluster.test_plan import FakeEnvironment
 
 from cluster.config import RunConfig
 from cluster.dataset.manifest import LoopPlace
 from cluster.errors import ConfigError
 from cluster.plan.plan import Plan
 from cluster.plan.schedule import Schedule
+from tests.cluster.plan.test_plan import FakeEnvironment
 from workers.settings import SamplingSettings
 
 

@@ -16,9 +16,9 @@ import yaml
 
 from cluster.dataset.sequences import sequences_of
 from cluster.errors import UpdateRefused
-from cluster.policy import endpoint
+from cluster.policy.api_requests import request_json
 from cluster.policy.models import packaged_model
-from cluster.policy.vllm import deployment, kept_policy
+from cluster.policy.vllm import deployment, kept_policy, kept_record
 from cluster.policy.vllm.deployment import deployment_metrics
 from cluster.policy.weights.versions import VersionFolder
 from cluster.verify.checks import verify
@@ -107,7 +107,7 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
 
     def told(*request: Any) -> Any:
         running_at_load.append(not in_flight.done())
-        return endpoint.ask(*request)
+        return request_json(*request)
 
     with monkeypatch.context() as noting:
         noting.setattr(deployment, "ask", told)
@@ -144,7 +144,7 @@ def test_of_a_version_that_has_gone_or_is_still_to_come_the_deployment_says_so(
 ):
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
     model, url = packaged_model.folder(), str(vllm_endpoint.base_url)
-    kept = kept_policy.recorded()
+    kept = kept_record.read_kept_policy()
     assert kept is not None
     versions = VersionFolder(kept.versions, model, kept.max_rank, kept=1)
     version = versions.version
@@ -160,7 +160,7 @@ def test_of_a_version_that_has_gone_or_is_still_to_come_the_deployment_says_so(
             body |= {"token_ids": [1, 2], "sampling_params": {"max_tokens": 1}}
         try:
             root = url if route == "chat/completions" else url.removesuffix("/v1")
-            endpoint.ask(root, route, None, 60.0, body)
+            request_json(root, route, None, 60.0, body)
         except urllib.error.HTTPError as error:
             return error.code
         return 200

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import PolicyInUse, UpdateRefused
-from cluster.policy.vllm import kept_policy
+from cluster.policy.vllm import kept_policy, kept_record
 from cluster.ray_session import kept as kept_ray
 
 
@@ -16,8 +16,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def policy(local: bool, shared: bool = True) -> kept_policy.KeptPolicy:
-    return kept_policy.KeptPolicy(
+def policy(local: bool, shared: bool = True) -> kept_record.KeptPolicy:
+    return kept_record.KeptPolicy(
         application="kumite-m-1",
         model="m",
         base_url="http://127.0.0.1:9/v1",
@@ -37,12 +37,12 @@ def test_nothing_is_kept_at_first():
 
 
 def test_a_kept_policy_on_other_machines_takes_weights_from_a_shared_folder_alone(tmp_path: Path):
-    kept_policy.record(policy(local=False, shared=False))
+    kept_record.write_kept_policy(policy(local=False, shared=False))
     with pytest.raises(
         UpdateRefused, match=r"policy\.versions_folder is not set: replicas on other nodes cannot"
     ):
         kept_policy.update_kept(tmp_path / "weights", 1)
-    kept_policy.record(policy(local=False))
+    kept_record.write_kept_policy(policy(local=False))
     with pytest.raises(UpdateRefused, match="there is no such folder"):
         kept_policy.update_kept(tmp_path / "weights", 1)
 
@@ -69,9 +69,9 @@ def test_a_policy_in_use_is_not_ended_unless_forced():
 
 
 def test_the_record_of_a_policy_whose_cluster_is_gone_counts_for_nothing():
-    kept_policy.record(policy(local=True))
-    assert kept_policy.recorded() is None
-    kept_policy.record(policy(local=False))
+    kept_record.write_kept_policy(policy(local=True))
+    assert kept_record.read_kept_policy() is None
+    kept_record.write_kept_policy(policy(local=False))
     status = kept_policy.status()
     assert status is not None
     assert (status.state, status.policy.application) == ("not answering", "kumite-m-1")

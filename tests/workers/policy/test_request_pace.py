@@ -99,7 +99,7 @@ async def test_request_that_is_given_up_leaves_its_place() -> None:
 
 @pytest.mark.parametrize("paced", [False, True])
 async def test_rate_limit_is_waited_out(paced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.workers.test_policy_client import ask
+    from tests.workers.policy.test_chat_client import ask
 
     monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
     monkeypatch.setattr("workers.policy.request_pace._PAUSES", (0.0, 0.01, 0.05))
@@ -111,7 +111,7 @@ async def test_rate_limit_is_waited_out(paced: bool, monkeypatch: pytest.MonkeyP
 
 
 async def test_empty_account_is_not_waited_for() -> None:
-    from tests.workers.test_policy_client import ask
+    from tests.workers.policy.test_chat_client import ask
 
     with MockPolicy(default=Fault(status=429, message="insufficient_quota")) as policy:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, paced=True)
@@ -121,7 +121,7 @@ async def test_empty_account_is_not_waited_for() -> None:
 
 
 async def test_rate_limit_that_lasts_longer_than_it_may_is_a_policy_error_with_its_words() -> None:
-    from tests.workers.test_policy_client import ask
+    from tests.workers.policy.test_chat_client import ask
 
     with MockPolicy(default=Fault(status=429, message="slow down")) as policy:
         endpoint = PolicyEndpoint(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.errors import UpdateRefused
-from cluster.policy import endpoint
+from cluster.policy.api_requests import request_json
 from cluster.policy.models import packaged_model
-from cluster.policy.vllm import deployment, kept_policy
+from cluster.policy.vllm import deployment, kept_record
 from cluster.policy.weights import adapters
 from cluster.policy.weights.probe import AdapterProbe
 from cluster.policy.weights.versions import VersionFolder
@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def served_scores(url: str, model: str, version: int, ids: list[int]) -> list[float]:
     body = {"model": f"{model}:v{version}", "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}
-    given: Any = endpoint.ask(url, "completions", None, 120.0, body)["choices"][0]["prompt_logprobs"]
+    given: Any = request_json(url, "completions", None, 120.0, body)["choices"][0]["prompt_logprobs"]
     return [float(entry[str(token)]["logprob"]) for token, entry in zip(ids[1:], given[1:], strict=True)]
 
 
@@ -50,7 +50,7 @@ def versions(
     vllm_endpoint: PolicyEndpoint, vllm_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> VersionFolder:
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
-    kept = kept_policy.recorded()
+    kept = kept_record.read_kept_policy()
     assert kept is not None
     return VersionFolder(kept.versions, packaged_model.folder(), kept.max_rank, kept.kept_versions)
 
