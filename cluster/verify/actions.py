@@ -97,7 +97,9 @@ class Actions:
         tools, reasoning = self._run.parsers
         if reasoning is None and tools in (None, "hermes"):
             for text in texts:
-                yield read_plainly(text, choice if tools or choice == "required" else "none")
+                if choice == "required":
+                    yield read_plainly(text, choice)
+                yield read_plainly(text, "auto" if tools or choice == "required" else "none")
         elif self._is_known:
             for text in texts:
                 yield self._by_vllm(episode, step, text, choice)
@@ -184,7 +186,7 @@ def read_plainly(text: str, choice: str) -> ReadAction:
 
     Args:
         text: What was sampled.
-        choice: `auto`; `required`, of which the answer is a JSON list of calls; or `none`.
+        choice: `auto`; `required`, of which some versions' grammar makes a JSON list of calls; or `none`.
     """
     if choice == "required":
         try:

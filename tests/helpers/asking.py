@@ -4,6 +4,7 @@ from typing import Any
 
 from verifiers.legacy.types import Response, ResponseTokens, Tool, UserMessage
 
+from cluster.policy.vllm import kept_policy
 from workers.policy.chat_client import ChatPolicyClient, sampling_args
 from workers.settings import PolicyEndpoint, SamplingSettings
 
@@ -23,3 +24,10 @@ async def ask(
 def tokens(answer: Response) -> ResponseTokens:
     assert answer.message.tokens is not None
     return answer.message.tokens
+
+
+def read_served_version() -> int:
+    """The version of the weights that the kept deployment serves."""
+    status = kept_policy.status()
+    assert status is not None and status.state == "ready"
+    return status.version

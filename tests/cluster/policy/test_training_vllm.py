@@ -23,7 +23,7 @@ from cluster.policy.vllm.deployment import deployment_metrics
 from cluster.policy.weights.versions import VersionFolder
 from cluster.verify.checks import verify
 from cluster.verify.rescore import Scorer
-from tests.helpers.asking import ask, tokens
+from tests.helpers.asking import ask, read_served_version, tokens
 from tests.helpers.drivers import ROOT, driver_environment, kumite_policy
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.token_runs import write_run
@@ -31,12 +31,6 @@ from tests.helpers.weight_files import perturbed, score, write_adapter
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
-
-
-def kept_version() -> int:
-    status = kept_policy.status()
-    assert status is not None and status.state == "ready"
-    return status.version
 
 
 def mean_distance(some: list[float], others: list[float]) -> float:
@@ -90,7 +84,7 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
     original, url = packaged_model.folder(), str(vllm_endpoint.base_url)
     other = perturbed(original, tmp_path / "other")
-    version = kept_version()
+    version = read_served_version()
 
     async def speak(**sampling: Any) -> tuple[str, list[int], list[float], list[int]]:
         answer = await ask(vllm_endpoint, "Tell me of the sea and its ships. " * 20, **sampling)
@@ -113,7 +107,7 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
         noting.setattr(deployment, "ask", told)
         await asyncio.to_thread(kept_policy.update_kept, other, version + 1)
     assert running_at_load == [True], "it was checked and copied while the request ran"
-    assert kept_version() == version + 1
+    assert read_served_version() == version + 1
     model, ids, *_ = await in_flight
     assert (model, len(ids)) == (f"{vllm_endpoint.model}:v{version}", 1000), "it ended on its own weights"
 

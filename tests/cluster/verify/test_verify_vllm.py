@@ -18,6 +18,7 @@ from cluster.policy.models import packaged_model
 from cluster.policy.vllm.cpu_precision import cpu_precision
 from cluster.verify.checks import Verification, verify
 from cluster.verify.rescore import Scorer
+from tests.helpers.asking import read_served_version
 from tests.helpers.verified_runs import play_run
 from workers.policy.chat_messages import prepare_messages
 from workers.policy.content_format import ContentFormat, detect_content_format
@@ -62,7 +63,11 @@ def play(folder: Path, endpoint: PolicyEndpoint, sampling: dict[str, Any], token
             }
         )
     )
-    settings = {"tokens": tokens, "sampling": SamplingSettings(**sampling)}
+    settings = {
+        "tokens": tokens,
+        "sampling": SamplingSettings(**sampling),
+        "version": read_served_version(),  # other tests have given it new weights
+    }
     play_run(folder, load_config(source), endpoint.model_copy(update=settings))
     return folder
 
