@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 
 from pydantic import SecretStr
 
@@ -13,6 +12,9 @@ _SHORTEST = 8
 """Characters of a value below which it is no secret, or none that can be told from other text."""
 _THEIR_OWN = ("RAY_", "PYTHON", "LD_", "CUDA_VISIBLE_DEVICES")
 """Beginnings of names that belong to the process itself: how it was started, and by what."""
+
+_read: list[tuple[str, str]] = []
+_found: list[tuple[str, str]] = []
 
 
 def handed_on(names: Iterable[str], *, all_of_them: bool) -> dict[str, SecretStr]:
@@ -43,17 +45,34 @@ def as_handed_on(given: Mapping[str, SecretStr], *, instead: bool) -> dict[str, 
 
 
 def hide_secrets(text: str) -> str:
-    """The same text without the values of variables whose names look like a secret's."""
+    """The same text without the values of variables whose names look like a secret's.
+
+    A value that was set once is a secret from then on, also where the variable is set anew or gone.
+    """
     for value, name in _secrets():
         if value in text:
             text = text.replace(value, f"<{name}>")
     return text
 
 
-@cache
 def _secrets() -> list[tuple[str, str]]:
-    found: set[tuple[str, str]] = set()
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= _SHORTEST and not value.startswith("/"):
-            found |= {(value, name), (json.dumps(value)[1:-1], name)}
-    return sorted(found, key=lambda each: -len(each[0]))
+    """Values with their names, each as it may stand in text, the longest first."""
+    global _read, _found
+    variables = list(os.environ.items())
+    if variables != _read:
+        found = {
+            (written, name)
+            for name, value in variables
+            if _SECRET.search(name) and len(value) >= _SHORTEST and not value.startswith("/")
+            for written in _as_written(value)
+        }
+        _read, _found = variables, sorted(found.union(_found), key=lambda each: -len(each[0]))
+    return _found
+
+
+def _as_written(value: str) -> set[str]:
+    """A value as it stands in text, in Python's quotes, and in JSON, which may hold one of these itself."""
+    written = {value, repr(value)[1:-1]}
+    for _ in range(2):
+        written |= {json.dumps(each, ensure_ascii=a)[1:-1] for each in written for a in (True, False)}
+    return written
