@@ -1,7 +1,6 @@
 """Which environment variables reach the processes that run an environment's code."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from pydantic import SecretStr
@@ -10,9 +9,9 @@ from workers import handed_on
 
 
 @pytest.fixture(autouse=True)
-def forget_secrets() -> Iterator[None]:
-    yield
-    handed_on._read, handed_on._found = [], []
+def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_read", "_found"):
+        monkeypatch.setattr(handed_on, name, [])
 
 
 def test_on_this_machine_all_goes_but_what_is_a_processs_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +45,7 @@ def test_secrets_are_not_written_however_they_are_quoted(monkeypatch: pytest.Mon
     assert hidden == 'it said <MY_JUDGE_TOKEN>, "<MY_JUDGE_TOKEN>", not-a-secret-at-all'
 
 
-def test_secrets_of_several_lines_and_alphabets_are_not_written_either(
+def test_a_secret_of_several_lines_is_not_written_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     secret = "-----BEGIN-----\nschlüssel's\n-----END-----"
@@ -57,7 +56,7 @@ def test_secrets_of_several_lines_and_alphabets_are_not_written_either(
         assert "<MY_PRIVATE_KEY>" in hidden and "END" not in hidden
 
 
-def test_a_secret_that_is_set_while_a_process_runs_is_one_from_then_on(
+def test_a_secret_that_is_set_late_is_one_from_then_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     handed_on.hide_secrets("something is written before")

@@ -17,10 +17,10 @@ SECRET = 'sk-"which"-nobody\\may-see'
 
 
 @pytest.fixture(autouse=True)
-def secret(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_read", "_found"):
+        monkeypatch.setattr(handed_on, name, [])
     monkeypatch.setenv("SOME_JUDGE_KEY", SECRET)
-    yield
-    handed_on._read, handed_on._found = [], []
 
 
 def is_told(text: str) -> bool:
