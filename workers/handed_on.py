@@ -1,9 +1,12 @@
 """Environment variables that the driver hands on to workers, and what of them must not be written down."""
 
 import json
+import math
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from pydantic import SecretStr
 
@@ -13,8 +16,8 @@ _SHORTEST = 8
 _THEIR_OWN = ("RAY_", "PYTHON", "LD_", "CUDA_VISIBLE_DEVICES")
 """Beginnings of names that belong to the process itself: how it was started, and by what."""
 
-_read: list[tuple[str, str]] = []
-_found: list[tuple[str, str]] = []
+_LOOK_EVERY = 1.0
+"""Seconds after which the variables are read again, where there are as many as before: that takes 100 µs."""
 
 
 def handed_on(names: Iterable[str], *, all_of_them: bool) -> dict[str, SecretStr]:
@@ -49,27 +52,42 @@ def hide_secrets(text: str) -> str:
 
     A value that was set once is a secret from then on, also where the variable is set anew or gone.
     """
-    for value, name in _secrets():
+    for value, name in _secrets.values():
         if value in text:
             text = text.replace(value, f"<{name}>")
     return text
 
 
-def _secrets() -> list[tuple[str, str]]:
-    """Values with their names, each as it may stand in text, the longest first."""
-    global _read, _found
-    variables = list(os.environ.items())
-    if variables != _read:
-        found = {
-            (written, name)
-            for name, value in variables
-            if _SECRET.search(name) and len(value) >= _SHORTEST and not value.startswith("/")
-            for written in _as_written(value)
-        }
-        _read, _found = variables, sorted(found.union(_found), key=lambda each: -len(each[0]))
-    return _found
+class _Secrets:
+    """The values that are to be hidden."""
+
+    def __init__(self) -> None:
+        self._count, self._look_at = -1, -math.inf
+        self._found: list[tuple[str, str]] = []
+
+    def values(self) -> list[tuple[str, str]]:
+        """Values with their names, each as it may stand in text, the longest first."""
+        if len(os.environ) != self._count or time.monotonic() >= self._look_at:
+            found = {
+                (written, name)
+                for name, value in os.environ.items()
+                if _is_secret(name) and len(value) >= _SHORTEST and not value.startswith("/")
+                for written in _as_written(value)
+            }
+            self._found = sorted(found.union(self._found), key=lambda each: -len(each[0]))
+            self._count, self._look_at = len(os.environ), time.monotonic() + _LOOK_EVERY
+        return self._found
 
 
+_secrets = _Secrets()
+
+
+@cache
+def _is_secret(name: str) -> bool:
+    return _SECRET.search(name) is not None
+
+
+@cache
 def _as_written(value: str) -> set[str]:
     """A value as it stands in text, in Python's quotes, and in JSON, which may hold one of these itself."""
     written = {value, repr(value)[1:-1]}

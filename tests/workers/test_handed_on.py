@@ -10,8 +10,7 @@ from workers import handed_on
 
 @pytest.fixture(autouse=True)
 def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_read", "_found"):
-        monkeypatch.setattr(handed_on, name, [])
+    monkeypatch.setattr(handed_on, "_secrets", handed_on._Secrets())
 
 
 def test_on_this_machine_all_goes_but_what_is_a_processs_own(monkeypatch: pytest.MonkeyPatch) -> None:

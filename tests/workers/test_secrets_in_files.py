@@ -18,8 +18,7 @@ SECRET = 'sk-"which"-nobody\\may-see'
 
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_read", "_found"):
-        monkeypatch.setattr(handed_on, name, [])
+    monkeypatch.setattr(handed_on, "_secrets", handed_on._Secrets())
     monkeypatch.setenv("SOME_JUDGE_KEY", SECRET)
 
 
