@@ -10,7 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^<!-- task: (?P<task>[\w-]+) -->\n```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"^<!-- task: (?P<task>[\w-]+) -->\n```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+)
 _NAME = re.compile(r"# ((?:[\w-]+/)*[\w-]+\.\w+)\n")
 
 

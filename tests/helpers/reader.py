@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from tests.helpers.pages import ROOT, blocks_by_task
 
-_PATIENCE = 240
+_PATIENCE = 600
 """Seconds that one command may take."""
 _FOLDER = re.compile(r"^dataset: (.+)$", re.M)
 
@@ -73,18 +74,24 @@ class Reader:
             What they printed.
         """
         began = time.monotonic()
-        done = subprocess.run(
+        with subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=self.folder,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=_PATIENCE,
-        )
+            start_new_session=True,
+        ) as shell:
+            try:
+                said, complained = shell.communicate(timeout=_PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(shell.pid, signal.SIGKILL)  # what it has started, too
+                raise
         self.seconds[task] += time.monotonic() - began
-        assert done.returncode == code, f"{text}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        assert shell.returncode == code, f"{text}\n{said}\n{complained}"
+        return said + complained
 
     def run_of(self, said: str) -> Path:
         """The folder of the last run that a command told of."""
