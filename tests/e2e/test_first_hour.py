@@ -2,9 +2,11 @@
 
 import copy
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,8 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
 from cluster.config import RunConfig
 from cluster.observe.summary import summarise
-from tests.e2e.kumite import journalled, until
+from tests.e2e.kumite import cache_in, journalled, until
+from tests.helpers.drivers import drive, driver_environment, kumite_policy
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.pages import ROOT, blocks_by_task
 from tests.helpers.ray_head import RayHead
@@ -27,25 +30,36 @@ from tests.helpers.reader import Reader, check_out
 
 PLACE, MODEL, KEY, RUN = "http://127.0.0.1:8000/v1", "my-model", "sk-...", "runs/<run>"
 TASKS = {
-    *("load-data", "own-environment", "own-toolset", "endpoint", "own-defense", "own-attack"),
-    *("own-shell-task", "job", "job-with-a-key", "resume", "retry", "verify", "read", "cluster-files"),
-    "metrics",
+    *(
+        "load-data",
+        "own-environment",
+        "own-toolset",
+        "endpoint",
+        "own-defense",
+        "own-attack",
+        "own-shell-task",
+    ),
+    *("job", "resume", "retry", "verify", "read", "cluster-files", "metrics"),
 }
 
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory, head: RayHead, request: Any) -> Iterator[Reader]:
-    """Whose Ray is up already, as after `ray start`, with a node that has Docker."""
+def reader(tmp_path_factory: pytest.TempPathFactory, request: Any) -> Iterator[Reader]:
+    """Who has a Ray that stays up from run to run, as with `policy.keep_alive`."""
     folder = tmp_path_factory.mktemp("checkout")
     home = tmp_path_factory.mktemp("home")
+    cache = cache_in(home / "cache")
     check_out(folder)
-    node = head.add_node(cpus=2, sandbox=4)
-    fixed = {"HOME": str(home), "KUMITE_EXTRA": "cpu", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    made = Reader(folder, {**head.environment, "RAY_ADDRESS": head.gcs, **fixed})
-    yield made
-    head.lose(node)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    fixed = {"HOME": str(home), "PATH": path, "KUMITE_EXTRA": "cpu", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    made = Reader(folder, driver_environment(cache, **fixed))
+    try:
+        assert drive(cache, "ray", "{}", "keep", "resident", "8", **fixed)["kept"]
+        yield made
+    finally:
+        kumite_policy(cache, "down", "--force")
     lines = [f"{task}: {seconds:.1f} s" for task, seconds in made.seconds.items()]
     told = request.config.pluginmanager.get_plugin("terminalreporter")
     for line in ["", *lines, f"all: {sum(made.seconds.values()):.1f} s"]:
@@ -84,6 +98,11 @@ def episodes(run: Path) -> list[dict[str, Any]]:
     ]
 
 
+def token_of(head: RayHead) -> dict[str, str]:
+    """What a client of a cluster of one's own has in its environment."""
+    return {name: value for name, value in head.environment.items() if name.startswith("RAY_")}
+
+
 def all_solved(run: Path, count: int) -> list[dict[str, Any]]:
     rows = episodes(run)
     assert [(row["status"], row["reward"]) for row in rows] == [("finished", 1.0)] * count
@@ -96,9 +115,9 @@ def test_every_marked_block_is_of_a_task_that_is_done_here() -> None:
 
 def test_data_is_loaded(reader: Reader, oracle_run: Path) -> None:
     all_solved(oracle_run, 97)
-    _, program = blocks_by_task()["load-data"]
-    text = program.text.replace("runs/<run>", str(oracle_run.relative_to(reader.folder)))
-    assert text != program.text
+    [program] = [block.text for block in blocks_by_task()["load-data"] if block.language == "python"]
+    text = program.replace(RUN, str(oracle_run.relative_to(reader.folder)))
+    assert text != program
     said = reader.command(
         "load-data", f"python - <<'END'\n{text}\nprint(episodes.num_rows, steps.num_rows)\nEND"
     )
@@ -156,14 +175,10 @@ def test_own_shell_task_is_validated_and_solved(reader: Reader) -> None:
     assert json.loads(row["metrics"])["tests_passed"] == 1.0
 
 
-def test_run_is_submitted_as_a_job(reader: Reader, head: RayHead, policy: MockPolicy) -> None:
-    said = reader.follow("job", {"http://127.0.0.1:8265": head.address})
-    all_solved(reader.run_of(said), 16)
-    assert Path(reader.environment["HOME"], "runs", "job", "summary.json").is_file()
-    reader.write("endpoint", {PLACE: policy.base_url, MODEL: policy.model, KEY: "sk-right"})
-    reader.follow("job-with-a-key", {KEY: "sk-right"}, RAY_API_SERVER_ADDRESS=head.address)
-    summary = summarise(Path(reader.environment["HOME"], "runs", "endpoint"))
-    assert (summary.finished, summary.failed) == (8, 0)
+def test_run_is_submitted_as_a_job(reader: Reader, head: RayHead) -> None:
+    said = reader.follow("job", {"http://127.0.0.1:8265": head.address}, **token_of(head))
+    all_solved(Path(reader.environment["HOME"], "runs", "job"), 32)
+    assert "32 episodes" in said
 
 
 def test_run_that_was_stopped_is_taken_up_again(reader: Reader, policy: MockPolicy) -> None:
@@ -255,7 +270,7 @@ def test_cluster_files_are_edited_as_the_page_says(reader: Reader) -> None:
 def test_sixteen_workers_fit_a_pod_that_is_changed_by_the_table(reader: Reader) -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
     table = page.split("### From 8 to 16 workers per pod")[1].split("###")[0]
-    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", table, re.M)[2:]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", table, re.M)[1:]
     cluster = yaml.safe_load((reader.folder / "deploy" / "kuberay.yaml").read_text())
     [group] = [each for each in cluster["spec"]["workerGroupSpecs"] if each["groupName"] == "sandbox"]
     pod = group["template"]["spec"]
@@ -266,8 +281,8 @@ def test_sixteen_workers_fit_a_pod_that_is_changed_by_the_table(reader: Reader) 
         was, now = was.strip("`"), now.strip("`")
         match what.split(":")[0]:
             case "`resources` in `rayStartParams`":
-                assert json.loads(json.loads(start["resources"].strip("'"))) == json.loads(was)
-                start["resources"] = f"'{json.dumps(now)}'"
+                assert json.loads(json.loads(start["resources"])) == json.loads(was)
+                start["resources"] = json.dumps(now)
             case "`num-cpus` there":
                 assert start["num-cpus"] == was
                 start["num-cpus"] = now
