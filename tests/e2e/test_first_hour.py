@@ -212,7 +212,9 @@ def test_wrong_key_is_named_and_failed_episodes_are_played_again(reader: Reader,
     reader.write("endpoint", {PLACE: policy.base_url, MODEL: policy.model, KEY: "sk-right"})
     said = reader.command("retry", "kumite run my_endpoint.yaml", code=3, MY_KEY="sk-wrong")
     run = reader.run_of(said)
-    assert "401" in said and "--retry-failed" in said
+    assert "401" in said
+    left = reader.command("retry", f"kumite run --resume {run}", code=3, MY_KEY="sk-right")
+    assert "8 episodes failed before, and stay as they are" in left and f"{run} --retry-failed" in left
     listed = reader.follow("retry", {RUN: str(run)}, MY_KEY="sk-right")
     assert "401" in listed
     summary = summarise(run)
