@@ -48,13 +48,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.slow, pytest.mark
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory, request: Any) -> Iterator[Reader]:
     """Who has a Ray that stays up from run to run, as with `policy.keep_alive`."""
-    folder = tmp_path_factory.mktemp("checkout")
+    checkout, folder = (tmp_path_factory.mktemp(name) for name in ("checkout", "mine"))
     home = tmp_path_factory.mktemp("home")
     cache = cache_in(home / "cache")
-    check_out(folder)
+    check_out(checkout)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     fixed = {"HOME": str(home), "PATH": path, "KUMITE_EXTRA": "cpu", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    made = Reader(folder, driver_environment(cache, **fixed))
+    made = Reader(checkout, folder, driver_environment(cache, **fixed))
     try:
         assert drive(cache, "ray", "{}", "keep", "resident", "8", **fixed)["kept"]
         yield made
@@ -70,7 +70,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, request: Any) -> Iterator[R
 def oracle_run(reader: Reader) -> Path:
     """The run whose data the README loads."""
     commands = [block.text for block in blocks_by_task()["load-data"] if block.language == "sh"]
-    return reader.run_of(reader.command("load-data", "".join(commands)))
+    return reader.run_of("load-data", reader.command("load-data", "".join(commands)))
 
 
 @pytest.fixture
@@ -116,12 +116,12 @@ def test_every_marked_block_is_of_a_task_that_is_done_here() -> None:
 def test_data_is_loaded(reader: Reader, oracle_run: Path) -> None:
     all_solved(oracle_run, 97)
     [program] = [block.text for block in blocks_by_task()["load-data"] if block.language == "python"]
-    text = program.replace(RUN, str(oracle_run.relative_to(reader.folder)))
+    text = program.replace(RUN, str(oracle_run.relative_to(reader.checkout)))
     assert text != program
     said = reader.command(
-        "load-data", f"python - <<'END'\n{text}\nprint(episodes.num_rows, steps.num_rows)\nEND"
+        "load-data", f"python - <<'END'\n{text}\nprint('rows', episodes.num_rows, steps.num_rows)\nEND"
     )
-    rows, steps = said.splitlines()[-1].split()
+    [(rows, steps)] = re.findall(r"^rows (\d+) (\d+)$", said, re.M)
     written = sum(parquet.read_metadata(shard).num_rows for shard in (oracle_run / "steps").glob("*.parquet"))
     assert (int(rows), int(steps)) == (97, written)
 
@@ -129,12 +129,12 @@ def test_data_is_loaded(reader: Reader, oracle_run: Path) -> None:
 def test_own_environment_is_written_tried_out_and_played(reader: Reader) -> None:
     said = reader.follow("own-environment")
     assert "finished: reward 1.0" in said
-    all_solved(reader.run_of(said), 4)
+    all_solved(reader.run_of("own-environment", said), 4)
 
 
 def test_own_toolset_is_played_in_its_image(reader: Reader) -> None:
     with removed(reader, "notes:1"):
-        rows = all_solved(reader.run_of(reader.follow("own-toolset")), 2)
+        rows = all_solved(reader.run_of("own-toolset", reader.follow("own-toolset")), 2)
     assert {row["task_id"] for row in rows} == {"plumber", "dentist"}
     assert all(row["sandbox_id"] for row in rows)
 
@@ -142,13 +142,13 @@ def test_own_toolset_is_played_in_its_image(reader: Reader) -> None:
 def test_an_endpoint_is_checked_and_played(reader: Reader, policy: MockPolicy) -> None:
     said = reader.follow("endpoint", {PLACE: policy.base_url, MODEL: policy.model, KEY: "sk-right"})
     assert "FAIL" not in said
-    summary = summarise(reader.run_of(said))
+    summary = summarise(reader.run_of("endpoint", said))
     assert (summary.finished, summary.failed) == (8, 0)
 
 
 def test_own_defense_withholds_what_it_is_told_to(reader: Reader) -> None:
     said = reader.follow("own-defense")
-    rows = episodes(reader.run_of(said))
+    rows = episodes(reader.run_of("own-defense", said))
     assert len(rows) == 4 and {row["status"] for row in rows} == {"finished"}
     assert all("my_defense:Careful" in row["defense"] for row in rows)
     assert "<withheld>" in said
@@ -159,7 +159,7 @@ def test_own_defense_withholds_what_it_is_told_to(reader: Reader) -> None:
 
 def test_own_attack_is_injected(reader: Reader) -> None:
     with removed(reader, "my-attack:1"):
-        rows = episodes(reader.run_of(reader.follow("own-attack")))
+        rows = episodes(reader.run_of("own-attack", reader.follow("own-attack")))
     assert len(rows) == 4 and {row["status"] for row in rows} == {"finished"}
     assert {row["attack"] for row in rows} == {"my_attacks:MyAttack"}
     results = [
@@ -171,7 +171,7 @@ def test_own_attack_is_injected(reader: Reader) -> None:
 def test_own_shell_task_is_validated_and_solved(reader: Reader) -> None:
     said = reader.follow("own-shell-task")
     assert "1 of 1 tasks tell the oracle from an empty answer" in said
-    [row] = all_solved(reader.run_of(said), 1)
+    [row] = all_solved(reader.run_of("own-shell-task", said), 1)
     assert json.loads(row["metrics"])["tests_passed"] == 1.0
 
 
@@ -211,7 +211,7 @@ def test_run_that_was_stopped_is_taken_up_again(reader: Reader, policy: MockPoli
 def test_wrong_key_is_named_and_failed_episodes_are_played_again(reader: Reader, policy: MockPolicy) -> None:
     reader.write("endpoint", {PLACE: policy.base_url, MODEL: policy.model, KEY: "sk-right"})
     said = reader.command("retry", "kumite run my_endpoint.yaml", code=3, MY_KEY="sk-wrong")
-    run = reader.run_of(said)
+    run = reader.run_of("retry", said)
     assert "401" in said
     left = reader.command("retry", f"kumite run --resume {run}", code=3, MY_KEY="sk-right")
     assert "8 episodes failed before, and stay as they are" in left and f"{run} --retry-failed" in left
@@ -240,9 +240,11 @@ def test_episodes_are_found_and_their_states_come_back(reader: Reader, oracle_ru
     program = f"run = {str(oracle_run)!r}\n" + "".join(
         block.text for block in page if block.language == "python"
     )
-    program += "\nprint(sum(len(list(states_of(episode))) for episode in episodes.select(range(3))))"
+    program += "\nfirst = episodes.select(range(3))"
+    program += "\nprint('states', sum(len(list(states_of(episode))) for episode in first))"
     said = reader.command("read", f"python - <<'END'\n{program}\nEND")
-    assert int(said.splitlines()[-1]) > 3
+    [states] = re.findall(r"^states (\d+)$", said, re.M)
+    assert int(states) > 3
 
 
 def test_time_series_is_read(reader: Reader, oracle_run: Path) -> None:
@@ -254,7 +256,7 @@ def test_cluster_files_are_edited_as_the_page_says(reader: Reader) -> None:
     said = reader.follow("cluster-files")
     page = (ROOT / "docs" / "cluster.md").read_text()
     assert "16 tasks" in said and "128 episodes" in said and "These are 128 episodes" in page
-    text = (reader.folder / "ray_config.yaml").read_text()
+    text = (reader.checkout / "ray_config.yaml").read_text()
     for was, now in {
         "region: us-west-2\n": "region: eu-central-1\n",
         "us-west-2a,us-west-2b": "eu-central-1a",
@@ -273,7 +275,7 @@ def test_sixteen_workers_fit_a_pod_that_is_changed_by_the_table(reader: Reader) 
     page = (ROOT / "docs" / "cluster.md").read_text()
     table = page.split("### From 8 to 16 workers per pod")[1].split("###")[0]
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", table, re.M)[1:]
-    cluster = yaml.safe_load((reader.folder / "deploy" / "kuberay.yaml").read_text())
+    cluster = yaml.safe_load((reader.checkout / "deploy" / "kuberay.yaml").read_text())
     [group] = [each for each in cluster["spec"]["workerGroupSpecs"] if each["groupName"] == "sandbox"]
     pod = group["template"]["spec"]
     [engine] = [each for each in pod["initContainers"] if each["name"] == "docker"]

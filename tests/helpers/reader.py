@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tests.helpers.pages import ROOT, blocks_by_task
 
+IN_THE_CHECKOUT = {"load-data", "job", "cluster-files"}
+"""Tasks whose commands the pages give in the project's folder."""
 _PATIENCE = 600
 """Seconds that one command may take."""
 _FOLDER = re.compile(r"^dataset: (.+)$", re.M)
@@ -22,8 +24,10 @@ _FOLDER = re.compile(r"^dataset: (.+)$", re.M)
 
 @dataclass
 class Reader:
+    checkout: Path
+    """The project's folder."""
     folder: Path
-    """The checkout, in which all commands are given."""
+    """The reader's own."""
     environment: dict[str, str]
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """How long the commands of each task took."""
@@ -43,7 +47,7 @@ class Reader:
         program = ""
         for text, language, file in self._filled(task, given or {}):
             if file is not None:
-                path = self.folder / file
+                path = self.place_of(task) / file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
             elif language == "sh":
@@ -51,7 +55,7 @@ class Reader:
             else:
                 program += text
         if program:
-            (self.folder / "program.py").write_text(program)
+            (self.place_of(task) / "program.py").write_text(program)
             said.append(self.command(task, "python program.py", **environment))
         return "".join(said)
 
@@ -59,7 +63,7 @@ class Reader:
         """Writes the files of a task's blocks alone."""
         for text, _, file in self._filled(task, given or {}):
             if file is not None:
-                (self.folder / file).write_text(text)
+                (self.place_of(task) / file).write_text(text)
 
     def command(self, task: str, text: str, *, code: int = 0, **environment: str) -> str:
         """Carries out commands in a shell of their own.
@@ -76,7 +80,7 @@ class Reader:
         began = time.monotonic()
         with subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", text],
-            cwd=self.folder,
+            cwd=self.place_of(task),
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -86,16 +90,20 @@ class Reader:
         ) as shell:
             try:
                 said, complained = shell.communicate(timeout=_PATIENCE)
-            except subprocess.TimeoutExpired:
+            except BaseException:
                 os.killpg(shell.pid, signal.SIGKILL)  # what it has started, too
                 raise
         self.seconds[task] += time.monotonic() - began
         assert shell.returncode == code, f"{text}\n{said}\n{complained}"
         return said + complained
 
-    def run_of(self, said: str) -> Path:
-        """The folder of the last run that a command told of."""
-        return self.folder / _FOLDER.findall(said)[-1]
+    def place_of(self, task: str) -> Path:
+        """Where a task is done."""
+        return self.checkout if task in IN_THE_CHECKOUT else self.folder
+
+    def run_of(self, task: str, said: str) -> Path:
+        """The folder of the last run that a command of a task told of."""
+        return self.place_of(task) / _FOLDER.findall(said)[-1]
 
     def _filled(self, task: str, given: Mapping[str, str]) -> list[tuple[str, str, str | None]]:
         blocks = blocks_by_task()[task]
