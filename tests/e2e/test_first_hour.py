@@ -180,6 +180,11 @@ def test_run_is_submitted_as_a_job(reader: Reader, head: RayHead) -> None:
     rows = episodes(Path(reader.environment["HOME"], "runs", "job"))
     assert [row["status"] for row in rows] == ["finished"] * 32
     assert "16 tasks (eval), 32 episodes" in said
+    into_its_copy = "ray job submit --working-dir . -- python -m cluster run examples/countdown.yaml"
+    refused = reader.command(
+        "job", into_its_copy, code=1, RAY_API_SERVER_ADDRESS=head.address, **token_of(head)
+    )
+    assert "output: got 'runs', and this is a Ray job" in refused
 
 
 def test_run_that_was_stopped_is_taken_up_again(reader: Reader, policy: MockPolicy) -> None:
