@@ -13,7 +13,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [ARCHITECTURE, ROOT / "CONTRIBUTING.md"]
 _TOP = "|".join(re.escape(path.name) for path in sorted(ROOT.iterdir()) if not path.name.startswith("."))
 _NAMED = re.compile(rf"`((?:{_TOP})(?:/[\w.-]+)*/?(?:::[\w.]+)?)`")
-"""A file or folder of the project in backticks, perhaps with a name in it: `path/to/file.py::Class.method`."""
+"""A file or folder in backticks, perhaps with what it defines: `path/to/file.py::Class.method`."""
 
 
 def named_on(text: str) -> list[str]:
