@@ -140,7 +140,7 @@ class PolicyEndpoint(Settings):
     moves: bool = False
     """Whether episodes in flight move to a new version with their next turn, or finish on theirs."""
     max_version_lag: int | None = None
-    """Most versions that an episode's oldest turn may be behind at its end. Null: any number."""
+    """Most versions that the policy may be ahead of an episode's first turn. Null: any number."""
     token_ids: bool = False
     """Ask for token ids and log-probabilities with every request (vLLM gives them)."""
     tokens: Literal["per_turn", "exact"] = "per_turn"

@@ -50,7 +50,7 @@ def options(
         typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
     ] = False,
 ) -> None:
-    """Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
+    """Episodes of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
 
 
 _SET_HELP = (

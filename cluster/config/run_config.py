@@ -172,9 +172,9 @@ def check_sampling(policy: Policy, sampling: SamplingSettings) -> None:
 
 class WorkersConfig(Settings):
     min: Annotated[int, Field(ge=0)] = 1
-    """Fewest rollout workers (Ray actors) while the run lasts."""
+    """Fewest workers (Ray actors) while the run lasts."""
     max: Annotated[int, Field(gt=0)] = 2
-    """Most rollout workers. There are as many as the episodes still to come can use; those that find no room
+    """Most workers. There are as many as the episodes still to come can use; those that find no room
     have Ray's autoscaler bring up nodes, and the run goes on meanwhile with those that are there."""
     episodes_per_worker: Annotated[int, Field(gt=0)] = 16
     """Episodes that one worker runs at once, all in its one container."""

@@ -58,7 +58,7 @@ class MetricsLine(Record):
     in_flight: int
     """Episodes that workers are playing."""
     in_flight_limit: int | None = None
-    """Episodes in flight that the policy has use for (`workers.headroom`). Null: any number."""
+    """Most episodes that may run at once now (`workers.headroom`). Null: any number."""
     queued: int
     """Episodes that no worker has been given yet."""
     workers_up: int

@@ -36,7 +36,7 @@ class PolicyUse(Record):
     """Watched seconds in which a batch was full, or requests waited."""
     waited_for: dict[str, float] = Field(default_factory=dict[str, float])
     """Watched seconds in which the batch was not full, by the cause: `ramp_up` (no episode had ended yet),
-    `tail` (no episode was left to be started), `trainer` (a rollout engine was between two iterations),
+    `tail` (no episode was left to be started), `trainer` (a trainer was between two iterations),
     `places` (`workers` has fewer than vLLM can batch), and, of episodes under way, `sandbox`, `tools`,
     `scoring`, and `ingest` (all else, on its way to a record)."""
 

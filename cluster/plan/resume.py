@@ -87,7 +87,7 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
     if differing:
         listed = "\n".join(f"  {name}: was {was!r}, is {now!r}" for name, was, now in differing)
         raise ConfigError(
-            f"--resume {folder}: the config asks for other data than the run's own:\n{listed}\n"
+            f"--resume {folder}: these keys may not change when a run is resumed:\n{listed}\n"
             f"These keys may change: {', '.join(FREE)}. For anything else, begin a new run with --out."
         )
     _check_environment(folder, config)

@@ -1,4 +1,4 @@
-"""How many episodes at once the policy has use for, told from the queue before its deployment."""
+"""How many episodes may run at once, by the length of the queue at the model server."""
 
 import math
 from collections import deque
@@ -19,7 +19,7 @@ class Headroom:
     A request that waits for a place in vLLM's batch is served no sooner for another one behind it. So where
     there was a longer queue than is wanted at each of the last looks, the limit is what is in flight less the
     part of the queue that was always there: the batch stays full. Where there was none at all, it is raised
-    by a quarter, until it limits nothing. Nothing in flight is broken off for it.
+    by a quarter, until it limits nothing. Running episodes are never cancelled for it.
 
     Args:
         floor: The limit never goes below this many episodes.
@@ -34,7 +34,7 @@ class Headroom:
         self._replicas = replicas
         self._waiting: deque[int] = deque(maxlen=_LOOKS)
         self.limit: int | None = None
-        """Most episodes in flight that the policy has use for. None: any number."""
+        """Most episodes that may run at once now. None: any number."""
 
     def look(self, metrics: EngineMetrics, in_flight: int) -> None:
         """Takes in what the deployment says, once a second.

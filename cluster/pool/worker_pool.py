@@ -63,7 +63,7 @@ class PoolState:
     lost: int
     """Workers that died so far."""
     limit: int | None = None
-    """Episodes in flight that the policy has use for. None: any number."""
+    """Most episodes that may run at once now. None: any number."""
 
 
 class WorkerPool:

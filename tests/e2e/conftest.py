@@ -1,22 +1,11 @@
-import os
 import uuid
 from pathlib import Path
 
 import pytest
 
-from cluster.cache import cache_dir
-from tests.e2e.kumite import Run
+from tests.e2e.kumite import Run, cache_in
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.ray_head import ray_head
-
-
-def cache_in(folder):
-    """A cache of a test's own, so that it never meets a kept cluster; what is slow to make is shared."""
-    folder.mkdir()
-    for name in ("models", "sites", "locks"):
-        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
-        os.symlink(cache_dir() / name, folder / name)
-    return folder
 
 
 @pytest.fixture

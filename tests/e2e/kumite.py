@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import yaml
 
+from cluster.cache import cache_dir
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240
 """Seconds after which a run that should have ended is a failure."""
@@ -79,6 +81,15 @@ def journalled(folder: Path) -> int:
     manifest = folder / "manifest.json"
     shards = json.loads(manifest.read_text())["shards"] if manifest.exists() else []
     return lines + sum(shard["episodes"] for shard in shards)
+
+
+def cache_in(folder: Path) -> Path:
+    """A cache of a test's own, so that it never meets a kept cluster; what is slow to make is shared."""
+    folder.mkdir()
+    for name in ("models", "sites", "locks"):
+        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
+        os.symlink(cache_dir() / name, folder / name)
+    return folder
 
 
 def write_config(path: Path, **fields: object) -> Path:

@@ -20,8 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from pyarrow.fs import FileSelector, S3FileSystem
 
 from tests.cluster.test_run_life import QUIET, RunLife
-from tests.e2e.conftest import cache_in
-from tests.e2e.kumite import until, write_config
+from tests.e2e.kumite import cache_in, until, write_config
 from tests.helpers.ray_head import free_ports
 
 MOTO = "moto[server]==5.2.5"

@@ -46,6 +46,13 @@ def outcome(*arguments: object) -> BaseException | None:
     return CliRunner().invoke(app, ["run", *map(str, arguments)]).exception
 
 
+def test_drain_is_how_long_a_run_waits_for_its_episodes(begun: Path, started: list[RunConfig]) -> None:
+    assert isinstance(outcome(begun / "config.yaml", "--drain", "90"), Started)
+    assert [config.episode.drain_seconds for config in started] == [90.0]
+    refused = outcome(begun / "config.yaml", "--drain", "-1")
+    assert isinstance(refused, ConfigError) and "--drain: got -1; give seconds, at least 0" in str(refused)
+
+
 def test_a_run_is_taken_up_again_with_its_own_config_and_what_is_set_anew(
     begun: Path, started: list[RunConfig]
 ) -> None:

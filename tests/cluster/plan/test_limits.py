@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from cluster.config import RunConfig
+from cluster.dataset.run_folder import Target
 from cluster.dataset.sequences import Sequence, Written
+from cluster.errors import ConfigError
 from cluster.plan.limits import describe_left_out, limit_order
-from cluster.plan.resume import FREE
+from cluster.plan.resume import FREE, resumable_config
 
 
 def row(number: int, suite: str | None, attack: str | None) -> dict[str, Any]:
@@ -104,3 +106,14 @@ def test_a_file_that_a_trainer_cannot_use_is_warned_of(sequences: list[Sequence]
     warnings = written(*sequences).warnings()
     assert len(warnings) == len(says)
     assert all(text in warning for text, warning in zip(says, warnings, strict=True))
+
+
+def test_a_resumption_that_is_refused_says_which_keys_may_change(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"environment": {"id": "e"}, "policy": {"kind": "oracle"}}
+    Target(tmp_path / "run", "run").make(RunConfig.model_validate(fields))
+    (tmp_path / "run" / "manifest.json").write_text('{"run_id": "run"}')
+    with pytest.raises(ConfigError) as refused:
+        resumable_config(tmp_path / "run", RunConfig.model_validate({**fields, "samples": 3}))
+    said = str(refused.value)
+    assert "these keys may not change when a run is resumed:\n  samples: was 1, is 3" in said
+    assert f"These keys may change: {', '.join(FREE)}." in said
