@@ -29,9 +29,10 @@ test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, and
 test-exhaustive: image ## Run the tests of thousands of random cases, for minutes to hours; no other
 	@$(python) -m pytest --exhaustive -m exhaustive $(PYTEST_ARGS)
 
-lint: setup ## Check style and types
+lint: setup ## Check style, types, and which room imports which
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
+	@.venv/bin/lint-imports --no-cache > /dev/null || .venv/bin/lint-imports --no-cache
 	@.venv/bin/pyright
 
 format: setup ## Format the code

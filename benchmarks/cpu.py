@@ -18,8 +18,8 @@ _ENGINE = ("dockerd", "containerd", "containerd-shim")
 class CpuLedger:
     """Samples CPU seconds while it is entered; says afterwards how many fell between two moments.
 
-    Kinds: `driver`, `workers`, `ray` (its other processes), `containers` (all that is in them), `engine`
-    (Docker's own processes on this machine, whoever they work for).
+    Kinds: `driver`, `workers` and their lanes, `ray` (its other processes), `containers` (all that is in
+    them), `engine` (Docker's own processes on this machine, whoever they work for).
 
     Args:
         driver: Process id of the run's driver, which has started Ray.
@@ -93,7 +93,8 @@ def _processes(driver: psutil.Process) -> list[tuple[psutil.Process, str]]:
     found = [(driver, "driver")]
     with suppress(psutil.Error):
         for process in driver.children(recursive=True):
-            is_worker = any("RolloutWorker" in part for part in process.cmdline()[:1])
+            command = process.cmdline()
+            is_worker = "RolloutWorker" in "".join(command[:1]) or "workers.lanes.process" in "".join(command)
             found.append((process, "workers" if is_worker else "ray"))
     engine = (
         process for process in psutil.process_iter(["name"]) if process.info["name"].startswith(_ENGINE)

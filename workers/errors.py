@@ -4,6 +4,10 @@ from typing import Literal
 
 import verifiers as vf
 
+from workers.lanes.errors import EnvironmentLoadError as EnvironmentLoadError
+from workers.lanes.errors import EpisodeBlocked as EpisodeBlocked
+from workers.lanes.errors import LaneDied as LaneDied
+
 EndCause = Literal["session", "protocol", "memory", "time", "capacity", "toolset", "tool_host", "engine"]
 """Why a session or its sandbox ended: see `workers.sandbox.base.FROM_WITHIN`."""
 
@@ -56,10 +60,6 @@ class TemplateError(Exception):
     """A model's chat template cannot be had, or does not do what is asked of it."""
 
 
-class EnvironmentLoadError(Exception):
-    """The environment cannot be loaded, or its arguments are wrong."""
-
-
 class DefenseError(vf.Error):
     """A defense raised."""
 
@@ -91,16 +91,5 @@ class EpisodeTimeout(TimeoutError):
     """An episode took longer than `episode.timeout`."""
 
 
-class EpisodeBlocked(BaseException):
-    """Code of the environment held its event loop until it was broken off.
-
-    No `Exception`, so that what catches those, as graders do that call every failure a 0, does not catch it.
-    """
-
-
 class EnvironmentInfraError(vf.InfraError):
     """Infrastructure of the environment's own failed, which may pass: a judge, say, that does not answer."""
-
-
-class LaneDied(Exception):
-    """The process that ran an episode ended, and it was that episode's code which ran just then."""

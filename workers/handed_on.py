@@ -1,8 +1,10 @@
 """Environment variables that the driver hands on to workers, and what of them must not be written down."""
 
 import json
+import math
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from functools import cache
 
@@ -13,6 +15,9 @@ _SHORTEST = 8
 """Characters of a value below which it is no secret, or none that can be told from other text."""
 _THEIR_OWN = ("RAY_", "PYTHON", "LD_", "CUDA_VISIBLE_DEVICES")
 """Beginnings of names that belong to the process itself: how it was started, and by what."""
+
+_LOOK_EVERY = 1.0
+"""Seconds after which the variables are read again, where there are as many as before: that takes 100 µs."""
 
 
 def handed_on(names: Iterable[str], *, all_of_them: bool) -> dict[str, SecretStr]:
@@ -43,17 +48,49 @@ def as_handed_on(given: Mapping[str, SecretStr], *, instead: bool) -> dict[str, 
 
 
 def hide_secrets(text: str) -> str:
-    """The same text without the values of variables whose names look like a secret's."""
-    for value, name in _secrets():
+    """The same text without the values of variables whose names look like a secret's.
+
+    A value that was set once is a secret from then on, also where the variable is set anew or gone.
+    """
+    for value, name in _secrets.values():
         if value in text:
             text = text.replace(value, f"<{name}>")
     return text
 
 
+class _Secrets:
+    """The values that are to be hidden."""
+
+    def __init__(self) -> None:
+        self._count, self._look_at = -1, -math.inf
+        self._found: list[tuple[str, str]] = []
+
+    def values(self) -> list[tuple[str, str]]:
+        """Values with their names, each as it may stand in text, the longest first."""
+        if len(os.environ) != self._count or time.monotonic() >= self._look_at:
+            found = {
+                (written, name)
+                for name, value in os.environ.items()
+                if _is_secret(name) and len(value) >= _SHORTEST and not value.startswith("/")
+                for written in _as_written(value)
+            }
+            self._found = sorted(found.union(self._found), key=lambda each: -len(each[0]))
+            self._count, self._look_at = len(os.environ), time.monotonic() + _LOOK_EVERY
+        return self._found
+
+
+_secrets = _Secrets()
+
+
 @cache
-def _secrets() -> list[tuple[str, str]]:
-    found: set[tuple[str, str]] = set()
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= _SHORTEST and not value.startswith("/"):
-            found |= {(value, name), (json.dumps(value)[1:-1], name)}
-    return sorted(found, key=lambda each: -len(each[0]))
+def _is_secret(name: str) -> bool:
+    return _SECRET.search(name) is not None
+
+
+@cache
+def _as_written(value: str) -> set[str]:
+    """A value as it stands in text, in Python's quotes, and in JSON, which may hold one of these itself."""
+    written = {value, repr(value)[1:-1]}
+    for _ in range(2):
+        written |= {json.dumps(each, ensure_ascii=a)[1:-1] for each in written for a in (True, False)}
+    return written

@@ -83,7 +83,8 @@ class VllmPolicy(Settings):
     """More vLLM engine arguments, as `vllm serve` names them, with underscores. They override Kumite's own.
     Two of those matter for training: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`,
     which ignores the model's own default `top_k`, `top_p`, … Set `auto` to use those defaults (not possible
-    with `tokens: exact`)."""
+    with `tokens: exact`). On a CPU, `dtype` is `bfloat16` if the CPU has instructions for it, else
+    `float32`."""
     cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
     """KV-cache memory of one replica on the CPU, in GiB."""
     keep_alive: bool = False

@@ -1,6 +1,6 @@
 """Sequences for training: an episode's token ids, with a mask, log-probabilities and its advantage."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import sqrt
@@ -77,6 +77,8 @@ class Written:
     """The episodes of each group."""
     splits: set[str | None] = field(default_factory=set[str | None])
     """The splits of their tasks."""
+    left_out: Counter[str] = field(default_factory=Counter[str])
+    """Finished episodes that have no sequence, by why."""
 
     def add(self, sequence: Sequence) -> None:
         """Counts a row in."""
@@ -98,6 +100,12 @@ class Written:
     def warnings(self) -> list[str]:
         """What a trainer would not want of it."""
         found: list[str] = []
+        if self.left_out:
+            [(reason, _)] = self.left_out.most_common(1)
+            found.append(
+                f"{self.left_out.total():,} finished episodes have no sequence, since one of their steps has "
+                f"no token ids or log-probabilities: {reason}"
+            )
         if not self.sequences:
             return ["there is no sequence: no episode has finished with a reward and with token ids"]
         is_alone = all(len(episodes) == 1 for episodes in self.groups.values())
@@ -181,7 +189,9 @@ def sequences_of(episode: EpisodeRecord, advantage: float = 0.0, kind: Advantage
     return sequences
 
 
-def sequences(run_dir: Path, kind: Advantage = "grpo") -> Iterator[Sequence]:
+def sequences(
+    run_dir: Path, kind: Advantage = "grpo", left_out: Counter[str] | None = None
+) -> Iterator[Sequence]:
     """A run's sequences, those of its finished episodes that have token ids.
 
     A group's advantages take in all of its finished episodes. Reads the run twice, to hold rewards only.
@@ -189,21 +199,27 @@ def sequences(run_dir: Path, kind: Advantage = "grpo") -> Iterator[Sequence]:
     Args:
         run_dir: The run's folder.
         kind: How advantages are computed; see `advantages`.
+        left_out: Counts the finished episodes that have no sequence, by why.
 
     Raises:
         ManifestError: The folder holds no run, or one of another format.
         JournalCorrupt: The journal is damaged.
         ConfigError: Episodes have finished, and none of them has token ids.
     """
-    return of_records(lambda: iterate_records(run_dir), kind)
+    return of_records(lambda: iterate_records(run_dir), kind, left_out)
 
 
-def of_records(read: Callable[[], Iterable[EpisodeRecord]], kind: Advantage = "grpo") -> Iterator[Sequence]:
+def of_records(
+    read: Callable[[], Iterable[EpisodeRecord]],
+    kind: Advantage = "grpo",
+    left_out: Counter[str] | None = None,
+) -> Iterator[Sequence]:
     """The sequences of episodes; see `sequences`.
 
     Args:
         read: Gives the episodes; called twice.
         kind: How advantages are computed.
+        left_out: Counts the finished episodes that have no sequence, by why.
 
     Raises:
         ConfigError: Episodes have finished, and none of them has token ids.
@@ -226,8 +242,13 @@ def of_records(read: Callable[[], Iterable[EpisodeRecord]], kind: Advantage = "g
         for episode_id, advantage in zip(group, advantages(group.values(), kind), strict=True)
     }
     for episode in read():
-        if episode.episode_id in by_episode and _has_ids(episode):
+        if episode.episode_id not in by_episode:
+            continue
+        if _has_ids(episode):
             yield from sequences_of(episode, by_episode[episode.episode_id], kind)
+        elif left_out is not None:
+            reasons = [step.no_logprobs for step in episode.steps if step.no_logprobs]
+            left_out[reasons[0] if reasons else "the policy gave none"] += 1
 
 
 def _has_ids(episode: EpisodeRecord) -> bool:
@@ -258,7 +279,7 @@ def write_sequences(
     rows: list[dict[str, Any]] = []
     written = Written(kind)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, SEQUENCES, compression="zstd") as writer:
-        for sequence in sequences(run_dir, kind):
+        for sequence in sequences(run_dir, kind, written.left_out):
             rows.append(sequence.model_dump())
             written.add(sequence)
             if len(rows) == 256:

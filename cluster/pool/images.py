@@ -9,8 +9,8 @@ import requests
 from cluster.errors import RunError
 from sandbox_images import build
 from sandbox_images.host import ImageBuildError, locked
-from workers.sandbox.base import ToolsetSpec
 from workers.sandbox.engine import engine
+from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import SandboxSettings
 
 

@@ -67,7 +67,7 @@ class _Check:
         self._states: dict[str, str] = {}
         self._differences: list[tuple[float, int, float]] = []
         """Of each step scored again: the sum of its differences, their number, and the largest."""
-        self._without_ids: list[str] = []
+        self._without_ids: list[tuple[str, str | None]] = []
         self._with_ids = 0
         self._logprobs = [0, 0]
         """Log-probabilities read, and those of them that are not 0."""
@@ -125,7 +125,7 @@ class _Check:
         )
         reports["finish"].apply(where, lambda: self._finish(episode, step))
         if step.prompt_token_ids is None or step.completion_token_ids is None:
-            self._without_ids.append(where)
+            self._without_ids.append((where, step.no_logprobs))
             of_ids: tuple[Rule, ...] = ("prompts", "append_only", "logprobs", "actions")
             for rule in of_ids:
                 reports[rule].skip(_NO_IDS)
@@ -202,8 +202,9 @@ class _Check:
         """What shows in all steps of the run together only."""
         report, policy = self._reports["lengths"], self._run.policy
         if isinstance(policy, EndpointPolicy) and policy.token_ids and self._with_ids:
-            for where in self._without_ids:
-                report.add(where, "it has no ids, and other steps of the run have them")
+            for where, reason in self._without_ids:
+                because = f": {reason}" if reason else ""
+                report.add(where, f"it has no ids, and other steps of the run have them{because}")
         read, others = self._logprobs
         if read > 1 and not others and not report.violations and not self._is_narrowed:
             report.add("all steps", f"all {read} log-probabilities of the run are 0")

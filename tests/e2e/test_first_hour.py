@@ -224,6 +224,7 @@ def test_failures_are_named_and_their_episodes_played_again(reader: Reader, poli
     run = reader.run_of("retry", said)
     assert "the key has expired" in said
     left = reader.command("retry", f"kumite run --resume {run}", code=3, MY_KEY="sk-right")
+    left = " ".join(left.split())
     assert "8 episodes failed before, and stay as they are" in left and f"{run} --retry-failed" in left
     policy.default = Reply("I am done.")
     listed = reader.follow("retry", {RUN: str(run)}, MY_KEY="sk-right")

@@ -22,7 +22,7 @@ from tests.helpers import slow_environment
 from tests.helpers.ray_head import RayHead
 
 PROJECT = Path(__file__).resolve().parents[2]
-LINE = re.compile(r"^episodes (\d+)/(\d+), running \d+, .*$", re.MULTILINE)
+LINE = re.compile(r"^episodes (\d+)/(\d+)(?:, about \S+ left)?, running \d+, .*$", re.MULTILINE)
 TASKS, AT_ONCE = 400, 8
 LONGER = 4.0
 """Seconds: more than the 3 that Ray by itself leaves a stopped job."""

@@ -197,6 +197,19 @@ def odd_texts() -> vf.Environment:
     return vf.ToolEnv(tools=[read], eval_dataset=numbered(len(texts)), rubric=rubric, max_turns=3)
 
 
+@case
+def tells_its_key(how: str) -> vf.Environment:
+    def graded(state: Any, **_: Any) -> float:
+        key = os.environ["SOME_JUDGE_KEY"]
+        if how == "error":
+            raise ValueError(f"the judge refuses the key {key}")
+        if how == "printed":
+            print(f"asks with {key}")
+        return 1.0
+
+    return single(None, graded)
+
+
 def is_first(file: str) -> bool:
     """Whether this is the first attempt, each of which may be in a process of its own."""
     is_it = not Path(file).exists()

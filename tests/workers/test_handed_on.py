@@ -1,6 +1,6 @@
 """Which environment variables reach the processes that run an environment's code."""
 
-from collections.abc import Iterator
+import json
 
 import pytest
 from pydantic import SecretStr
@@ -9,10 +9,8 @@ from workers import handed_on
 
 
 @pytest.fixture(autouse=True)
-def forget_secrets() -> Iterator[None]:
-    handed_on._secrets.cache_clear()
-    yield
-    handed_on._secrets.cache_clear()
+def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handed_on, "_secrets", handed_on._Secrets())
 
 
 def test_on_this_machine_all_goes_but_what_is_a_processs_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +42,24 @@ def test_secrets_are_not_written_however_they_are_quoted(monkeypatch: pytest.Mon
     text = r'it said sk-"quoted"-and-long, "sk-\"quoted\"-and-long", not-a-secret-at-all'
     hidden = handed_on.hide_secrets(text)
     assert hidden == 'it said <MY_JUDGE_TOKEN>, "<MY_JUDGE_TOKEN>", not-a-secret-at-all'
+
+
+def test_a_secret_of_several_lines_is_not_written_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = "-----BEGIN-----\nschlüssel's\n-----END-----"
+    monkeypatch.setenv("MY_PRIVATE_KEY", secret)
+    in_json = [json.dumps({"said": secret}, ensure_ascii=each) for each in (True, False)]
+    for text in (secret, repr(secret), *in_json, *map(json.dumps, in_json), json.dumps(repr(secret))):
+        hidden = handed_on.hide_secrets(f"it said {text}")
+        assert "<MY_PRIVATE_KEY>" in hidden and "END" not in hidden
+
+
+def test_a_secret_that_is_set_late_is_one_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed_on.hide_secrets("something is written before")
+    monkeypatch.setenv("MY_JUDGE_TOKEN", "read-from-a-file-of-keys")
+    assert handed_on.hide_secrets("read-from-a-file-of-keys") == "<MY_JUDGE_TOKEN>"
+    monkeypatch.delenv("MY_JUDGE_TOKEN")
+    assert handed_on.hide_secrets("read-from-a-file-of-keys") == "<MY_JUDGE_TOKEN>"

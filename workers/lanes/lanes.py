@@ -35,14 +35,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied, SandboxStartError
 from workers.handed_on import as_handed_on
 from workers.lanes.board import SLOTS, Board
+from workers.lanes.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied
 from workers.lanes.signals import INTERRUPT, PID, STACKS
 from workers.lanes.wire import packed, read, read_now, send_now
 from workers.lost_episodes import lost_result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
-from workers.sandbox.base import ToolsetSpec
+from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import WorkerSettings
 
 _log = logging.getLogger(__name__)
@@ -179,6 +179,8 @@ class Lanes:
         try:
             await self._ask(lane, "warm up")
         except RuntimeError as error:
+            from workers.errors import SandboxStartError  # imports verifiers, which this process does without
+
             raise SandboxStartError(str(error).removeprefix("SandboxStartError: ")) from error
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:

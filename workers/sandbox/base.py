@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
 from workers.sandbox.connection import GRACE, Connection
+from workers.sandbox.toolset_spec import ToolsetSpec as ToolsetSpec
 from workers.settings import SandboxSettings
 
 FROM_WITHIN: frozenset[EndCause] = frozenset(
@@ -27,20 +28,6 @@ FROM_WITHIN: frozenset[EndCause] = frozenset(
 The others come from outside: `engine`, where the engine or somebody on the machine ended the container or no
 longer answers, and `toolset`, where a hook of the toolset raised: its author's fault, as a rule.
 """
-
-
-@dataclass(frozen=True)
-class ToolsetSpec:
-    """What an environment wants loaded in its sandbox."""
-
-    image: str
-    """Folder under `sandbox_images/` that the image is built from."""
-    toolset: str
-    """Import path of the toolset class, `package.module:Class`."""
-    config: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Keyword arguments of the toolset class."""
-    session_users: bool = False
-    """Whether its sessions are to have users of their own where `sandbox.session_users` does not say."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ async def test_episodes_without_token_ids_are_no_empty_file(tmp_path: Path, temp
     assert not list(sequences(await write_run(tmp_path / "failed", [failed_episode(1)])))
     some = await write_run(tmp_path / "some", [untold(1), two_turns(template, 2)])
     assert [sequence.task_id[-1] for sequence in sequences(some)] == ["2"]
+    _, written = write_sequences(some)
+    assert any("1 finished episodes have no sequence" in warning for warning in written.warnings())
 
 
 async def test_groups_take_in_finished_episodes_only_and_load_without_our_code(

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import RayUnavailable
 from cluster.ray_session import kept as kept_ray
+from cluster.ray_session import session as ray_session
 from tests.e2e.kumite import until
 from tests.helpers.drivers import ROOT, cluster_processes, drive, driver_environment, processes
 
@@ -136,3 +138,12 @@ def working(cache: Path, session: int) -> list[str]:
     """What works in a cluster; Ray's agents, which are told of its end by nobody, take a minute more."""
     commands = [process.command for process in cluster_processes(cache, session)]
     return [command for command in commands if "Agent" not in command]
+
+
+def test_a_cluster_that_comes_up_too_slowly_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def be_late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does, after 30 s
+
+    monkeypatch.setattr(ray_session, "_init", be_late)
+    with pytest.raises(RayUnavailable, match="a local Ray cluster did not start: The current node timed out"):
+        ray_session.start_local({})

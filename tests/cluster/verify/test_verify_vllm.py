@@ -31,6 +31,11 @@ FREELY: dict[str, Any] = {"max_tokens": 24}
 Reference = Callable[[StepRecord], list[float]]
 
 
+@pytest.fixture(autouse=True)
+def finds_the_kept_policy(vllm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
+
+
 @pytest.fixture(scope="module")
 def transformers_scores() -> Reference:
     """Log-probabilities of a step's sampled ids by transformers, in the precision of the deployment."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.plan.tasks import _task
+from tests.helpers.odd_environments import one_turn
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.scripted_policy import (
     Answer,
@@ -19,6 +20,7 @@ from tests.helpers.scripted_policy import (
     message,
     number_of,
 )
+from workers.environments.classic import scoring
 from workers.environments.messages import to_records
 from workers.records import EpisodeRecord, Message
 from workers.rollout_worker import RolloutWorker
@@ -269,3 +271,13 @@ def test_a_call_that_is_json_text_is_the_call_that_it_says() -> None:
     assert isinstance(read, Message)
     [made] = read.tool_calls or []
     assert (made.id, made.function.name, made.function.arguments) == ("c", "add", "{}")
+
+
+def test_a_reward_function_that_is_added_late_is_scored_as_what_it_is() -> None:
+    def same(completions: Any, **_: Any) -> list[float]:
+        return [1.0 for _ in completions]
+
+    env: Any = one_turn()
+    assert not scoring.scores_groups(env)
+    env.rubric.add_reward_func(same)
+    assert scoring.scores_groups(env)

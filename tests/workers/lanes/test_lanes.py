@@ -1,6 +1,8 @@
 """What an environment's code does to the process that runs it costs its own episode, and nothing else."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -132,3 +134,10 @@ def test_a_limit_that_the_environment_alone_passes_is_refused(policy: MockPolicy
         laned_worker(policy, memory_mb=20),
     ):
         pass
+
+
+def test_the_process_that_watches_lanes_is_up_without_what_environments_import() -> None:
+    program = "import sys, cluster.pool.node_worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not {"verifiers", "openai", "datasets", "pyarrow"} & set(done.stdout.split())

@@ -40,8 +40,12 @@ _CLEANUP_SECONDS = 10.0
 
 _call_individual: Any = cast(Any, Rubric)._call_individual_reward_func
 _call_group: Any = cast(Any, Rubric)._call_group_reward_func
+_is_group_function: Any = cast(Any, Rubric)._is_group_func
 _judge: Any = JudgeRubric.judge
 _signatures: WeakKeyDictionary[Any, inspect.Signature] = WeakKeyDictionary()
+_for_groups: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_ways: WeakKeyDictionary[Any, tuple[Any, bool, bool]] = WeakKeyDictionary()
+"""Of rubrics: what they were made of when it was looked at, whether they score groups, and singly."""
 
 
 def observe_rubrics() -> None:
@@ -53,12 +57,16 @@ def observe_rubrics() -> None:
     async def group(self: Any, func: Any, states: Any) -> list[float]:
         return await _call_group(self, _noting(func, len(states)), states)
 
+    def is_group(self: Any, func: Any) -> bool:
+        return _worked_out_once(_for_groups, func, lambda: _is_group_function(self, func))
+
     @wraps(_judge)
     async def judge(self: Any, prompt: Any, completion: Any, answer: Any, state: Any = None) -> str:
         return await _judge(self, _as_dictionaries(prompt), completion, answer, state)
 
     rubric_class, judge_class = cast(Any, Rubric), cast(Any, JudgeRubric)
     rubric_class._call_individual_reward_func, rubric_class._call_group_reward_func = individual, group
+    rubric_class._is_group_func = is_group
     judge_class.judge = judge
 
 
@@ -99,14 +107,25 @@ async def score(env: Any, states: list[vf.State], *, alone: bool) -> None:
 
 def scores_groups(env: Any) -> bool:
     """Whether an environment's rollouts of one task must be scored together."""
-    if env.requires_group_rollouts:
-        return True
-    return _overrides(env.rubric, "score_group") and not _overrides(env.rubric, "score_rollout")
+    return _way(env)[0]
 
 
 def scores_singly(env: Any) -> bool:
     """Whether some rubric of an environment has its own `score_rollout`, which is then to be asked."""
-    return not scores_groups(env) and _overrides(env.rubric, "score_rollout")
+    return _way(env)[1]
+
+
+def _way(env: Any) -> tuple[bool, bool]:
+    """Whether an environment scores groups, and singly: looked at again when its rubric has other parts."""
+    rubric: Any = env.rubric
+    parts = [(id(part), len(getattr(part, "funcs", ()))) for part in _rubrics(rubric)]
+    known = _ways.get(rubric)
+    if known is not None and known[0] == parts:
+        return known[1:]
+    own = _overrides(rubric, "score_rollout")
+    groups = bool(env.requires_group_rollouts) or (_overrides(rubric, "score_group") and not own)
+    _ways[rubric] = (parts, groups, own and not groups)
+    return _ways[rubric][1:]
 
 
 async def score_failed(env: Any, state: vf.State) -> None:
@@ -232,12 +251,16 @@ def _noting(function: Any, rollouts: int | None) -> Any:
 
 def _signature(function: Any) -> inspect.Signature:
     """A function's signature, worked out once: that takes 30 µs."""
+    return _worked_out_once(_signatures, function, lambda: inspect.signature(function))
+
+
+def _worked_out_once(known: WeakKeyDictionary[Any, _T], function: Any, work_out: Callable[[], _T]) -> _T:
     try:
-        if function not in _signatures:
-            _signatures[function] = inspect.signature(function)
-        return _signatures[function]
+        if function not in known:
+            known[function] = work_out()
+        return known[function]
     except TypeError:  # it cannot be a key
-        return inspect.signature(function)
+        return work_out()
 
 
 def _rubrics(rubric: Any) -> Iterator[Any]:

@@ -1,0 +1,18 @@
+"""What an environment says of the tools that it wants in a sandbox."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ToolsetSpec:
+    """What an environment wants loaded in its sandbox."""
+
+    image: str
+    """Folder under `sandbox_images/` that the image is built from."""
+    toolset: str
+    """Import path of the toolset class, `package.module:Class`."""
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Keyword arguments of the toolset class."""
+    session_users: bool = False
+    """Whether its sessions are to have users of their own where `sandbox.session_users` does not say."""
