@@ -3,7 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from cluster.cli.main import app
 from cluster.config import RunConfig
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.schemas import EPISODES, STEPS
@@ -73,9 +75,27 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_readme_names_every_page():
-    readme = PAGES[0].read_text()
-    assert [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme] == []
+def test_every_page_is_found_from_the_readme():
+    index = docs.FOLDER / "README.md"
+    assert "](docs/README.md)" in PAGES[0].read_text()
+    names = {page.name for page in PAGES[1:]} - {index.name}
+    assert sorted(name for name in names if f"]({name})" not in index.read_text()) == []
+
+
+def commands(app: typer.Typer, prefix: str) -> list[str]:
+    group = typer.main.get_command(app)
+    found: list[str] = []
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found += [f"{prefix} {name}"] if inner is None else [f"{prefix} {name} {each}" for each in inner]
+    return found
+
+
+def test_commands_page_has_every_command():
+    page = (docs.FOLDER / "commands.md").read_text()
+    there = commands(app, "kumite")
+    assert len(there) > 10
+    assert [command for command in there if f"| `{command}" not in page] == []
 
 
 async def test_code_of_the_dataset_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
