@@ -109,6 +109,18 @@ class StepRecord(Record):
     """Seconds from request to action."""
     tools_seconds: float = 0.0
     """Seconds from action to observation."""
+    agent: str | None = None
+    """The agent that took the step, where the environment is played by one. Null: the environment's own
+    loop, or a run begun before there were agents."""
+    branch: int | None = None
+    """Which of the agent's conversations the step is of, from 0: a sub-agent's, or one that was shortened, is
+    a branch of its own. Null where `agent` is; all steps are then of one conversation."""
+    parent_step: int | None = None
+    """`step_index` of the step that this one goes on from; of the first step of a branch, of the one that the
+    branch left from. Null where there is none, and where `agent` is."""
+    dialect: Literal["chat", "responses", "messages"] | None = None
+    """The API by which the agent called the policy: chat completions, Responses or Anthropic Messages. Null
+    where `agent` is."""
 
 
 class EpisodeError(Record):
