@@ -218,13 +218,16 @@ def test_tools_that_take_free_text_are_called_with_it() -> None:
 def test_models_and_token_counts_are_told() -> None:
     async def play() -> None:
         with MockPolicy() as policy:
-            async with served_gateway(policy) as served:
-                async with served.openai() as client, served.anthropic() as other:
-                    models = [model.id async for model in await client.models.list()]
-                    same = [model.id async for model in await other.models.list()]
-                    counted = await other.messages.count_tokens(
-                        model="m", messages=[{"role": "user", "content": "x" * 400}]
-                    )
+            async with (
+                served_gateway(policy) as served,
+                served.openai() as client,
+                served.anthropic() as other,
+            ):
+                models = [model.id async for model in await client.models.list()]
+                same = [model.id async for model in await other.models.list()]
+                counted = await other.messages.count_tokens(
+                    model="m", messages=[{"role": "user", "content": "x" * 400}]
+                )
         assert models == same == ["mock"]
         assert 50 <= counted.input_tokens <= 400
 
