@@ -47,6 +47,10 @@ class CallRecorder:
         """The policy's name."""
         return str(self._state["model"])
 
+    def start(self) -> None:
+        """Says that the agent begins now."""
+        self.limits.began = self._last_change = time.monotonic()
+
     async def ask(self, request: ModelRequest, dialect: str) -> ModelAnswer:
         """Puts one call to the policy, and waits for as long as its requests may take.
 

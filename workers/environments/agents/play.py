@@ -66,10 +66,21 @@ class AgentPlay:
         self._agent = agent
         self._env = env
         self._session: Session = state["sandbox"]
-        self._trace = trace
+        self.trace = trace
         self._recorder = CallRecorder(state, trace, agent.id, LimitWatch(limits))
         self._gateway = Gateway(self._recorder)
         self._oracle = isinstance(state["client"], OracleClient)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AgentPlay":
+        return self  # verifiers copies the state that carries us
+
+    def serve(self) -> None:
+        """Has the session's programs reach the gateway; before it is opened."""
+        self._session.serve_connections(self._gateway.connect)
+
+    async def close(self) -> None:
+        """Ends the gateway. Idempotent."""
+        await self._gateway.close()
 
     async def run(self, instruction: str) -> AgentEnd:
         """Has the agent carry out a task.
@@ -83,14 +94,14 @@ class AgentPlay:
                 "policy.kind `oracle` knows the tools of the environment's own loop, and an agent has its "
                 "own; leave out environment.args.agent, or give another policy"
             )
-        await self._session.serve_connections(self._gateway.connect)
+        self._recorder.start()
         access = ModelAccess(self._session.gateway_address, self._gateway.key, self._recorder.model)
         began = time.monotonic()
         try:
             await self._start(self._agent.launch(instruction, access), access, instruction)
             told, killed = await self._watch()
         finally:
-            await self._gateway.close()
+            await self.close()
             self._recorder.close()
         self._check(told)
         limits = self._recorder.limits
@@ -101,7 +112,7 @@ class AgentPlay:
             output=told["output"],
             answer=told.get("answer"),
             seconds=round(time.monotonic() - began, 3),
-            calls=len(self._trace.turns),
+            calls=len(self.trace.turns),
             cost=limits.cost if limits.limits.prices is not None else None,
             unknown_routes=list(self._gateway.application.unknown_routes)[:8],
         )
@@ -159,13 +170,13 @@ class AgentPlay:
     def _check(self, told: dict[str, Any]) -> None:
         """Raises what an episode failed with."""
         if self._recorder.failure is not None:
-            self._trace.stage = "policy"
+            self.trace.stage = "policy"
             raise self._recorder.failure
-        if self._trace.turns:
+        if self.trace.turns:
             return
         refusal = self._recorder.refusal
         if refusal is not None and refusal.__cause__ is not None:
-            self._trace.stage = "policy"
+            self.trace.stage = "policy"
             cause = refusal.__cause__
             raise PolicyError(f"the first model call was refused: {cause}") from (
                 cause if isinstance(cause, vf.Error) else None

@@ -44,12 +44,20 @@ class AgentShellEnv(ShellEnv):
         self.max_turns = -1  # the gateway counts
         self.sampling_args["max_tokens"] = agent.max_tokens
 
+    async def setup_state(self, state: vf.State) -> vf.State:
+        """Opens the episode's session, from whose inside the gateway can be reached."""
+        session = await self._session(state)
+        trace = tracing.current.get() or tracing.EpisodeTrace(session=session)
+        play = AgentPlay(self._agent, self._agent_args.limits, state, trace, self._agent_args.env)
+        state["agent_play"] = play
+        play.serve()
+        return await super().setup_state(state)
+
     async def get_prompt_messages(self, state: vf.State) -> vf.Messages:
         """Has the agent play the whole episode; there is no turn of the environment's own."""
-        trace = tracing.current.get() or tracing.EpisodeTrace(session=state["sandbox"])
-        play = AgentPlay(self._agent, self._agent_args.limits, state, trace, self._agent_args.env)
+        session, play = cast(Session, state["sandbox"]), cast(AgentPlay, state["agent_play"])
+        trace = play.trace
         trace.stage = "tools"
-        session = cast(Session, state["sandbox"])
         try:
             end = await play.run(_instruction(state))
             state["agent_end"] = end
@@ -62,6 +70,13 @@ class AgentShellEnv(ShellEnv):
             trace.turns[-1].first_call, trace.turns[-1].last_call = 0, session.calls
         state["final_env_response"] = []
         return state["prompt"]
+
+    @vf.cleanup(priority=90)
+    async def close_gateway(self, state: vf.State) -> None:
+        """Breaks off what of the agent may still ask for."""
+        play = cast("AgentPlay | None", state.get("agent_play"))
+        if play is not None:
+            await play.close()
 
     async def render_completion(self, state: vf.State) -> None:
         """The conversation is that of the last step: an agent has prompts of its own."""
