@@ -13,7 +13,7 @@ from workers.environments.agents.base import (
 )
 
 PLACES = ("instruction", "instruction_file", "answer_file", "home", "workspace", "base_url", "model")
-"""What may stand in braces in a command and in its variables."""
+"""What may stand in braces in a command."""
 
 
 class CommandAgent:
@@ -21,19 +21,17 @@ class CommandAgent:
 
     Args:
         command: The program and its arguments; see `PLACES`.
-        environment: Variables of its own.
         files: Texts to put into its home, by their paths there.
+        image: The user's own image. None: Kumite's, with packages in `/opt/site`.
     """
 
     id: ClassVar = "command"
     version: ClassVar[str | None] = None
     image: ClassVar = "agent-command"
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], files: Mapping[str, str]
-    ) -> None:
+    def __init__(self, command: Sequence[str], files: Mapping[str, str], image: str | None = None) -> None:
         self._command = list(command)
-        self._environment = dict(environment)
+        self._own_image = image is not None
         self._files = dict(files)
 
     def launch(self, instruction: str, access: ModelAccess) -> Launch:
@@ -49,7 +47,7 @@ class CommandAgent:
         }
         return Launch(
             command=[_filled(part, places) for part in self._command],
-            environment={name: _filled(value, places) for name, value in self._environment.items()},
+            environment={} if self._own_image else {"PYTHONPATH": "/opt/site"},
             files=self._files,
         )
 

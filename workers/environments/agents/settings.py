@@ -71,7 +71,7 @@ class AgentArgs(Settings):
             EnvironmentLoadError: A file of it is not there.
         """
         if self.command is not None:
-            return CommandAgent(self.command, self.env, self._texts())
+            return CommandAgent(self.command, self._texts(), self.image)
         return NAMED[self.id or ""]()
 
     def _texts(self) -> dict[str, str]:
