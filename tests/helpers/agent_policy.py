@@ -34,7 +34,9 @@ class AgentPolicy(ScriptedPolicy):
         if done < len(commands):
             return self._said(body, f"Step {done}.", (offered, _arguments(offered, commands[done])))
         if is_mini:
-            end = f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; printf %s {shlex.quote(task.solution.message)}"
+            end = (
+                f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; printf %s {shlex.quote(task.solution.message)}"
+            )
             return self._said(body, "Done.", (offered, {"command": end}))
         return self._said(body, task.solution.message)
 

@@ -12,10 +12,11 @@ import openai
 from tests.helpers.mock_policy import MockPolicy
 from workers.environments.steps import steps
 from workers.environments.tracing import EpisodeTrace
+from workers.exact_client import make_client
 from workers.gateway.connections import Gateway
 from workers.gateway.limits import AgentLimits, LimitWatch
 from workers.gateway.recorder import CallRecorder
-from workers.policy_client import ChatPolicyClient, sampling_args
+from workers.policy_client import sampling_args
 from workers.records import StepRecord
 from workers.settings import PolicyEndpoint
 
@@ -48,18 +49,14 @@ class ServedGateway:
 
 @asynccontextmanager
 async def served_gateway(
-    policy: MockPolicy, client: Any = None, request_timeout: float = 30.0, **limits: Any
+    policy: MockPolicy, endpoint: PolicyEndpoint | None = None, **limits: Any
 ) -> AsyncIterator[ServedGateway]:
     """A gateway in front of a policy while its `async with` lasts."""
-    endpoint = PolicyEndpoint(
-        kind="openai",
-        model=policy.model,
-        base_url=policy.base_url,
-        token_ids=True,
-        request_timeout=request_timeout,
+    endpoint = endpoint or PolicyEndpoint(
+        kind="openai", model=policy.model, base_url=policy.base_url, token_ids=True, request_timeout=30.0
     )
     state = {
-        "client": client or ChatPolicyClient(endpoint),
+        "client": make_client(endpoint),
         "model": endpoint.model,
         "sampling_args": {**sampling_args(endpoint, None), "max_tokens": 512},
         "trajectory": [],
