@@ -15,6 +15,8 @@ __all__ = ["ImageBuildError", "build_image", "image_exists", "image_names", "ima
 VERSION = "0.1.0"
 ROOT = Path(__file__).parent
 SITE_DOCKERFILE = "site.Dockerfile"
+_WITH = {"bundle": ("shell",)}
+"""Other images' folders that go into one: the bundle holds every toolset that needs no packages."""
 
 
 def image_names() -> list[str]:
@@ -38,6 +40,15 @@ def image_exists(tag: str) -> bool:
         ImageBuildError: If no engine answers.
     """
     return engine.labels(tag) is not None
+
+
+def has_tool_host(tag: str) -> bool:
+    """Says whether an image that the engine has brings a tool host: one of ours, or made from one.
+
+    Raises:
+        ImageBuildError: If no engine answers.
+    """
+    return "sandbox_images.tool_host" in engine.entrypoint(tag)
 
 
 def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:
@@ -109,5 +120,6 @@ def _sources(name: str, root: Path) -> list[Path]:
     """Returns every file that goes into an image, in a fixed order."""
     if not (root / name / "Dockerfile").is_file():
         raise ImageBuildError(f"image {name!r}: there is none of that name, only {', '.join(image_names())}")
-    files = [root / "__init__.py", *(root / "tool_host").rglob("*"), *(root / name).rglob("*")]
+    folders = ["tool_host", name, *_WITH.get(name, ())]
+    files = [root / "__init__.py", *(path for folder in folders for path in (root / folder).rglob("*"))]
     return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)

@@ -49,6 +49,13 @@ def labels(image: str) -> dict[str, str] | None:
             return None
 
 
+def entrypoint(image: str) -> list[str]:
+    """Returns what an image that the engine has starts."""
+    with engine() as client:
+        config = cast(dict[str, Any], client.api.inspect_image(image))["Config"]
+        return config.get("Entrypoint") or []
+
+
 def image_id(image: str) -> str:
     """Returns the id of an image that the engine has."""
     with engine() as client:

@@ -59,7 +59,20 @@ class SandboxSettings(Settings):
     """`docker`: one container per worker. `process`: the same tool host as a plain child process, with
     no isolation whatsoever, for debugging on a machine without Docker."""
     image: str | None = None
-    """The image to run. Null: the environment's own image, as `kumite images build` tags it."""
+    """The image to run: any Linux image of the node's architecture, with or without Python, a C library or a
+    shell. Null: the environment's own image, as `kumite images build` tags it."""
+    tool_host: str | None = None
+    """The engine's volume with the tool host, for an image that brings none. Null: the one that
+    `kumite images build bundle` makes, which a run does by itself where it is missing."""
+    user: Literal["root"] | None = None
+    """`root`: sessions are root of their container, as images made for agents often expect. They may do what
+    they like to its files, processes and users, and nothing beyond: no network, no new privileges, the same
+    profile of system calls, and none of the capabilities that reach further. It needs a container for each
+    episode. Null: an ordinary user. What it holds: [security.md](security.md#root-in-its-container)."""
+    root_mb: int | None = Field(default=None, ge=16)
+    """Size of a root file system that can be written to, in MiB. Where the engine's storage driver can't
+    bound one (overlay2 can on XFS with project quotas), the root stays read-only, and /tmp, /var/tmp, /run,
+    /root and /home are a fifth of it each, in memory, empty at the beginning. Null: read-only."""
     runtime: str | None = None
     """The OCI runtime, as the engine knows it: `runc`, `runsc` (gVisor), … Null: the engine's default."""
     recycle: Literal["fork", "episode"] | None = None
@@ -101,6 +114,27 @@ class SandboxSettings(Settings):
     """Seconds that the set-up of one episode's tool resources may take."""
     call_timeout: float = Field(default=60.0, gt=0)
     """Seconds that one tool call may take; scoring has the same limit."""
+
+    @model_validator(mode="after")
+    def _root_has_its_container(self) -> "SandboxSettings":
+        if self.user == "root":
+            if self.backend == "process":
+                raise ValueError("sandbox.user `root` needs sandbox.backend `docker`, got `process`")
+            if self.runtime == "runsc" and not self.unsafe:
+                raise ValueError(
+                    "sandbox.user `root` with sandbox.runtime `runsc`: gVisor lets root open the tool host's "
+                    "pipe, so an episode could make its scores up; leave one out, or set sandbox.unsafe"
+                )
+            if self.session_users:
+                raise ValueError(
+                    "sandbox.user `root` and sandbox.session_users exclude each other; leave one out"
+                )
+            if self.recycle == "fork":
+                raise ValueError(
+                    "sandbox.user `root` needs a container for each episode: sandbox.recycle `episode`, got "
+                    "`fork`"
+                )
+        return self
 
     @model_validator(mode="after")
     def _users_need_a_container(self) -> "SandboxSettings":

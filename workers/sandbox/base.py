@@ -146,6 +146,8 @@ class Sandbox(ABC):
         """Whether it has come up: until then it has no session, and need not be ended gently."""
         self._connection: Connection | None = None
         self._next_port = -1
+        self.variables: dict[str, str] = {}
+        """Environment variables that every session has."""
         self._tools: dict[str, list[ToolSchema]] = {}
 
     async def start(self) -> Hello:
@@ -359,11 +361,12 @@ class Session:
 
     def _asked_for(self) -> dict[str, Any]:
         """What the tool host is to listen on, and to tell the session of it."""
-        if not self._listeners:
-            return {}
         listen = [{"port": each.port, "socket": each.socket_variable} for each in self._listeners]
-        variables = {name: value for each in self._listeners for name, value in each.variables.items()}
-        return {"listen": listen, "variables": variables}
+        variables = dict(self.sandbox.variables)
+        for each in self._listeners:
+            variables |= each.variables
+        asked = {"listen": listen, "variables": variables}
+        return {name: value for name, value in asked.items() if value}
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout: float | None = None) -> ToolResult:
         """Calls a tool. One that fails is a result with an error.
