@@ -43,12 +43,13 @@ def image_exists(tag: str) -> bool:
 
 
 def has_tool_host(tag: str) -> bool:
-    """Says whether an image that the engine has brings a tool host: one of ours, or made from one.
+    """Says whether an image brings a tool host: one of ours, or made from one, or none that the engine has.
 
     Raises:
         ImageBuildError: If no engine answers.
     """
-    return "sandbox_images.tool_host" in engine.entrypoint(tag)
+    started = engine.entrypoint(tag)
+    return started is None or "sandbox_images.tool_host" in started
 
 
 def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:

@@ -49,11 +49,14 @@ def labels(image: str) -> dict[str, str] | None:
             return None
 
 
-def entrypoint(image: str) -> list[str]:
-    """Returns what an image that the engine has starts."""
+def entrypoint(image: str) -> list[str] | None:
+    """Returns what an image starts, or null if the engine does not have the image."""
     with engine() as client:
-        config = cast(dict[str, Any], client.api.inspect_image(image))["Config"]
-        return config.get("Entrypoint") or []
+        try:
+            config = cast(dict[str, Any], client.api.inspect_image(image))["Config"]
+            return config.get("Entrypoint") or []
+        except docker.errors.ImageNotFound:
+            return None
 
 
 def image_id(image: str) -> str:

@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
+from workers.sandbox.allowed_hosts import AllowedHosts
 from workers.sandbox.connection import GRACE, Connection
 from workers.sandbox.relay import ProtocolFactory
 from workers.settings import SandboxSettings
 
+_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_NO_PROXY = ("NO_PROXY", "no_proxy")
 _PORTS = range(61_000, 65_000)
 """Ports inside that connections to this worker go to: beyond those that a kernel gives by itself."""
 
@@ -287,6 +290,8 @@ class Session:
         self._listeners: list[_Listener] = []
         self._gateway: _Listener | None = None
         self._is_opening = False
+        self.allowed_hosts: AllowedHosts | None = None
+        """Its way to the hosts that `sandbox.allow` names."""
 
     def was_ended_from_within(self, error: SandboxError) -> bool:
         """Whether the code in this session must answer for an error.
@@ -349,6 +354,11 @@ class Session:
             SessionSetupError: The toolset refused.
             SandboxError: The sandbox could not.
         """
+        if self.sandbox.settings.allow and self.allowed_hosts is None:
+            settings = self.sandbox.settings
+            self.allowed_hosts = AllowedHosts(settings.allow, settings.allow_mb << 20)
+            listener = self._listen(self.allowed_hosts.make_protocol, None, *_PROXY)
+            listener.variables.update(dict.fromkeys(_NO_PROXY, "127.0.0.1,localhost"))
         self._is_opening = True
         limit = timeout or self.sandbox.settings.setup_timeout
         answer = await self._request("open", limit, task=task, **self._asked_for())
@@ -406,6 +416,8 @@ class Session:
         """Kills all that belongs to the session. Idempotent; a sandbox that is dead has closed it already."""
         for listener in self._listeners:
             self.sandbox.close_port(listener.port)
+        if self.allowed_hosts is not None:
+            await self.allowed_hosts.close()
         if self.name in self.sandbox.sessions:
             self.sandbox.sessions.discard(self.name)
             if self.sandbox.alive:
