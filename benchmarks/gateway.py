@@ -1,7 +1,7 @@
-"""What the gateway adds to a model call, how many agents it serves at once, and what an agent's episode costs.
+"""What the gateway adds to a model call, how many agents it serves at once, and what an episode costs.
 
-`python -m benchmarks.gateway`; with `--quick`, a tenth of the samples. The policy answers from a process of its
-own. The peer is verifiers' own interception server with its Docker runtime: same program, same policy.
+`python -m benchmarks.gateway`; with `--quick`, a tenth of the samples. The policy answers from a process of
+its own. The peer is verifiers' own interception server with its Docker runtime: same program, same policy.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _add_latency(table: Table, program: str, calls: int, stream: bool) -> None:
-    """One program that asks the policy directly, and the same through the gateway: first byte of the answer."""
+    """One program that asks the policy directly, and the same through the gateway: to the first byte."""
     arguments = [str(calls), *(["stream"] if stream else [])]
     # Without a container, so that both are the same interpreter: the pipe and the relay are the same.
     here = {"backend": "process", "recycle": "fork", "unsafe": True}

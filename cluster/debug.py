@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
 from cluster.errors import ConfigError, PolicyUnavailable
-from cluster.images import ensure_image, image_of
+from cluster.images import ensure_image, with_image
 from cluster.plan import Plan, load_plan
 from workers.environments.classic import ClassicEnvironment
 from workers.environments.messages import to_records
@@ -108,7 +108,7 @@ def settings_of(
         sandbox = sandbox.model_copy(update={"backend": "process", "unsafe": True})
     if environment.toolset is not None and sandbox.backend == "docker":
         ensure_image(environment.toolset, sandbox, say)
-        sandbox = sandbox.model_copy(update={"image": image_of(environment.toolset, sandbox)})
+        sandbox = with_image(environment.toolset, sandbox)
     if process:
         sandbox = sandbox.model_copy(update={"setup_timeout": _LONG, "call_timeout": _LONG})
     return WorkerSettings(

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.errors import ConfigError
-from cluster.images import ensure_image, image_id, image_of
+from cluster.images import ensure_image, image_id, image_of, with_image
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.plan import Plan, load_plan
@@ -106,7 +106,7 @@ def brought_up(
                 if config.sandbox.image is not None:
                     named_image_id = image_id(image)
                     check_image(image, named_image_id)
-            sandbox = sandbox.model_copy(update={"image": image})
+            sandbox = with_image(environment.toolset, sandbox)
         check_policy(config.policy)
         check_sampling_keys(config.policy)
         check_environment_sampling(config.policy, environment.sampling_args)

@@ -44,6 +44,16 @@ def image_exists(tag: str) -> bool:
     return engine.labels(tag) is not None
 
 
+def has_tool_host(tag: str) -> bool:
+    """Says whether an image brings a tool host: one of ours, or made from one, or none that the engine has.
+
+    Raises:
+        ImageBuildError: If no engine answers.
+    """
+    started = engine.entrypoint(tag)
+    return started is None or "sandbox_images.tool_host" in started
+
+
 def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:
     """Builds an image from its folder here, unless the engine has it as its sources are now.
 

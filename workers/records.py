@@ -209,6 +209,10 @@ class EpisodeRecord(Record):
     details: Json | None = None
     """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`,
     which hidden tests failed, and why. Null where it gave none, and in a run begun before it was kept."""
+    connections: Json | None = None
+    """What the episode's programs asked of the hosts that `sandbox.allow` names, or of others, as JSON text:
+    a list of host, port, address, outcome, bytes sent and received, and seconds. Null where none may be
+    reached, and in a run begun before any could."""
     stop_reason: str | None = None
     """Which stop condition ended it, by its verifiers name."""
     is_truncated: bool = False

@@ -82,6 +82,10 @@ class Branches:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self._numbers = 0
+        self._ends: dict[int, list[Step]] = {}
+        """Steps by the digest of what they end with: of all keys up to there."""
+        self._parallel: dict[str, Any] = {}
+        """What the policy has said, by the ids of its tool calls, where it made several in one answer."""
 
     def place(self, messages: list[Any], tools: Sequence[Any]) -> Place:
         """Finds out where a call stands, and holds that place until `settle` or `release`.
@@ -90,7 +94,7 @@ class Branches:
             messages: The prompt, as the agent sent it.
             tools: The functions that it offers.
         """
-        messages = _regrouped(messages, self._answers())
+        messages = _regrouped(messages, self._parallel)
         keys = [key_of(message) for message in messages]
         offered = _text_of_tools(tools)
         before = self._longest(keys)
@@ -128,6 +132,10 @@ class Branches:
         )
         branch.tip, branch.busy = step, False
         self.steps.append(step)
+        self._ends.setdefault(_digests(step.keys)[-1], []).append(step)
+        calls = getattr(completion[-1], "tool_calls", None) or () if completion else ()
+        if len(calls) > 1:
+            self._parallel |= {call.id: completion[-1] for call in calls}
         return step
 
     def release(self, place: Place) -> None:
@@ -135,22 +143,22 @@ class Branches:
         place.branch.busy = False
 
     def _longest(self, keys: list[Key]) -> Step | None:
-        """The step that a prompt goes on from."""
-        found: Step | None = None
-        for step in self.steps:
-            is_longer = found is None or len(step.keys) >= len(found.keys)
-            if is_longer and len(step.keys) < len(keys) and _begins_with(keys, step.keys):
-                found = step
-        return found
+        """The step that a prompt goes on from: of those that it begins with, the longest and latest."""
+        for digest in reversed(_digests(keys)[:-1]):
+            for step in reversed(self._ends.get(digest, ())):
+                if _begins_with(keys, step.keys):
+                    return step
+        return None
 
-    def _answers(self) -> dict[str, Any]:
-        """What the policy has said, by the ids of its tool calls, where it made several in one answer."""
-        return {
-            call.id: step.messages[-1]
-            for step in self.steps
-            if step.messages and len(getattr(step.messages[-1], "tool_calls", None) or ()) > 1
-            for call in step.messages[-1].tool_calls
-        }
+
+def _digests(keys: list[Key]) -> list[int]:
+    """A digest of the first key, of the first two, and so on."""
+    digests: list[int] = []
+    before = 0
+    for key in keys:
+        before = hash((before, key))
+        digests.append(before)
+    return digests
 
 
 def key_of(message: Any) -> Key:

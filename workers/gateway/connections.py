@@ -40,6 +40,7 @@ class Gateway:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=75,
             h11_max_incomplete_event_size=_HEADER_BYTES,

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import verifiers as vf
-from verifiers.legacy.utils.response_utils import parse_response_message, parse_response_tokens
+from verifiers.legacy.utils.response_utils import parse_response_message
 
 from workers.environments import tracing
 from workers.environments.sendable import sendable, sendable_message
@@ -15,6 +15,10 @@ from workers.gateway.branches import Branches, Place, Step
 from workers.gateway.calls import ModelAnswer, ModelRequest
 from workers.gateway.errors import GatewayError
 from workers.gateway.limits import LimitWatch
+
+
+_TOKENS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "completion_logprobs"}
+"""What of a policy's answer is kept of its tokens."""
 
 
 class CallRecorder:
@@ -117,13 +121,13 @@ class CallRecorder:
 
     async def _settle(self, place: Place, response: Any) -> Step:
         completion = await parse_response_message(response)
-        tokens = await parse_response_tokens(response, None)
+        tokens = response.message.tokens
         cut = bool(response.message.is_truncated) or response.message.finish_reason == "length"
         made = {
             "prompt": place.messages,
             "completion": completion,
             "response": response,
-            "tokens": tokens,
+            "tokens": None if tokens is None else tokens.model_dump(include=_TOKENS),
             "reward": None,
             "advantage": None,
             "is_truncated": cut,

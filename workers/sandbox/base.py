@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
+from workers.sandbox.allowed_hosts import AllowedHosts
 from workers.sandbox.connection import GRACE, Connection
 from workers.sandbox.relay import ProtocolFactory
 from workers.settings import SandboxSettings
 
+_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_NO_PROXY = ("NO_PROXY", "no_proxy")
 _PORTS = range(61_000, 65_000)
 """Ports inside that connections to this worker go to: beyond those that a kernel gives by itself."""
 
@@ -46,6 +49,9 @@ class ToolsetSpec:
     """Keyword arguments of the toolset class."""
     session_users: bool = False
     """Whether its sessions are to have users of their own where `sandbox.session_users` does not say."""
+    own_image: str | None = None
+    """An image of the user's that the environment's arguments name, in place of `image`; `sandbox.image` wins
+    over it."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ class Sandbox(ABC):
         """Whether it has come up: until then it has no session, and need not be ended gently."""
         self._connection: Connection | None = None
         self._next_port = -1
+        self.variables: dict[str, str] = {}
+        """Environment variables that every session has."""
         self._tools: dict[str, list[ToolSchema]] = {}
 
     async def start(self) -> Hello:
@@ -285,6 +293,8 @@ class Session:
         self._listeners: list[_Listener] = []
         self._gateway: _Listener | None = None
         self._is_opening = False
+        self.allowed_hosts: AllowedHosts | None = None
+        """Its way to the hosts that `sandbox.allow` names."""
 
     def was_ended_from_within(self, error: SandboxError) -> bool:
         """Whether the code in this session must answer for an error.
@@ -347,6 +357,11 @@ class Session:
             SessionSetupError: The toolset refused.
             SandboxError: The sandbox could not.
         """
+        if self.sandbox.settings.allow and self.allowed_hosts is None:
+            settings = self.sandbox.settings
+            self.allowed_hosts = AllowedHosts(settings.allow, settings.allow_mb << 20)
+            listener = self._listen(self.allowed_hosts.make_protocol, None, *_PROXY)
+            listener.variables.update(dict.fromkeys(_NO_PROXY, "127.0.0.1,localhost"))
         self._is_opening = True
         limit = timeout or self.sandbox.settings.setup_timeout
         answer = await self._request("open", limit, task=task, **self._asked_for())
@@ -359,11 +374,12 @@ class Session:
 
     def _asked_for(self) -> dict[str, Any]:
         """What the tool host is to listen on, and to tell the session of it."""
-        if not self._listeners:
-            return {}
         listen = [{"port": each.port, "socket": each.socket_variable} for each in self._listeners]
-        variables = {name: value for each in self._listeners for name, value in each.variables.items()}
-        return {"listen": listen, "variables": variables}
+        variables = dict(self.sandbox.variables)
+        for each in self._listeners:
+            variables |= each.variables
+        asked = {"listen": listen, "variables": variables}
+        return {name: value for name, value in asked.items() if value}
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout: float | None = None) -> ToolResult:
         """Calls a tool. One that fails is a result with an error.
@@ -403,6 +419,8 @@ class Session:
         """Kills all that belongs to the session. Idempotent; a sandbox that is dead has closed it already."""
         for listener in self._listeners:
             self.sandbox.close_port(listener.port)
+        if self.allowed_hosts is not None:
+            await self.allowed_hosts.close()
         if self.name in self.sandbox.sessions:
             self.sandbox.sessions.discard(self.name)
             if self.sandbox.alive:

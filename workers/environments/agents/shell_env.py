@@ -38,6 +38,7 @@ class AgentShellEnv(ShellEnv):
         self.toolset = replace(
             self.toolset,
             image=self._agent.image,
+            own_image=agent.image,
             toolset="sandbox_images.agent.toolset:AgentToolset",
         )
         self._sandboxes = OwnSandboxes(self.toolset, sandbox)
