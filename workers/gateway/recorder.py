@@ -16,7 +16,6 @@ from workers.gateway.calls import ModelAnswer, ModelRequest
 from workers.gateway.errors import GatewayError
 from workers.gateway.limits import LimitWatch
 
-
 _TOKENS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "completion_logprobs"}
 """What of a policy's answer is kept of its tokens."""
 

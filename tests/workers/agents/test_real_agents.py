@@ -5,11 +5,17 @@ from typing import Any
 
 import pytest
 
+from cluster.images import ensure_image, with_image
+from sandbox_images.base_image import base_image
 from sandbox_images.build import build_image
+from sandbox_images.engine import machine
 from tests.helpers.agent_policy import AgentPolicy
+from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
+from tests.workers.agents.test_agent_episodes import agent
+from workers.environments.shell import load_environment
 from workers.records import EpisodeRecord
-from workers.settings import PolicyEndpoint
+from workers.settings import PolicyEndpoint, SandboxSettings
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -59,3 +65,22 @@ def test_an_unchanged_agent_solves_its_tasks_and_every_token_is_on_record(
         assert all(len(step.completion_token_ids or []) == 3 for step in one.steps)
         assert all(len(step.completion_logprobs or []) == 3 for step in one.steps)
         assert json.loads(one.details or "")["agent"]["status"] == 0
+
+
+def test_an_agent_plays_in_an_image_that_knows_nothing_of_kumite() -> None:
+    """The tool host comes in from outside; the image has Python, which the agent needs."""
+    given = agent(
+        "open(sys.argv[2], 'w').write(ask([user('go')])['content'])\nprint(os.path.exists('/opt/site'))",
+        image=base_image(None, machine(), print),
+    )
+    toolset = load_environment(agent=given).toolset
+    ensure_image(toolset, SandboxSettings())
+    sandbox = with_image(toolset, SandboxSettings())
+    with MockPolicy(default=Reply("10065")) as policy:
+        endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, token_ids=True)
+        args = {"tasks": ["find-effective-port"], "agent": given}
+        with rollout_worker("shell", args=args, policy=endpoint, sandbox=sandbox.model_dump()) as worker:
+            (result,) = played(worker, spec(rows(worker)[0]))
+    assert (result.status, result.reward) == ("finished", 1.0), result.error_message
+    assert sandbox.image == given["image"]
+    assert json.loads(record(result).details or "")["agent"]["output"] == "False\n"
