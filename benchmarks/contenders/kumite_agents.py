@@ -52,11 +52,8 @@ class KumiteAgents:
         specs = [self._spec() for _ in range(episodes)]
         began, cpu = time.perf_counter(), _cpu()
         with ThreadPoolExecutor(episodes) as threads:
-            results = [
-                result
-                for made in threads.map(lambda spec: self._worker.play([spec]), specs)
-                for result in made
-            ]
+            played = threads.map(self._worker.play, [[spec] for spec in specs])
+            results = [result for made in played for result in made]
         seconds, spent = time.perf_counter() - began, _cpu() - cpu
         failed = [result.error_message for result in results if result.status != "finished"]
         if failed:

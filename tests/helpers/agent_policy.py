@@ -23,7 +23,8 @@ class AgentPolicy(ScriptedPolicy):
         self._tasks = [shell_task(name, 0) for name in tasks]
 
     def _play(self, body: dict[str, Any]) -> dict[str, Any]:
-        tools = [tool["function"]["name"] for tool in body.get("tools") or []]
+        given: list[Any] = body.get("tools") or []
+        tools = [tool["function"]["name"] for tool in given]
         offered = next((name for name in SHELL_TOOLS if name in tools), None)
         task = self._task_of(body)
         if offered is None or task is None:

@@ -1,7 +1,7 @@
 """A gateway on a free port of 127.0.0.1, which asks a policy that a test scripts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +36,12 @@ class ServedGateway:
         return self.gateway.key
 
     def openai(self, **options: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(**{"base_url": f"{self.url}/v1", "api_key": self.key, **options})
+        given: dict[str, Any] = {"base_url": f"{self.url}/v1", "api_key": self.key, **options}
+        return openai.AsyncOpenAI(**given)
 
     def anthropic(self, **options: Any) -> anthropic.AsyncAnthropic:
-        return anthropic.AsyncAnthropic(**{"base_url": self.url, "api_key": self.key, **options})
+        given: dict[str, Any] = {"base_url": self.url, "api_key": self.key, **options}
+        return anthropic.AsyncAnthropic(**given)
 
     def steps(self) -> list[StepRecord]:
         """The steps so far, as a dataset has them."""
@@ -50,12 +52,12 @@ class ServedGateway:
 @asynccontextmanager
 async def served_gateway(
     policy: MockPolicy, endpoint: PolicyEndpoint | None = None, **limits: Any
-) -> AsyncIterator[ServedGateway]:
+) -> AsyncGenerator[ServedGateway]:
     """A gateway in front of a policy while its `async with` lasts."""
     endpoint = endpoint or PolicyEndpoint(
         kind="openai", model=policy.model, base_url=policy.base_url, token_ids=True, request_timeout=30.0
     )
-    state = {
+    state: dict[str, Any] = {
         "client": make_client(endpoint),
         "model": endpoint.model,
         "sampling_args": {**sampling_args(endpoint, None), "max_tokens": 512},

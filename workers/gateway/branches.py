@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from workers.gateway.calls import text_of
 
@@ -170,13 +170,14 @@ def key_of(message: Any) -> Key:
     if content is None or isinstance(content, str):
         text = (content or "").strip()
     else:
-        parts = [part.model_dump() if hasattr(part, "model_dump") else part for part in content]
+        given: list[Any] = content
+        parts: list[Any] = [part.model_dump() if hasattr(part, "model_dump") else part for part in given]
         text = text_of(parts).strip() if _is_text(parts) else json.dumps(parts, sort_keys=True, default=str)
     return message.role, text, calls, getattr(message, "tool_call_id", None)
 
 
 def _is_text(parts: list[Any]) -> bool:
-    return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
+    return all(isinstance(part, dict) and cast(Any, part).get("type") == "text" for part in parts)
 
 
 def _meant(arguments: str) -> str:
@@ -185,8 +186,10 @@ def _meant(arguments: str) -> str:
         given: Any = json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
-    if isinstance(given, dict) and set(given) == {"invalid_json"}:
-        return str(given["invalid_json"])  # as an answer in Anthropic's form had it
+    if isinstance(given, dict):
+        fields = cast(dict[str, Any], given)
+        if fields.keys() == {"invalid_json"}:
+            return str(fields["invalid_json"])  # as an answer in Anthropic's form had it
     return json.dumps(given, sort_keys=True)
 
 
@@ -215,7 +218,8 @@ def _regrouped(messages: list[Any], answers: dict[str, Any]) -> list[Any]:
             made.append(message)
             continue
         wanted = {call.id for call in answer.tool_calls}
-        seen, results, ahead = {call.id for call in calls}, [], index
+        seen, ahead = {call.id for call in calls}, index
+        results: list[Any] = []
         while ahead < len(messages):
             following = messages[ahead]
             if getattr(following, "tool_call_id", None) in wanted:

@@ -77,7 +77,8 @@ def text_of(content: Any) -> str:
     """The text of a message's content."""
     if isinstance(content, str):
         return content
-    return "".join(str(_field(part, "text") or "") for part in content or [])
+    parts: list[Any] = content or []
+    return "".join(str(_field(part, "text") or "") for part in parts)
 
 
 def _field(part: Any, name: str) -> Any:
@@ -102,10 +103,8 @@ def _message(message: Any) -> Any:
         case "tool":
             return vf.ToolMessage(tool_call_id=message.tool_call_id, content=_content(message.content))
         case "assistant":
-            calls = [
-                vf.ToolCall(id=call.id, name=call.name, arguments=_arguments(call))
-                for call in message.tool_calls or []
-            ]
+            made: list[Any] = message.tool_calls or []
+            calls = [vf.ToolCall(id=call.id, name=call.name, arguments=_arguments(call)) for call in made]
             content = message.content
             return vf.AssistantMessage(
                 content="" if content is None and not calls else content,
@@ -138,7 +137,8 @@ def _content(content: Any) -> Any:
     """A message's content: text, or parts where some are no text."""
     if content is None or isinstance(content, str):
         return content or ""
-    parts = [part.model_dump() for part in content]
+    given: list[Any] = content
+    parts: list[dict[str, Any]] = [part.model_dump() for part in given]
     if all(part["type"] == "text" for part in parts):
         return (
             "\n".join(part["text"] for part in parts)

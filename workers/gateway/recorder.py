@@ -122,7 +122,7 @@ class CallRecorder:
         completion = await parse_response_message(response)
         tokens = response.message.tokens
         cut = bool(response.message.is_truncated) or response.message.finish_reason == "length"
-        made = {
+        made: dict[str, Any] = {
             "prompt": place.messages,
             "completion": completion,
             "response": response,

@@ -1,3 +1,5 @@
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Answers are read as the packages type them, which is a union of a dozen for each dialect.
 """Every dialect says what the policy said: to the packages that programs speak it with."""
 
 import asyncio
@@ -10,7 +12,11 @@ from tests.helpers.gateways import ServedGateway, served_gateway
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.scripted_policy import ScriptedPolicy, call, message
 
-TOOL = {"name": "bash", "description": "Runs it.", "parameters": {"type": "object", "properties": {}}}
+TOOL: dict[str, Any] = {
+    "name": "bash",
+    "description": "Runs it.",
+    "parameters": {"type": "object", "properties": {}},
+}
 TWO_CALLS: list[tuple[str, dict[str, Any] | str]] = [
     ("bash", {"command": "ls"}),
     ("bash", {"command": "pwd"}),
@@ -31,20 +37,24 @@ def test_chat_completions_have_parallel_calls_usage_and_finish_reason(stream: bo
     async def play() -> None:
         with MockPolicy(PARALLEL) as policy:
             async with served_gateway(policy) as served, served.openai() as client:
-                made: Any = client.chat.completions.create(
-                    model="any",
-                    messages=[{"role": "user", "content": "go"}],
-                    tools=[{"type": "function", "function": TOOL}],
-                    stream=stream,
-                    **({"stream_options": {"include_usage": True}} if stream else {}),
-                )
+                arguments: Any = {
+                    "model": "any",
+                    "messages": [{"role": "user", "content": "go"}],
+                    "tools": [{"type": "function", "function": TOOL}],
+                    "stream": stream,
+                }
+                if stream:
+                    arguments["stream_options"] = {"include_usage": True}
+                made: Any = client.chat.completions.create(**arguments)
+                usage: Any
                 if not stream:
                     answer = await made
                     said = answer.choices[0].message
                     calls = [(c.function.name, c.function.arguments) for c in said.tool_calls]
                     content, finish, usage = said.content, answer.choices[0].finish_reason, answer.usage
                 else:
-                    content, calls, finish, usage = "", [], None, None
+                    content, finish, usage = "", None, None
+                    calls = list[tuple[str, str]]()
                     async for chunk in await made:
                         usage = chunk.usage or usage
                         for choice in chunk.choices:
@@ -158,8 +168,8 @@ def test_reasoning_is_told_and_comes_back_to_the_policy() -> None:
             answer = await client.chat.completions.create(model="m", messages=messages, tools=tools)
             said: Any = answer.choices[0].message
             assert said.reasoning_content == "hm"
-            back = {"role": "assistant", "tool_calls": [c.model_dump() for c in said.tool_calls]}
-            result = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "ok"}
+            back: Any = {"role": "assistant", "tool_calls": [c.model_dump() for c in said.tool_calls]}
+            result: Any = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "ok"}
             await client.chat.completions.create(model="m", messages=[*messages, back, result], tools=tools)
 
     async def responses(served: ServedGateway) -> None:

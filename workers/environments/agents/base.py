@@ -1,7 +1,7 @@
 """What Kumite needs to know of an agent."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 HOME = "{home}"
 """In commands, variables and files: the agent's own folder, beside the workspace."""
@@ -52,11 +52,11 @@ class Launch:
 class Agent(Protocol):
     """One agent; each is one file of this folder."""
 
-    id: str
+    id: ClassVar[str]
     """Its name in configs and records."""
-    version: str | None
+    version: ClassVar[str | None]
     """The version that its image holds. None of an agent of the user's own."""
-    image: str
+    image: ClassVar[str]
     """Folder under `sandbox_images/` that its image is built from."""
 
     def launch(self, instruction: str, access: ModelAccess) -> Launch:

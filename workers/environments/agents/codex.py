@@ -35,9 +35,9 @@ persistence = "none"
 class Codex:
     """`codex exec`: it works until it says that it is done. The container stands for its own sandbox."""
 
-    id: ClassVar = "codex"
-    version: ClassVar = "0.171.0"
-    image: ClassVar = "agent-codex"
+    id: ClassVar[str] = "codex"
+    version: ClassVar[str | None] = "0.171.0"
+    image: ClassVar[str] = "agent-codex"
 
     def launch(self, instruction: str, access: ModelAccess) -> Launch:
         """How it is started for a task."""

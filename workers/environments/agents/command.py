@@ -25,9 +25,9 @@ class CommandAgent:
         image: The user's own image. None: Kumite's, with packages in `/opt/site`.
     """
 
-    id: ClassVar = "command"
+    id: ClassVar[str] = "command"
     version: ClassVar[str | None] = None
-    image: ClassVar = "agent-command"
+    image: ClassVar[str] = "agent-command"
 
     def __init__(self, command: Sequence[str], files: Mapping[str, str], image: str | None = None) -> None:
         self._command = list(command)

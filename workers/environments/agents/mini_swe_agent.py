@@ -26,9 +26,9 @@ finally:
 class MiniSweAgent:
     """`mini`, without a person to confirm what it does."""
 
-    id: ClassVar = "mini-swe-agent"
-    version: ClassVar = "2.4.6"
-    image: ClassVar = "agent-mini-swe-agent"
+    id: ClassVar[str] = "mini-swe-agent"
+    version: ClassVar[str | None] = "2.4.6"
+    image: ClassVar[str] = "agent-mini-swe-agent"
 
     def launch(self, instruction: str, access: ModelAccess) -> Launch:
         """How it is started for a task."""

@@ -9,9 +9,9 @@ from workers.environments.agents.base import HOME, Launch, ModelAccess
 class OpenCode:
     """`opencode run`: one task, then it ends."""
 
-    id: ClassVar = "opencode"
-    version: ClassVar = "1.18.33"
-    image: ClassVar = "agent-opencode"
+    id: ClassVar[str] = "opencode"
+    version: ClassVar[str | None] = "1.18.33"
+    image: ClassVar[str] = "agent-opencode"
 
     def launch(self, instruction: str, access: ModelAccess) -> Launch:
         """How it is started for a task."""

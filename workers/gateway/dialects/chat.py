@@ -1,7 +1,7 @@
 """OpenAI's chat completions."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import verifiers as vf
 from verifiers.v1.dialects import ChatDialect as ChatWire
@@ -45,12 +45,13 @@ class ChatDialect(Dialect):
         refuse_unless(
             body.get("n") in (None, 1), lambda: f"n: got {body['n']}; one choice a request is given"
         )
-        messages = [
+        messages: list[Any] = [
             {**message, "role": "system"} if message.get("role") == "developer" else message
-            for message in body.get("messages") or []
+            for message in cast("list[Any]", body.get("messages") or [])
         ]
         prompt, tools = self._parsed({**body, "messages": messages})
-        custom = [tool["custom"] for tool in body.get("tools") or [] if tool.get("type") == "custom"]
+        offered: list[Any] = body.get("tools") or []
+        custom: list[Any] = [tool["custom"] for tool in offered if tool.get("type") == "custom"]
         tools += [
             vf.Tool(name=tool["name"], description=tool.get("description") or "", parameters=FREE_TEXT)
             for tool in custom
@@ -59,7 +60,7 @@ class ChatDialect(Dialect):
         most = body.get("max_completion_tokens") or body.get("max_tokens")
         if most is not None:
             sampling["max_tokens"] = int(most)
-        options = body.get("stream_options") or {}
+        options: dict[str, Any] = body.get("stream_options") or {}
         return ModelRequest(
             prompt,
             tools,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from verifiers.v1.dialects import AnthropicDialect
 
@@ -36,7 +36,7 @@ class MessagesDialect(Dialect):
     def _read(self, body: dict[str, Any]) -> ModelRequest:
         prompt, tools = self._parsed(body)
         sampling: dict[str, Any] = {}
-        choice = body.get("tool_choice") or {}
+        choice: dict[str, Any] = body.get("tool_choice") or {}
         match choice.get("type"):
             case "any":
                 sampling["tool_choice"] = "required"
@@ -72,7 +72,7 @@ class MessagesDialect(Dialect):
             return event({"type": kind, **data}, kind)
 
         usage = _usage(answer)
-        begun = {**_head(answer), "content": [], "usage": {**usage, "output_tokens": 0}}
+        begun: dict[str, Any] = {**_head(answer), "content": [], "usage": {**usage, "output_tokens": 0}}
         yield named("message_start", message=begun)
         for index, block in enumerate(_blocks(answer)):
             empty, deltas = _streamed(block)
@@ -128,10 +128,10 @@ def _call(call: CalledTool) -> dict[str, Any]:
 def _input(arguments: str) -> dict[str, Any]:
     """A call's arguments as the object that Anthropic's form wants; what is none, under a name for that."""
     try:
-        given = json.loads(arguments)
+        given: Any = json.loads(arguments)
     except (ValueError, RecursionError):
         given = None
-    return given if isinstance(given, dict) else {"invalid_json": arguments}
+    return cast(dict[str, Any], given) if isinstance(given, dict) else {"invalid_json": arguments}
 
 
 def _streamed(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import verifiers as vf
 from verifiers.v1.dialects import ResponsesDialect as ResponsesWire
@@ -30,23 +30,24 @@ class ResponsesDialect(Dialect):
                 lambda name=name: f"{name}: nothing is stored here; send the whole conversation as `input`",
             )
         refuse_unless(not body.get("background"), lambda: "background: answers are given at once only")
-        items = body.get("input")
+        items: Any = body.get("input")
         if isinstance(items, list):
-            items = [_with_reasoning(item) for item in items if _is_known(item)]
+            given = cast(list[Any], items)
+            items = [_with_reasoning(item) for item in given if _is_known(item)]
         prompt, tools = self._parsed({**body, "input": items})
-        custom = [tool for tool in body.get("tools") or [] if tool.get("type") == "custom"]
+        offered: list[Any] = body.get("tools") or []
+        custom: list[Any] = [tool for tool in offered if tool.get("type") == "custom"]
         tools += [
             vf.Tool(name=tool["name"], description=_described(tool), parameters=FREE_TEXT) for tool in custom
         ]
         sampling = take(body, "parallel_tool_calls")
         choice: Any = body.get("tool_choice")
-        if isinstance(choice, dict) and choice.get("type") in ("function", "custom"):
-            choice = {"type": "function", "function": {"name": choice["name"]}}
         if choice is not None:
-            sampling["tool_choice"] = choice if isinstance(choice, str) or "function" in choice else "auto"
+            sampling["tool_choice"] = _tool_choice(choice)
         if body.get("max_output_tokens") is not None:
             sampling["max_tokens"] = int(body["max_output_tokens"])
-        form = (body.get("text") or {}).get("format") or {}
+        text: dict[str, Any] = body.get("text") or {}
+        form: dict[str, Any] = text.get("format") or {}
         if form.get("type") == "json_schema":
             schema = {
                 name: form[name] for name in ("name", "schema", "strict", "description") if name in form
@@ -119,7 +120,7 @@ class ResponsesDialect(Dialect):
     def error_event(self, error: GatewayError) -> bytes:
         """A `response.failed`, which ends the stream."""
         said = openai_error(error)["error"]
-        failed = {
+        failed: dict[str, Any] = {
             "id": "resp_failed",
             "object": "response",
             "status": "failed",
@@ -129,11 +130,21 @@ class ResponsesDialect(Dialect):
         return event({"type": "response.failed", "sequence_number": 0, "response": failed}, "response.failed")
 
 
+def _tool_choice(choice: Any) -> Any:
+    """A tool choice as chat completions have it."""
+    if isinstance(choice, str):
+        return choice
+    named = cast(dict[str, Any], choice)
+    if named.get("type") in ("function", "custom"):
+        return {"type": "function", "function": {"name": named["name"]}}
+    return "auto"
+
+
 def _is_known(item: Any) -> bool:
     """Whether an item of the input is one that a policy can read: no word of a provider's own tools."""
     if not isinstance(item, dict):
         raise TypeError(f"an item of input is {type(item).__name__}, not an object")
-    kind = item.get("type")
+    kind = cast(dict[str, Any], item).get("type")
     return kind in (None, "message", *_ASSISTANT_ITEMS, "function_call_output", "custom_tool_call_output")
 
 
@@ -151,7 +162,7 @@ def _with_reasoning(item: dict[str, Any]) -> dict[str, Any]:
 
 def _described(tool: dict[str, Any]) -> str:
     """A free-text tool's description, with the grammar that its input must follow."""
-    form = tool.get("format") or {}
+    form: dict[str, Any] = tool.get("format") or {}
     said = str(tool.get("description") or "")
     if form.get("type") == "grammar":
         said += f"\n\nThe input follows this grammar ({form.get('syntax')}):\n{form.get('definition')}"
@@ -200,7 +211,8 @@ def _call(request: ModelRequest, answer: ModelAnswer, place: int, call: CalledTo
 
 def _begun(item: dict[str, Any]) -> dict[str, Any]:
     """An item before anything of it was said."""
-    empty: dict[str, Any] = {"message": {"content": []}, "reasoning": {"summary": []}}.get(item["type"], {})
+    nothing: dict[str, dict[str, Any]] = {"message": {"content": []}, "reasoning": {"summary": []}}
+    empty = nothing.get(item["type"], {})
     if "arguments" in item:
         empty = {"arguments": ""}
     if "input" in item:
