@@ -15,7 +15,7 @@ from cluster.plan.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models.models import check_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
-from cluster.pool.images import ensure_image, image_id, image_of
+from cluster.pool.images import ensure_image, image_id, image_of, with_image
 from cluster.pool.ray_worker import asking, resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
@@ -106,7 +106,7 @@ def brought_up(
                 if config.sandbox.image is not None:
                     named_image_id = image_id(image)
                     check_image(image, named_image_id)
-            sandbox = sandbox.model_copy(update={"image": image})
+            sandbox = with_image(environment.toolset, sandbox)
         check_policy(config.policy)
         check_sampling_keys(config.policy)
         check_environment_sampling(config.policy, environment.sampling_args)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sandbox_images import engine
 from sandbox_images.base_image import base_image
 from sandbox_images.host import ImageBuildError, OnLine, locked
+from sandbox_images.npm_packages import npm_packages
 from sandbox_images.packages import site_packages
 
 __all__ = ["ImageBuildError", "build_image", "image_exists", "image_names", "image_tag"]
@@ -15,6 +16,9 @@ __all__ = ["ImageBuildError", "build_image", "image_exists", "image_names", "ima
 VERSION = "0.1.0"
 ROOT = Path(__file__).parent
 SITE_DOCKERFILE = "site.Dockerfile"
+NPM_DOCKERFILE = "npm.Dockerfile"
+PARTS, NPM = "parts.txt", "npm.txt"
+"""Files that an image's folder may have: other folders here that go into it, and packages from npm."""
 
 
 def image_names() -> list[str]:
@@ -38,6 +42,16 @@ def image_exists(tag: str) -> bool:
         ImageBuildError: If no engine answers.
     """
     return engine.labels(tag) is not None
+
+
+def has_tool_host(tag: str) -> bool:
+    """Says whether an image brings a tool host: one of ours, or made from one, or none that the engine has.
+
+    Raises:
+        ImageBuildError: If no engine answers.
+    """
+    started = engine.entrypoint(tag)
+    return started is None or "sandbox_images.tool_host" in started
 
 
 def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:
@@ -64,6 +78,8 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
         machine = engine.machine()
         base = base_image(base, machine, on_line)
         site = _site_image(root / name / "requirements.txt", root / SITE_DOCKERFILE, base, machine, on_line)
+        if (root / name / NPM).is_file():
+            site = _npm_image(root / name / NPM, root / NPM_DOCKERFILE, site, machine, on_line)
         engine.build(
             tag,
             root / name / "Dockerfile",
@@ -89,9 +105,25 @@ def _site_image(requirements: Path, dockerfile: Path, base: str, machine: str, o
     return tag
 
 
+def _npm_image(listing: Path, dockerfile: Path, site: str, machine: str, on_line: OnLine) -> str:
+    """Builds the layer of an image's npm packages."""
+    digest = hashlib.sha256(engine.image_id(site).encode())
+    digest.update(dockerfile.read_bytes() + listing.read_bytes())
+    tag = f"kumite-{listing.parent.name}-npm:{digest.hexdigest()[:12]}"
+    if engine.labels(tag) is None:
+        npm = npm_packages(listing, machine, on_line)
+        engine.build(tag, dockerfile, {"npm": npm}, arguments={"BASE": site}, on_line=on_line)
+    return tag
+
+
+def _dockerfiles(name: str, root: Path) -> list[Path]:
+    """Returns the Dockerfiles below an image's own."""
+    return [root / SITE_DOCKERFILE, *([root / NPM_DOCKERFILE] if (root / name / NPM).is_file() else [])]
+
+
 def _tag(name: str, root: Path) -> str:
     digest = hashlib.sha256()
-    for path in [root / SITE_DOCKERFILE, *_sources(name, root)]:
+    for path in [*_dockerfiles(name, root), *_sources(name, root)]:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
     return f"kumite-{name}:{VERSION}-{digest.hexdigest()[:12]}"
@@ -99,7 +131,7 @@ def _tag(name: str, root: Path) -> str:
 
 def _snapshot(name: str, root: Path) -> None:
     """Copies what an image is built from, so that its tag holds even if a file is edited meanwhile."""
-    for path in [ROOT / SITE_DOCKERFILE, *_sources(name, ROOT)]:
+    for path in [*_dockerfiles(name, ROOT), *_sources(name, ROOT)]:
         copy = root / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -109,5 +141,7 @@ def _sources(name: str, root: Path) -> list[Path]:
     """Returns every file that goes into an image, in a fixed order."""
     if not (root / name / "Dockerfile").is_file():
         raise ImageBuildError(f"image {name!r}: there is none of that name, only {', '.join(image_names())}")
-    files = [root / "__init__.py", *(root / "tool_host").rglob("*"), *(root / name).rglob("*")]
+    parts = root / name / PARTS
+    folders = ["tool_host", name, *(parts.read_text().split() if parts.is_file() else [])]
+    files = [root / "__init__.py", *(path for folder in folders for path in (root / folder).rglob("*"))]
     return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)

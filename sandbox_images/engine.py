@@ -49,6 +49,16 @@ def labels(image: str) -> dict[str, str] | None:
             return None
 
 
+def entrypoint(image: str) -> list[str] | None:
+    """Returns what an image starts, or null if the engine does not have the image."""
+    with engine() as client:
+        try:
+            config = cast(dict[str, Any], client.api.inspect_image(image))["Config"]
+            return config.get("Entrypoint") or []
+        except docker.errors.ImageNotFound:
+            return None
+
+
 def image_id(image: str) -> str:
     """Returns the id of an image that the engine has."""
     with engine() as client:

@@ -25,7 +25,9 @@ from workers.endings import ENDINGS
 from workers.environments.agentdojo.pipeline import PipelineSettings
 from workers.environments.agentdojo.rewards import RewardSettings
 from workers.environments.agentdojo.tasks import TaskSelection
+from workers.environments.agents.settings import AgentArgs
 from workers.environments.shell.environment import ShellArgs
+from workers.gateway.limits import AgentLimits
 from workers.policy.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.records import EpisodeRecord, StepRecord
 from workers.settings import Settings
@@ -128,6 +130,16 @@ def shell_page(page: str) -> str:
     return _with_tables("docs/shell.md", page, "args", {"shell": _key_table(ShellArgs, "environment.args.")})
 
 
+def agents_page(page: str) -> str:
+    """The text of `docs/agents.md`: the page as it is, with the tables of its arguments made anew.
+
+    Raises:
+        ValueError: The page lacks the markers of a table.
+    """
+    tables = {"agent": _key_table(AgentArgs, ""), "limits": _key_table(AgentLimits, "limits.")}
+    return _with_tables("docs/agents.md", page, "args", tables)
+
+
 def security_page(page: str) -> str:
     """The text of `docs/security.md`: the page as it is, with the table of endings made anew.
 
@@ -185,8 +197,8 @@ def training_page(page: str) -> str:
 
 def pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
-    names = ("dataset", "agentdojo", "shell", "security", "observe", "training")
-    dataset, agentdojo, shell, security, observe, training = (FOLDER / f"{name}.md" for name in names)
+    names = ("dataset", "agentdojo", "shell", "security", "observe", "training", "agents")
+    dataset, agentdojo, shell, security, observe, training, agents = (FOLDER / f"{name}.md" for name in names)
     return {
         FOLDER / "config.md": config_page(),
         dataset: dataset_page(dataset.read_text(encoding="utf-8")),
@@ -195,6 +207,7 @@ def pages() -> dict[Path, str]:
         security: security_page(security.read_text(encoding="utf-8")),
         observe: observe_page(observe.read_text(encoding="utf-8")),
         training: training_page(training.read_text(encoding="utf-8")),
+        agents: agents_page(agents.read_text(encoding="utf-8")),
     }
 
 

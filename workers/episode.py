@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from pydantic_core import PydanticSerializationError
@@ -376,6 +376,7 @@ class EpisodePlayer:
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),
             details=_details(play.session),
+            connections=_connections(play.session),
             stop_reason=rollout.stop_reason,
             is_truncated=rollout.is_truncated,
             error=error,
@@ -442,6 +443,17 @@ def _details(session: Session | None) -> str | None:
     """What its toolset's evaluation gave beside the metrics, as JSON text."""
     scores = session.scores if session is not None else None
     return json.dumps(scores.details) if scores is not None and scores.details else None
+
+
+def _connections(session: Session | None) -> str | None:
+    """What its programs asked of allowed hosts, as JSON text."""
+    hosts = session.allowed_hosts if session is not None else None
+    if hosts is None:
+        return None
+    asked: list[dict[str, Any]] = [asdict(connection) for connection in hosts.connections]
+    if hosts.left_out:
+        asked.append({"left_out": hosts.left_out})
+    return json.dumps(asked)
 
 
 def _error(outcome: BaseException, trace: EpisodeTrace, own: Session | None) -> EpisodeError:

@@ -109,6 +109,18 @@ class StepRecord(Record):
     """Seconds from request to action."""
     tools_seconds: float = 0.0
     """Seconds from action to observation."""
+    agent: str | None = None
+    """The agent that took the step, where the environment is played by one. Null: the environment's own
+    loop, or a run begun before there were agents."""
+    branch: int | None = None
+    """Which of the agent's conversations the step is of, from 0: a sub-agent's, or one that was shortened, is
+    a branch of its own. Null where `agent` is; all steps are then of one conversation."""
+    parent_step: int | None = None
+    """`step_index` of the step that this one goes on from; of the first step of a branch, of the one that the
+    branch left from. Null where there is none, and where `agent` is."""
+    dialect: Literal["chat", "responses", "messages"] | None = None
+    """The API by which the agent called the policy: chat completions, Responses or Anthropic Messages. Null
+    where `agent` is."""
 
 
 class EpisodeError(Record):
@@ -197,6 +209,10 @@ class EpisodeRecord(Record):
     details: Json | None = None
     """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`,
     which hidden tests failed, and why. Null where it gave none, and in a run begun before it was kept."""
+    connections: Json | None = None
+    """What the episode's programs asked of the hosts that `sandbox.allow` names, or of others, as JSON text:
+    a list of host, port, address, outcome, bytes sent and received, and seconds. Null where none may be
+    reached, and in a run begun before any could."""
     stop_reason: str | None = None
     """Which stop condition ended it, by its verifiers name."""
     is_truncated: bool = False

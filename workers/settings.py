@@ -1,9 +1,13 @@
 """The settings a rollout worker is started with, as a user writes them in a run's config file."""
 
+import ipaddress
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 Split: TypeAlias = Literal["train", "eval"]
 """Which of an environment's two datasets: verifiers' `dataset` or `eval_dataset`."""
@@ -54,12 +58,57 @@ class SessionLimits(Settings):
     """Largest file the session may write, in MiB."""
 
 
+_HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(\.(?!-)[a-z0-9-]{1,63})*", re.IGNORECASE)
+
+
+def _problem_of_host(entry: str) -> str | None:
+    """What is wrong with an entry of `sandbox.allow`, and what would be right."""
+    if "/" in entry or "@" in entry:
+        url = urlsplit(entry if "//" in entry else f"//{entry}")
+        port = {"http": 80}.get(url.scheme, 443)
+        with suppress(ValueError):
+            port = url.port or port
+        return f"is a URL; give a host and its port, '{url.hostname or 'example.org'}:{port}'"
+    host, _, port = entry.rpartition(":")
+    if not host or not port:
+        return f"has no port; give one, '{entry.strip(':') or 'example.org'}:443'"
+    with suppress(ValueError):
+        ipaddress.ip_address(host.strip("[]"))
+        return "is an address; give a host's name, 'example.org:443': where it leads is looked up and checked"
+    if "*" in host:
+        return "is a pattern; give each host by its whole name, 'example.org:443'"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        return f"has no port from 1 to 65535; give one, '{host}:443'"
+    if not _HOST.fullmatch(host) or host.rpartition(".")[2].isdecimal():
+        return "is no host's name; give one, 'example.org:443'"
+    return None
+
+
 class SandboxSettings(Settings):
     backend: Literal["docker", "process"] = "docker"
     """`docker`: one container per worker. `process`: the same tool host as a plain child process, with
     no isolation whatsoever, for debugging on a machine without Docker."""
     image: str | None = None
-    """The image to run. Null: the environment's own image, as `kumite images build` tags it."""
+    """The image to run: any Linux image of the node's architecture, with or without Python, a C library or a
+    shell. Null: the environment's own image, as `kumite images build` tags it."""
+    tool_host: str | None = None
+    """The engine's volume with the tool host, for an image that brings none. Null: the one that
+    `kumite images build bundle` makes, which a run does by itself where it is missing."""
+    user: Literal["root"] | None = None
+    """`root`: sessions are root of their container, as images made for agents often expect. They may do what
+    they like to its files, processes and users, and nothing beyond: no network, no new privileges, the same
+    profile of system calls, and none of the capabilities that reach further. It needs a container for each
+    episode. Null: an ordinary user. What it holds: [security.md](security.md#root-in-its-container)."""
+    root_mb: int | None = Field(default=None, ge=16)
+    """Size of a root file system that can be written to, in MiB. Where the engine's storage driver can't
+    bound one (overlay2 can on XFS with project quotas), the root stays read-only, and /tmp, /var/tmp, /run,
+    /root and /home are a fifth of it each, in memory, empty at the beginning. Null: read-only."""
+    allow: list[str] = Field(default_factory=list)
+    """Hosts that programs in a sandbox may reach after all, each `host:port`: `pypi.org:443`. They find a
+    proxy in `HTTP_PROXY` and `HTTPS_PROXY`; the worker connects for them, by name, where the name leads to a
+    public address. Each connection is on the episode's record. Empty: none."""
+    allow_mb: int = Field(default=256, gt=0)
+    """Most that one episode's connections to `allow` may carry, both ways together, in MiB."""
     runtime: str | None = None
     """The OCI runtime, as the engine knows it: `runc`, `runsc` (gVisor), … Null: the engine's default."""
     recycle: Literal["fork", "episode"] | None = None
@@ -101,6 +150,35 @@ class SandboxSettings(Settings):
     """Seconds that the set-up of one episode's tool resources may take."""
     call_timeout: float = Field(default=60.0, gt=0)
     """Seconds that one tool call may take; scoring has the same limit."""
+
+    @field_validator("allow")
+    @classmethod
+    def _hosts_have_names(cls, allow: list[str]) -> list[str]:
+        for entry in allow:
+            if problem := _problem_of_host(entry):
+                raise ValueError(f"sandbox.allow: {entry!r} {problem}")
+        return allow
+
+    @model_validator(mode="after")
+    def _root_has_its_container(self) -> "SandboxSettings":
+        if self.user == "root":
+            if self.backend == "process":
+                raise ValueError("sandbox.user `root` needs sandbox.backend `docker`, got `process`")
+            if self.runtime == "runsc" and not self.unsafe:
+                raise ValueError(
+                    "sandbox.user `root` with sandbox.runtime `runsc`: gVisor lets root open the tool host's "
+                    "pipe, so an episode could make its scores up; leave one out, or set sandbox.unsafe"
+                )
+            if self.session_users:
+                raise ValueError(
+                    "sandbox.user `root` and sandbox.session_users exclude each other; leave one out"
+                )
+            if self.recycle == "fork":
+                raise ValueError(
+                    "sandbox.user `root` needs a container for each episode: sandbox.recycle `episode`, got "
+                    "`fork`"
+                )
+        return self
 
     @model_validator(mode="after")
     def _users_need_a_container(self) -> "SandboxSettings":

@@ -34,7 +34,6 @@ app = typer.Typer(
     name="kumite",
     help="Episodes of LLM agents in Docker sandboxes, as datasets for reinforcement learning.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 images = typer.Typer(help="Sandbox images.", no_args_is_help=True)
@@ -491,13 +490,19 @@ def build_images(
 ) -> None:
     """Build sandbox images that are not there yet."""
     from sandbox_images.build import build_image, image_names
+    from sandbox_images.bundle_volume import BUNDLE, ensure_volume
     from sandbox_images.host import ImageBuildError
+
+    def say(line: str) -> None:
+        _console.print(line, style="dim")
 
     if name is not None and name not in image_names():
         raise RunError(f"there is no image {name!r}; there are {', '.join(image_names())}")
     for image in [name] if name else image_names():
         try:
-            tag = build_image(image, base=base, on_line=lambda line: _console.print(line, style="dim"))
+            tag = build_image(image, base=base, on_line=say)
+            if image == BUNDLE:
+                tag = ensure_volume(say)
         except ImageBuildError as error:
             raise RunError(str(error)) from error
         _console.print(tag, highlight=False)

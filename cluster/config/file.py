@@ -111,10 +111,19 @@ def _located(config: RunConfig, folder: Path) -> RunConfig:
     tasks = environment.args.get("folder")
     if environment.id == "shell" and isinstance(tasks, str):
         located["args"] = {**environment.args, "folder": str((folder / tasks).resolve())}
+    agent: Any = environment.args.get("agent")
+    files: Any = cast(dict[str, Any], agent).get("files") if isinstance(agent, dict) else None
+    if environment.id == "shell" and isinstance(files, dict):
+        named = cast(dict[str, Any], files)
+        paths = {name: str((folder / str(path)).resolve()) for name, path in named.items()}
+        located["args"] = {
+            **cast("dict[str, object]", located.get("args", environment.args)),
+            "agent": {**cast(dict[str, Any], agent), "files": paths},
+        }
     changes: dict[str, object] = {"environment": environment.model_copy(update=located)}
     if isinstance(config.policy, VllmPolicy):
-        paths = {name: getattr(config.policy, name) for name in ("chat_template", "versions_folder")}
-        absolute = {name: path.absolute() for name, path in paths.items() if path is not None}
+        given = {name: getattr(config.policy, name) for name in ("chat_template", "versions_folder")}
+        absolute = {name: path.absolute() for name, path in given.items() if path is not None}
         changes["policy"] = config.policy.model_copy(update=absolute)
     return config.model_copy(update=changes)
 

@@ -35,8 +35,10 @@ class Sequence(Record):
     """The episode's place in its group."""
     sequence_index: int
     """Place in the episode, from 0; an episode that is one exact sequence has this one only."""
+    branch: int | None = None
+    """The branch of the episode that it is of; null where the environment's own loop played."""
     first_step: int
-    """`step_index` of the first turn in it."""
+    """`step_index` of the first turn in it; turns of other branches may lie between it and the last."""
     last_step: int
     """`step_index` of the last one."""
     input_ids: list[int]
@@ -164,8 +166,9 @@ def advantages(rewards: Iterable[float], kind: Advantage) -> list[float]:
 def sequences_of(episode: EpisodeRecord, advantage: float = 0.0, kind: Advantage = "none") -> list[Sequence]:
     """An episode's sequences: turns are put together where that is exact.
 
-    A turn whose prompt begins, id by id, with the turn before it (its prompt, then what it sampled) goes on
-    in the same sequence. Any other begins a new one.
+    A turn whose prompt begins, id by id, with the turn before it in its branch (its prompt, then what it
+    sampled) goes on in the same sequence. Any other begins a new one. What an earlier branch has sampled is
+    prompt in a later one that left from it: no sampled id is in two sequences as such.
 
     Args:
         episode: The episode; all of its steps must have token ids.
@@ -173,12 +176,12 @@ def sequences_of(episode: EpisodeRecord, advantage: float = 0.0, kind: Advantage
         kind: How that was computed.
     """
     sequences: list[Sequence] = []
+    latest: dict[int | None, Sequence] = {}
     for step in episode.steps:
         prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
-        if sequences and prompt[: len(sequences[-1].input_ids)] == sequences[-1].input_ids:
-            sequence = sequences[-1]
-        else:
-            sequence = _begin(episode, step, len(sequences), advantage, kind)
+        sequence = latest.get(step.branch)
+        if sequence is None or prompt[: len(sequence.input_ids)] != sequence.input_ids:
+            sequence = latest[step.branch] = _begin(episode, step, len(sequences), advantage, kind)
             sequences.append(sequence)
         added = prompt[len(sequence.input_ids) :]
         sequence.input_ids += [*added, *sampled]
@@ -298,6 +301,7 @@ def _begin(episode: EpisodeRecord, step: StepRecord, index: int, advantage: floa
         group_id=episode.group_id,
         sample_index=episode.sample_index,
         sequence_index=index,
+        branch=step.branch,
         first_step=step.step_index,
         last_step=step.step_index,
         input_ids=[],

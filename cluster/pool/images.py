@@ -7,7 +7,7 @@ import docker.errors
 import requests
 
 from cluster.errors import RunError
-from sandbox_images import build
+from sandbox_images import build, bundle_volume
 from sandbox_images.host import ImageBuildError, locked
 from workers.sandbox.engine import engine
 from workers.sandbox.toolset_spec import ToolsetSpec
@@ -20,8 +20,9 @@ def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
     Raises:
         RunError: The config names none, and there is none of ours for this environment.
     """
-    if settings.image is not None:
-        return settings.image
+    named = settings.image or spec.own_image
+    if named is not None:
+        return named
     try:
         return build.image_tag(spec.image)
     except ImageBuildError as error:
@@ -81,6 +82,23 @@ def ensure_image(
             f"{', '.join(sorted(runtimes))}"
         )
     tag = image_of(spec, settings)
+    done = _ensure_only_image(spec, tag, say, pull)
+    if settings.tool_host is None or settings.tool_host == bundle_volume.volume_name():
+        try:
+            if not build.has_tool_host(tag):
+                bundle_volume.ensure_volume(say)
+        except ImageBuildError as error:
+            raise RunError(f"sandbox.image: the tool host for {tag} could not be built: {error}") from error
+    return done
+
+
+def with_image(spec: ToolsetSpec, settings: SandboxSettings) -> SandboxSettings:
+    """The settings with the image to run, and the tool host for one that brings none."""
+    tool_host = settings.tool_host or bundle_volume.volume_name()
+    return settings.model_copy(update={"image": image_of(spec, settings), "tool_host": tool_host})
+
+
+def _ensure_only_image(spec: ToolsetSpec, tag: str, say: Callable[[str], None], pull: bool) -> str:
     if build.image_exists(tag):
         return f"{tag} is there"
     if _is_ours(spec, tag):

@@ -11,6 +11,7 @@ from cluster.dataset.run_record import NAME, RunRecord, load_run_record
 from cluster.errors import RunError
 from cluster.verify import episode_rules, run_rules, sequence_rules
 from cluster.verify.actions import Actions
+from cluster.verify.branch_rules import previous_in_branch
 from cluster.verify.prompts import Prompts
 from cluster.verify.report import RULES, NotChecked, Rule, RuleReport, Verification
 from cluster.verify.rescore import Scorer
@@ -139,7 +140,7 @@ class _Check:
         }
         for rule, check in checks.items():
             self._apply_unless_refused(reports[rule], where, check)
-        before = episode.steps[index - 1] if index else None
+        before = previous_in_branch(episode.steps, index)
         if not run.is_exact:
             reports["append_only"].skip("policy.tokens was not `exact`")
         elif before is not None and goes_on(before, step):

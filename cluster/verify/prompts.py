@@ -185,6 +185,8 @@ class Prompts:
                 yield from self._by_renderer(episode, index, moment)
         messages = _plain(step.prompt_messages)
         before = episode.steps[index - 1] if index else None
+        if step.parent_step is not None and 0 <= step.parent_step < index:
+            before = episode.steps[step.parent_step]
         for moment in moments:
 
             def rendered(moment: datetime = moment) -> list[int]:

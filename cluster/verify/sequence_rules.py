@@ -12,6 +12,9 @@ from cluster.dataset.sequences import Sequence as TrainingSequence
 from cluster.verify.report import NotChecked, RuleReport
 from workers.records import EpisodeRecord, StepRecord
 
+_NEW = ("branch",)
+"""Columns that files of earlier versions lack."""
+
 
 def of_steps(episode: EpisodeRecord) -> str | None:
     """Whether an episode's sequences are its steps' ids, seen from the steps.
@@ -25,7 +28,7 @@ def of_steps(episode: EpisodeRecord) -> str | None:
         if len(step.completion_logprobs or []) != len(step.completion_token_ids):
             raise NotChecked("a step's lengths do not agree")
     made = sequences_of(episode)
-    covered = [index for each in made for index in range(each.first_step, each.last_step + 1)]
+    covered = sorted(step.step_index for each in made for step in episode.steps if _holds(each, step))
     if covered != [step.step_index for step in episode.steps]:
         return "its sequences do not hold each step once"
     for each in made:
@@ -35,6 +38,12 @@ def of_steps(episode: EpisodeRecord) -> str | None:
     return None
 
 
+def _holds(sequence: TrainingSequence, step: StepRecord) -> bool:
+    """Whether a step is one of a sequence's."""
+    is_between = sequence.first_step <= step.step_index <= sequence.last_step
+    return is_between and step.branch == sequence.branch
+
+
 def _misses(sequence: TrainingSequence, steps: Sequence[StepRecord]) -> str | None:
     """What a sequence lacks of the steps that it is made of."""
     ids, mask, logprobs = sequence.input_ids, sequence.loss_mask, sequence.logprobs
@@ -42,7 +51,7 @@ def _misses(sequence: TrainingSequence, steps: Sequence[StepRecord]) -> str | No
         return "its columns differ in length"
     expected_mask, expected_logprobs = [0] * len(ids), [0.0] * len(ids)
     for step in steps:
-        if not sequence.first_step <= step.step_index <= sequence.last_step:
+        if not _holds(sequence, step):
             continue
         prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
         end = len(prompt) + len(sampled)
@@ -63,7 +72,8 @@ def check_written(run_dir: Path, report: RuleReport) -> None:
 
 def _written(run_dir: Path, path: Path) -> str | None:
     file = pq.ParquetFile(path)
-    missing = [name for name in SEQUENCES.names if name not in file.schema_arrow.names]
+    names = [name for name in SEQUENCES.names if name not in _NEW or name in file.schema_arrow.names]
+    missing = [name for name in names if name not in file.schema_arrow.names]
     if missing:
         return f"it has no column {missing[0]}"
     rows = _rows(file)
@@ -80,7 +90,7 @@ def _written(run_dir: Path, path: Path) -> str | None:
             )
         if expected is None:
             return f"row {number} is one too many, sequence {row['sequence_index']} of {row['episode_id']}"
-        for name in SEQUENCES.names:
+        for name in names:
             if not _is_same(name, row[name], expected[name]):
                 which = f"row {number}, sequence {row['sequence_index']} of {row['episode_id']}"
                 return f"{which}: {name} is {_short(row[name])}; computed again, {_short(expected[name])}"

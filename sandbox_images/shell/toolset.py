@@ -19,6 +19,7 @@ from sandbox_images.shell.subject import Subject
 from sandbox_images.shell.tools import complaint, tool_schemas
 from sandbox_images.shell.workspace import FileError, Workspace
 from sandbox_images.tool_host.json_patch import Patch
+from sandbox_images.tool_host.session_variables import given_variables
 from sandbox_images.tool_host.toolset import Scores, Session, ToolResult, Toolset, ToolsetError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -95,6 +96,7 @@ class ShellSession(Session):
             "TERM": "dumb",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
+            **given_variables(),
         }
         self._family = Family()
         self._shell = Shell(str(root), self._environment, self._family, toolset.output_cap)

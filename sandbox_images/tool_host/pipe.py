@@ -16,6 +16,7 @@ class WorkerPipe:
         reader: Descriptor that requests come from.
         writer: Descriptor that replies go to.
         handle: Is given each request, and the bytes that it came as.
+        on_stream: Is given the body of each frame of a connection's stream.
     """
 
     def __init__(
@@ -24,12 +25,13 @@ class WorkerPipe:
         reader: int,
         writer: int,
         handle: Callable[[dict[str, Any], bytes], None],
+        on_stream: Callable[[bytes], None],
     ) -> None:
         self._selector = selector
         self._reader = reader
         self._writer = writer
         self._handle = handle
-        self._frames = wire.FrameBuffer()
+        self._frames = wire.FrameBuffer(on_stream=on_stream)
         self._outgoing = bytearray()
 
     def open(self) -> None:

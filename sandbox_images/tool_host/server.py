@@ -20,6 +20,7 @@ from sandbox_images.tool_host.channel import ENDED_BY_ITSELF, Channel
 from sandbox_images.tool_host.memory import MemoryWatch, find_largest, terminal_owners
 from sandbox_images.tool_host.pipe import WorkerPipe
 from sandbox_images.tool_host.reaper import Reaper, send_kill
+from sandbox_images.tool_host.relay import Relay
 from sandbox_images.tool_host.session import become_session, failure
 from sandbox_images.tool_host.toolset import Toolset, ToolsetError
 from sandbox_images.tool_host.write_limits import make_rules
@@ -93,7 +94,10 @@ class Server:
         self._look_again_at = 0.0
         self._blamed_until = 0.0
         self._selector = selectors.DefaultSelector()
-        self._pipe = WorkerPipe(self._selector, reader, writer, self._handle)
+        self._pipe = WorkerPipe(
+            self._selector, reader, writer, self._handle, lambda body: self._connections.handle(body)
+        )
+        self._connections = Relay(self._selector, self._pipe.send, scratch)
         self._reaper = Reaper(self._selector, self._bury, self._answer_closed, contained)
         self._children: dict[str, _Child] = {}
         self._by_pid: dict[int, _Child] = {}
@@ -119,6 +123,7 @@ class Server:
                 self._enforce_deadlines()
                 self._guard(self._watch_memory)
                 self._guard(partial(self._reaper.reap, self._by_pid))
+                self._connections.wake_listeners()
         except EOFError:
             pass
         finally:
@@ -136,7 +141,7 @@ class Server:
             traceback.print_exc(file=sys.stderr)
 
     def _patience(self) -> float | None:
-        waits = [self._reaper.patience, self._watch_patience()]
+        waits = [self._reaper.patience, self._watch_patience(), self._connections.patience]
         if self._deadlines:
             waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
@@ -220,6 +225,7 @@ class Server:
             return
         scratch = self._scratch / name
         users = None
+        variables: dict[str, str] = request.get("variables", {})
         with ExitStack() as undo:
             try:
                 ours, theirs = socket.socketpair()
@@ -230,6 +236,9 @@ class Server:
                 users = self._next_users()
                 if users is not None:
                     os.chown(scratch, users[1], users[1])
+                if wanted := request.get("listen"):
+                    variables |= self._connections.listen(name, wanted, users and users[1])
+                    undo.callback(self._connections.close, name)
                 pid = self._fork()
             except OSError as error:
                 self.reply(failure(request["id"], "capacity", error))
@@ -246,6 +255,7 @@ class Server:
                     users,
                     self._contained,
                     self._write_rules,
+                    variables,
                 )
             undo.pop_all()
         theirs.close()
@@ -338,6 +348,7 @@ class Server:
             self._blame_for_memory(child, peak)
         child.channel.drain()
         self._kill(child, ENDED_BY_ITSELF)
+        self._connections.close(child.name)
         del self._by_pid[pid], self._children[child.name]
         if not child.closing:
             self._ended[child.name] = child

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sandbox_images.tool_host import printed, process, wire
+from sandbox_images.tool_host import printed, process, session_variables, wire
 from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.session_filter import refuse_system_calls
 from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
@@ -34,11 +34,13 @@ def become_session(
     users: tuple[int, int] | None,
     contained: bool = False,
     write_rules: int | None = None,
+    variables: dict[str, str] | None = None,
 ) -> NoReturn:
     """Turns this forked process into the session that `request` asks for, and never returns.
 
     `users` is what `process.become_user` takes; None: it stays the tool host's. `contained` says whether this
     is a container: what it may ask of the kernel is then cut down. `write_rules` are those of `make_rules`.
+    `variables` are the worker's, for the environment of this process and of what its tools start.
     """
     status = 1
     try:
@@ -58,6 +60,7 @@ def become_session(
         if contained:
             refuse_system_calls(toolset.runs_model_code)
         os.chdir(scratch)
+        session_variables.set_given(variables or {})
         _serve(channel, toolset, prepared, request, scratch)
         status = 0
     except BaseException:  # noqa: BLE001 - a forked child must never unwind into the host's frames

@@ -3,8 +3,10 @@
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from sandbox_images.tool_host.streams import MARK, MAX_BODY
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 32 * 1024 * 1024
@@ -145,10 +147,17 @@ def _count_values(body: bytes) -> int:
 
 
 class FrameBuffer:
-    """Cuts a stream of bytes into frame bodies."""
+    """Cuts a stream of bytes into frame bodies.
 
-    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+    Args:
+        max_frame: Largest frame to accept, in bytes.
+        on_stream: Is given, in its turn, the body of each frame that belongs to a connection's stream (see
+            `streams`). None: there are to be none.
+    """
+
+    def __init__(self, max_frame: int = MAX_FRAME, on_stream: Callable[[bytes], None] | None = None) -> None:
         self._max_frame = max_frame
+        self._on_stream = on_stream
         self._buffer = bytearray()
 
     def clear(self) -> None:
@@ -164,11 +173,17 @@ class FrameBuffer:
         self._buffer += data
         while len(self._buffer) >= HEADER.size:
             (length,) = HEADER.unpack_from(self._buffer)
-            if length > self._max_frame:
-                raise WireError(f"frame of {length} bytes is over the limit of {self._max_frame}")
+            limit, on_stream = self._max_frame, None
+            if length & MARK and self._on_stream is not None:
+                length, limit, on_stream = length ^ MARK, MAX_BODY, self._on_stream
+            if length > limit:
+                raise WireError(f"frame of {length} bytes is over the limit of {limit}")
             end = HEADER.size + length
             if len(self._buffer) < end:
                 return
             body = bytes(self._buffer[HEADER.size : end])
             del self._buffer[:end]
-            yield body
+            if on_stream is None:
+                yield body
+            else:
+                on_stream(body)

@@ -18,6 +18,7 @@ from workers.sandbox import ownership
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.docker import DockerSandbox
 from workers.sandbox.pool import SandboxPool
+from workers.sandbox.relay import ProtocolFactory
 from workers.settings import SandboxSettings
 
 MEMORY_MB, PIDS, SCRATCH_MB = 256, 64, 16
@@ -72,8 +73,11 @@ class Cell:
         await said(self.neighbour, "attempt", code="open('mine', 'w').write('precious')")
         self.neighbour_pid = json.loads(await said(self.neighbour, "who"))["pid"]
 
-    async def session(self) -> Session:
+    async def session(self, factory: ProtocolFactory | None = None) -> Session:
+        """A session; with a factory, its programs can connect to the worker."""
         session = await self.pool.acquire(f"s{next(_numbers)}")
+        if factory is not None:
+            session.serve_connections(factory)
         await session.open({})
         return session
 

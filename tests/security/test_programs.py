@@ -11,7 +11,7 @@ import docker
 import pytest
 
 import sandbox_images
-from workers.sandbox.docker import isolation
+from workers.sandbox.isolation import isolation
 from workers.settings import SandboxSettings
 
 pytestmark = pytest.mark.docker

@@ -26,6 +26,14 @@ class Turn:
     """Names of the tools that the policy was offered; None where nobody noted them."""
     tool_errors: list[bool] | None = None
     """Of each tool call of the action, whether it was answered with an error. None where it is not known."""
+    agent: str | None = None
+    """Who took it, where that was an agent of its own."""
+    branch: int | None = None
+    """Which of the agent's conversations it is of."""
+    parent_step: int | None = None
+    """The step that it goes on from, or that its branch left from."""
+    dialect: str | None = None
+    """The API that the agent called the policy by."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -9,9 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
+from workers.sandbox.allowed_hosts import AllowedHosts
 from workers.sandbox.connection import GRACE, Connection
+from workers.sandbox.relay import ProtocolFactory
 from workers.sandbox.toolset_spec import ToolsetSpec as ToolsetSpec
 from workers.settings import SandboxSettings
+
+_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_NO_PROXY = ("NO_PROXY", "no_proxy")
+_PORTS = range(61_000, 65_000)
+"""Ports inside that connections to this worker go to: beyond those that a kernel gives by itself."""
 
 FROM_WITHIN: frozenset[EndCause] = frozenset(
     {"session", "protocol", "memory", "time", "capacity", "tool_host"}
@@ -127,6 +135,9 @@ class Sandbox(ABC):
         self.is_up = False
         """Whether it has come up: until then it has no session, and need not be ended gently."""
         self._connection: Connection | None = None
+        self._next_port = -1
+        self.variables: dict[str, str] = {}
+        """Environment variables that every session has."""
         self._tools: dict[str, list[ToolSchema]] = {}
 
     async def start(self) -> Hello:
@@ -150,6 +161,41 @@ class Sandbox(ABC):
         except BaseException:
             await run_to_end(self.stop())
             raise
+
+    def serve_port(self, factory: ProtocolFactory) -> int:
+        """Has connections to a port inside, which is chosen here, answered from now on.
+
+        Returns:
+            The port. Nobody listens there before a session is opened with it.
+
+        Raises:
+            SandboxDied: The sandbox is gone.
+        """
+        connection = self._connected()
+        port = self._find_port(connection.relay.is_served)
+        connection.relay.serve(port, factory)
+        return port
+
+    def close_port(self, port: int) -> None:
+        """Resets all connections to a port inside."""
+        if self._connection is not None:
+            self._connection.relay.close(port)
+
+    def _find_port(self, is_taken: Callable[[int], bool]) -> int:
+        """A port that no session has, and that programs inside are not likely to use."""
+        for _ in _PORTS:
+            self._next_port += 1
+            port = _PORTS[self._next_port % len(_PORTS)]
+            if not is_taken(port):
+                return port
+        raise SandboxDied("the sandbox has no port left for another session")
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise SandboxDied("the sandbox was never started")
+        if self._connection.broken:
+            raise self._connection.broken
+        return self._connection
 
     @property
     def alive(self) -> bool:
@@ -204,6 +250,17 @@ class Sandbox(ABC):
         }
 
 
+@dataclass(frozen=True)
+class _Listener:
+    """Where a session's programs can connect to."""
+
+    port: int
+    socket_variable: str | None
+    """The environment variable that is to tell of a Unix socket which leads to the same."""
+    variables: dict[str, str]
+    """The environment variables that tell of the port."""
+
+
 class Session:
     """One episode's tool resources, as an environment sees them in `state["sandbox"]`."""
 
@@ -217,6 +274,11 @@ class Session:
         self.scores: Scores | None = None
         self.failure: SandboxError | None = None
         """What ended the session before its time. Its episode can come to no score any more."""
+        self._listeners: list[_Listener] = []
+        self._gateway: _Listener | None = None
+        self._is_opening = False
+        self.allowed_hosts: AllowedHosts | None = None
+        """Its way to the hosts that `sandbox.allow` names."""
 
     def was_ended_from_within(self, error: SandboxError) -> bool:
         """Whether the code in this session must answer for an error.
@@ -230,6 +292,44 @@ class Session:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         return self  # verifiers copies the state that carries us
 
+    def serve_connections(self, factory: ProtocolFactory) -> None:
+        """Answers what the session's programs send to `gateway_address`, and to nowhere else.
+
+        To be called once, before `open`. The address is in the session's environment as `KUMITE_GATEWAY`,
+        and the path of a Unix socket that leads to the same as `KUMITE_GATEWAY_SOCKET`. When the session is
+        closed, all its connections are reset.
+
+        Args:
+            factory: Makes the protocol of one connection, as `asyncio.loop.create_server` takes it; its
+                transport is a `RelayTransport`.
+
+        Raises:
+            RuntimeError: The session is open, or has been given a factory.
+            SandboxDied: The sandbox is gone.
+        """
+        if self._gateway is not None:
+            raise RuntimeError("serve_connections: the session's connections are served already")
+        self._gateway = self._listen(factory, "KUMITE_GATEWAY_SOCKET", "KUMITE_GATEWAY")
+
+    @property
+    def gateway_address(self) -> str:
+        """Where `serve_connections` is reached from inside, `http://127.0.0.1:PORT`.
+
+        Raises:
+            RuntimeError: `serve_connections` was not called.
+        """
+        if self._gateway is None:
+            raise RuntimeError("gateway_address: call serve_connections first")
+        return _address(self._gateway.port)
+
+    def _listen(self, factory: ProtocolFactory, socket_variable: str | None, *names: str) -> _Listener:
+        if self._is_opening:
+            raise RuntimeError("serve_connections: to be called before the session is opened")
+        port = self.sandbox.serve_port(factory)
+        listener = _Listener(port, socket_variable, dict.fromkeys(names, _address(port)))
+        self._listeners.append(listener)
+        return listener
+
     async def open(self, task: dict[str, Any], timeout: float | None = None) -> Opened:
         """Sets up the tool resources for a task.
 
@@ -241,13 +341,29 @@ class Session:
             SessionSetupError: The toolset refused.
             SandboxError: The sandbox could not.
         """
-        answer = await self._request("open", timeout or self.sandbox.settings.setup_timeout, task=task)
+        if self.sandbox.settings.allow and self.allowed_hosts is None:
+            settings = self.sandbox.settings
+            self.allowed_hosts = AllowedHosts(settings.allow, settings.allow_mb << 20)
+            listener = self._listen(self.allowed_hosts.make_protocol, None, *_PROXY)
+            listener.variables.update(dict.fromkeys(_NO_PROXY, "127.0.0.1,localhost"))
+        self._is_opening = True
+        limit = timeout or self.sandbox.settings.setup_timeout
+        answer = await self._request("open", limit, task=task, **self._asked_for())
         begun = await self._checked(_Opened, answer)
         tools = begun.tools
         if tools is None:
             tools = [] if begun.tools_id is None else await self.sandbox.tool_schemas(begun.tools_id)
         self.opened = Opened(tools, begun.tools_id, begun.observation, begun.state_id)
         return self.opened
+
+    def _asked_for(self) -> dict[str, Any]:
+        """What the tool host is to listen on, and to tell the session of it."""
+        listen = [{"port": each.port, "socket": each.socket_variable} for each in self._listeners]
+        variables = dict(self.sandbox.variables)
+        for each in self._listeners:
+            variables |= each.variables
+        asked = {"listen": listen, "variables": variables}
+        return {name: value for name, value in asked.items() if value}
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout: float | None = None) -> ToolResult:
         """Calls a tool. One that fails is a result with an error.
@@ -285,6 +401,10 @@ class Session:
 
     async def close(self) -> None:
         """Kills all that belongs to the session. Idempotent; a sandbox that is dead has closed it already."""
+        for listener in self._listeners:
+            self.sandbox.close_port(listener.port)
+        if self.allowed_hosts is not None:
+            await self.allowed_hosts.close()
         if self.name in self.sandbox.sessions:
             self.sandbox.sessions.discard(self.name)
             if self.sandbox.alive:
@@ -307,3 +427,7 @@ class Session:
             self.failure = SessionLost(f"the session answered out of form: {str(error)[:200]}")
             self.failure.cause = "protocol"
             raise self.failure from error
+
+
+def _address(port: int) -> str:
+    return f"http://127.0.0.1:{port}"

@@ -17,6 +17,7 @@ from workers.errors import (
     ToolsetError,
 )
 from workers.sandbox import wire
+from workers.sandbox.relay import Relay
 
 GRACE = 10.0
 """Seconds beyond a request's own limit, which the tool host enforces, after which the host is the one to
@@ -48,7 +49,9 @@ class Connection:
     def __init__(self, write: Callable[[bytes], None], on_broken: Callable[[], None]) -> None:
         self._write = write
         self._on_broken = on_broken
-        self._frames = wire.FrameBuffer()
+        self.relay = Relay(write)
+        """Connections from inside."""
+        self._frames = wire.FrameBuffer(self.relay.feed)
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
         self._printed: dict[int, str] = {}
@@ -130,7 +133,8 @@ class Connection:
                 reply.set_exception(self.broken)
                 reply.exception()  # its waiter may be gone already
         self._pending.clear()
-        self._frames = wire.FrameBuffer()
+        self._frames = wire.FrameBuffer(self.relay.feed)
+        self.relay.break_off()
         self._on_broken()
 
     def _settle(self, reply: wire.Reply) -> None:

@@ -5,12 +5,12 @@ import json
 import logging
 import random
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import docker
 import docker.errors
 import requests
-from docker.types import LogConfig, Ulimit
 
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, SandboxStartError
@@ -20,74 +20,19 @@ from workers.sandbox.connection import GRACE, Connection
 from workers.sandbox.container_end import find_container_end
 from workers.sandbox.creation import creation_slot
 from workers.sandbox.engine import engine
-from workers.sandbox.seccomp import seccomp_option
+from workers.sandbox.images import ImageFacts, container_options, inspect_image, tool_host_mount
+from workers.sandbox.isolation import GVISOR, SCRATCH, UID, isolation
 from workers.sandbox.wire import StreamDemultiplexer
 from workers.settings import SandboxSettings
 
 _log = logging.getLogger(__name__)
-_SCRATCH = "/scratch"
-_UID = 65534
 _SESSION_UIDS = range(2**17, 2**31 - 2**20, 2**16)
 """Where the user ids of a container's sessions begin: each container its own, for the kernel counts the
 processes of a user id over all containers."""
-
-_GVISOR = "runsc"
-"""Its kernel lets a process of the tool host's own user kill it, though it is init, and open its pipe."""
-_KEPT_MEMORY = {
-    "kernel.shmall": "4096",
-    "kernel.shmmni": "64",
-    "kernel.sem": "256 4096 64 64",
-    "kernel.msgmni": "16",
-    "kernel.msgmnb": "8192",
-    "kernel.msgmax": "8192",
-    "fs.mqueue.queues_max": "16",
-    "net.ipv4.tcp_rmem": "4096 65536 262144",
-    "net.ipv4.tcp_wmem": "4096 16384 262144",
-}
-"""Bounds of kernel memory that no process holds, so that no kill would set it free: System V shared memory
-(16 MiB), semaphores (256 KiB) and messages (8 MiB with what the kernel adds to each), POSIX queues; and
-buffers of TCP sockets, which count as no process's own."""
-_FILES_PER_MB = 256
-_SHM_MB = 64
-"""Empty files take a kibibyte each of memory that no process holds, so they are bounded as bytes are."""
+_CANNOT_BOUND = ("storage-opt", "storage opt", "quota")
+"""Words of an engine whose storage driver can't bound a container's root file system."""
 _left_behind: set[str] = set()
 """Containers of this process that are to be removed when the engine answers again."""
-
-
-def isolation(settings: SandboxSettings, session_users: bool) -> dict[str, Any]:
-    """What a container may do, as arguments of the SDK's `create_host_config`: nothing it does not need."""
-    host = 0 if session_users else _UID
-    mode = "0711" if session_users else "0700"
-    scratch, shared = (
-        "" if settings.runtime == _GVISOR else f",nr_inodes={size * _FILES_PER_MB}"  # whose memory is its own
-        for size in (settings.scratch_mb, _SHM_MB)
-    )
-    return {
-        "network_mode": "none",
-        "cap_drop": ["ALL"],
-        "cap_add": ["CHOWN", "KILL", "SETGID", "SETUID"] if session_users else None,
-        "security_opt": ["no-new-privileges", *seccomp_option(settings.seccomp)],
-        "read_only": True,
-        "tmpfs": {
-            _SCRATCH: f"size={settings.scratch_mb}m,mode={mode},uid={host},gid={host},nosuid,nodev{scratch}",
-            "/dev/shm": f"size={_SHM_MB}m,mode=1777,nosuid,nodev,noexec{shared}",
-        },
-        "mem_limit": settings.memory_mb * 1024 * 1024,
-        "memswap_limit": settings.memory_mb * 1024 * 1024,
-        "nano_cpus": int(settings.cpus * 1e9),
-        "pids_limit": settings.pids,
-        "ulimits": [
-            Ulimit(name="core", soft=0, hard=0),
-            Ulimit(name="nofile", soft=4096, hard=4096),
-            Ulimit(name="sigpending", soft=4096, hard=4096),
-            Ulimit(name="msgqueue", soft=819_200, hard=819_200),
-        ],
-        "ipc_mode": "private",
-        "sysctls": _KEPT_MEMORY,
-        "auto_remove": True,
-        "log_config": LogConfig(type=LogConfig.types.NONE),
-        "runtime": settings.runtime,
-    }
 
 
 class DockerSandbox(Sandbox):
@@ -101,7 +46,9 @@ class DockerSandbox(Sandbox):
         self._stopped = False
         self._transport: asyncio.Transport | None = None
         wanted = settings.session_users
-        self._session_users = spec.session_users or settings.runtime == _GVISOR if wanted is None else wanted
+        if wanted is None:
+            wanted = settings.user is None and (spec.session_users or settings.runtime == GVISOR)
+        self._session_users = wanted
 
     async def _launch(self) -> Connection:
         if self.settings.image is None:
@@ -122,9 +69,12 @@ class DockerSandbox(Sandbox):
                 f"{self.settings.start_timeout:g} s"
             ) from error
         except docker.errors.ImageNotFound as error:
+            ours = str(self.settings.image).startswith("kumite-")
+            remedy = (
+                f"`kumite images build {self.spec.image}` makes it" if ours else "pull it, or build it there"
+            )
             raise SandboxStartError(
-                f"there is no image {self.settings.image} on this node; `kumite images build "
-                f"{self.spec.image}` makes it"
+                f"sandbox.image: there is no image {self.settings.image} on this node; {remedy}"
             ) from error
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise SandboxStartError(f"the Docker engine could not start a container: {error}") from error
@@ -143,7 +93,7 @@ class DockerSandbox(Sandbox):
         with engine() as client:
             api: Any = client.api
             _remove_left_behind(client)
-            created = api.create_container_from_config(self._config(api))
+            created = self._create(client)
             self._container = self._created = container = str(created["Id"])
             self.id = container[:12]
             if self._stopped:  # while this thread was waiting for the engine
@@ -168,23 +118,54 @@ class DockerSandbox(Sandbox):
         with engine() as client:
             cast(Any, client.api).start(self._container)
 
-    def _config(self, api: Any) -> dict[str, Any]:
-        options: dict[str, Any] = {**self._options(), "scratch": _SCRATCH, "contained": True}
-        user = _UID
+    def _create(self, client: docker.DockerClient) -> dict[str, Any]:
+        assert self.settings.image is not None
+        facts = inspect_image(client, self.settings.image)
+        create = cast(Callable[[Any], dict[str, Any]], client.api.create_container_from_config)
+        try:
+            return create(self._config(client, facts, bounded_root=True))
+        except docker.errors.APIError as error:
+            if self.settings.root_mb is None or not any(word in str(error).lower() for word in _CANNOT_BOUND):
+                raise
+        _log.warning(
+            "sandbox.root_mb: this engine's storage driver can't bound a root file system; in place of all "
+            "of it, only /tmp, /var/tmp, /run, /root and /home can be written to, in memory"
+        )
+        return create(self._config(client, facts, bounded_root=False))
+
+    def _config(self, client: docker.DockerClient, facts: ImageFacts, bounded_root: bool) -> dict[str, Any]:
+        api: Any = client.api
+        options: dict[str, Any] = {**self._options(), "scratch": SCRATCH, "contained": True}
+        user = UID
         if self._session_users:
             user = 0
             options["first_user"] = random.choice(_SESSION_UIDS)
             options["limits"]["processes"] = max(2, self.settings.pids // 2)
+        if self.settings.user == "root":
+            user = 0
+        mounts, started = [], {}
+        if not facts.has_tool_host:
+            mounts = [tool_host_mount(client, str(self.settings.image), self.settings.tool_host)]
+            started = container_options(facts, SCRATCH if self.settings.root_mb is None else None)
+            self.variables = dict(facts.variables)
+        host_config = isolation(
+            self.settings,
+            self._session_users,
+            bounded_root=bounded_root,
+            volumes=facts.volumes,
+            mounts=mounts,
+        )
         config = api.create_container_config(
             image=self.settings.image,
             command=[self.spec.toolset, json.dumps(options)],
             user=f"{user}:{user}",
-            working_dir=_SCRATCH,
+            working_dir=SCRATCH,
             stdin_open=True,
             stop_signal="SIGKILL",  # it is init, to which no other does anything: an engine would wait
             labels=ownership.labels(self.owner),
-            host_config=api.create_host_config(**isolation(self.settings, self._session_users)),
+            host_config=api.create_host_config(**host_config),
             hostname="sandbox",
+            **started,
         )
         # The engine closes the container's stdin when our end goes: the pipe is the ownership.
         return {**cast(dict[str, Any], config), "AttachStdin": True, "StdinOnce": True}

@@ -41,7 +41,7 @@ class SandboxPool:
         self._settings = settings
         self._owner = owner
         self._ahead = ahead
-        self._recycle = settings.recycle
+        self._recycle = self._wanted = "episode" if settings.user == "root" else settings.recycle
         self._current: Sandbox | None = None
         self._choosing = asyncio.Lock()
         self._most = most_sessions(settings)
@@ -190,7 +190,7 @@ class SandboxPool:
         async with self._starts:
             hello = await sandbox.start()
         self.created += 1
-        wanted = self._settings.recycle
+        wanted = self._wanted
         if self._closed:
             await run_to_end(sandbox.stop())
             raise SandboxStartError("the worker is going down")

@@ -5,9 +5,11 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,6 +87,15 @@ class ProcessSandbox(Sandbox):
         assert process.stderr
         while data := await process.stderr.read(1 << 16):
             connection.feed_stderr(data)
+
+    def _find_port(self, is_taken: Callable[[int], bool]) -> int:
+        """A port of this machine that is free just now."""
+        while True:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port: int = free.getsockname()[1]
+            if not is_taken(port):
+                return port
 
     async def find_cause_of_death(self) -> EndCause:
         """Its exit code tells: by a signal or with 0, it was ended from outside."""

@@ -16,3 +16,6 @@ class ToolsetSpec:
     """Keyword arguments of the toolset class."""
     session_users: bool = False
     """Whether its sessions are to have users of their own where `sandbox.session_users` does not say."""
+    own_image: str | None = None
+    """An image of the user's that the environment's arguments name, in place of `image`; `sandbox.image` wins
+    over it."""

@@ -3,12 +3,16 @@
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 HEADER = struct.Struct(">I")
+MARK = 1 << 31
+"""What is added to a frame's length where it is no JSON, but belongs to a connection's stream."""
+MAX_STREAM_BODY = 5 + 16_384
+"""Largest body of such a frame, in bytes."""
 MAX_FRAME = 32 * 1024 * 1024
 """Largest frame either side accepts, in bytes."""
 MAX_DEPTH = 100
@@ -121,28 +125,40 @@ def decode(body: bytes) -> Reply:
 
 
 class FrameBuffer:
-    """Cuts a stream of bytes into frame bodies."""
+    """Cuts a stream of bytes into frame bodies.
 
-    def __init__(self) -> None:
+    Args:
+        on_stream: Is given, in its turn, the body of each frame that belongs to a connection's stream. None:
+            there are to be none.
+    """
+
+    def __init__(self, on_stream: Callable[[bytes], None] | None = None) -> None:
+        self._on_stream = on_stream
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Takes what was read, yields each body that is complete by now.
+        """Takes what was read, yields the body of each reply that is complete by now.
 
         Raises:
-            ProtocolError: A frame announces more than `MAX_FRAME`.
+            ProtocolError: A frame announces more than `MAX_FRAME`, or `on_stream` refuses one.
         """
         self._buffer += data
         while len(self._buffer) >= HEADER.size:
             (length,) = HEADER.unpack_from(self._buffer)
-            if length > MAX_FRAME:
-                raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME}")
+            limit, on_stream = MAX_FRAME, None
+            if length & MARK and self._on_stream is not None:
+                length, limit, on_stream = length ^ MARK, MAX_STREAM_BODY, self._on_stream
+            if length > limit:
+                raise ProtocolError(f"a frame of {length} bytes is over the limit of {limit}")
             end = HEADER.size + length
             if len(self._buffer) < end:
                 return
             body = bytes(self._buffer[HEADER.size : end])
             del self._buffer[:end]
-            yield body
+            if on_stream is None:
+                yield body
+            else:
+                on_stream(body)
 
 
 class StreamDemultiplexer:

@@ -12,7 +12,7 @@ from tests.helpers.engine_fixtures import dummy_image, engine
 from tests.helpers.sandboxes import dummy, opened, process_sandbox, said
 from workers.errors import SandboxDied, SandboxError, SandboxStartError, SessionLost, SessionTimeout
 from workers.sandbox.container_end import _judge  # pyright: ignore[reportPrivateUsage]
-from workers.sandbox.docker import isolation
+from workers.sandbox.isolation import isolation
 from workers.sandbox.seccomp import OWN_PROFILE
 from workers.settings import SandboxSettings
 

@@ -119,13 +119,14 @@ def _step(
     exchange = trace.exchange_of(response)
     prompt = _prompt(step, trace, conversation)
     completion = conversation.records(step["completion"]) if exchange is None else [exchange.action]
-    following = None if is_last else _prompt(trajectory[index + 1], trace, conversation)
+    after = _next_in_branch(trace, index, len(trajectory))
+    following = None if after is None else _prompt(trajectory[after], trace, conversation)
     usage = getattr(response, "usage", None)
     return StepRecord(
         step_index=index,
         prompt_messages=prompt,
         action=completion[-1] if completion else Message(role="assistant"),
-        observations=_observations(state, conversation, [*prompt, *completion], following),
+        observations=_observations(state if is_last else {}, conversation, [*prompt, *completion], following),
         tool_errors=turn.tool_errors,
         state_patch=_patch(trace, turn.first_call, turn.last_call),
         reward=trace.step_rewards[index] if index < len(trace.step_rewards) else None,
@@ -140,7 +141,17 @@ def _step(
         usage=_usage(usage) if usage else None,
         policy_seconds=turn.policy_seconds,
         tools_seconds=turn.tools_seconds,
+        agent=turn.agent,
+        branch=turn.branch,
+        parent_step=turn.parent_step,
+        dialect=cast(Any, turn.dialect),
     )
+
+
+def _next_in_branch(trace: EpisodeTrace, index: int, steps: int) -> int | None:
+    """The step after one in the same branch; None where it is the last."""
+    branch = _turn(trace, index).branch
+    return next((i for i in range(index + 1, steps) if _turn(trace, i).branch == branch), None)
 
 
 def _prompt(step: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:

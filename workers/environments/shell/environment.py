@@ -10,6 +10,7 @@ import verifiers as vf
 from datasets import Dataset
 from pydantic import Field, model_validator
 
+from workers.environments.agents.settings import AgentArgs
 from workers.environments.arguments import checked
 from workers.environments.sandboxed import SandboxedEnv
 from workers.environments.shell.dataset import ShellTask, TaskSelection, rows, shell_task
@@ -66,6 +67,9 @@ class ShellArgs(TaskSelection):
     graded as it is. With the longest last command and a minute for grading it must fit in
     `episode.timeout`, which would end the episode without a grade; the policy's own time comes on top."""
 
+    agent: AgentArgs | None = None
+    """Who plays in place of the environment's own loop: see [agents.md](agents.md). Null: that loop."""
+
     @model_validator(mode="after")
     def _ordered(self) -> "ShellArgs":
         if self.command_timeout > self.max_command_timeout:
@@ -111,7 +115,7 @@ class ShellEnv(SandboxedEnv):
     async def setup_state(self, state: vf.State) -> vf.State:
         """Opens the episode's session with the task's files; nothing else of the task goes in yet."""
         session = await self._session(state)
-        task = _task(state)
+        task = task_of(state)
         opened = await session.open({"files": task.files})
         state["tool_defs"] = [
             vf.Tool(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
@@ -153,23 +157,34 @@ class ShellEnv(SandboxedEnv):
     async def _score(self, session: Session, state: vf.State) -> None:
         if "session_ended" in state:
             return
-        task = _task(state)
+        task = task_of(state)
         limit = min(_GRADING_TIME, session.sandbox.settings.call_timeout)
         evidence = {
-            "output": _last_words(state),
+            "output": self.last_words(state),
             "tests": task.tests,
             "expected": task.expected,
             "seconds": _GRADING * limit,
+            **self.evidence(state),
         }
         try:
             scores = await session.evaluate(evidence, limit)
         except (SandboxDied, SessionLost, ToolsetError) as error:
-            _ended(state, error)
+            end_session(state, error)
             return
         shortages = scores.details.get("shortages")
         if shortages and session.sandbox.served > 1:
             raise SessionLost(f"others in its container may have left too little for {shortages}")
         state["scores"] = scores.metrics
+
+    def last_words(self, state: vf.State) -> str | None:
+        """What the policy has said last."""
+        last = state["trajectory"][-1]["completion"]
+        content = last[-1].content if last else None
+        return content if isinstance(content, str) else None
+
+    def evidence(self, state: vf.State) -> dict[str, Any]:
+        """What else the toolset is told when it evaluates."""
+        return {}
 
     async def _run(self, call: vf.ToolCall, state: vf.State) -> str:
         """What the policy reads of a tool call, be it well-formed or not."""
@@ -188,7 +203,7 @@ class ShellEnv(SandboxedEnv):
         except RequestRefused as error:
             return f"{call.name} was not run: {error}"
         except (SandboxDied, SessionLost, ToolsetError) as error:
-            return _ended(state, error)
+            return end_session(state, error)
         finally:
             state["tools_seconds"] += time.monotonic() - began
         if state["tools_seconds"] > self._tools_timeout:
@@ -197,7 +212,10 @@ class ShellEnv(SandboxedEnv):
 
 
 def load_environment(
-    sandbox: Mapping[str, Any] | None = None, episode_timeout: float | None = None, **args: Any
+    sandbox: Mapping[str, Any] | None = None,
+    episode_timeout: float | None = None,
+    policy: str | None = None,
+    **args: Any,
 ) -> ShellEnv:
     """The environment, as verifiers loads it.
 
@@ -205,12 +223,19 @@ def load_environment(
         sandbox: Settings of the environment's own sandbox, as in a config's `sandbox` section.
         episode_timeout: Seconds after which an episode is ended without a grade. Under Kumite, the config's
             `episode.timeout`.
+        policy: Name of the model that plays.
         **args: See `ShellArgs`.
 
     Raises:
         EnvironmentLoadError: An argument is not what it should be.
     """
     settings = checked(ShellArgs, args)
+    own_sandbox = checked(SandboxSettings, sandbox or {}, "sandbox")
+    if settings.agent is not None:
+        from workers.environments.agents.shell_env import AgentShellEnv, check_agent
+
+        check_agent(settings.agent, policy, episode_timeout)
+        return AgentShellEnv(settings, settings.agent, own_sandbox)
     longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_TIME
     if episode_timeout is not None and longest >= episode_timeout:
         raise EnvironmentLoadError(
@@ -218,18 +243,13 @@ def load_environment(
             f"take up to {longest:g} s (max_command_timeout is {settings.max_command_timeout:g}), which must "
             f"be less than episode.timeout, {episode_timeout:g}: it ends an episode without a grade"
         )
-    return ShellEnv(settings, checked(SandboxSettings, sandbox or {}, "sandbox"))
+    return ShellEnv(settings, own_sandbox)
 
 
-def _task(state: vf.State) -> ShellTask:
+def task_of(state: vf.State) -> ShellTask:
+    """The task that an episode plays."""
     info = cast(dict[str, Any], state["info"])
     return shell_task(info["name"], info["seed"], info.get("folder"))
-
-
-def _last_words(state: vf.State) -> str | None:
-    last = state["trajectory"][-1]["completion"]
-    content = last[-1].content if last else None
-    return content if isinstance(content, str) else None
 
 
 async def session_ended(state: vf.State) -> float:
@@ -237,7 +257,7 @@ async def session_ended(state: vf.State) -> float:
     return float("session_ended" in state)
 
 
-def _ended(state: vf.State, error: SandboxError) -> str:
+def end_session(state: vf.State, error: SandboxError) -> str:
     """Takes the end of a session from within for the end of its episode, and not for a failure to score it.
 
     A policy that could have its episodes thrown away would get rid of its bad ones. That its process misses

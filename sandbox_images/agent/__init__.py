@@ -1,0 +1,1 @@
+"""Agents in a shell workspace: programs of anybody's, which the session starts, watches and ends."""

@@ -1,0 +1,1 @@
+"""The tool host with a Python of its own, for images that bring neither."""

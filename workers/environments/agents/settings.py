@@ -1,0 +1,88 @@
+"""`environment.args.agent`: which agent plays, and how much it may ask for."""
+
+import difflib
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from workers.environments.agents.base import Agent
+from workers.environments.agents.codex import Codex
+from workers.environments.agents.command import CommandAgent
+from workers.environments.agents.mini_swe_agent import MiniSweAgent
+from workers.environments.agents.opencode import OpenCode
+from workers.errors import EnvironmentLoadError
+from workers.gateway.limits import AgentLimits
+from workers.settings import Settings
+
+NAMED: dict[str, type[Agent]] = {kind.id: kind for kind in (MiniSweAgent, Codex, OpenCode)}
+"""The agents that Kumite knows how to call."""
+
+
+class AgentArgs(Settings):
+    """`environment.args.agent` of the environment `shell`."""
+
+    id: str | None = None
+    """`mini-swe-agent`, `codex` or `opencode`. Null where `command` is given."""
+    command: list[str] | None = Field(default=None, min_length=1)
+    """A program of your own, with its arguments. In it `{instruction_file}` stands for a file with the
+    task's text, `{instruction}` for the text, `{answer_file}` for a file that it may write its last words
+    to, `{home}` for its own folder, `{workspace}` for the one that it works in, `{base_url}` for the gateway
+    without `/v1`, and `{model}` for the policy's name."""
+    image: str | None = None
+    """An image that has it, as the engine knows it. Null: Kumite's own for the agent; for a `command`, one
+    with Python and the openai and anthropic packages in `/opt/site`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of its own, beside `OPENAI_BASE_URL`, `OPENAI_API_KEY`, `ANTHROPIC_BASE_URL` and
+    `ANTHROPIC_API_KEY`."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Files to put into its home before it starts: paths here, relative to the config, by their paths
+    there."""
+    max_tokens: int = Field(default=4096, gt=0)
+    """Most tokens sampled in one model call, where `policy.sampling.max_tokens` does not say."""
+    limits: AgentLimits = Field(default_factory=AgentLimits)
+    """How much it may ask of the policy in one episode."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "AgentArgs":
+        known = ", ".join(NAMED)
+        if (self.id is None or self.id == "command") == (self.command is None):
+            raise ValueError(
+                f"agent: got id {self.id!r} and command {self.command!r}; give one of them: id, which is one "
+                f"of {known}, or command, a program of your own"
+            )
+        if self.id is not None and self.id != "command" and self.id not in NAMED:
+            close = difflib.get_close_matches(self.id, NAMED, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(
+                f"agent.id: there is no agent {self.id!r}; {hint}There are {known}; a program of your own "
+                "is given as `command`"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """What steps call it."""
+        return self.id or CommandAgent.id
+
+    def agent(self) -> Agent:
+        """The agent.
+
+        Raises:
+            EnvironmentLoadError: A file of it is not there.
+        """
+        if self.command is not None:
+            return CommandAgent(self.command, self._texts(), self.image)
+        return NAMED[self.id or ""]()
+
+    def _texts(self) -> dict[str, str]:
+        texts: dict[str, str] = {}
+        for name, source in self.files.items():
+            path = Path(source)
+            try:
+                texts[name] = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise EnvironmentLoadError(
+                    f"environment.args.agent.files.{name}: {path} cannot be read: {error}; give the path "
+                    "of a text file, relative to the config"
+                ) from error
+        return texts
