@@ -4,7 +4,7 @@ import threading
 import time
 from bisect import bisect_left
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import docker
 import docker.errors
@@ -103,10 +103,11 @@ def _processes(driver: psutil.Process) -> list[tuple[psutil.Process, str]]:
 
 
 def _containers(client: docker.DockerClient) -> list[str]:
-    return [entry["Id"] for entry in client.api.containers(filters={"label": "kumite.run"})]
+    found = cast("list[dict[str, str]]", client.api.containers(filters={"label": "kumite.run"}))
+    return [entry["Id"] for entry in found]
 
 
 def _container_usage(client: docker.DockerClient, container: str) -> tuple[float, int]:
     """CPU seconds so far, and bytes of memory now."""
-    stats: dict[str, Any] = client.api.stats(container, stream=False, one_shot=True)
+    stats = cast("dict[str, Any]", client.api.stats(container, stream=False, one_shot=True))
     return float(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9, int(stats["memory_stats"]["usage"])

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import Any, cast
 
 import docker
 import psutil
@@ -129,6 +130,7 @@ async def _waits(pool: SandboxPool, samples: int, pause: float) -> list[float]:
 
 async def _rate(pool: SandboxPool, samples: int) -> float:
     try:
+        began = time.perf_counter()
         for number in range(2 * _AHEAD + samples):
             if number == 2 * _AHEAD:  # what was prepared before is used up
                 began = time.perf_counter()
@@ -200,7 +202,8 @@ async def _sessions(pool: SandboxPool, samples: int) -> dict[str, str]:
 
 def _used(client: docker.DockerClient, container: str) -> int:
     """The container's memory, in bytes; of its processes where its runtime heeds no control group."""
-    counted = int(client.api.stats(container, stream=False)["memory_stats"].get("usage", 0))
+    stats = cast("dict[str, Any]", client.api.stats(container, stream=False))
+    counted = int(stats["memory_stats"].get("usage", 0))
     if counted > _NOTHING:
         return counted
     processes = psutil.process_iter(["cmdline"])

@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.contenders import looking_around, verifiers_runner
 from benchmarks.contenders.limited_endpoint import LimitedEndpoint
+from cluster.dataset.arrow import pq
 
 RATE = 10.0
 USED, REFUSED = 0.9, 0.05

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import Any, cast
 
 import docker
 from docker.models.containers import Container
@@ -48,7 +48,8 @@ def engine() -> Generator[docker.DockerClient]:
 
 def memory_bytes(client: docker.DockerClient, container: str) -> int:
     """Memory of a container as `docker stats` shows it: usage without inactive file cache."""
-    memory = client.api.stats(container, stream=False, one_shot=True)["memory_stats"]
+    stats = cast("dict[str, Any]", client.api.stats(container, stream=False, one_shot=True))
+    memory = stats["memory_stats"]
     inactive = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))
     return int(memory["usage"] - inactive)
 

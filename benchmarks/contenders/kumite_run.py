@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from benchmarks.cpu import CpuLedger
+from cluster.dataset.arrow import pq
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("queue", "setup", "policy", "tools", "scoring", "total")

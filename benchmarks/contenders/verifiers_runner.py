@@ -19,7 +19,7 @@ async def main(base_url: str, tasks: int, at_once: int) -> None:
     outputs = await env.evaluate(
         client, "limited", sampling_args={"max_tokens": 64}, max_concurrent=at_once, num_examples=tasks
     )
-    rewards = [output["reward"] for output in outputs["outputs"]]
+    rewards: list[float] = [output["reward"] for output in outputs["outputs"]]
     print(json.dumps({"episodes": len(rewards), "whole": sum(reward == 1.0 for reward in rewards)}))
 
 

@@ -14,13 +14,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders.kumite_run import ROOT
 from benchmarks.scaling.served_policy import SUITE, VERSION, served_policy
+from cluster.dataset.arrow import pq
 from tests.helpers.ray_head import RayHead, command_of, having, ray_head
 from tests.helpers.run_containers import containers, kill_container
 

@@ -8,13 +8,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders.kumite_run import ROOT
 from benchmarks.scaling import waiting_environment
+from cluster.dataset.arrow import pq
 from tests.helpers.ray_head import ray_head
 
 SECONDS, PER_WORKER, ROUNDS = 4.0, 16, 6

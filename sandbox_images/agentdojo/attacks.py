@@ -1,7 +1,7 @@
 """Attacks: AgentDojo's own by name, a user's own by import path, and which injections a pair gets of them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from agentdojo.agent_pipeline.base_pipeline_element import BasePipelineElement
 from agentdojo.attacks.attack_registry import ATTACKS
@@ -117,7 +117,8 @@ class AttackCache:
                 f"{pair}: attack() must return a mapping of injection vectors to texts, got "
                 f"{type(written).__name__}: {written!r:.100}"
             )
-        for vector, text in written.items():
+        texts = cast(Mapping[Any, Any], written)
+        for vector, text in texts.items():
             if vector not in self._vectors:
                 raise ToolsetError(
                     f"{pair}: the suite has no injection vector {vector!r}; it has {', '.join(self._vectors)}"
@@ -125,4 +126,4 @@ class AttackCache:
             if not isinstance(text, str):
                 given = f"{type(text).__name__}: {text!r:.100}"
                 raise ToolsetError(f"{pair}: injection vector {vector!r} takes a text, got {given}")
-        return dict(written)
+        return dict(texts)

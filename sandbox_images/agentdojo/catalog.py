@@ -17,7 +17,10 @@ llm_sdks.replace()
 from agentdojo.agent_pipeline.agent_pipeline import load_system_message
 from agentdojo.attacks.attack_registry import ATTACKS
 from agentdojo.models import MODEL_NAMES
-from agentdojo.task_suite.load_suites import _SUITES, get_suites
+from agentdojo.task_suite.load_suites import (
+    _SUITES,  # pyright: ignore[reportPrivateUsage] - AgentDojo lists its versions nowhere else
+    get_suites,
+)
 from agentdojo.task_suite.task_suite import TaskSuite
 
 from sandbox_images.agentdojo.attacks import addresses_model, attack_class, make_attack

@@ -7,12 +7,14 @@ lines elsewhere, and a policy is to read what AgentDojo would have it read.)
 """
 
 import datetime
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import yaml
 from agentdojo.strenum import StrEnum
 
+_type_of: Callable[[Any], type[Any]] = type
 _SCALARS = frozenset({str, int, float, bool, type(None), datetime.datetime, datetime.date})
 _LONGEST_KEY = 100
 """Characters of a key as it is written; PyYAML gives a line of its own to one of 128."""
@@ -47,7 +49,7 @@ class _Writer:
         """A collection that is not empty; its first line without the indent."""
         self._see(value)
         margin = "\n" + " " * indent
-        if type(value) is dict:
+        if _type_of(value) is dict:
             return margin.join([self._pair(key, value[key], indent) for key in _in_order(value)])
         return margin.join(["-" + self._item(item, indent) for item in value])
 
@@ -89,7 +91,7 @@ class _Writer:
 
 def _plain(value: Any) -> tuple[Any, type]:
     """A value and its type; of a member of AgentDojo's enums, which are written as texts, the text."""
-    return (value.value, str) if isinstance(value, StrEnum) else (value, type(value))
+    return (value.value, str) if isinstance(value, StrEnum) else (value, _type_of(value))
 
 
 def _in_order(mapping: dict[Any, Any]) -> list[str]:

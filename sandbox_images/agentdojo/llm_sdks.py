@@ -43,7 +43,7 @@ class _PlaceholderModules(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
         module = types.ModuleType(spec.name)
-        module.__getattr__ = _placeholder  # type: ignore[method-assign]
+        module.__getattr__ = _placeholder  # pyright: ignore[reportAttributeAccessIssue] - a module may have one (PEP 562)
         return module
 
     def exec_module(self, module: Any) -> None:

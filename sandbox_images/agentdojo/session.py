@@ -85,6 +85,7 @@ class AgentDojoSession(Session):
         except Exception as error:  # noqa: BLE001 - arguments may break the executor itself, not only a tool
             return ToolResult("", f"{type(error).__name__}: {error}")
         answer = messages[-1]
+        assert answer["role"] == "tool"  # the executor answers every call
         if answer["error"] is None:
             self._done.append(len(self._calls) - 1)
         return ToolResult(get_text_content_as_str(answer["content"]), answer["error"])
@@ -120,7 +121,7 @@ class AgentDojoSession(Session):
         """
         if self._checks_are_agentdojos():  # another's might change what is shared here
             for name in self._fields - self._ever_touched:  # what is one and the same need not be compared
-                self._before.__dict__[name] = self._environment.__dict__[name]
+                vars(self._before)[name] = vars(self._environment)[name]
         output = [] if trace["output"] is None else [text_content_block_from_string(trace["output"])]
         calls = self._all_calls(trace["unexecuted"])
         check = partial(self._check, self._before, self._environment, output, calls)

@@ -1,6 +1,7 @@
 """Task suites: AgentDojo's own by name and version, and a user's own by import path."""
 
 from collections.abc import Iterable
+from typing import cast
 
 from agentdojo.task_suite.load_suites import get_suites
 from agentdojo.task_suite.task_suite import TaskSuite
@@ -24,10 +25,10 @@ def load_suite(version: str, name: str) -> TaskSuite:
         if name not in registered:
             raise ToolsetError(f"AgentDojo {version} has no suite {name!r}")
         return registered[name]
-    suite = imported(name)
-    if not isinstance(suite, TaskSuite):
-        raise ToolsetError(f"{name} is a {type(suite).__name__}; an agentdojo TaskSuite is needed")
-    return suite
+    found = imported(name)
+    if not isinstance(found, TaskSuite):
+        raise ToolsetError(f"{name} is a {type(found).__name__}; an agentdojo TaskSuite is needed")
+    return cast(TaskSuite, found)
 
 
 def load_suites(version: str, names: Iterable[str]) -> dict[str, TaskSuite]:

@@ -73,7 +73,7 @@ def grade(source: str, subject: Subject) -> Scores:
             if is_shortage(error):
                 shortages.append(name)
     passed = 1 - len(failures) / len(tests)
-    details = {"tests": len(tests), "failures": failures}
+    details: dict[str, Any] = {"tests": len(tests), "failures": failures}
     if shortages:
         details["shortages"] = shortages
     return Scores({"solved": float(not failures), "tests_passed": passed}, details)

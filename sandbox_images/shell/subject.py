@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from sandbox_images.shell.bans import GUARD
 from sandbox_images.shell.output import read_available, wait_until_ready
@@ -228,12 +228,13 @@ class Subject:
             raise ToolsetError(f"the hidden tests give a submission what is no JSON: {error}") from error
         _, said = self._watched([sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT, cpu_seconds)
         try:
-            answer = json.loads(said)
+            read: Any = json.loads(said)
         except (ValueError, RecursionError):
             raise SubmissionFailed("ended without an answer") from None
-        if isinstance(answer, dict) and isinstance(answer.get("refused"), str):
+        answer = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
+        if isinstance(answer.get("refused"), str):
             raise SubmissionFailed(f"does not do the work itself: {answer['refused']:.200}")
-        if not isinstance(answer, dict) or not ("value" in answer or _says_what_was_raised(answer)):
+        if not ("value" in answer or _says_what_was_raised(answer)):
             raise SubmissionFailed("ended without an answer")
         return answer
 

@@ -22,7 +22,7 @@ PROTOCOL = 1
 def main() -> int:
     """Loads the toolset, says so in a first frame with id 0, and serves until stdin closes."""
     toolset_path = sys.argv[1]
-    options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    options: dict[str, Any] = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     reader, writer = os.dup(0), os.dup(1)
     os.set_inheritable(reader, False)
     os.set_inheritable(writer, False)

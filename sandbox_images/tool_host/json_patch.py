@@ -1,7 +1,7 @@
 """JSON patches (RFC 6902) between two states: small where little changed, and quick where nothing did."""
 
 import marshal
-from typing import Any
+from typing import Any, cast
 
 Patch = list[dict[str, Any]]
 
@@ -12,9 +12,9 @@ def diff(before: Any, after: Any, path: str = "") -> Patch:
         return []
     if type(before) is type(after):
         if isinstance(before, dict):
-            return _diff_objects(before, after, path)
+            return _diff_objects(cast(dict[str, Any], before), after, path)
         if isinstance(before, list):
-            return _diff_arrays(before, after, path)
+            return _diff_arrays(cast(list[Any], before), after, path)
     return [{"op": "replace", "path": path, "value": after}]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from sandbox_images.tool_host import process
 from sandbox_images.tool_host.leftovers import has_left_anything, remove_left_behind
@@ -71,7 +72,7 @@ class Reaper:
         woken.setblocking(False)
         self._wake.setblocking(False)
         self._woken = woken
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _note_nothing)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         selector.register(woken, selectors.EVENT_READ, self._swallow)
 
@@ -139,6 +140,7 @@ class Reaper:
         """
         now = time.monotonic()
         orphans: set[int] = set()
+        fresh: set[int] = set()
         for _ in range(_ENOUGH_ROUNDS):
             orphans = process.children() - set(sessions) - self._janitors
             fresh = orphans - self._orphans.keys()
@@ -198,6 +200,10 @@ class Reaper:
                 os._exit(0)
         self._janitors.add(pid)
         return True
+
+
+def _note_nothing(_number: int, _frame: FrameType | None) -> None:
+    """A handler, so that the signal wakes the selector."""
 
 
 def send_kill(how: Callable[[int, int], None], pid: int) -> None:

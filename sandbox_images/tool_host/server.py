@@ -43,9 +43,9 @@ class _Child:
     scratch: Path
     users: tuple[int, int] | None
     """Whose it is, and whom it acts as, where these users are its alone."""
-    pending: dict[int, str] = field(default_factory=dict)
+    pending: dict[int, str] = field(default_factory=dict[int, str])
     """Requests that the child has not answered yet: operation by id."""
-    closing: list[int] = field(default_factory=list)
+    closing: list[int] = field(default_factory=list[int])
     """Close requests to answer when the process is gone."""
     cause: str | None = None
     """Why the host killed it, where it did."""

@@ -27,7 +27,7 @@ class Scores:
     """What an evaluation gave."""
 
     metrics: dict[str, float | None]
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Session:

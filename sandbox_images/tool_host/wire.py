@@ -4,7 +4,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from sandbox_images.tool_host.streams import MARK, MAX_BODY
 
@@ -63,7 +63,7 @@ def decode(body: bytes | bytearray | memoryview) -> dict[str, Any]:
         raise WireError(f"not JSON: {error}") from error
     if not isinstance(message, dict):
         raise WireError(f"a frame must hold an object, got {type(message).__name__}")
-    return message
+    return cast(dict[str, Any], message)
 
 
 def relay(body: bytes) -> tuple[int, bytes, str | None]:
@@ -90,7 +90,7 @@ def _is_plain(body: bytes) -> bool:
 
 def _decode_reply(body: bytes) -> dict[str, Any]:
     reply = decode(body)
-    error = reply.get("error")
+    error: Any = reply.get("error")
     if type(reply.get("id")) is not int or type(reply.get("ok")) is not bool:
         raise WireError("a reply needs an id and an ok")
     if not reply.keys() <= {"id", "ok", "result", "error", "printed"}:
@@ -100,7 +100,7 @@ def _decode_reply(body: bytes) -> dict[str, Any]:
     if not (reply["ok"] and error is None) and not (
         isinstance(error, dict)
         and error.keys() == _FAILURE
-        and all(isinstance(said, str) for said in error.values())
+        and all(isinstance(said, str) for said in cast(dict[str, Any], error).values())
     ):
         raise WireError("a failure that does not say why")
     return reply

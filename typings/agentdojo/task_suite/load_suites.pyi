@@ -1,0 +1,9 @@
+"""What Kumite uses of the module, with the type arguments that AgentDojo 0.1.35 leaves out."""
+
+from agentdojo.task_suite.task_suite import TaskSuite
+
+_SUITES: dict[str, dict[str, TaskSuite]]
+
+def register_suite(suite: TaskSuite, version: str) -> None: ...
+def get_suites(benchmark_version: str) -> dict[str, TaskSuite]: ...
+def get_suite(benchmark_version: str, suite_name: str) -> TaskSuite: ...
