@@ -13,8 +13,8 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from cluster.config import RunConfig
-from cluster.config.file import load_config, with_drain
-from cluster.ending import FAILED
+from cluster.config.file import load_config, set_drain_seconds
+from cluster.ending import EXIT_FAILED
 from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
 from cluster.observe.printing import print_lines, wide_console, width_of
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cluster.observe.summary import Summary
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"kumite {metadata.version('kumite')}")
         raise typer.Exit()
@@ -47,7 +47,7 @@ app.add_typer(policy_app, name="policy")
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version, and end."),
     ] = False,
 ) -> None:
     """Rollouts of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
@@ -131,7 +131,7 @@ def run(
     else:
         target = Target.new(given, out)
     if drain is not None:
-        given = with_drain(given, drain)
+        given = set_drain_seconds(given, drain)
     if debug:
         show_printed(_console)
     stopped = None
@@ -147,7 +147,7 @@ def run(
     complaint = stopped or most_failed.complaint(summary)
     if complaint is not None:
         _errors.print(Text.assemble(("error: ", "bold red"), complaint), soft_wrap=True)
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _run_matrix(
@@ -159,11 +159,11 @@ def _run_matrix(
     complaint_of: "Callable[[Summary], str | None]",
 ) -> bool:
     """Plays the runs of a matrix; False where there is none."""
-    from cluster.cli.matrix import has_matrix, load_cells, matrix_lines, run_cells, write_cells, written_cells
+    from cluster.cli.matrix import has_matrix, load_cells, read_cells, render_matrix, run_cells, write_cells
 
     if resume is not None:
         folder = Path(resume)
-        cells = written_cells(folder, overrides)
+        cells = read_cells(folder, overrides)
         if cells is not None and config is not None:
             raise ConfigError(
                 f"--resume {resume}: it is a matrix, which has its own config; leave CONFIG out"
@@ -186,8 +186,8 @@ def _run_matrix(
         raise typer.Exit(interrupted.exit_code) from None
     except RunStopped as error:
         _errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        raise typer.Exit(FAILED) from None
-    print_lines(_console, matrix_lines(cells, summaries, width_of(_console)))
+        raise typer.Exit(EXIT_FAILED) from None
+    print_lines(_console, render_matrix(cells, summaries, width_of(_console)))
     _console.print(f"datasets: {folder}/*", highlight=False, soft_wrap=True, markup=False)
     complaints = [
         f"{cell.name}: {complaint}"
@@ -196,7 +196,7 @@ def _run_matrix(
     ]
     if complaints:
         _errors.print(Text.assemble(("error: ", "bold red"), "; ".join(complaints)), soft_wrap=True)
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
     return True
 
 
@@ -212,7 +212,7 @@ def tasks(
 ) -> None:
     """List the tasks that a config selects, without starting anything."""
     if validate:
-        _validate(load_config(config, overrides or []), as_json)
+        _print_validation(load_config(config, overrides or []), as_json)
         return
     from cluster.cli.matrix import has_matrix, load_cells
     from cluster.plan.tasks import cell_lines, render, select
@@ -231,10 +231,10 @@ def tasks(
         print_lines(_console, render(selection, width_of(_console)))
 
 
-def _validate(config: RunConfig, as_json: bool) -> None:
-    from cluster.cli.validate import validate
+def _print_validation(config: RunConfig, as_json: bool) -> None:
+    from cluster.cli.validate import validate_tasks
 
-    found = validate(config)
+    found = validate_tasks(config)
     bad = [task for task in found if task.complaint is not None]
     if as_json:
         print(json.dumps([task.model_dump() for task in found], indent=2))
@@ -274,11 +274,11 @@ def debug_episode(
 
     Tools run in child processes (`sandbox.backend: process`), unless the config says `docker`.
     """
-    from cluster.cli.debug import debug
+    from cluster.cli.debug import play_debug_episode
 
-    record = debug(load_config(config, overrides or []), _console, task)
+    record = play_debug_episode(load_config(config, overrides or []), _console, task)
     if record.status == "failed":
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -312,7 +312,7 @@ def show(
     if episode is not None and (failed or where is not None):
         raise ConfigError("EPISODE_ID shows one episode, --failed and --where list several; give one of them")
     if episode is not None or failed or where is not None:
-        _show_episodes(folder, episode, failed, where, as_json)
+        _print_episodes(folder, episode, failed, where, as_json)
         return
     summary = summarise(local_folder(folder))
     if as_json:
@@ -321,7 +321,7 @@ def show(
         _console.print(render(summary))
 
 
-def _show_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
+def _print_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
     """Prints one episode, or a list of those for which all conditions hold."""
     from cluster.dataset.conditions import Condition, matching_rows, parse_conditions
     from cluster.dataset.episodes import find_record
@@ -474,10 +474,10 @@ def check(
     config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
 ) -> None:
     """Check each part that a run needs; for a part that is not ready, print the command that fixes it."""
-    from cluster.cli.check import checks, render
+    from cluster.cli.check import check_requirements, render_checks
 
-    found = checks(load_config(config) if config else None)
-    _console.print(render(found))
+    found = check_requirements(load_config(config) if config else None)
+    _console.print(render_checks(found))
     if not all(part.ok for part in found):
         raise typer.Exit(1)
 

@@ -109,7 +109,7 @@ async def test_a_coordinator_that_is_cancelled_anywhere_leaves_no_seat_no_task_a
 @pytest.mark.parametrize(
     ("task", "number"),
     [
-        ("Coordinator._see_through", 1),
+        ("Coordinator._play_until_recorded", 1),
         ("WorkerPool.play", 2),
         ("WorkerPool.seat", 5),
         ("WorkerPool._bring_up", 2),
@@ -249,7 +249,7 @@ async def test_an_iteration_that_is_left_is_broken_off_though_what_follows_comes
     stage = Stage()
     before = asyncio.all_tasks()
     async with stage_engine(monkeypatch, tmp_path / "run", stage, Tasks(8)) as engine:
-        pool = engine._parts[0].pool
+        pool = engine._components[0].pool
         stage.open.clear()
         stage.free, stage.holds = 2, "/1"
         kept = engine.rollouts(8)
@@ -281,7 +281,7 @@ async def test_rollouts_that_are_cancelled_while_they_are_prepared_or_played_giv
     stage = Stage()
     before = asyncio.all_tasks()
     async with stage_engine(monkeypatch, tmp_path / "run", stage, Tasks(5)) as engine:
-        pool = engine._parts[0].pool
+        pool = engine._components[0].pool
         suspension, reached, played = 0, True, 0
         while reached:
             suspension += 1

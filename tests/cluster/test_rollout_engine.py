@@ -175,7 +175,7 @@ async def test_workers_stay_while_the_trainer_learns_and_the_log_tells_what_happ
     workers = {"max": 2, "episodes_per_worker": 1, "idle_seconds": 0.0}
     config = RunConfig.model_validate({**config.model_dump(), "workers": workers})
     async with RolloutEngine(config, tmp_path / "run") as engine:
-        pool = engine._parts[0].pool
+        pool = engine._components[0].pool
         while pool.state.up < 2:
             await asyncio.sleep(0.05)
         first = [group async for group in engine.rollouts(2, samples=2)]
@@ -222,7 +222,7 @@ async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(
     def refuse(*_: object) -> None:
         raise RunError("nothing can be measured")
 
-    monkeypatch.setattr("cluster.measures.Measures.taken", refuse)
+    monkeypatch.setattr("cluster.measures.RunObservers.taken", refuse)
     with pytest.raises(RunError, match="nothing can be measured") as raised:
         async with RolloutEngine(config, tmp_path / "run"):
             pass

@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cluster.cli.debug import debug
+from cluster.cli.debug import play_debug_episode
 from cluster.cli.main import app
 from cluster.config.file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
@@ -117,7 +117,7 @@ def config_of(folder: Path, where: str, **policy: str) -> Path:
 
 def debugged(folder: Path, where: str, task: str | None = None) -> tuple[EpisodeRecord, str]:
     said = io.StringIO()
-    record = debug(load_config(config_of(folder, where)), Console(file=said, width=200), task)
+    record = play_debug_episode(load_config(config_of(folder, where)), Console(file=said, width=200), task)
     return record, said.getvalue()
 
 
@@ -165,7 +165,7 @@ def test_a_breakpoint_stops_on_the_main_thread(folder: Path, monkeypatch: pytest
 def test_without_a_deployment_it_says_what_to_do(folder: Path) -> None:
     config = load_config(config_of(folder, "nowhere", kind="vllm"))
     with pytest.raises(PolicyUnavailable, match="kumite policy up CONFIG"):
-        debug(config, Console(file=io.StringIO()))
+        play_debug_episode(config, Console(file=io.StringIO()))
 
 
 def test_command_exits_with_3_where_the_episode_fails(folder: Path) -> None:

@@ -17,7 +17,7 @@ from cluster.observe.tally import Tally
 from cluster.plan.resume import check_image
 from cluster.policy.models.description import describe_run
 from cluster.pool import images
-from cluster.run import _in_flight
+from cluster.run import _describe_in_flight
 from tests.cluster.synthetic import episode, result
 from workers.environments.arguments import checked
 from workers.environments.shell.environment import ShellArgs
@@ -116,7 +116,7 @@ def test_time_left_and_what_a_signal_drops_are_told() -> None:
     tally.add(result(episode(0)))
     tally.add(result(episode(1)))
     assert tally.seconds_left() == pytest.approx(80, rel=0.2)
-    said = _in_flight(7, 10.0)
+    said = _describe_in_flight(7, 10.0)
     assert "the 7 in flight have 10 s" in said and "--drain SECONDS" in said and "--resume" in said
 
 
