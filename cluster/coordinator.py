@@ -115,10 +115,10 @@ class Coordinator:
                 if seat is None:
                     break
                 if self._failure_row.reason is not None:  # the unit that found it raises once it is on record
-                    await self._pool.leave(seat)
+                    await self._pool.release_seat(seat)
                     break
                 if not self._groups.take_up(unit):
-                    await self._pool.leave(seat)
+                    await self._pool.release_seat(seat)
                     self._subtract_ended(len(unit))
                     self._observer.cancelled(len(unit))
                     continue
@@ -146,7 +146,7 @@ class Coordinator:
         """Ends what `run` has begun; all is told to end before anything is waited for."""
         await cancel_and_wait([watch, *tasks])
         for seat in tasks.values():
-            await self._pool.leave(seat)  # of a unit that had not begun, nobody else has
+            await self._pool.release_seat(seat)  # of a unit that had not begun, nobody else has
 
     def drain(self) -> None:
         """Has `run` take up nothing more, and end."""
@@ -159,7 +159,7 @@ class Coordinator:
         Raises:
             RunError: What else has failed meanwhile.
         """
-        asked = asyncio.create_task(self._pool.seat(places))
+        asked = asyncio.create_task(self._pool.acquire_seat(places))
         taken = False
         try:
             await _wait_for_first([asked, failure, self._draining])
@@ -175,7 +175,7 @@ class Coordinator:
         """Asks for a seat no longer, and gives it back if it has come meanwhile."""
         await cancel_and_wait([asked])
         if not asked.cancelled() and asked.exception() is None:
-            await self._pool.leave(asked.result())
+            await self._pool.release_seat(asked.result())
 
     async def _play_until_recorded(self, specs: list[EpisodeSpec], first: Seat) -> None:
         """Plays a unit until each of its episodes has a record: with more attempts where that may help."""
@@ -185,9 +185,9 @@ class Coordinator:
         seat: Seat | None = first
         while specs:
             if seat is None:  # another attempt, which does not count as in flight while it waits
-                seat = await self._pool.seat(len(specs))
+                seat = await self._pool.acquire_seat(len(specs))
                 if self._groups.is_full(unit):
-                    await self._pool.leave(seat)
+                    await self._pool.release_seat(seat)
                     break
             specs = [spec.model_copy(update=self._next_attempt(spec, began)) for spec in specs]
             self._observer.dispatched(specs)
@@ -195,7 +195,7 @@ class Coordinator:
                 results = await self._play_attempt(specs, seat)
             finally:
                 self._observer.returned(specs)
-                await self._pool.leave(seat)  # an attempt that was cancelled before it began has not
+                await self._pool.release_seat(seat)  # an attempt that was cancelled before it began has not
                 seat = None
             for failure in {result.failure for result in results} & budget.keys():
                 budget[failure] -= 1
@@ -209,7 +209,7 @@ class Coordinator:
             recorded += await run_to_end(self._record_results(specs, results, again))
             specs = [spec for spec in specs if spec.episode_id in again]
             self._observer.retried(len(specs))
-        self._groups.leave(unit, len(unit) - recorded)
+        self._groups.finish_unit(unit, len(unit) - recorded)
         self._observer.cancelled(len(unit) - recorded)
         self._subtract_ended(len(unit))
         if self._remaining > 0 and (reason := self._failure_row.reason) is not None:
@@ -277,7 +277,7 @@ class Coordinator:
         """
         left = specs[0].seconds_left
         attempt = asyncio.ensure_future(self._pool.play(specs, seat))
-        self._groups.playing(specs, attempt)
+        self._groups.watch_attempt(specs, attempt)
         try:
             async with asyncio.timeout(None if left is None else left + _ANSWER_GRACE):
                 return await attempt

@@ -33,7 +33,7 @@ class RunObservers:
         planned: int,
         between: str = "tail",
     ) -> None:
-        watch = PolicyWatch(components.policy.metrics, planned, components.pool.heed, between)
+        watch = PolicyWatch(components.policy.metrics, planned, components.pool.apply_metrics, between)
         pool = components.pool
         self._watch = watch
         self._meter = Meter(folder, Exporter(run_id), lambda: pool.state, planned, lambda: watch.use)

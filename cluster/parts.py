@@ -15,8 +15,8 @@ from cluster.plan.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models.models import check_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
-from cluster.pool.images import ensure_image, image_id, image_of
-from cluster.pool.ray_worker import asking, resources
+from cluster.pool.images import ensure_image, read_image_id, resolve_image_tag
+from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
 from workers.errors import EnvironmentLoadError
@@ -103,12 +103,12 @@ def start_components(
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
-            image = image_of(environment.toolset, sandbox)
+            image = resolve_image_tag(environment.toolset, sandbox)
             if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
                 with progress.stage("image") as stage:
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
                 if config.sandbox.image is not None:
-                    named_image_id = image_id(image)
+                    named_image_id = read_image_id(image)
                     check_image(image, named_image_id)
             sandbox = sandbox.model_copy(update={"image": image})
         check_policy(config.policy)
@@ -143,9 +143,9 @@ def start_components(
         check_template_shows_tools()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
         uses_sandbox = environment.toolset is not None
-        ask = asking(settings, config.workers, uses_sandbox)
+        ask = make_worker_requester(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
-        pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox), replicas)
+        pool = WorkerPool(config.workers, ask, worker_resources(config.workers, uses_sandbox), replicas)
 
         def plan_of(split: Split) -> Plan:
             if split == config.environment.split:

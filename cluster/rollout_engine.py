@@ -142,7 +142,7 @@ class RolloutEngine:
                 schedule.return_to(before)
                 raise
             self._planned += expected
-            components.pool.hold(expected)
+            components.pool.keep_workers_for(expected)
             observers.expect(expected)
             iteration = self._current = Iteration(dataset, groups, observers.episode_observers.cancelled)
             iteration.begin(self._play_iteration(components, observers, iteration, groups, expected))

@@ -18,7 +18,7 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
-from cluster.plan.resume import FREE
+from cluster.plan.resume import CHANGEABLE_KEYS
 from cluster.verify.report import RULES
 from tests.helpers.planted_errors import ERRORS
 from workers.endings import ENDINGS
@@ -101,7 +101,9 @@ def dataset_page(page: str) -> str:
         ),
     }
     page = _with_tables("docs/dataset.md", page, "columns", tables)
-    page = _with_tables("docs/dataset.md", page, "resume", {"keys": ", ".join(f"`{key}`" for key in FREE)})
+    page = _with_tables(
+        "docs/dataset.md", page, "resume", {"keys": ", ".join(f"`{key}`" for key in CHANGEABLE_KEYS)}
+    )
     return _with_tables("docs/dataset.md", page, "verify", checks)
 
 

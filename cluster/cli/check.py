@@ -124,7 +124,7 @@ def _check_image(config: RunConfig | None, engine: CheckResult) -> CheckResult |
 def _check_environment(config: RunConfig) -> list[CheckResult]:
     """Loads a config's environment, as a run would, and sees that all that the config asks for is there."""
     from cluster.plan.plan import load_plan
-    from cluster.pool.images import image_of
+    from cluster.pool.images import resolve_image_tag
 
     if threading.current_thread() is not threading.main_thread():
         return []  # verifiers loads environments on the main thread only
@@ -135,7 +135,7 @@ def _check_environment(config: RunConfig) -> list[CheckResult]:
     found = [CheckResult("environment", True, f"{config.environment.id}: {plan.tasks} tasks")]
     if environment.toolset is not None and config.sandbox.backend == "docker":
         try:
-            tag = image_of(environment.toolset, config.sandbox)
+            tag = resolve_image_tag(environment.toolset, config.sandbox)
         except ClusterError as error:
             return [*found, CheckResult("sandbox image", False, str(error))]
         if config.sandbox.image is None and config.environment.id not in build.image_names():

@@ -11,7 +11,7 @@ from rich.text import Text
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.plan.plan import Plan, load_plan
-from cluster.pool.images import ensure_image, image_of
+from cluster.pool.images import ensure_image, resolve_image_tag
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.messages import to_records
 from workers.episode import EpisodePlayer
@@ -108,7 +108,7 @@ def local_worker_settings(
         sandbox = sandbox.model_copy(update={"backend": "process", "unsafe": True})
     if environment.toolset is not None and sandbox.backend == "docker":
         ensure_image(environment.toolset, sandbox, say)
-        sandbox = sandbox.model_copy(update={"image": image_of(environment.toolset, sandbox)})
+        sandbox = sandbox.model_copy(update={"image": resolve_image_tag(environment.toolset, sandbox)})
     if process:
         sandbox = sandbox.model_copy(update={"setup_timeout": _DEBUG_TIMEOUT, "call_timeout": _DEBUG_TIMEOUT})
     return WorkerSettings(

@@ -215,20 +215,20 @@ def tasks(
         _print_validation(load_config(config, overrides or []), as_json)
         return
     from cluster.cli.matrix import has_matrix, load_cells
-    from cluster.plan.tasks import cell_lines, render, select
+    from cluster.plan.tasks import render_cell_counts, render_selection, select_tasks
 
     if has_matrix(config, overrides or []):
-        selections = {cell.name: select(cell.config) for cell in load_cells(config, overrides or [])}
+        selections = {cell.name: select_tasks(cell.config) for cell in load_cells(config, overrides or [])}
         if as_json:
             print(json.dumps({name: each.model_dump() for name, each in selections.items()}, indent=2))
         else:
-            print_lines(_console, cell_lines(selections, width_of(_console)))
+            print_lines(_console, render_cell_counts(selections, width_of(_console)))
         return
-    selection = select(load_config(config, overrides or []))
+    selection = select_tasks(load_config(config, overrides or []))
     if as_json:
         print(selection.model_dump_json(indent=2))
     else:
-        print_lines(_console, render(selection, width_of(_console)))
+        print_lines(_console, render_selection(selection, width_of(_console)))
 
 
 def _print_validation(config: RunConfig, as_json: bool) -> None:

@@ -122,9 +122,9 @@ class Iteration:
         if not self._broken_off:
             self._broken_off = True
             self._playing.cancel()
-        await run_to_end(self._ended_playing(self._playing))
+        await run_to_end(self._finish_playing(self._playing))
 
-    async def _ended_playing(self, playing: asyncio.Task[None]) -> None:
+    async def _finish_playing(self, playing: asyncio.Task[None]) -> None:
         await asyncio.wait([playing])
         if not playing.cancelled():
             playing.exception()  # whoever still takes groups is told of it

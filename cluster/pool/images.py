@@ -14,7 +14,7 @@ from workers.sandbox.engine import engine
 from workers.settings import SandboxSettings
 
 
-def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
+def resolve_image_tag(spec: ToolsetSpec, settings: SandboxSettings) -> str:
     """The tag of the image to run, whether it is there or not.
 
     Raises:
@@ -33,8 +33,8 @@ def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
         ) from error
 
 
-def image_id(tag: str) -> str | None:
-    """The id of an image that this machine's engine has; None where it has none, or does not answer."""
+def read_image_id(tag: str) -> str | None:
+    """Reads the id of an image that this machine's engine has; None where it has none, or does not answer."""
     try:
         with engine() as client:
             return client.images.get(tag).id
@@ -42,7 +42,7 @@ def image_id(tag: str) -> str | None:
         return None
 
 
-def _is_ours(spec: ToolsetSpec, tag: str) -> bool:
+def _is_bundled_image(spec: ToolsetSpec, tag: str) -> bool:
     return spec.image in build.image_names() and tag == build.image_tag(spec.image)
 
 
@@ -53,7 +53,7 @@ def ensure_image(
     *,
     pull: bool = False,
 ) -> str:
-    """Has this machine's engine have the image to run.
+    """Pulls or builds the image to run, unless this machine's engine has it.
 
     Args:
         spec: What the environment asks for.
@@ -80,23 +80,25 @@ def ensure_image(
             f"sandbox.runtime: the Docker engine has no runtime {settings.runtime!r}; it has "
             f"{', '.join(sorted(runtimes))}"
         )
-    tag = image_of(spec, settings)
+    tag = resolve_image_tag(spec, settings)
     if build.image_exists(tag):
         return f"{tag} is there"
-    if _is_ours(spec, tag):
+    if _is_bundled_image(spec, tag):
         try:
             build.build_image(spec.image, on_line=say)
         except ImageBuildError as error:
             raise RunError(f"image {tag} could not be built: {error}") from error
         return f"built {tag}"
-    why = _pull(tag) if pull else ""
+    why = _pull_image(tag) if pull else ""
     if why is None:
         return f"pulled {tag}"
-    raise RunError(f"sandbox.image: the Docker engine has no image {tag!r}{why}; {_remedy(spec, tag)}")
+    raise RunError(
+        f"sandbox.image: the Docker engine has no image {tag!r}{why}; {_suggest_remedy(spec, tag)}"
+    )
 
 
-def _remedy(spec: ToolsetSpec, tag: str) -> str:
-    """What to do where an image that the config names is missing: only what works for this environment."""
+def _suggest_remedy(spec: ToolsetSpec, tag: str) -> str:
+    """Suggests what to do about a missing image that the config names, if anything works for it."""
     if spec.image in build.image_names() and "/" not in tag and tag.startswith("kumite-"):
         return (
             "leave it out to use the environment's own, as its sources are now, which `kumite images build "
@@ -110,7 +112,7 @@ def _remedy(spec: ToolsetSpec, tag: str) -> str:
     return ways
 
 
-def _pull(tag: str) -> str | None:
+def _pull_image(tag: str) -> str | None:
     """Pulls an image, once for all who ask at the same time on this machine; says why it could not."""
     repository, colon, version = tag.rpartition(":")
     if not colon or "/" in version:

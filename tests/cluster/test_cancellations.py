@@ -83,9 +83,9 @@ class Play:
         assert not self.progress._tally.in_flight
         room = self.pool._config.episodes_per_worker * len(self.pool.workers)
         async with asyncio.timeout(60):
-            seats = [await self.pool.seat(1) for _ in range(room)]
+            seats = [await self.pool.acquire_seat(1) for _ in range(room)]
         for seat in seats:
-            await self.pool.leave(seat)
+            await self.pool.release_seat(seat)
 
 
 @pytest.mark.parametrize("again", AGAIN)
@@ -112,7 +112,7 @@ async def test_a_coordinator_that_is_cancelled_anywhere_leaves_no_seat_no_task_a
         ("Coordinator._play_until_recorded", 1),
         ("WorkerPool.play", 2),
         ("WorkerPool.seat", 5),
-        ("WorkerPool._bring_up", 2),
+        ("WorkerPool._start_worker", 2),
     ],
 )
 async def test_any_task_of_a_run_may_be_cancelled_anywhere(task: str, number: int, again: int | None) -> None:
@@ -157,8 +157,8 @@ async def test_a_pool_whose_end_is_cancelled_anywhere_ends_all_its_workers(again
 async def test_who_waits_for_a_seat_when_the_pool_is_closed_is_told() -> None:
     play = Play(workers={"max": 1, "episodes_per_worker": 1})
     await play.pool.start(1)
-    await play.pool.seat(1)
-    waiting = asyncio.create_task(play.pool.seat(1))
+    await play.pool.acquire_seat(1)
+    waiting = asyncio.create_task(play.pool.acquire_seat(1))
     await asyncio.sleep(0)
     await play.pool.close()
     with pytest.raises(RunError, match="given back"):
@@ -178,7 +178,7 @@ async def test_a_worker_that_is_alive_takes_back_what_lost_results_have_told(
     monkeypatch.setattr("tests.helpers.loop_engine.StageWorker.play", lose)
     [unit] = units(1)
     with pytest.raises(error):
-        await play.pool.play(unit, await play.pool.seat(1))
+        await play.pool.play(unit, await play.pool.acquire_seat(1))
     assert play.stage.cancelled == [unit[0].episode_id], "else a base state would be named by nobody"
     await play.pool.close()
 

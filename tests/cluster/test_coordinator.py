@@ -102,13 +102,13 @@ class Pool:
     def expect(self, episodes):
         self.expected.append(episodes)
 
-    async def seat(self, places):
+    async def acquire_seat(self, places):
         await self.seats.acquire()
         seat = object()
         self.taken.add(seat)
         return seat
 
-    async def leave(self, seat):
+    async def release_seat(self, seat):
         if seat in self.taken:
             self.taken.remove(seat)
             self.seats.release()
@@ -122,7 +122,7 @@ class Pool:
             return await self.act(unit)
         finally:
             self.in_flight -= 1
-            await self.leave(seat)
+            await self.release_seat(seat)
 
 
 @pytest.fixture

@@ -108,11 +108,11 @@ class Everyone:
 
     def set_version(self, version: int) -> None: ...
 
-    async def seat(self, places: int) -> object:
+    async def acquire_seat(self, places: int) -> object:
         await self._seats.acquire()
         return object()
 
-    async def leave(self, seat: object) -> None:
+    async def release_seat(self, seat: object) -> None:
         self._seats.release()
 
     async def play(self, unit: list[EpisodeSpec], seat: object) -> list[EpisodeResult]:

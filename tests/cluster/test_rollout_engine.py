@@ -59,7 +59,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     async def heed(pool: WorkerPool, metrics: EngineMetrics) -> None:
         heeded.append(metrics)
 
-    monkeypatch.setattr(WorkerPool, "heed", heed)
+    monkeypatch.setattr(WorkerPool, "apply_metrics", heed)
     waited_for: defaultdict[str, float] = defaultdict(float)
     look = PolicyWatch.look
 

@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def come_up(self) -> None: ...
+    async def wait_until_ready(self) -> None: ...
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         fields = ("episode_id", "task_id", "group_id", "sample_index")
@@ -52,7 +52,7 @@ class Worker:
 
     def set_version(self, version: int) -> None: ...
 
-    async def end(self) -> str:
+    async def wait_for_end(self) -> str:
         return await asyncio.get_running_loop().create_future()
 
     async def stop(self) -> None: ...

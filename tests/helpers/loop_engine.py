@@ -46,7 +46,7 @@ class StageWorker:
         self.name = name
         self.stage = stage
 
-    async def come_up(self) -> None:
+    async def wait_until_ready(self) -> None:
         await asyncio.sleep(0)
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
@@ -70,7 +70,7 @@ class StageWorker:
 
     def set_version(self, version: int) -> None: ...
 
-    async def end(self) -> str:
+    async def wait_for_end(self) -> str:
         return await asyncio.get_running_loop().create_future()
 
     async def stop(self) -> None:

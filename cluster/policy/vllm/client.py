@@ -86,7 +86,7 @@ class VllmPolicyClient(PolicyClient):
             if _ray.is_initialized():
                 serving.delete_application(self._ends)
             else:
-                engine_folders.remove(self._ends)
+                engine_folders.remove_folder(self._ends)
             self._versions.clear()
         self._ends = None
 
@@ -170,8 +170,8 @@ def _start(
     versions.clear()  # those of a deployment of this name that was there before
     application.set_versions(args, versions.path)
     if session.local:
-        engine_folders.sweep()
-        application.set_temporary(args, engine_folders.make(name, session.owner))
+        engine_folders.remove_stale_folders()
+        application.set_temporary(args, engine_folders.make_folder(name, session.owner))
     try:
         deploying = deployment.remote(name, args)
         base_url = f"{serving.start_serve(session)}/{name}/v1"

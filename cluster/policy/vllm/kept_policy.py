@@ -48,7 +48,7 @@ def status() -> PolicyStatus | None:
     return PolicyStatus(
         policy=policy,
         state="ready" if answers else "not answering",
-        in_use=kept_ray.in_use(),
+        in_use=kept_ray.has_leases(),
         uptime=time.time() - policy.started_at,
         version=_versions(policy).version,
     )
@@ -123,7 +123,7 @@ def down(force: bool = False) -> bool:
         RayUnavailable: It is on a cluster that someone else runs, which cannot be joined.
     """
     policy = read_kept_policy()
-    if not force and kept_ray.in_use():
+    if not force and kept_ray.has_leases():
         raise PolicyInUse("a run is using the kept policy: wait for its end, or use --force")
     if policy is not None and not policy.local:
         with connect(RayConfig(address=policy.ray_address)):

@@ -69,7 +69,7 @@ def delete_application(name: str, wait: bool = True) -> None:
     # With the controller gone, so is the application.
     with suppress(RayServeException, RayError, TimeoutError):
         _serve.delete(name, _blocking=wait)
-    engine_folders.remove(name)
+    engine_folders.remove_folder(name)
 
 
 def await_application(

@@ -79,8 +79,8 @@ def test_in_a_job_a_relative_output_is_refused(
 def test_what_an_error_about_an_own_image_advises_can_work() -> None:
     own = ToolsetSpec("notes", "notes:Notes", {})
     with pytest.raises(RunError, match=r"docker build -t notes:1 .*sandbox\.image: notes:1"):
-        images.image_of(own, SandboxSettings())
-    said = images._remedy(own, "notes:1")
+        images.resolve_image_tag(own, SandboxSettings())
+    said = images._suggest_remedy(own, "notes:1")
     assert "docker build -t notes:1" in said and "kumite images build" not in said
 
 

@@ -8,7 +8,7 @@ import pytest
 from cluster.config import RunConfig
 from cluster.dataset.sequences import Sequence, Written
 from cluster.plan.limits import describe_left_out, limit_order
-from cluster.plan.resume import FREE
+from cluster.plan.resume import CHANGEABLE_KEYS
 
 
 def row(number: int, suite: str | None, attack: str | None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_what_a_limit_leaves_out_is_said() -> None:
 def test_keys_that_may_change_are_in_the_docs_and_in_the_config() -> None:
     page = (Path(__file__).parents[3] / "docs" / "dataset.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- resume: keys -->")[2].partition("<!-- /resume: keys -->")[0]
-    for key in FREE:
+    for key in CHANGEABLE_KEYS:
         assert f"`{key}`" in listed
         assert key.split(".")[0] in RunConfig.model_fields
 

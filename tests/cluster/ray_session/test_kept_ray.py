@@ -32,7 +32,7 @@ def policy(local: bool, shared: bool = True) -> kept_record.KeptPolicy:
 def test_nothing_is_kept_at_first():
     assert kept_ray.find_kept() is None
     assert kept_policy.status() is None
-    assert not kept_ray.in_use()
+    assert not kept_ray.has_leases()
     assert not kept_policy.down()
 
 
@@ -49,7 +49,7 @@ def test_a_kept_policy_on_other_machines_takes_weights_from_a_shared_folder_alon
 
 def test_a_lease_is_seen_by_others_until_it_is_released():
     mine = kept_ray.Lease()
-    assert kept_ray.in_use()
+    assert kept_ray.has_leases()
     assert mine.is_only_one()
     other = kept_ray.Lease()
     assert not mine.is_only_one()
@@ -57,7 +57,7 @@ def test_a_lease_is_seen_by_others_until_it_is_released():
     other.release()
     assert mine.is_only_one()
     mine.release()
-    assert not kept_ray.in_use()
+    assert not kept_ray.has_leases()
 
 
 def test_a_policy_in_use_is_not_ended_unless_forced():

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from verifiers.types import Tool
 
-from cluster.plan.plan import task_id_of
-from cluster.plan.tasks import _task
+from cluster.plan.plan import row_task_id
+from cluster.plan.tasks import _make_task
 from tests.helpers.rollouts import ORACLE
 from workers.environments.base import Rollout
 from workers.environments.classic import steps
@@ -177,8 +177,8 @@ def test_an_episode_whose_record_cannot_be_made_has_one_that_says_why(fails: boo
 def test_any_row_has_labels_an_id_and_a_record_of_what_it_was_lost_to(row: dict[str, Any]) -> None:
     labels_of(row).model_dump_json()
     assert isinstance(info_of(row), dict)
-    task_id_of(row).encode()
-    _task(row).model_dump_json()
+    row_task_id(row).encode()
+    _make_task(row).model_dump_json()
     error = EpisodeError.of("worker", "worker", ValueError("\ud83d"))
     assert_strict(
         lost_result(a_spec(row), error, run_id="r", environment=EnvironmentSettings(id="e"), model="m")
@@ -229,4 +229,4 @@ def test_a_number_is_a_number_or_none(value: Any, is_: float | None) -> None:
     ],
 )
 def test_a_task_has_the_id_that_its_row_gives(row: dict[str, Any], task_id: str) -> None:
-    assert task_id_of(row) == task_id
+    assert row_task_id(row) == task_id
