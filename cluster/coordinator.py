@@ -10,7 +10,7 @@ from cluster.config import RunConfig
 from cluster.errors import RunStopped
 from cluster.observe.failure_row import FailureRow
 from cluster.observe.observers import Observer
-from cluster.observe.printed import note_printed
+from cluster.observe.printed import log_episode_output
 from cluster.plan.groups import Groups
 from cluster.pool.ray_worker import NodeLost, WorkerDied
 from cluster.pool.worker_pool import Seat, WorkerPool
@@ -201,7 +201,7 @@ class Coordinator:
                 budget[failure] -= 1
             again = {r.episode_id for r in results if budget.get(r.failure, 0) > 0 and not r.lasting}
             for result in results:
-                note_printed(result)
+                log_episode_output(result)
                 if result.status == "failed":
                     self._notify_observer(result, result.episode_id in again)
             if again and len(specs) > 1:  # a group is scored together, so it is played again together

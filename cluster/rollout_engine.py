@@ -20,7 +20,7 @@ from cluster.dataset.run_record import begin_session, end_session
 from cluster.errors import ConfigError, RunError
 from cluster.measures import RunObservers
 from cluster.observe.progress import Progress
-from cluster.observe.summary import summarise, write_summary
+from cluster.observe.summary import summarise_run, write_summary
 from cluster.parts import RunComponents, start_components
 from cluster.plan.iteration import Iteration, RolloutGroup
 from cluster.plan.plan import Plan
@@ -258,7 +258,7 @@ class RolloutEngine:
         if dataset.manifest.planned != self._planned:  # a call that was cancelled had been noted already
             await dataset.set_planned(self._planned, schedule.place)
         end_session(self.folder, components.policy.version)
-        write_summary(self._target.folder, summarise(self._target.folder))
+        write_summary(self._target.folder, summarise_run(self._target.folder))
 
     def _check_plan(self, plan: Plan, split: Split | None = None) -> None:
         """Refuses tasks that are not those of the run that is taken up."""

@@ -17,7 +17,7 @@ from cluster.ending import Interrupted, ShutdownSignal, run_in_turns
 from cluster.errors import RunStopped
 from cluster.measures import RunObservers
 from cluster.observe.progress import Progress
-from cluster.observe.summary import Summary, summarise, write_summary
+from cluster.observe.summary import Summary, summarise_run, write_summary
 from cluster.parts import RunComponents, SharedPolicy, start_components
 from cluster.plan.groups import Groups
 from cluster.plan.plan import Plan
@@ -135,7 +135,7 @@ async def _play_plan(
                     cancelled = skipped + groups.cancelled
                     await run_to_end(dataset.commit(wall_seconds=wall_seconds, cancelled=cancelled))
                     end_session(target.folder, components.policy.version)
-                    summary = summarise(target.folder)
+                    summary = summarise_run(target.folder)
                     write_summary(target.folder, summary)
         finally:
             try:

@@ -16,7 +16,7 @@ from cluster.config import RunConfig
 from cluster.config.file import load_config, set_drain_seconds
 from cluster.ending import EXIT_FAILED
 from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
-from cluster.observe.printing import print_lines, wide_console, width_of
+from cluster.observe.printing import print_lines, terminal_width, wide_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,10 +106,10 @@ def run(
     # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
     from cluster.dataset.run_folder import Target
     from cluster.ending import Interrupted
-    from cluster.observe.outcome import MostFailed
-    from cluster.observe.printed import show_printed
-    from cluster.observe.summary import summarise
-    from cluster.observe.summary_view import render
+    from cluster.observe.outcome import FailureLimit
+    from cluster.observe.printed import show_episode_output
+    from cluster.observe.summary import summarise_run
+    from cluster.observe.summary_view import render_summary
     from cluster.plan.resume import resumable_config
     from cluster.run import run
 
@@ -117,7 +117,7 @@ def run(
         raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
     if retry_failed and resume is None:
         raise ConfigError("--retry-failed goes with --resume RUN_DIR: a new run has no failed episodes")
-    most_failed = MostFailed(max_failed)
+    most_failed = FailureLimit(max_failed)
     if _run_matrix(config, overrides or [], out, resume, retry_failed, most_failed.complaint):
         return
     given = load_config(config, overrides or []) if config is not None else None
@@ -133,16 +133,16 @@ def run(
     if drain is not None:
         given = set_drain_seconds(given, drain)
     if debug:
-        show_printed(_console)
+        show_episode_output(_console)
     stopped = None
     try:
         summary = run(given, target, _console)
     except RunStopped as error:
-        stopped, summary = str(error), summarise(target.folder)
+        stopped, summary = str(error), summarise_run(target.folder)
     except Interrupted as interrupted:
         _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(interrupted.exit_code) from None
-    _console.print(render(summary))
+    _console.print(render_summary(summary))
     _console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
     complaint = stopped or most_failed.complaint(summary)
     if complaint is not None:
@@ -187,7 +187,7 @@ def _run_matrix(
     except RunStopped as error:
         _errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from None
-    print_lines(_console, render_matrix(cells, summaries, width_of(_console)))
+    print_lines(_console, render_matrix(cells, summaries, terminal_width(_console)))
     _console.print(f"datasets: {folder}/*", highlight=False, soft_wrap=True, markup=False)
     complaints = [
         f"{cell.name}: {complaint}"
@@ -222,13 +222,13 @@ def tasks(
         if as_json:
             print(json.dumps({name: each.model_dump() for name, each in selections.items()}, indent=2))
         else:
-            print_lines(_console, render_cell_counts(selections, width_of(_console)))
+            print_lines(_console, render_cell_counts(selections, terminal_width(_console)))
         return
     selection = select_tasks(load_config(config, overrides or []))
     if as_json:
         print(selection.model_dump_json(indent=2))
     else:
-        print_lines(_console, render_selection(selection, width_of(_console)))
+        print_lines(_console, render_selection(selection, terminal_width(_console)))
 
 
 def _print_validation(config: RunConfig, as_json: bool) -> None:
@@ -306,19 +306,19 @@ def show(
 ) -> None:
     """Show a run's summary, one of its episodes, or a list of episodes, from the run's files."""
     from cluster.dataset.remote import local_folder
-    from cluster.observe.summary import summarise
-    from cluster.observe.summary_view import render
+    from cluster.observe.summary import summarise_run
+    from cluster.observe.summary_view import render_summary
 
     if episode is not None and (failed or where is not None):
         raise ConfigError("EPISODE_ID shows one episode, --failed and --where list several; give one of them")
     if episode is not None or failed or where is not None:
         _print_episodes(folder, episode, failed, where, as_json)
         return
-    summary = summarise(local_folder(folder))
+    summary = summarise_run(local_folder(folder))
     if as_json:
         print(summary.model_dump_json(indent=2))
     else:
-        _console.print(render(summary))
+        _console.print(render_summary(summary))
 
 
 def _print_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
@@ -326,15 +326,15 @@ def _print_episodes(folder: str, episode: str | None, failed: bool, where: str |
     from cluster.dataset.conditions import Condition, matching_rows, parse_conditions
     from cluster.dataset.episodes import find_record
     from cluster.dataset.remote import local_folder
-    from cluster.observe.conversation import episode_lines
-    from cluster.observe.episode_list import list_lines
+    from cluster.observe.conversation import render_episode
+    from cluster.observe.episode_list import render_episode_list
 
     if episode is not None:
         record = find_record(local_folder(folder), episode)
         if as_json:
             print(record.model_dump_json(indent=2))
         else:
-            print_lines(_console, episode_lines(record))
+            print_lines(_console, render_episode(record))
         return
     conditions = parse_conditions(where) if where is not None else []
     if failed:
@@ -343,7 +343,7 @@ def _print_episodes(folder: str, episode: str | None, failed: bool, where: str |
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for line in list_lines(rows, width_of(_console)):
+    for line in render_episode_list(rows, terminal_width(_console)):
         _console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -363,7 +363,7 @@ def compare(
     if as_json:
         print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
     else:
-        print_lines(_console, comparison_lines(pairs, width_of(_console)))
+        print_lines(_console, comparison_lines(pairs, terminal_width(_console)))
 
 
 @app.command()

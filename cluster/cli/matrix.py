@@ -20,7 +20,7 @@ from cluster.dataset.remote import is_uri
 from cluster.dataset.run_folder import Target
 from cluster.ending import Interrupted
 from cluster.errors import ConfigError
-from cluster.observe.printing import Line, table_lines
+from cluster.observe.printing import Line, render_table
 from cluster.observe.summary import Summary
 from cluster.plan.resume import resumable_config
 
@@ -142,7 +142,7 @@ def render_matrix(cells: Sequence[Cell], summaries: Sequence[Summary], width: in
     }
     if any("utility" in each.metrics for each in summaries):
         columns |= {"utility": means("utility"), "attack success": means("attack_success")}
-    head, *rows = table_lines(columns, width, right=set(columns) - {"run"})
+    head, *rows = render_table(columns, width, right=set(columns) - {"run"})
     return [Line(head, style="bold"), *map(Line, rows)]
 
 

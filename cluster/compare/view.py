@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cluster.compare.comparison import RunPair
-from cluster.observe.printing import Line, table_lines
+from cluster.observe.printing import Line, render_table
 
 
 def comparison_lines(pairs: list[RunPair], width: int | None) -> Iterator[Line]:
@@ -57,7 +57,7 @@ def _metric_lines(pair: RunPair, width: int | None) -> list[str]:
         "1→0": ["" if row.lost is None else f"{row.lost:,}" for row in rows],
         "p": ["" if row.mcnemar_p is None else f"{row.mcnemar_p:.2g}" for row in rows],
     }
-    return table_lines(columns, width, right=set(columns) - {"metric"})
+    return render_table(columns, width, right=set(columns) - {"metric"})
 
 
 def _change_lines(pair: RunPair, width: int | None) -> list[str]:
@@ -67,4 +67,4 @@ def _change_lines(pair: RunPair, width: int | None) -> list[str]:
         "second": [f"{change.second:.3f}" for change in pair.changed],
         "task": [change.task_id for change in pair.changed],
     }
-    return table_lines(columns, width, right=("change", "first", "second"))
+    return render_table(columns, width, right=("change", "first", "second"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
-from cluster.observe.rates import mode_of
+from cluster.observe.rates import episode_mode
 from workers.environments.base import Rows
 from workers.records import labels_of
 
@@ -55,7 +55,7 @@ def describe_left_out(rows: Rows, taken: Sequence[int], limit: int | None) -> st
 def task_kind(row: dict[str, Any]) -> str:
     """AgentDojo's suite and mode; the member that plays it in an `EnvGroup`; else the empty text."""
     labels = labels_of(row).model_dump()
-    mode = mode_of(**labels)
+    mode = episode_mode(**labels)
     if mode is not None:
         return f"{labels['suite']} {mode}"
     task = row.get("task")

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 from cluster.config import RunConfig
-from cluster.observe.printing import Line, table_lines
-from cluster.observe.rates import Mode, mode_of
+from cluster.observe.printing import Line, render_table
+from cluster.observe.rates import Mode, episode_mode
 from cluster.plan.plan import load_plan, row_task_id
 from workers.lost_episodes import prompt_of
 from workers.records import Record, info_of, label_text, labels_of
@@ -94,7 +94,7 @@ def render_selection(selection: Selection, width: int | None) -> list[Line]:
             shown[name] = values
     shown["prompt"] = [" ".join(task.prompt.split()) for task in tasks]
     lines = [Line(f"all tasks: {', '.join(notes)}", style="dim")] if notes else []
-    head, *rows = table_lines(shown, width)
+    head, *rows = render_table(shown, width)
     lines += [Line(head, style="bold"), *map(Line, rows), Line("")]
     return lines + [Line(count) for count in _describe_counts(selection)]
 
@@ -106,7 +106,7 @@ def render_cell_counts(selections: dict[str, Selection], width: int | None) -> l
         "tasks": [f"{len(each.tasks):,}" for each in selections.values()],
         "episodes": [f"{each.episodes:,}" for each in selections.values()],
     }
-    head, *rows = table_lines(columns, width, right=("tasks", "episodes"))
+    head, *rows = render_table(columns, width, right=("tasks", "episodes"))
     total = sum(each.episodes for each in selections.values())
     return [Line(head, style="bold"), *map(Line, rows), Line(f"{total:,} episodes in {len(selections)} runs")]
 
@@ -120,7 +120,7 @@ def _make_task(row: dict[str, Any]) -> Task:
     labels = labels_of(row).model_dump()
     return Task(
         task_id=row_task_id(row),
-        mode=mode_of(**labels),
+        mode=episode_mode(**labels),
         difficulty=label_text(info_of(row).get("difficulty")),
         prompt=_prompt_text(row),
         **labels,

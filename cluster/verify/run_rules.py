@@ -12,7 +12,7 @@ from cluster.dataset.journal import list_segments, may_be_torn, read_segment
 from cluster.dataset.manifest import Manifest, Shard
 from cluster.dataset.schemas import STEP_KEYS
 from cluster.dataset.shards import file_sha256, uncompacted
-from cluster.observe.summary import Summary, summarise
+from cluster.observe.summary import Summary, summarise_run
 from cluster.verify.report import NotChecked, RuleReport
 from cluster.verify.run_context import RunContext
 from workers.records import EpisodeRecord
@@ -212,7 +212,7 @@ class Counts:
             raise NotChecked("the summary is of an earlier time: the run has been taken up again since")
         if list_segments(self._run.folder / "journal") and summary.finished + summary.failed != self._ended:
             raise NotChecked("the summary is of an earlier time: the journal holds more")
-        again = summarise(self._run.folder)
+        again = summarise_run(self._run.folder)
         for name in _COMPARED:
             said, computed = getattr(summary, name), getattr(again, name)
             if not _is_close(said, computed):

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from cluster.dataset.arrow import Table, pc
-from cluster.observe.rates import wilson
+from cluster.observe.rates import wilson_rate
 from cluster.viewer.episode_index import METRIC
 from workers.records import Timings
 
@@ -57,7 +57,7 @@ def _mean(column: Any) -> dict[str, float] | None:
         return None
     mean, count = float(values.mean()), int(values.size)
     if np.isin(values, (0.0, 1.0)).all():
-        rate = wilson(int(values.sum()), count)
+        rate = wilson_rate(int(values.sum()), count)
         return {"value": rate.value, "low": rate.low, "high": rate.high, "episodes": count}
     half = _Z * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
     return {"value": mean, "low": mean - half, "high": mean + half, "episodes": count}

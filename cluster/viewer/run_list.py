@@ -12,7 +12,7 @@ from cluster.dataset.manifest import Manifest, load_manifest, manifest_path
 from cluster.dataset.places import is_uri
 from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
-from cluster.observe.summary import Summary, summarise
+from cluster.observe.summary import Summary, summarise_run
 
 RunState = Literal["live", "done", "cut off"]
 _DEPTH = 2
@@ -87,7 +87,7 @@ def run_state(run_dir: Path, manifest: Manifest, ended: int) -> RunState:
 def describe_run(key: str, place: str, run_dir: Path) -> dict[str, Any]:
     """What the list of runs says of one: its summary, its state, its policy."""
     manifest = load_manifest(run_dir)
-    summary = _kept_summary(run_dir, manifest) or summarise(run_dir)
+    summary = _kept_summary(run_dir, manifest) or summarise_run(run_dir)
     ended = summary.finished + summary.failed
     return {
         "key": key,

@@ -16,7 +16,7 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError
 from cluster.observe.progress import Progress
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from cluster.policy.weights.full_weights import FullWeights
 from cluster.policy.weights.rolling import roll
 from cluster.policy.weights.versions import VersionFolder
@@ -236,7 +236,7 @@ def check_run(folder: Path, stage: Stage) -> None:
     """Every episode on record was played to its end, and what is not there is accounted for."""
     ids = [record.episode_id for record in iterate_records(folder)]
     assert len(ids) == len(set(ids)) and set(ids) <= set(stage.ended)
-    summary = summarise(folder)
+    summary = summarise_run(folder)
     assert summary.planned == summary.finished + summary.failed + summary.cancelled
     assert stage.playing == 0
 
@@ -271,7 +271,7 @@ async def test_an_iteration_that_is_left_is_broken_off_though_what_follows_comes
         await closing
     await nothing_left(before)
     check_run(tmp_path / "run", stage)
-    assert summarise(tmp_path / "run").planned == (20 if then == "next" else 16)
+    assert summarise_run(tmp_path / "run").planned == (20 if then == "next" else 16)
 
 
 @pytest.mark.parametrize("again", AGAIN)
@@ -307,7 +307,7 @@ async def test_a_call_that_is_cancelled_while_it_is_prepared_takes_no_task(
         with pytest.raises(asyncio.CancelledError):
             await first
     assert {group.task_id for group in groups} == {"t0", "t1"}
-    assert summarise(tmp_path / "run").planned == 2
+    assert summarise_run(tmp_path / "run").planned == 2
 
 
 @pytest.mark.parametrize("again", AGAIN)

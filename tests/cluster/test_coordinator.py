@@ -17,7 +17,7 @@ from cluster.dataset.durable import RunFolderError
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import RunError
 from cluster.observe.progress import Progress
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from cluster.plan.groups import Groups
 from cluster.pool.ray_worker import NodeLost, WorkerDied
 from workers.records import (
@@ -390,7 +390,7 @@ async def test_a_full_disk_ends_the_run_with_a_clear_error_and_a_dataset_that_lo
         split="train",
         cache_dir=str(tmp_path / "hf"),
     )
-    assert loaded.num_rows == len(set(loaded["task_id"])) == summarise(run_dir).finished > 30
+    assert loaded.num_rows == len(set(loaded["task_id"])) == summarise_run(run_dir).finished > 30
     assert list((run_dir / "journal").iterdir()) == []
     assert not (run_dir / ".reserve").exists()
 

@@ -15,7 +15,7 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError, UpdateRefused
 from cluster.observe.policy_watch import PolicyWatch
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 from cluster.pool.worker_pool import WorkerPool
 from cluster.rollout_engine import RolloutEngine, RolloutGroup
@@ -51,7 +51,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     config: RunConfig, policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     policy.lets_through = 0  # until a look at the policy has come, so that it comes before an episode's end
-    monkeypatch.setattr("cluster.observe.policy_watch._EVERY", 0.05)
+    monkeypatch.setattr("cluster.observe.policy_watch._INTERVAL", 0.05)
     idle = EngineMetrics(max_requests=4)
     monkeypatch.setattr("cluster.policy.endpoint.EndpointPolicyClient.metrics", lambda _: idle)
     heeded: list[EngineMetrics] = []
@@ -96,7 +96,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     played = {episode.episode_id for group in first + second + named for episode in group.episodes}
     assert len(played) == 20, "each episode of each iteration is another one"
     assert played <= {episode.episode_id for episode in iterate_records(engine.folder)}
-    summary = summarise(engine.folder)
+    summary = summarise_run(engine.folder)
     assert summary.planned == 20 + 64
     assert summary.finished + summary.cancelled == summary.planned, "what was broken off is not missing"
     assert summary.policy is not None
@@ -130,7 +130,7 @@ async def test_an_iteration_that_was_left_is_over_when_the_next_begins(
         await waiting
     assert [group.task_id for group in groups] == ["Japan"]
     assert len(list(iterate_records(engine.folder))) == 2
-    summary = summarise(engine.folder)
+    summary = summarise_run(engine.folder)
     assert (summary.planned, summary.finished, summary.cancelled) == (5, 2, 3)
 
 
@@ -212,7 +212,7 @@ async def test_a_loop_that_was_killed_is_taken_up_again_with_other_episodes(
     assert sorted(record.episode_id for record in records) == sorted(
         episode.episode_id for group in first + second for episode in group.episodes
     )
-    summary = summarise(killed)
+    summary = summarise_run(killed)
     assert (summary.planned, summary.finished, summary.cancelled) == (6, 5, 1)
 
 

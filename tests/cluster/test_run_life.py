@@ -31,7 +31,7 @@ from cluster.dataset.remote import RemoteFolder, local_folder, open_uri
 from cluster.dataset.run_folder import Target
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import ClusterError
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from tests.cluster.synthetic import episode, failed_episode, result
 from tests.helpers.failing_storage import SCHEME, Bucket, Disk, Killed
 
@@ -427,7 +427,7 @@ class RunLife(RuleBasedStateMachine):
         assert not [i for i, n in found.items() if n > 1], "an episode is in the bucket twice"
         assert found.keys() <= self.played
         assert self.copied <= found.keys(), f"gone from the bucket: {self.copied - found.keys()}"
-        summary, planned = summarise(folder), load_manifest(folder).planned
+        summary, planned = summarise_run(folder), load_manifest(folder).planned
         assert summary.finished + summary.failed + summary.cancelled <= (planned or PLANNED)
 
     def settle(self) -> None:

@@ -14,7 +14,7 @@ from cluster.cli.debug import play_debug_episode
 from cluster.cli.main import app
 from cluster.config.file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
-from cluster.observe.printed import note_printed, show_printed
+from cluster.observe.printed import log_episode_output, show_episode_output
 from tests.helpers.rollouts import played, rollout_worker, rows
 from tests.helpers.rollouts import spec as spec_of
 from workers.records import EpisodeRecord
@@ -184,9 +184,9 @@ def test_what_environment_and_toolset_print_is_logged_by_episode_and_shown_if_as
     ) as worker:
         [first, second] = played(worker, *(spec_of(row) for row in rows(worker)))
     said = io.StringIO()
-    show_printed(Console(file=said, width=200))
+    show_episode_output(Console(file=said, width=200))
     with caplog.at_level(logging.INFO, "cluster"):
-        note_printed(first)
+        log_episode_output(first)
     assert second.printed == first.printed == "set up by the environment\nsaid by the toolset\n"
     [line] = [record for record in caplog.records if record.name == "cluster.observe.printed"]
     assert "said by the toolset" in line.getMessage() and line.episode == first.episode_id  # pyright: ignore

@@ -13,7 +13,7 @@ from cluster.config.file import load_config
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session
 from cluster.errors import ConfigError, RunError
-from cluster.observe.tally import Tally
+from cluster.observe.tally import LiveTally
 from cluster.plan.resume import check_image
 from cluster.policy.models.description import describe_run
 from cluster.pool import images
@@ -110,7 +110,7 @@ def test_check_fails_for_a_config_that_cannot_start(tmp_path: Path) -> None:
 
 
 def test_time_left_and_what_a_signal_drops_are_told() -> None:
-    tally = Tally(total=10)
+    tally = LiveTally(total=10)
     assert tally.seconds_left() is None
     tally.began -= 20
     tally.add(result(episode(0)))
