@@ -13,7 +13,7 @@ from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.plan.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
-from cluster.policy.models.models import check_tools
+from cluster.policy.models.models import check_template_shows_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
 from cluster.pool.images import ensure_image, read_image_id, resolve_image_tag
 from cluster.pool.ray_worker import make_worker_requester, worker_resources
@@ -116,11 +116,11 @@ def start_components(
         check_environment_sampling(config.policy, environment.sampling_args)
         _check_worker_env(config)
 
-        def check_template_shows_tools() -> None:
+        def check_model_template() -> None:
             if isinstance(config.policy, VllmPolicy) and environment.has_tools:
-                check_tools(config.policy.model, config.policy.chat_template)
+                check_template_shows_tools(config.policy.model, config.policy.chat_template)
 
-        check_template_shows_tools()
+        check_model_template()
         spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
         outer = stack if shared is None else shared
         if shared is not None:
@@ -140,7 +140,7 @@ def start_components(
             stage.outcome = policy.outcome
         if shared is not None:
             shared.found = (session, policy)
-        check_template_shows_tools()  # of a model that the hub had, too
+        check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
         uses_sandbox = environment.toolset is not None
         ask = make_worker_requester(settings, config.workers, uses_sandbox)

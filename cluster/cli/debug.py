@@ -71,9 +71,9 @@ def _resolve_endpoint(config: RunConfig) -> PolicyEndpoint:
         from cluster.policy.endpoint import EndpointPolicyClient
 
         return EndpointPolicyClient(policy).endpoint()
-    from cluster.policy.vllm.kept_policy import status
+    from cluster.policy.vllm.kept_policy import read_policy_status
 
-    kept = status()
+    kept = read_policy_status()
     if kept is None or kept.state != "ready":
         raise PolicyUnavailable(
             "policy.kind is `vllm`, and `kumite debug` starts no deployment: bring one up with `kumite "

@@ -510,18 +510,18 @@ def policy_up(
 ) -> None:
     """Bring up a config's deployment and keep it, for runs to use."""
     from cluster.observe.progress import Progress
-    from cluster.policy.vllm.kept_policy import up
+    from cluster.policy.vllm.kept_policy import start_kept_policy
 
     with Progress(_console).stage("policy") as stage:
-        stage.outcome = up(load_config(config, overrides or []), stage.say)
+        stage.outcome = start_kept_policy(load_config(config, overrides or []), stage.say)
 
 
 @policy_app.command("status")
 def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say which deployment is kept, if one is, and how it is."""
-    from cluster.policy.vllm.kept_policy import status
+    from cluster.policy.vllm.kept_policy import read_policy_status
 
-    found = status()
+    found = read_policy_status()
     if as_json:
         print("null" if found is None else found.model_dump_json(indent=2))
     elif found is None:
@@ -539,9 +539,9 @@ def policy_update(
     version: Annotated[int, typer.Option("--version", help="Its version, above the present one.")],
 ) -> None:
     """Give the kept deployment new weights, without a restart; runs in flight take them up."""
-    from cluster.policy.vllm.kept_policy import update_kept
+    from cluster.policy.vllm.kept_policy import update_kept_policy
 
-    update_kept(path, version)
+    update_kept_policy(path, version)
     _console.print(f"the policy is at version {version}")
 
 
@@ -550,9 +550,9 @@ def policy_down(
     force: Annotated[bool, typer.Option("--force", help="Even if a run is using it.")] = False,
 ) -> None:
     """End the kept deployment, and the local Ray cluster it lives on."""
-    from cluster.policy.vllm.kept_policy import down
+    from cluster.policy.vllm.kept_policy import stop_kept_policy
 
-    _console.print("ended" if down(force) else "no policy is kept")
+    _console.print("ended" if stop_kept_policy(force) else "no policy is kept")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from cluster.errors import ConfigError, RunError
 from cluster.observe.progress import Progress
 from cluster.observe.summary import summarise_run
 from cluster.policy.weights.full_weights import FullWeights
-from cluster.policy.weights.rolling import roll
+from cluster.policy.weights.rolling import roll_out
 from cluster.policy.weights.versions import VersionFolder
 from cluster.pool.ray_worker import PlayFailed, ResultLost
 from cluster.pool.worker_pool import WorkerPool
@@ -111,7 +111,7 @@ async def test_a_coordinator_that_is_cancelled_anywhere_leaves_no_seat_no_task_a
     [
         ("Coordinator._play_until_recorded", 1),
         ("WorkerPool.play", 2),
-        ("WorkerPool.seat", 5),
+        ("WorkerPool.acquire_seat", 5),
         ("WorkerPool._start_worker", 2),
     ],
 )
@@ -223,7 +223,7 @@ async def test_a_roll_out_of_weights_that_is_cancelled_leaves_all_replicas_with_
             has[replica] = version
             await asyncio.sleep(0)
 
-        reached = await cancelled_at(roll([(name, 0) for name in has], load, 1), suspension, again)
+        reached = await cancelled_at(roll_out([(name, 0) for name in has], load, 1), suspension, again)
         assert len(set(has.values())) == 1
     assert suspension > 6
 

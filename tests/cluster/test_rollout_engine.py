@@ -61,13 +61,13 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
 
     monkeypatch.setattr(WorkerPool, "apply_metrics", heed)
     waited_for: defaultdict[str, float] = defaultdict(float)
-    look = PolicyWatch.look
+    look = PolicyWatch.add_metrics
 
     def noted_look(watch: PolicyWatch, now: float, metrics: EngineMetrics) -> None:
         look(watch, now, metrics)
         waited_for.update(watch.use.waited_for if watch.use else {})
 
-    monkeypatch.setattr(PolicyWatch, "look", noted_look)
+    monkeypatch.setattr(PolicyWatch, "add_metrics", noted_look)
     async with RolloutEngine(config, tmp_path / "run") as engine:
         iteration = asyncio.create_task(all_of(engine.rollouts(3)))
         await eventually(lambda: heeded and waited_for["ramp_up"])
@@ -222,7 +222,7 @@ async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(
     def refuse(*_: object) -> None:
         raise RunError("nothing can be measured")
 
-    monkeypatch.setattr("cluster.measures.RunObservers.taken", refuse)
+    monkeypatch.setattr("cluster.measures.RunObservers.observing", refuse)
     with pytest.raises(RunError, match="nothing can be measured") as raised:
         async with RolloutEngine(config, tmp_path / "run"):
             pass

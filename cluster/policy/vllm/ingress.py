@@ -15,7 +15,7 @@ from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
 from cluster.policy.vllm.token_request import TokenRequest
-from cluster.policy.weights.rolling import roll
+from cluster.policy.weights.rolling import roll_out
 from cluster.policy.weights.versions import VersionFolder
 from workers.policy.versions import HEADER, name_of, version_of
 
@@ -103,10 +103,10 @@ class PolicyIngress(_Ingress, _Broadcastable):
             told = await self._broadcast_to_replicas(model, "load_checkpoint", given)
             return next((reason for reason in told if reason is not None), None)
 
-        return await roll(await self._broadcast_to_replicas(model, "base_version"), load, version)
+        return await roll_out(await self._broadcast_to_replicas(model, "base_version"), load, version)
 
 
-def build(args: dict[str, Any]) -> Any:
+def build_application(args: dict[str, Any]) -> Any:
     """The Ray Serve application: `ray.serve.llm.build_openai_app`, with our ingress.
 
     Args:

@@ -11,7 +11,7 @@ from cluster.errors import PolicyUnavailable
 from cluster.observe.meter import Meter
 from cluster.observe.policy_use import PolicyUse, compute_policy_shares
 from cluster.observe.policy_watch import PolicyWatch
-from cluster.policy.vllm.engine_metrics import EngineMetrics, total
+from cluster.policy.vllm.engine_metrics import EngineMetrics, total_metrics
 from cluster.pool.worker_pool import PoolState
 from tests.cluster.synthetic import episode, result
 from workers.records import EpisodeSpec, Timings
@@ -96,7 +96,7 @@ def test_a_kept_deployments_earlier_work_is_not_this_runs():
 
 
 def test_replicas_add_up():
-    both = total([engine(3, kv_cache_usage=0.2), engine(4, kv_cache_usage=0.4)])
+    both = total_metrics([engine(3, kv_cache_usage=0.2), engine(4, kv_cache_usage=0.4)])
     assert (both.running, both.max_requests, both.kv_cache_usage) == (7, 20, pytest.approx(0.3))
 
 
@@ -170,10 +170,10 @@ def test_counts_go_on_when_a_replica_is_started_anew() -> None:
 
 def test_of_several_replicas_each_is_counted_on_by_itself() -> None:
     made = PolicyWatch(lambda: None, 10)
-    made.add_metrics(0.0, total([counting("a", 900), counting("b", 500)]))
-    made.add_metrics(1.0, total([counting("b", 600), counting("a", 1000)]))
-    made.add_metrics(2.0, total([counting("c", 30), counting("b", 700)]))  # in the place of a
-    made.add_metrics(3.0, total([counting("c", 50), counting("b", 700), counting("d", 5)]))
+    made.add_metrics(0.0, total_metrics([counting("a", 900), counting("b", 500)]))
+    made.add_metrics(1.0, total_metrics([counting("b", 600), counting("a", 1000)]))
+    made.add_metrics(2.0, total_metrics([counting("c", 30), counting("b", 700)]))  # in the place of a
+    made.add_metrics(3.0, total_metrics([counting("c", 50), counting("b", 700), counting("d", 5)]))
     assert made.use is not None
     assert made.use.generated_tokens == 200 + 130 + 25
     assert made.use.prompt_tokens == 2 * made.use.generated_tokens
@@ -185,7 +185,9 @@ def test_of_replicas_without_names_no_count_falls() -> None:
     unnamed = [[900, 500], [950, 510], [950, 3], [960, 20]]
     seen: list[int] = []
     for second, counts in enumerate(unnamed):
-        made.add_metrics(float(second), total([EngineMetrics(generated_tokens=count) for count in counts]))
+        made.add_metrics(
+            float(second), total_metrics([EngineMetrics(generated_tokens=count) for count in counts])
+        )
         assert made.use is not None and made.use.tokens_per_second >= 0
         seen.append(made.use.generated_tokens)
     assert seen == [0, 60, 60, 87]
