@@ -391,14 +391,14 @@ def verify(
     """Recompute from a run's files alone whether they are what they claim; exit 1 if not."""
     from cluster.dataset.remote import local_folder
     from cluster.verify.checks import verify
-    from cluster.verify.view import render, scorer
+    from cluster.verify.view import make_scorer, render_verification
 
     run = local_folder(folder)
-    found = verify(run, tokenizer=tokenizer, rescore=scorer(run, policy), tolerance=tolerance)
+    found = verify(run, tokenizer=tokenizer, rescore=make_scorer(run, policy), tolerance=tolerance)
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        _console.print(render(found))
+        _console.print(render_verification(found))
     if found.violations:
         raise typer.Exit(1)
 
@@ -461,12 +461,12 @@ def view(
         return
     if episodes:
         raise ConfigError("--episodes goes with --export FILE: the page has filters of its own")
-    from cluster.viewer.view import serve
+    from cluster.viewer.view import serve_viewer
 
     def say(line: str) -> None:
         _console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    serve(places or ["runs"], host=host, port=port, open_browser=browser, say=say)
+    serve_viewer(places or ["runs"], host=host, port=port, open_browser=browser, say=say)
 
 
 @app.command()

@@ -91,7 +91,7 @@ class RunLife(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None, prefix="run-life-"))
         self.loop = asyncio.new_event_loop()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(claims, "_PATIENCE", 0.0)
+        self.patch.setattr(claims, "_CLAIM_TIMEOUT", 0.0)
         # A reserve of disk space in memory would be copied at each kill.
         self.patch.setattr(Dataset, "_set_aside", lambda dataset, size: dataset._reserve.touch())
         ids = random.Random(0)

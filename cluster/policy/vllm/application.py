@@ -38,7 +38,7 @@ Accelerator = Literal["cpu", "gpu"]
 
 
 def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, Any]:
-    """The arguments of `cluster.policy.vllm.ingress.build_application` for a policy, as JSON can hold them."""
+    """Arguments of `cluster.policy.vllm.ingress.build_application` for a policy, as JSON can hold them."""
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": model.name, "model_source": model.source},
         "engine_kwargs": _make_engine_args(config, accelerator),

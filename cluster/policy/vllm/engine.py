@@ -157,7 +157,7 @@ class PolicyEngine(_VLLMEngine):
 
     @asynccontextmanager
     async def _hold_version(self, asked: str | None) -> AsyncGenerator[tuple[str, str]]:
-        """Holds the weights that act for a model name: yields what vLLM calls them and what answers call them.
+        """Holds the weights that act for a model name: yields what vLLM and what answers call them.
 
         Inside, they stay.
         """

@@ -37,7 +37,7 @@ class PolicyStatus(BaseModel):
 
 
 def read_policy_status() -> PolicyStatus | None:
-    """Reads which policy is kept and what state it is in; None if none is kept. Takes seconds at most, and does not join Ray."""
+    """Reads which policy is kept, and its state; None if none is. It takes seconds at most without Ray."""
     policy = read_kept_policy()
     if policy is None:
         return None

@@ -85,7 +85,7 @@ class FullWeights:
 
     @asynccontextmanager
     async def acting(self, asked: int | None) -> AsyncGenerator[int]:
-        """Holds the version that acts for a request: what it asks for, if that is an adapter, else these weights.
+        """Holds the version that acts for a request: the adapter that it asks for, or these weights.
 
         Inside, they stay.
 

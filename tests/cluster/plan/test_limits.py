@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.config import RunConfig
-from cluster.dataset.sequences import Sequence, Written
+from cluster.dataset.sequences import Sequence, SequenceFileSummary
 from cluster.plan.limits import describe_left_out, limit_order
 from cluster.plan.resume import CHANGEABLE_KEYS
 
@@ -70,8 +70,8 @@ def sequence(group: str, number: int, advantage: float, split: str | None = "tra
     )
 
 
-def written(*sequences: Sequence) -> Written:
-    found = Written("grpo")
+def written(*sequences: Sequence) -> SequenceFileSummary:
+    found = SequenceFileSummary("grpo")
     for each in sequences:
         found.add(each)
     return found
