@@ -22,7 +22,7 @@ from benchmarks import machine
 from benchmarks.contenders import docker_sdk, verifiers_docker
 from benchmarks.figures import median_and_p95, ms, verdict
 from sandbox_images.build import build_image
-from workers.environments.agentdojo.tasks import TaskSelection, rows
+from workers.environments.agentdojo.tasks import TaskSelection, make_rows
 from workers.sandbox import creation
 from workers.sandbox.base import Owner, ToolsetSpec
 from workers.sandbox.pool import SandboxPool
@@ -164,7 +164,7 @@ async def _burst(make: Callable[[], SandboxPool], at_once: int) -> list[float]:
 
 async def _sessions(pool: SandboxPool, samples: int) -> dict[str, str]:
     """Forked AgentDojo sessions: time to open and close one, to call a tool, and memory of many."""
-    task = rows(TaskSelection(suites=["workspace"]))[0]["info"]
+    task = make_rows(TaskSelection(suites=["workspace"]))[0]["info"]
     opens: list[float] = []
     calls: list[float] = []
     try:

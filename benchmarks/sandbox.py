@@ -17,7 +17,7 @@ from benchmarks.contenders import docker_sdk, verifiers_docker
 from benchmarks.contenders.kumite_sandbox import CALLS, LIVE, KumiteSandbox
 from benchmarks.figures import median_and_p95, ms, verdict
 from sandbox_images.build import build_image
-from workers.environments.agentdojo.tasks import TaskSelection, rows
+from workers.environments.agentdojo.tasks import TaskSelection, make_rows
 
 OPEN_TARGET = 0.015
 CALL_TARGET = 0.0006
@@ -53,7 +53,7 @@ def _pairs(count: int) -> list[dict[str, Any]]:
     selection = TaskSelection(
         suites=["workspace"], mode=["attack"], attack="important_instructions", attack_model="local"
     )
-    pairs = [row["info"] for row in rows(selection)]
+    pairs = [row["info"] for row in make_rows(selection)]
     return random.Random(0).sample(pairs, count)
 
 

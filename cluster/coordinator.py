@@ -16,7 +16,7 @@ from cluster.pool.ray_worker import NodeLost, WorkerDied
 from cluster.pool.worker_pool import Seat, WorkerPool
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.errors import EpisodeTimeout
-from workers.lost_episodes import lost_result
+from workers.lost_episodes import make_lost_result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ class Coordinator:
 
     def _make_lost_result(self, spec: EpisodeSpec, error: EpisodeError) -> EpisodeResult:
         """Makes the result of an episode whose worker cannot report one."""
-        return lost_result(
+        return make_lost_result(
             spec,
             error,
             run_id=self._run_id,

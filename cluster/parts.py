@@ -20,7 +20,7 @@ from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
 from workers.errors import EnvironmentLoadError
-from workers.handed_on import handed_on
+from workers.handed_on import select_worker_variables
 from workers.settings import PolicyEndpoint, SandboxSettings, Split, WorkerSettings
 
 
@@ -184,7 +184,7 @@ def _worker_settings(
         episodes=config.workers.episodes_per_worker,
         seed=config.seed,
         search_path=Path.cwd(),
-        env=handed_on(config.workers.env, all_of_them=local),
+        env=select_worker_variables(config.workers.env, all_of_them=local),
         whole_env=local,
         memory_mb=config.workers.memory_mb,
         block_seconds=config.workers.block_seconds,

@@ -136,7 +136,7 @@ def security_page(page: str) -> str:
     Raises:
         ValueError: The page lacks the markers of the table.
     """
-    rows = [(ending.what, ending.who, ending.record) for ending in ENDINGS]
+    rows = [(ending.what, ending.who, ending.outcome_text) for ending in ENDINGS]
     table = _table(("ending", "caused by", "recorded"), rows)
     return _with_tables("docs/security.md", page, "endings", {"episode": table})
 

@@ -15,7 +15,7 @@ from cluster.pool.images import ensure_image, resolve_image_tag
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.messages import to_records
 from workers.episode import EpisodePlayer
-from workers.handed_on import handed_on
+from workers.handed_on import select_worker_variables
 from workers.policy.exact_client import make_client
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeSpec, Message
@@ -119,7 +119,7 @@ def local_worker_settings(
         episodes=1,
         seed=config.seed,
         search_path=Path.cwd(),
-        env=handed_on(config.workers.env, all_of_them=True),
+        env=select_worker_variables(config.workers.env, all_of_them=True),
     )
 
 

@@ -7,7 +7,7 @@ from cluster.config import RunConfig
 from cluster.observe.printing import Line, render_table
 from cluster.observe.rates import Mode, episode_mode
 from cluster.plan.plan import load_plan, row_task_id
-from workers.lost_episodes import prompt_of
+from workers.lost_episodes import prompt_messages
 from workers.records import Record, info_of, label_text, labels_of
 from workers.settings import Split
 
@@ -129,7 +129,7 @@ def _make_task(row: dict[str, Any]) -> Task:
 
 def _prompt_text(row: dict[str, Any]) -> str:
     """The user's words in a row's prompt."""
-    said = [message.content for message in prompt_of(row) if message.role == "user"]
+    said = [message.content for message in prompt_messages(row) if message.role == "user"]
     return "\n".join(text for text in said if text)
 
 

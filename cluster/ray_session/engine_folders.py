@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from workers.process_ids import started
+from workers.process_ids import read_start_time
 
 _PREFIX = "kumite-vllm-"
 _SOCKET, _LONGEST = 37, 107
@@ -24,7 +24,7 @@ def make_folder(application: str, owner: int) -> Path:
         application: Its name.
         owner: The process that its Ray cluster ends with.
     """
-    folder = _temporary_root() / f"{_PREFIX}{owner}-{started(owner)}-{_short_digest(application)}"
+    folder = _temporary_root() / f"{_PREFIX}{owner}-{read_start_time(owner)}-{_short_digest(application)}"
     shutil.rmtree(folder, ignore_errors=True)  # of a deployment that did not come up
     folder.mkdir(mode=0o700)
     return folder
@@ -40,7 +40,7 @@ def remove_stale_folders() -> None:
     """Removes folders whose Ray cluster has ended, however it did."""
     for folder in _temporary_root().glob(f"{_PREFIX}*-*-*"):
         owner, since, _ = folder.name.removeprefix(_PREFIX).split("-", 2)
-        if owner.isdigit() and started(int(owner)) != since:
+        if owner.isdigit() and read_start_time(int(owner)) != since:
             shutil.rmtree(folder, ignore_errors=True)
 
 

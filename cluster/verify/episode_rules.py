@@ -13,7 +13,7 @@ from cluster.config import VllmPolicy
 from cluster.verify.report import NotChecked
 from cluster.verify.run_context import RunContext
 from cluster.verify.token_rules import messages_continue
-from workers.environments.agentdojo.rewards import RewardSettings, outcome
+from workers.environments.agentdojo.rewards import RewardSettings, weigh_metrics
 from workers.record_digest import digest_of
 from workers.records import EpisodeRecord, Message, StepRecord, Usage, episode_id
 
@@ -243,7 +243,7 @@ def _agentdojo_reward(
     rubric = settings.rubric()
     if not rubric.weights.keys() <= metrics.keys():
         return f"its metrics lack {', '.join(sorted(rubric.weights.keys() - metrics.keys()))}"
-    expected = outcome(rubric, cast(Any, metrics))
+    expected = weigh_metrics(rubric, cast(Any, metrics))
     if rubric.steps:
         expected += metrics.get("step_rewards") or 0.0
         given = [step.reward for step in episode.steps if step.reward is not None]

@@ -14,7 +14,7 @@ from verifiers.legacy.clients.openai_chat_completions_client import OpenAIChatCo
 from verifiers.legacy.types import Response
 
 from workers.environments import tracing
-from workers.environments.sendable import sendable
+from workers.environments.sendable import replace_unsendable
 from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.errors import PolicyError, PolicyRefusal, StaleEpisode
 from workers.policy.answers import page_title, read_completion
@@ -79,8 +79,8 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         Raises:
             verifiers.Error: There is none.
         """
-        prompt = sendable(prompt)
-        trace = tracing.current.get()
+        prompt = replace_unsendable(prompt)
+        trace = tracing.current_trace.get()
         try:
             native: Any = (await self.to_native_prompt(prompt))[0]
             sent: list[Any] = [plain_message(message) for message in native]
@@ -208,13 +208,13 @@ def with_content(answer: Response) -> Response:
 
 def versioned(model: str) -> str:
     """The model's name at the version that the running episode acts with."""
-    trace = tracing.current.get()
+    trace = tracing.current_trace.get()
     return model_name(model, trace.policy_version if trace else None)
 
 
 def note_version(named: str | None, model: str) -> None:
     """Notes which version of a model has acted, where the answer names it: weights change between turns."""
-    trace, acted = tracing.current.get(), version_of(named, model)
+    trace, acted = tracing.current_trace.get(), version_of(named, model)
     if trace is not None and trace.policy_version is not None and acted is not None:
         trace.policy_version = acted
 

@@ -19,7 +19,7 @@ from cluster.policy.models.description import describe_run
 from cluster.pool import images
 from cluster.run import _describe_in_flight
 from tests.cluster.synthetic import episode, result
-from workers.environments.arguments import checked
+from workers.environments.arguments import check_arguments
 from workers.environments.shell.environment import ShellArgs
 from workers.errors import EnvironmentLoadError
 from workers.sandbox.base import ToolsetSpec
@@ -54,7 +54,7 @@ def test_arguments_of_an_environment_are_corrected_in_the_same_words() -> None:
         EnvironmentLoadError,
         match=r"environment\.args\.max_turn: there is no such key; did you mean max_turns\?",
     ):
-        checked(ShellArgs, {"max_turn": 3})
+        check_arguments(ShellArgs, {"max_turn": 3})
 
 
 @pytest.mark.parametrize("job", [{"RAY_JOB_ID": "raysubmit_1"}, {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}])

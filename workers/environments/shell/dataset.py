@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
-from workers.environments.arguments import distinct
+from workers.environments.arguments import check_distinct
 from workers.errors import EnvironmentLoadError
 from workers.settings import Settings
 
@@ -49,7 +49,7 @@ class TaskSelection(Settings):
     seed: int = Field(default=0, ge=0)
     """Seeds the data of those tasks that have made-up ones. Another seed is another task."""
 
-    _distinct = field_validator("tasks", "kinds", "difficulty")(distinct)
+    _distinct = field_validator("tasks", "kinds", "difficulty")(check_distinct)
 
 
 class TaskCard(Settings):

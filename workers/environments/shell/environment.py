@@ -10,10 +10,10 @@ import verifiers as vf
 from datasets import Dataset
 from pydantic import Field, model_validator
 
-from workers.environments.arguments import checked
+from workers.environments.arguments import check_arguments
 from workers.environments.sandboxed import SandboxedEnv
 from workers.environments.shell.dataset import ShellTask, TaskSelection, rows, shell_task
-from workers.environments.tool_errors import say_tool_errors
+from workers.environments.tool_errors import declare_tool_errors
 from workers.errors import (
     EnvironmentLoadError,
     RequestRefused,
@@ -133,7 +133,7 @@ class ShellEnv(SandboxedEnv):
             content = await self._run(call, state)
             answers.append(vf.ToolMessage(content=content, tool_call_id=call.id))
             errors.append(any(session.call_errors[before:]) or len(session.call_errors) == before)
-        say_tool_errors(state, errors)
+        declare_tool_errors(state, errors)
         if "session_ended" in state or state["tools_seconds"] > self._tools_timeout:
             state["final_env_response"] = answers
         return answers
@@ -210,7 +210,7 @@ def load_environment(
     Raises:
         EnvironmentLoadError: An argument is not what it should be.
     """
-    settings = checked(ShellArgs, args)
+    settings = check_arguments(ShellArgs, args)
     longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_TIME
     if episode_timeout is not None and longest >= episode_timeout:
         raise EnvironmentLoadError(
@@ -218,7 +218,7 @@ def load_environment(
             f"take up to {longest:g} s (max_command_timeout is {settings.max_command_timeout:g}), which must "
             f"be less than episode.timeout, {episode_timeout:g}: it ends an episode without a grade"
         )
-    return ShellEnv(settings, checked(SandboxSettings, sandbox or {}, "sandbox"))
+    return ShellEnv(settings, check_arguments(SandboxSettings, sandbox or {}, "sandbox"))
 
 
 def _task(state: vf.State) -> ShellTask:
