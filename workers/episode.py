@@ -327,7 +327,7 @@ class EpisodePlayer:
     ) -> tuple[EpisodeRecord, str]:
         """An episode's record and the line that it is; if it cannot be made, a record that says why."""
         try:
-            return _sealed(self._record(play, outcome, timings))
+            return _seal_record(self._record(play, outcome, timings))
         except Exception as error:  # noqa: BLE001 - whatever an environment has left in its state
             failure: BaseException = error
         if isinstance(failure, PydanticSerializationError):
@@ -336,7 +336,7 @@ class EpisodePlayer:
             failure = UnrecordableEpisode(f"{type(failure).__name__}: {failure}")
         try:
             record = self._record(play, outcome if isinstance(outcome, BaseException) else failure, timings)
-            return _sealed(EpisodeRecord.model_validate(replace_invalid_unicode(record.model_dump())))
+            return _seal_record(EpisodeRecord.model_validate(replace_invalid_unicode(record.model_dump())))
         except Exception as error:  # noqa: BLE001 - not even its steps can be written down
             _log.warning("an episode has a record without its steps: %r", error)
         cause = outcome if isinstance(outcome, BaseException) else failure
@@ -349,12 +349,12 @@ class EpisodePlayer:
             worker_id=self._worker_id,
             node_id=self._node_id,
         )
-        return _sealed(EpisodeRecord.model_validate_json(lost.record))
+        return _seal_record(EpisodeRecord.model_validate_json(lost.record))
 
     def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
         spec, trace = play.spec, play.trace
         error = _error(outcome, trace, self._own(play)) if isinstance(outcome, BaseException) else None
-        rollout = _broken_off(trace, spec) if isinstance(outcome, BaseException) else outcome
+        rollout = _collect_partial_rollout(trace, spec) if isinstance(outcome, BaseException) else outcome
         usage = Usage()
         for step in rollout.steps:
             if step.usage:
@@ -411,7 +411,7 @@ class EpisodePlayer:
         return self._told_creations - before
 
 
-def _sealed(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
+def _seal_record(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
     """A record with its digest and without secrets, and the line of JSON text that it is."""
     record.digest = digest_of(record)
     text = record.model_dump_json()
@@ -423,7 +423,7 @@ def _sealed(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
     return record, record.model_dump_json()
 
 
-def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
+def _collect_partial_rollout(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     """What there is of an episode that failed: its turns so far, no reward, no metrics."""
     state = trace.state
     taken: list[StepRecord] = []

@@ -197,7 +197,7 @@ class Prompts:
             following = step.prompt_messages[len(before.prompt_messages) + 1 :]
 
             def extended(before: StepRecord = before) -> list[int]:
-                return template.extended(
+                return template.extend_prompt(
                     before.prompt_token_ids or [],
                     before.completion_token_ids or [],
                     _plain_messages(following),

@@ -3,7 +3,7 @@
 import pytest
 import verifiers as vf
 
-from workers.environments.classic.outages import is_outage
+from workers.environments.classic.outages import classify_outage
 from workers.errors import EnvironmentInfraError, EpisodeBlocked, EpisodeFailed, ToolsetError
 from workers.failures import failure_kind
 
@@ -53,7 +53,7 @@ class Answered(Exception):
     ],
 )
 def test_an_outage_is_told_from_a_bug(error: Exception, is_: str | None) -> None:
-    assert is_outage(error) == is_
+    assert classify_outage(error) == is_
     wrapped = RuntimeError("Judge model API error")
     wrapped.__cause__ = error
-    assert is_outage(wrapped) == is_
+    assert classify_outage(wrapped) == is_

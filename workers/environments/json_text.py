@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 
 def json_text(value: Any) -> str:
-    """Returns a value as JSON text; numbers that JSON can't say become `"NaN"`, `"Infinity"` or `"-Infinity"`.
+    """Returns a value as JSON text; numbers that JSON can't say become `"NaN"`, `"Infinity"`, `"-Infinity"`.
 
     What is no JSON at all stands as its own text.
 

@@ -20,7 +20,7 @@ from cluster.policy.weights.full_weights import FullWeights
 from cluster.policy.weights.served_model import ServedModel
 from cluster.policy.weights.versions import VersionFolder
 from workers.cancellation import run_to_end
-from workers.policy.versions import name_of, version_of
+from workers.policy.versions import parse_version, version_name
 
 _VLLMEngine: Any = VLLMEngine
 _StatLogger: Any = StatLoggerBase
@@ -129,7 +129,7 @@ class PolicyEngine(_VLLMEngine):
         """
         busy = self.weights.retire(oldest)
         own = str(self.llm_config.model_id)
-        loaded = {name: version_of(name, own) for name in self._oai_models.lora_requests}
+        loaded = {name: parse_version(name, own) for name in self._oai_models.lora_requests}
         old = (name for name, v in loaded.items() if v is not None and v < oldest and v not in busy)
         await self.forget_adapters(*old)
         return busy
@@ -162,11 +162,11 @@ class PolicyEngine(_VLLMEngine):
         Inside, they stay.
         """
         own = str(self.llm_config.model_id)
-        async with self.weights.acting(version_of(asked, own)) as version:
+        async with self.weights.acting(parse_version(asked, own)) as version:
             if asked is not None and version > self.weights.version:
                 yield asked, asked
             else:
-                yield own, f"{own}:{name_of(version)}"
+                yield own, f"{own}:{version_name(version)}"
 
 
 def _name_version(answer: Any, model: str) -> Any:

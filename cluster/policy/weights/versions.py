@@ -14,7 +14,7 @@ from cluster.policy.weights import adapters, checkpoints
 from cluster.policy.weights.served_model import ServedModel, read_config
 from cluster.policy.weights.tensor_files import weight_files
 from cluster.policy.weights.weights_copy import CHECKSUM_FILE, check_copy, copy_weights
-from workers.policy.versions import name_of
+from workers.policy.versions import version_name
 
 FOLDER_VARIABLE = "KUMITE_VERSIONS"
 """Tells replicas the folder. In it a version N is the folder `vN`."""
@@ -96,12 +96,12 @@ class VersionFolder:
 
     def adapter(self, version: int) -> Path | None:
         """Folder of a version that is an adapter; None if it is none, or not here."""
-        folder = self.path / name_of(version)
+        folder = self.path / version_name(version)
         return folder if (folder / adapters.CONFIG).is_file() else None
 
     def checkpoint(self, version: int) -> Path | None:
         """Folder of a version's full weights; None if it has none here, as 0 has not."""
-        folder = self.path / name_of(version)
+        folder = self.path / version_name(version)
         return folder if (folder / checkpoints.CONFIG).is_file() else None
 
     def add_version(
@@ -127,7 +127,7 @@ class VersionFolder:
                 f"version {version} is not above the policy's present one, {self.version}; versions only grow"
             )
         kind = self._check_weights(weights, called, served or ServedModel.of_folder(self.model))
-        target = self.path / name_of(version)
+        target = self.path / version_name(version)
         fresh = self.path / f".{target.name}-{os.getpid()}"
         try:
             digest = copy_weights(self._list_files(weights, kind), fresh)
@@ -146,7 +146,7 @@ class VersionFolder:
         Raises:
             ValueError: They are not.
         """
-        check_copy(self.path / name_of(version))
+        check_copy(self.path / version_name(version))
 
     def oldest(self) -> int:
         """The oldest of the adapters that stay; 0 if there are none."""
@@ -168,9 +168,9 @@ class VersionFolder:
         )
         self._write_current(current)
         if kind == "adapter":
-            gone = {name_of(old) for old in self._adapters() if old < current.oldest and old not in busy}
+            gone = {version_name(old) for old in self._adapters() if old < current.oldest and old not in busy}
         else:
-            gone = {folder.name for folder in self.path.glob("v*")} - {name_of(version)}
+            gone = {folder.name for folder in self.path.glob("v*")} - {version_name(version)}
         for name in gone:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
@@ -181,7 +181,7 @@ class VersionFolder:
 
     def drop(self, version: int) -> None:
         """Takes away a version that the deployment refused; its number stays that of these weights."""
-        shutil.rmtree(self.path / name_of(version), ignore_errors=True)
+        shutil.rmtree(self.path / version_name(version), ignore_errors=True)
 
     def clear(self) -> None:
         """Takes away all versions: the deployment is at the first one again, or gone."""
@@ -230,7 +230,7 @@ class VersionFolder:
             if isinstance(said, str) and said:
                 bases.setdefault(said, self.model)
         if bases and (base := self.current.base):
-            bases[str(self.path / name_of(base))] = self.checkpoint(base)
+            bases[str(self.path / version_name(base))] = self.checkpoint(base)
         return bases
 
     def _check_weights(self, weights: Path, called: str, served: ServedModel) -> Kind:

@@ -150,9 +150,9 @@ def test_own_shell_tasks_are_validated_and_mistakes_in_hidden_tests_named(
     assert said.exit_code == 0 and "1 of 1 tasks" in said.stdout
     tests = tmp_path / "twice" / "tests.py"
     tests.write_text(tests.read_text().replace("number) ==", "numbr) =="))
-    from workers.environments.shell.dataset import shell_task
+    from workers.environments.shell.dataset import make_shell_task
 
-    shell_task.cache_clear()
+    make_shell_task.cache_clear()
     said = invoke("tasks", "twice.yaml", "--validate", *WITHOUT_DOCKER)
     assert said.exit_code == 1
     assert "test_numbers uses numbr, which is nowhere defined" in " ".join(said.stdout.split())

@@ -188,7 +188,7 @@ async def test_answer_cut_off_says_so_in_any_word(finish: str) -> None:
 async def test_answer_that_is_none_is_worded_plainly(
     made: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
+    monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.01)
     async with served(lambda _: (200, made), request_timeout=60) as (client, _):
         with pytest.raises(PolicyError, match=words) as raised:
             await ask(client)

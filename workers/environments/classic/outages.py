@@ -26,8 +26,8 @@ _CONNECTION_ERROR_NAMES = frozenset(
 """Classes of openai, anthropic, httpx, aiohttp, requests and urllib3, none of which need be installed."""
 
 
-def is_outage(error: BaseException) -> Literal["down", "failing"] | None:
-    """Returns whether an error, or what it was raised from, says that a service is down, or fails perhaps on this alone.
+def classify_outage(error: BaseException) -> Literal["down", "failing"] | None:
+    """Classifies whether an error, or its cause, says that a service is down, or fails perhaps on this alone.
 
     Down: a connection that is refused or breaks, 429, 503 and the like. Failing: a status of 500.
     """

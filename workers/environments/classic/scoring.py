@@ -22,7 +22,7 @@ from verifiers.legacy.rubrics.judge_rubric import JudgeRubric
 from verifiers.legacy.rubrics.rubric import Rubric
 
 from workers.environments import tracing
-from workers.environments.classic.outages import is_outage
+from workers.environments.classic.outages import classify_outage
 from workers.errors import EnvironmentInfraError, EpisodeFailed, SandboxError, ScoringError
 
 _T = TypeVar("_T")
@@ -185,7 +185,7 @@ async def _retry_during_outage(work: Callable[[], Awaitable[_T]]) -> _T:
         try:
             return await work()
         except Exception as error:
-            kind = is_outage(error)
+            kind = classify_outage(error)
             if kind is None or any(
                 trace.state and trace.state.get("error") for trace in tracing.scored_traces.get()
             ):

@@ -13,7 +13,7 @@ from workers.environments.messages import Conversation
 from workers.environments.sendable import clean_text
 from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.policy.answers import unusable_logprobs
+from workers.policy.answers import find_unusable_logprobs
 from workers.records import Message, StepRecord, Usage
 
 
@@ -174,7 +174,7 @@ def _read_tokens(tokens: Any) -> _TokenColumns:
         return _TokenColumns(
             missing=f"what the policy gave are no token ids, or no log-probabilities: {error!r}"
         )
-    missing = unusable_logprobs(ids, given)
+    missing = find_unusable_logprobs(ids, given)
     # Of a step's ids and log-probabilities, a dataset has all or none.
     return _TokenColumns(prompt_ids, ids, given) if missing is None else _TokenColumns(missing=missing)
 

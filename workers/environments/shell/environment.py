@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from workers.environments.arguments import check_arguments
 from workers.environments.sandboxed import SandboxedEnv
-from workers.environments.shell.dataset import ShellTask, TaskSelection, rows, shell_task
+from workers.environments.shell.dataset import ShellTask, TaskSelection, make_rows, make_shell_task
 from workers.environments.tool_errors import declare_tool_errors
 from workers.errors import (
     EnvironmentLoadError,
@@ -30,12 +30,12 @@ Metric = Literal["solved", "tests_passed"]
 _METRICS: tuple[Metric, ...] = ("solved", "tests_passed")
 _CLEANING_UP = 15.0
 """Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
-_GRADING_TIME = 60.0
+_GRADING_SECONDS = 60.0
 """Seconds beyond all calls that are left for grading before `episode.timeout`: it gets no more, however long
 `sandbox.call_timeout` is."""
-_GRADING = 0.8
+_GRADING_SHARE = 0.8
 """Share of the limit of an evaluation that the hidden tests may take; the rest is for ending them."""
-_TIME_IS_UP = "the time for tools is over; the workspace is judged as it is"
+_TIME_IS_UP_TEXT = "the time for tools is over; the workspace is judged as it is"
 
 SYSTEM_MESSAGE = (
     "You carry out a task in a Linux workspace, through tools. Paths are relative to the workspace, and the "
@@ -67,7 +67,7 @@ class ShellArgs(TaskSelection):
     `episode.timeout`, which would end the episode without a grade; the policy's own time comes on top."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "ShellArgs":
+    def _check_timeouts(self) -> "ShellArgs":
         if self.command_timeout > self.max_command_timeout:
             raise ValueError(
                 f"command_timeout: {self.command_timeout:g} is more than max_command_timeout, "
@@ -98,7 +98,7 @@ class ShellEnv(SandboxedEnv):
         super().__init__(
             toolset,
             sandbox,
-            eval_dataset=lambda: Dataset.from_list(rows(args, args.system_message)),
+            eval_dataset=lambda: Dataset.from_list(make_rows(args, args.system_message)),
             max_turns=args.max_turns,
         )
         self.rubric = vf.Rubric(
@@ -154,17 +154,17 @@ class ShellEnv(SandboxedEnv):
         if "session_ended" in state:
             return
         task = _task(state)
-        limit = min(_GRADING_TIME, session.sandbox.settings.call_timeout)
+        limit = min(_GRADING_SECONDS, session.sandbox.settings.call_timeout)
         evidence = {
             "output": _last_words(state),
             "tests": task.tests,
             "expected": task.expected,
-            "seconds": _GRADING * limit,
+            "seconds": _GRADING_SHARE * limit,
         }
         try:
             scores = await session.evaluate(evidence, limit)
         except (SandboxDied, SessionLost, ToolsetError) as error:
-            _ended(state, error)
+            _note_session_end(state, error)
             return
         shortages = scores.details.get("shortages")
         if shortages and session.sandbox.served > 1:
@@ -180,7 +180,7 @@ class ShellEnv(SandboxedEnv):
         if not isinstance(arguments, dict):
             return f"the arguments of {call.name} must be an object, got {type(arguments).__name__}"
         if state["tools_seconds"] > self._tools_timeout:
-            return f"{call.name} was not run: {_TIME_IS_UP}"
+            return f"{call.name} was not run: {_TIME_IS_UP_TEXT}"
         began = time.monotonic()
         try:
             session = cast(Session, state["sandbox"])
@@ -188,11 +188,11 @@ class ShellEnv(SandboxedEnv):
         except RequestRefused as error:
             return f"{call.name} was not run: {error}"
         except (SandboxDied, SessionLost, ToolsetError) as error:
-            return _ended(state, error)
+            return _note_session_end(state, error)
         finally:
             state["tools_seconds"] += time.monotonic() - began
         if state["tools_seconds"] > self._tools_timeout:
-            return f"{result.text}\n[{_TIME_IS_UP}]"
+            return f"{result.text}\n[{_TIME_IS_UP_TEXT}]"
         return result.text
 
 
@@ -211,7 +211,7 @@ def load_environment(
         EnvironmentLoadError: An argument is not what it should be.
     """
     settings = check_arguments(ShellArgs, args)
-    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_TIME
+    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_SECONDS
     if episode_timeout is not None and longest >= episode_timeout:
         raise EnvironmentLoadError(
             f"environment.args.tools_timeout: {settings.tools_timeout:g} lets an episode's tools and grading "
@@ -223,7 +223,7 @@ def load_environment(
 
 def _task(state: vf.State) -> ShellTask:
     info = cast(dict[str, Any], state["info"])
-    return shell_task(info["name"], info["seed"], info.get("folder"))
+    return make_shell_task(info["name"], info["seed"], info.get("folder"))
 
 
 def _last_words(state: vf.State) -> str | None:
@@ -237,7 +237,7 @@ async def session_ended(state: vf.State) -> float:
     return float("session_ended" in state)
 
 
-def _ended(state: vf.State, error: SandboxError) -> str:
+def _note_session_end(state: vf.State, error: SandboxError) -> str:
     """Takes the end of a session from within for the end of its episode, and not for a failure to score it.
 
     A policy that could have its episodes thrown away would get rid of its bad ones. That its process misses
