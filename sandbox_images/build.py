@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sandbox_images import engine
 from sandbox_images.base_image import base_image
-from sandbox_images.host import ImageBuildError, OnLine, locked
-from sandbox_images.packages import site_packages
+from sandbox_images.host import ImageBuildError, OnLine, hold_lock
+from sandbox_images.packages import install_site_packages
 
 __all__ = ["ImageBuildError", "build_image", "image_exists", "image_names", "image_tag"]
 
@@ -28,7 +28,7 @@ def image_tag(name: str) -> str:
     Raises:
         ImageBuildError: If there is no such image.
     """
-    return _tag(name, ROOT)
+    return _make_tag(name, ROOT)
 
 
 def image_exists(tag: str) -> bool:
@@ -37,7 +37,7 @@ def image_exists(tag: str) -> bool:
     Raises:
         ImageBuildError: If no engine answers.
     """
-    return engine.labels(tag) is not None
+    return engine.read_image_labels(tag) is not None
 
 
 def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:
@@ -54,20 +54,25 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
     Raises:
         ImageBuildError: If it cannot be built.
     """
-    with tempfile.TemporaryDirectory() as folder, locked(f"image-{name}"):
+    with tempfile.TemporaryDirectory() as folder, hold_lock(f"image-{name}"):
         root = Path(folder, "sandbox_images")
-        _snapshot(name, root)
-        tag = _tag(name, root)
-        present = engine.labels(tag)
+        _copy_sources(name, root)
+        tag = _make_tag(name, root)
+        present = engine.read_image_labels(tag)
         if present is not None and base in (None, present.get("kumite.base")):
             return tag
-        machine = engine.machine()
+        machine = engine.read_machine()
         base = base_image(base, machine, on_line)
-        site = _site_image(root / name / "requirements.txt", root / SITE_DOCKERFILE, base, machine, on_line)
-        engine.build(
+        site = _build_site_image(
+            root / name / "requirements.txt", root / SITE_DOCKERFILE, base, machine, on_line
+        )
+        engine.run_build(
             tag,
             root / name / "Dockerfile",
-            {f"sandbox_images/{path.relative_to(root).as_posix()}": path for path in _sources(name, root)},
+            {
+                f"sandbox_images/{path.relative_to(root).as_posix()}": path
+                for path in _list_sources(name, root)
+            },
             arguments={"BASE": site},
             labels={"kumite.image": name, "kumite.base": base},
             on_line=on_line,
@@ -75,37 +80,37 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
     return tag
 
 
-def _site_image(requirements: Path, dockerfile: Path, base: str, machine: str, on_line: OnLine) -> str:
+def _build_site_image(requirements: Path, dockerfile: Path, base: str, machine: str, on_line: OnLine) -> str:
     """Builds the layers that stay when a toolset changes: the base and the image's packages.
 
     They are an image of their own because a build sends its whole context to the engine.
     """
-    digest = hashlib.sha256(engine.image_id(base).encode())
+    digest = hashlib.sha256(engine.read_image_id(base).encode())
     digest.update(dockerfile.read_bytes() + requirements.read_bytes())
     tag = f"kumite-{requirements.parent.name}-site:{digest.hexdigest()[:12]}"
-    if engine.labels(tag) is None:
-        site = site_packages(requirements, machine, on_line)
-        engine.build(tag, dockerfile, {"site": site}, arguments={"BASE": base}, on_line=on_line)
+    if engine.read_image_labels(tag) is None:
+        site = install_site_packages(requirements, machine, on_line)
+        engine.run_build(tag, dockerfile, {"site": site}, arguments={"BASE": base}, on_line=on_line)
     return tag
 
 
-def _tag(name: str, root: Path) -> str:
+def _make_tag(name: str, root: Path) -> str:
     digest = hashlib.sha256()
-    for path in [root / SITE_DOCKERFILE, *_sources(name, root)]:
+    for path in [root / SITE_DOCKERFILE, *_list_sources(name, root)]:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
     return f"kumite-{name}:{VERSION}-{digest.hexdigest()[:12]}"
 
 
-def _snapshot(name: str, root: Path) -> None:
+def _copy_sources(name: str, root: Path) -> None:
     """Copies what an image is built from, so that its tag holds even if a file is edited meanwhile."""
-    for path in [ROOT / SITE_DOCKERFILE, *_sources(name, ROOT)]:
+    for path in [ROOT / SITE_DOCKERFILE, *_list_sources(name, ROOT)]:
         copy = root / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
 
 
-def _sources(name: str, root: Path) -> list[Path]:
+def _list_sources(name: str, root: Path) -> list[Path]:
     """Returns every file that goes into an image, in a fixed order."""
     if not (root / name / "Dockerfile").is_file():
         raise ImageBuildError(f"image {name!r}: there is none of that name, only {', '.join(image_names())}")

@@ -8,7 +8,7 @@ import requests
 
 from cluster.errors import RunError
 from sandbox_images import build
-from sandbox_images.host import ImageBuildError, locked
+from sandbox_images.host import ImageBuildError, hold_lock
 from workers.sandbox.base import ToolsetSpec
 from workers.sandbox.engine import engine
 from workers.settings import SandboxSettings
@@ -117,7 +117,7 @@ def _pull_image(tag: str) -> str | None:
     repository, colon, version = tag.rpartition(":")
     if not colon or "/" in version:
         repository, version = tag, "latest"
-    with locked(f"pull-{tag.replace('/', '_')}"):
+    with hold_lock(f"pull-{tag.replace('/', '_')}"):
         if build.image_exists(tag):
             return None
         try:
