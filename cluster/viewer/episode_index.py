@@ -130,7 +130,7 @@ class EpisodeIndex:
         """The run's manifest."""
         return load_manifest(self.folder)
 
-    def record(self, episode_id: str) -> EpisodeRecord | None:
+    def read_record(self, episode_id: str) -> EpisodeRecord | None:
         """One episode, steps included; None if the run has none of this id."""
         self.table()
         with self._lock:

@@ -140,7 +140,7 @@ class OpenRun:
             if key in self._transcripts:
                 self._transcripts.move_to_end(key)
                 return self._transcripts[key]
-        record = self.index.record(episode_id)
+        record = self.index.read_record(episode_id)
         if record is None:
             raise NotFound(f"{self.place} has no episode {episode_id!r}")
         made = Transcript(record, self.index.folder)

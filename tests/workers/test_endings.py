@@ -191,8 +191,8 @@ def session_babbles(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
     babbling = in_shell(bash("break: babble"))
     raising = in_shell(bash("break: raise"))
     graded = in_shell(WRITTEN, default="break: raise")
-    assert (babbling.metrics, recorded(babbling)) == (raising.metrics, recorded(raising))
-    assert (babbling.metrics, recorded(babbling)) == (graded.metrics, recorded(graded))
+    assert (babbling.metrics, outcome_of(babbling)) == (raising.metrics, outcome_of(raising))
+    assert (babbling.metrics, outcome_of(babbling)) == (graded.metrics, outcome_of(graded))
     return babbling
 
 
@@ -266,7 +266,7 @@ def among_neighbours(*calls: tuple[str, dict[str, Any]]) -> EpisodeResult:
 def one_of_many(_: pytest.MonkeyPatch) -> EpisodeResult:
     babbling = among_neighbours(("forge", {"frames": ["[]"]}))
     late = among_neighbours(("sleep", {"seconds": 30}))
-    assert recorded(babbling) == recorded(late)
+    assert outcome_of(babbling) == outcome_of(late)
     return babbling
 
 
@@ -343,7 +343,7 @@ def unkillable(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
     return in_shell(bash("sleep 100 &"))
 
 
-def recorded(result: EpisodeResult) -> EpisodeOutcome:
+def outcome_of(result: EpisodeResult) -> EpisodeOutcome:
     if result.failure is None:
         assert (result.status, result.error_message) == ("finished", None)
         return "score"
@@ -361,7 +361,7 @@ def test_episode_that_ends_so_is_on_record_as_the_table_says(
     ending: EpisodeEnding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = PROOFS[ending.name](monkeypatch)
-    assert (recorded(result), result.failure) == (ending.outcome, ending.failure), result.error_message
+    assert (outcome_of(result), result.failure) == (ending.outcome, ending.failure), result.error_message
     if ending.score == ZERO_SCORE:
         assert result.reward == 0.0
         assert result.metrics == {"solved": 0.0, "tests_passed": 0.0, "session_ended": 1.0}
