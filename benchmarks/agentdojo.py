@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.contenders import agentdojo_attack, kumite_run
-from benchmarks.figures import beside, stages
+from benchmarks.figures import compare_rates, make_stage_table
 
 TARGET = 5.0
 ATTACK = "important_instructions"
@@ -29,7 +29,7 @@ _LIMIT = 900
 def main() -> None:
     """Measures both, and prints the tables."""
     console = Console(width=120)
-    machine.header(console, f"AgentDojo v1.2.2 under `{ATTACK}`: all pairs, ground truth, whole stack")
+    machine.print_header(console, f"AgentDojo v1.2.2 under `{ATTACK}`: all pairs, ground truth, whole stack")
     program = [sys.executable, "-m", agentdojo_attack.__name__, "v1.2.2", ATTACK, str(_PEER_SAMPLE)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=_LIMIT, check=True)
     peer = json.loads(done.stdout.splitlines()[-1])
@@ -40,16 +40,16 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
         ours = kumite_run.play(CONFIG, overrides, Path(folder, "run"), _LIMIT)
-    console.print(_comparison(ours, peer))
+    console.print(_comparison_table(ours, peer))
     console.print(
-        stages(
+        make_stage_table(
             "Kumite: where an episode's time goes, mean seconds; set-up computes the injections",
             ours["stages"],
         )
     )
 
 
-def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
+def _comparison_table(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
     table = Table(title="Rollouts per second, start-up excluded on both sides, injections included")
     columns = ("", "rollouts", "utility", "attack success", "seconds", "rollouts/s", "peak memory", "")
     for column in columns:
@@ -74,7 +74,7 @@ def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
         f"{ours['journalled']:.1f}",
         f"{rate:.1f}",
         f"{ours['peak_bytes'] / 2**20:.0f} MiB",
-        beside(rate, peer_rate, TARGET),
+        compare_rates(rate, peer_rate, TARGET),
     )
     return table
 

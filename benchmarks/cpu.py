@@ -10,7 +10,7 @@ import docker
 import docker.errors
 import psutil
 
-_EVERY = 0.5
+_SAMPLE_INTERVAL = 0.5
 """Seconds between samples."""
 _ENGINE = ("dockerd", "containerd", "containerd-shim")
 
@@ -43,15 +43,15 @@ class CpuLedger:
         self._ended.set()
         self._thread.join(timeout=30)
 
-    def between(self, start: float, end: float) -> dict[str, float]:
+    def seconds_between(self, start: float, end: float) -> dict[str, float]:
         """CPU seconds by kind between two moments, in seconds since the epoch.
 
         What has ended by then counts until it was last seen.
         """
-        first, last = self._at(start), self._at(end)
+        first, last = self._interpolate(start), self._interpolate(end)
         return {kind: last[kind] - first.get(kind, 0.0) for kind in last}
 
-    def _at(self, moment: float) -> dict[str, float]:
+    def _interpolate(self, moment: float) -> dict[str, float]:
         """The sample at a moment, interpolated between its neighbours."""
         after = min(max(bisect_left(self._moments, moment), 1), len(self._moments) - 1)
         earlier, later = self._samples[after - 1], self._samples[after]
@@ -67,16 +67,16 @@ class CpuLedger:
         processes: dict[psutil.Process, float] = {}
         containers: dict[str, float] = {}
         kinds: dict[psutil.Process, str] = {}
-        while not self._ended.wait(_EVERY):
+        while not self._ended.wait(_SAMPLE_INTERVAL):
             memory = 0
-            for process, kind in _processes(self._driver):
+            for process, kind in _process_seconds(self._driver):
                 with suppress(psutil.Error):
                     times = process.cpu_times()
                     if kind != "engine":
                         memory += process.memory_info().rss - process.memory_info().shared
                     processes[process] = times.user + times.system
                     kinds[process] = kind
-            for container in _containers(client):
+            for container in _container_seconds(client):
                 with suppress(docker.errors.APIError, ValueError, KeyError):  # it may be going
                     containers[container], used = _container_usage(client, container)
                     memory += used
@@ -89,7 +89,7 @@ class CpuLedger:
         client.close()
 
 
-def _processes(driver: psutil.Process) -> list[tuple[psutil.Process, str]]:
+def _process_seconds(driver: psutil.Process) -> list[tuple[psutil.Process, str]]:
     found = [(driver, "driver")]
     with suppress(psutil.Error):
         for process in driver.children(recursive=True):
@@ -102,7 +102,7 @@ def _processes(driver: psutil.Process) -> list[tuple[psutil.Process, str]]:
     return [*found, *((process, "engine") for process in engine)]
 
 
-def _containers(client: docker.DockerClient) -> list[str]:
+def _container_seconds(client: docker.DockerClient) -> list[str]:
     found = cast("list[dict[str, str]]", client.api.containers(filters={"label": "kumite.run"}))
     return [entry["Id"] for entry in found]
 

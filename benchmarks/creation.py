@@ -21,9 +21,9 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.contenders import docker_sdk, verifiers_docker
-from benchmarks.figures import median_and_p95, ms, verdict
+from benchmarks.figures import format_ms, format_verdict, median_and_p95
 from sandbox_images.build import build_image
-from workers.environments.agentdojo.tasks import TaskSelection, rows
+from workers.environments.agentdojo.tasks import TaskSelection, make_rows
 from workers.sandbox import creation
 from workers.sandbox.base import Owner, ToolsetSpec
 from workers.sandbox.pool import SandboxPool
@@ -52,20 +52,22 @@ def main() -> None:
     arguments = parser.parse_args()
     samples = 8 if arguments.quick else 32
     console = Console(width=160)
-    machine.header(console, "Containers: one to an episode, prepared ahead")
+    machine.print_header(console, "Containers: one to an episode, prepared ahead")
     if os.getloadavg()[0] > 2:
         console.print("[yellow]The machine was busy: these figures are worse than it can do.[/yellow]")
-    found = asyncio.run(asyncio.wait_for(_measure(arguments.runtimes or _known(), samples), _LIMIT))
-    console.print(_table(found))
+    found = asyncio.run(
+        asyncio.wait_for(_measure_runtimes(arguments.runtimes or _known_runtimes(), samples), _LIMIT)
+    )
+    console.print(_make_table(found))
 
 
-def _known() -> list[str]:
-    with docker_sdk.engine() as client:
+def _known_runtimes() -> list[str]:
+    with docker_sdk.connect_engine() as client:
         known = client.info()["Runtimes"]
     return [runtime for runtime in ("runc", "runsc") if runtime in known]
 
 
-def _table(found: dict[str, dict[str, str]]) -> Table:
+def _make_table(found: dict[str, dict[str, str]]) -> Table:
     table = Table(show_lines=True, caption="Median, 95th percentile. The peer's containers run `sleep`.")
     for column in ("measure", *found):
         table.add_column(column)
@@ -74,44 +76,48 @@ def _table(found: dict[str, dict[str, str]]) -> Table:
     return table
 
 
-async def _measure(runtimes: list[str], samples: int) -> dict[str, dict[str, str]]:
+async def _measure_runtimes(runtimes: list[str], samples: int) -> dict[str, dict[str, str]]:
     """Figures by contender and measure. Starts are taken in turns: the load of the machine may change."""
     shell, agentdojo = build_image("shell"), build_image("agentdojo")
-    pools = {runtime: partial(_pool, shell, _SHELL, runtime) for runtime in runtimes}
-    found = {runtime: await _prepared_ahead(make, samples) for runtime, make in pools.items()}
+    pools = {runtime: partial(_make_pool, shell, _SHELL, runtime) for runtime in runtimes}
+    found = {runtime: await _measure_prepared_ahead(make, samples) for runtime, make in pools.items()}
     peer: dict[str, str] = {}
     for at_once in AT_ONCE:
         rounds, name = max(1, samples // at_once), _STARTS.format(at_once)
         for runtime, make in pools.items():
-            found[runtime][name] = median_and_p95(await _latency(make, at_once, at_once, rounds))
-        peer[name] = median_and_p95(await verifiers_docker.starts(shell, at_once, rounds))
+            found[runtime][name] = median_and_p95(await _measure_latency(make, at_once, at_once, rounds))
+        peer[name] = median_and_p95(await verifiers_docker.time_starts(shell, at_once, rounds))
     name = f"the same, {AT_ONCE[-1]} at once, {creation.AT_ONCE} of them asked of the engine"
     for runtime, make in pools.items():
         rounds = max(1, samples // AT_ONCE[-1])
-        found[runtime][name] = median_and_p95(await _latency(make, AT_ONCE[-1], creation.AT_ONCE, rounds))
-        found[runtime] |= await _sessions(_pool(agentdojo, _AGENTDOJO, runtime, 0, "fork"), samples)
+        found[runtime][name] = median_and_p95(
+            await _measure_latency(make, AT_ONCE[-1], creation.AT_ONCE, rounds)
+        )
+        found[runtime] |= await _measure_sessions(
+            _make_pool(agentdojo, _AGENTDOJO, runtime, 0, "fork"), samples
+        )
     ours = {f"Kumite, {runtime}": figures for runtime, figures in found.items()}
     return {**ours, "verifiers' Docker runtime": peer}
 
 
-async def _prepared_ahead(make: Callable[..., SandboxPool], samples: int) -> dict[str, str]:
-    rate = await _rate(make(_AHEAD), samples)
-    waits = await _waits(make(_AHEAD), samples, pause=2 / rate)
-    reached = verdict(median(waits), WAIT_TARGET, f"≤ {ms(WAIT_TARGET)}")
+async def _measure_prepared_ahead(make: Callable[..., SandboxPool], samples: int) -> dict[str, str]:
+    rate = await _measure_rate(make(_AHEAD), samples)
+    waits = await _measure_waits(make(_AHEAD), samples, pause=2 / rate)
+    reached = format_verdict(median(waits), WAIT_TARGET, f"≤ {format_ms(WAIT_TARGET)}")
     return {
         "wait for a container, creation keeping up": f"{median_and_p95(waits)}\n{reached}",
         "containers made, used and removed, sustained": f"{rate:.2f}/s",
     }
 
 
-def _pool(
+def _make_pool(
     image: str, spec: ToolsetSpec, runtime: str, ahead: int = 0, recycle: str = "episode"
 ) -> SandboxPool:
     settings = SandboxSettings.model_validate({"image": image, "recycle": recycle, "runtime": runtime})
     return SandboxPool(spec, settings, Owner("benchmark", uuid.uuid4().hex[:8]), ahead)
 
 
-async def _waits(pool: SandboxPool, samples: int, pause: float) -> list[float]:
+async def _measure_waits(pool: SandboxPool, samples: int, pause: float) -> list[float]:
     """Episodes that come at half the rate which creation sustains."""
     waits: list[float] = []
     try:
@@ -128,7 +134,7 @@ async def _waits(pool: SandboxPool, samples: int, pause: float) -> list[float]:
     return waits
 
 
-async def _rate(pool: SandboxPool, samples: int) -> float:
+async def _measure_rate(pool: SandboxPool, samples: int) -> float:
     try:
         began = time.perf_counter()
         for number in range(2 * _AHEAD + samples):
@@ -140,17 +146,17 @@ async def _rate(pool: SandboxPool, samples: int) -> float:
         await pool.close()
 
 
-async def _latency(
+async def _measure_latency(
     make: Callable[[], SandboxPool], at_once: int, engine_at_once: int, rounds: int
 ) -> list[float]:
     before, creation.AT_ONCE = creation.AT_ONCE, engine_at_once
     try:
-        return [seconds for _ in range(rounds) for seconds in await _burst(make, at_once)]
+        return [seconds for _ in range(rounds) for seconds in await _measure_burst(make, at_once)]
     finally:
         creation.AT_ONCE = before
 
 
-async def _burst(make: Callable[[], SandboxPool], at_once: int) -> list[float]:
+async def _measure_burst(make: Callable[[], SandboxPool], at_once: int) -> list[float]:
     pools = [make() for _ in range(at_once)]
 
     async def up(pool: SandboxPool) -> float:
@@ -164,9 +170,9 @@ async def _burst(make: Callable[[], SandboxPool], at_once: int) -> list[float]:
         await asyncio.gather(*(pool.close() for pool in pools))
 
 
-async def _sessions(pool: SandboxPool, samples: int) -> dict[str, str]:
+async def _measure_sessions(pool: SandboxPool, samples: int) -> dict[str, str]:
     """Forked AgentDojo sessions: time to open and close one, to call a tool, and memory of many."""
-    task = rows(TaskSelection(suites=["workspace"]))[0]["info"]
+    task = make_rows(TaskSelection(suites=["workspace"]))[0]["info"]
     opens: list[float] = []
     calls: list[float] = []
     try:
@@ -185,22 +191,22 @@ async def _sessions(pool: SandboxPool, samples: int) -> dict[str, str]:
             began = time.perf_counter()
             await first.call("get_current_day", {})
             calls.append(time.perf_counter() - began)
-        with docker_sdk.engine() as client:
-            before = _used(client, first.sandbox.id)
+        with docker_sdk.connect_engine() as client:
+            before = _memory_used(client, first.sandbox.id)
             for number in range(LIVE):
                 await (await pool.acquire(f"s{number}")).open(task)
-            memory = (_used(client, first.sandbox.id) - before) / LIVE
+            memory = (_memory_used(client, first.sandbox.id) - before) / LIVE
     finally:
         await pool.close()
     return {
-        "AgentDojo: container from cold, four suites loaded": ms(cold),
+        "AgentDojo: container from cold, four suites loaded": format_ms(cold),
         "AgentDojo: forked session, open and close": median_and_p95(opens),
         "AgentDojo: tool call": median_and_p95(calls),
         f"AgentDojo: memory of one of {LIVE} live sessions in a container": (f"{memory / 2**20:.1f} MiB"),
     }
 
 
-def _used(client: docker.DockerClient, container: str) -> int:
+def _memory_used(client: docker.DockerClient, container: str) -> int:
     """The container's memory, in bytes; of its processes where its runtime heeds no control group."""
     stats = cast("dict[str, Any]", client.api.stats(container, stream=False))
     counted = int(stats["memory_stats"].get("usage", 0))

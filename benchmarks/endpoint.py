@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200)
     episodes = parser.parse_args().episodes
     console = Console(width=120)
-    machine.header(
+    machine.print_header(
         console, f"An endpoint that allows {RATE:g} requests a second; {episodes} episodes of two turns"
     )
     table = Table(title=f"{_AT_ONCE} episodes at once")
@@ -56,14 +56,14 @@ def _add_row(table: Table, name: str, whole: int, episodes: int, endpoint: Limit
     refused = endpoint.refused / endpoint.answered
     table.add_row(
         name,
-        f"{whole} of {episodes} {_mark(whole == episodes)}",
+        f"{whole} of {episodes} {_style_mark(whole == episodes)}",
         f"{endpoint.seconds:.1f}",
-        f"{used:.1%} {_mark(used >= USED)}",
-        f"{refused:.1%} {_mark(refused <= REFUSED)}",
+        f"{used:.1%} {_style_mark(used >= USED)}",
+        f"{refused:.1%} {_style_mark(refused <= REFUSED)}",
     )
 
 
-def _mark(good: bool) -> str:
+def _style_mark(good: bool) -> str:
     return "[green]✓[/green]" if good else "[red]✗[/red]"
 
 

@@ -9,7 +9,8 @@ from rich.table import Table
 
 def median_and_p95(seconds: Sequence[float]) -> str:
     """Median and 95th percentile of times, in ms, and how many there were."""
-    return f"{ms(statistics.median(seconds))}, p95 {ms(percentile(seconds, 95))} (n={len(seconds)})"
+    median, p95 = format_ms(statistics.median(seconds)), format_ms(percentile(seconds, 95))
+    return f"{median}, p95 {p95} (n={len(seconds)})"
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -18,20 +19,20 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def ms(seconds: float) -> str:
+def format_ms(seconds: float) -> str:
     """A time in ms, to three significant figures."""
     value = seconds * 1000
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{digits}f} ms"
 
 
-def beside(rate: float, peer_rate: float, target: float) -> str:
+def compare_rates(rate: float, peer_rate: float, target: float) -> str:
     """How many times the peer's a rate is, and whether that is as many as it should be."""
     times = rate / peer_rate
     return f"{times:.1f}× {'✓' if times >= target else f'✗ (target {target:g}×)'}"
 
 
-def stages(title: str, seconds: Mapping[str, float]) -> Table:
+def make_stage_table(title: str, seconds: Mapping[str, float]) -> Table:
     """Mean seconds by stage."""
     table = Table(title=title)
     for name in seconds:
@@ -40,6 +41,6 @@ def stages(title: str, seconds: Mapping[str, float]) -> Table:
     return table
 
 
-def verdict(value: float, target: float, text: str) -> str:
+def format_verdict(value: float, target: float, text: str) -> str:
     """A target beside what was reached, for a measure that should be small."""
     return f"{text} [green]✓[/green]" if value <= target else f"{text} [red]✗[/red]"

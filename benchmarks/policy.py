@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="the time to the first episode alone")
     options = parser.parse_args()
     console = Console(width=110)
-    machine.header(console, "Policy: SmolLM2-135M by vLLM on the CPU, AgentDojo banking, user tasks alone")
+    machine.print_header(
+        console, "Policy: SmolLM2-135M by vLLM on the CPU, AgentDojo banking, user tasks alone"
+    )
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
         cache = Path(os.environ.get("KUMITE_BENCHMARK_CACHE") or Path(folder) / "cache")
         was_kept = (cache / "policy" / "kept.json").is_file()
@@ -59,7 +61,7 @@ def main() -> None:
             _measure(console, Path(folder), cache, environment, options, first)
         finally:
             if not was_kept:
-                _kumite(environment, "policy", "down", "--force")
+                _kumite_command(environment, "policy", "down", "--force")
 
 
 def _measure(
@@ -72,24 +74,24 @@ def _measure(
 ) -> None:
     _share_models(cache)
     runs = {first: _play(folder / "warm-up", environment, options)}
-    peer = None if options.no_peer else _peer(folder, cache, environment, options)
+    peer = None if options.no_peer else _measure_or_read_peer(folder, cache, environment, options)
     runs["kept"] = _play(folder / "run", environment, options)
     if peer is not None:
-        console.print(_rates(peer, folder / "run", options.at_once))
-    console.print(_stages(runs))
+        console.print(_print_rates(peer, folder / "run", options.at_once))
+    console.print(_stage_table(runs))
 
 
-def _peer(
+def _measure_or_read_peer(
     folder: Path, cache: Path, environment: dict[str, str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    prompts = _prompts(folder / "warm-up", folder / "prompts.jsonl")
+    prompts = _write_prompts(folder / "warm-up", folder / "prompts.jsonl")
     kept = KeptPolicy.model_validate_json((cache / "policy" / "kept.json").read_bytes())
     return _measure_peer(kept, folder / "prompts.jsonl", prompts, environment, options.at_once)
 
 
-def _rates(peer: dict[str, Any], run: Path, at_once: int) -> Table:
+def _print_rates(peer: dict[str, Any], run: Path, at_once: int) -> Table:
     """A run's tokens a second beside vLLM's client's."""
-    rate, peer_rate = _rate(run), float(peer["output_throughput"])
+    rate, peer_rate = _token_rate(run), float(peer["output_throughput"])
     table = Table(title=f"Output tokens per second, {at_once} requests at once")
     for column in ("", "requests", "tokens", "tokens/s", "of the peer"):
         table.add_column(column, justify="left" if not column else "right")
@@ -121,7 +123,7 @@ def _play(folder: Path, environment: dict[str, str], options: argparse.Namespace
     }
     sets = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
     began = time.time()
-    told = _kumite(environment, "run", str(CONFIG), *sets, "--out", str(folder))
+    told = _kumite_command(environment, "run", str(CONFIG), *sets, "--out", str(folder))
     stages: dict[str, float] = {}
     for line in told.splitlines():
         if line.startswith("✓ "):
@@ -136,7 +138,7 @@ def _play(folder: Path, environment: dict[str, str], options: argparse.Namespace
     return parts | {"all": first - began}
 
 
-def _kumite(environment: dict[str, str], *arguments: str) -> str:
+def _kumite_command(environment: dict[str, str], *arguments: str) -> str:
     command = [sys.executable, "-m", "cluster", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=_LIMIT, check=True
@@ -144,7 +146,7 @@ def _kumite(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def _prompts(run: Path, file: Path) -> int:
+def _write_prompts(run: Path, file: Path) -> int:
     """Writes what the policy was asked in a run, as vLLM's client takes it; gives the number of requests."""
     template = ChatTemplate(str(packaged_model.folder()))
     steps = [step for episode in iterate_records(run) for step in episode.steps]
@@ -188,7 +190,7 @@ def _measure_peer(
     return json.loads(result.read_text())
 
 
-def _rate(run: Path) -> dict[str, Any]:
+def _token_rate(run: Path) -> dict[str, Any]:
     """Tokens a second while all places were taken, by vLLM's own count; requests and tokens of the run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line]
     seen = [line for line in lines if line["policy"] is not None]
@@ -205,7 +207,7 @@ def _rate(run: Path) -> dict[str, Any]:
     }
 
 
-def _stages(runs: dict[str, dict[str, float]]) -> Table:
+def _stage_table(runs: dict[str, dict[str, float]]) -> Table:
     """What the time from the command to the first finished episode was made of."""
     table = Table(title="Seconds from `kumite run` to the first finished episode")
     names = list(dict.fromkeys(name for parts in runs.values() for name in parts))

@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.scaling import chaos, ingest, nodes, saturation
 
-PARTS = ("saturation", "ingest", "nodes", "chaos")
+BENCHMARKS = ("saturation", "ingest", "nodes", "chaos")
 IN_FLIGHT = [32, 64, 128, 256]
 NODES = [1, 2, 4, 8]
 
@@ -19,15 +19,15 @@ NODES = [1, 2, 4, 8]
 def main() -> None:
     """Measures the parts that are asked for, and prints a table each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", default=list(BENCHMARKS), help=", ".join(BENCHMARKS))
     parser.add_argument("--sizes", type=int, nargs="+", help="rows of `saturation` or `nodes`")
     parser.add_argument("--episodes", type=int, default=2000, help="of `chaos`; a multiple of 16")
     parser.add_argument("--no-peace", action="store_true", help="`chaos` without the run to compare it with")
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(given.parts) - set(BENCHMARKS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     console = Console(width=170)
-    machine.header(console, "Scale")
+    machine.print_header(console, "Scale")
     for part in given.parts:
         match part:
             case "saturation":

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.contenders import agentdojo_serial, kumite_run
-from benchmarks.figures import beside, stages
+from benchmarks.figures import compare_rates, make_stage_table
 
 TARGET = 5.0
 CONFIG = Path(__file__).parents[1] / "examples" / "agentdojo_oracle.yaml"
@@ -32,13 +32,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16, help="rollouts per task")
     samples = parser.parse_args().samples
     console = Console(width=120)
-    machine.header(console, "Throughput: AgentDojo v1.2.2, the 97 user tasks of four suites, ground truth")
+    machine.print_header(
+        console, "Throughput: AgentDojo v1.2.2, the 97 user tasks of four suites, ground truth"
+    )
     peer = _measure_peer()
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-") as folder:
         ours = kumite_run.play(CONFIG, [f"samples={samples}"], Path(folder, "run"), _LIMIT)
-    console.print(_comparison(ours, peer))
-    console.print(stages("Kumite: where an episode's time goes, mean seconds", ours["stages"]))
-    console.print(_cpu(ours))
+    console.print(_comparison_table(ours, peer))
+    console.print(make_stage_table("Kumite: where an episode's time goes, mean seconds", ours["stages"]))
+    console.print(_cpu_table(ours))
 
 
 def _measure_peer() -> dict[str, Any]:
@@ -47,7 +49,7 @@ def _measure_peer() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
+def _comparison_table(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
     table = Table(title="Rollouts per second, start-up excluded on both sides")
     for column in ("", "rollouts", "solved", "seconds", "rollouts/s", "CPU ms a rollout", "beside the peer"):
         table.add_column(column, justify="left" if not column else "right")
@@ -72,12 +74,12 @@ def _comparison(ours: dict[str, Any], peer: dict[str, Any]) -> Table:
             f"{took:.1f}",
             f"{rate:.1f}",
             f"{sum(ours['cpu'].values()) / ours['rollouts'] * 1000:.1f}",
-            beside(rate, peer_rate, TARGET),
+            compare_rates(rate, peer_rate, TARGET),
         )
     return table
 
 
-def _cpu(ours: dict[str, Any]) -> Table:
+def _cpu_table(ours: dict[str, Any]) -> Table:
     table = Table(title="Kumite: CPU ms of an episode by kind of process, while episodes are played")
     for kind in ours["cpu"]:
         table.add_column(kind, justify="right")

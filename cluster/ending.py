@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-FAILED = 3
+EXIT_FAILED = 3
 """The exit code of a run that has stopped by itself, or of which too much failed."""
 _log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
-class Ending:
-    """Listens for SIGINT and SIGTERM on the running event loop."""
+class ShutdownSignal:
+    """The signal, SIGINT or SIGTERM, that tells a run to end. It listens on the running event loop."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -36,18 +36,18 @@ class Ending:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
 
-    def call(self, drain: Callable[[], None]) -> None:
-        """Says what to call on the first signal, or now if it has come, in place of cancelling."""
+    def set_drain(self, drain: Callable[[], None]) -> None:
+        """Sets what the first signal calls in place of cancelling. Calls it now if the signal has come."""
         self._drain = drain
         if self.signal is not None:
             drain()
 
-    def tell(self, in_flight: Callable[[], str]) -> None:
-        """Says how to find out, in words, what becomes of the episodes in flight."""
+    def set_in_flight_text(self, in_flight: Callable[[], str]) -> None:
+        """Sets the function that words what becomes of the episodes in flight, for a signal's log line."""
         self._in_flight = in_flight
 
-    async def guard(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Awaits work that a signal cancels, one that has come included."""
+    async def run_cancellable(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Awaits work that a signal cancels, even a signal that has come before."""
         self._guarded = task = asyncio.create_task(work)
         if self.signal is not None:
             task.cancel()
@@ -69,8 +69,8 @@ class Ending:
             self._guarded.cancel()
 
 
-async def in_turns(work: Generator[None, None, _T]) -> _T:
-    """Does long work piece by piece on the event loop, so that signals are heard meanwhile."""
+async def run_in_turns(work: Generator[None, None, _T]) -> _T:
+    """Runs long work piece by piece on the event loop, so that signals are handled in between."""
     while True:
         try:
             next(work)

@@ -1,4 +1,4 @@
-"""What is measured while episodes are played: for the display, `metrics.jsonl`, Prometheus and spans."""
+"""The observers of a run: they measure for the display, `metrics.jsonl`, Prometheus and spans."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -9,45 +9,47 @@ from cluster.observe.metrics import Exporter
 from cluster.observe.observers import Observers
 from cluster.observe.policy_watch import PolicyWatch
 from cluster.observe.progress import Progress
-from cluster.parts import Parts
+from cluster.parts import RunComponents
 
 
-class Measures:
-    """The observers of a run, of which some look at the policy, too.
+class RunObservers:
+    """The observers of a run: they count its episodes and watch its policy.
 
     Args:
-        parts: The run's.
-        folder: The run's.
-        run_id: The run.
-        progress: The display.
-        planned: Episodes to see through.
+        components: The running components of the run.
+        folder: The folder of the run.
+        run_id: The id of the run.
+        progress: The live display.
+        planned: How many episodes are still to be played.
         between: What the policy waits for when all of them have been.
     """
 
     def __init__(
         self,
-        parts: Parts,
+        components: RunComponents,
         folder: Path,
         run_id: str,
         progress: Progress,
         planned: int,
         between: str = "tail",
     ) -> None:
-        watch = PolicyWatch(parts.policy.metrics, planned, parts.pool.heed, between)
-        pool = parts.pool
+        watch = PolicyWatch(components.policy.metrics, planned, components.pool.apply_metrics, between)
+        pool = components.pool
         self._watch = watch
         self._meter = Meter(folder, Exporter(run_id), lambda: pool.state, planned, lambda: watch.use)
         progress.policy, progress.pool = lambda: watch.use, lambda: pool.state
-        self.observers = Observers(progress, self._meter, watch, *([parts.spans] if parts.spans else []))
-        """Who is told what becomes of the episodes."""
+        self.episode_observers = Observers(
+            progress, self._meter, watch, *([components.spans] if components.spans else [])
+        )
+        """All observers of episodes as one: it is told what becomes of each episode."""
 
     def expect(self, episodes: int) -> None:
-        """So many episodes more are to be seen through."""
+        """Says that this many more episodes are to be played."""
         self._watch.expect(episodes)
         self._meter.expect(episodes)
 
     @asynccontextmanager
-    async def taken(self, every: float) -> AsyncGenerator[None]:
-        """Looks once a second, and writes a line every so many seconds, until left."""
+    async def observing(self, every: float) -> AsyncGenerator[None]:
+        """Watches the policy once a second, and writes a metrics line every `every` seconds, until left."""
         async with self._meter.writing(every), self._watch.watching():
             yield

@@ -1,4 +1,4 @@
-"""The parts of a run that outlive its episodes: brought up in order, what is cheap and may be wrong first."""
+"""The components of a run that outlive its episodes. What is cheap and may be wrong is started first."""
 
 import os
 from collections.abc import Callable, Generator
@@ -13,31 +13,33 @@ from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.plan.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
-from cluster.policy.models.models import check_tools
+from cluster.policy.models.models import check_template_shows_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
-from cluster.pool.images import ensure_image, image_id, image_of, with_image
-from cluster.pool.ray_worker import asking, resources
+from cluster.pool.images import ensure_image, read_image_id, resolve_image_tag, with_image
+from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
 from workers.errors import EnvironmentLoadError
-from workers.handed_on import handed_on
+from workers.handed_on import select_worker_variables
 from workers.settings import PolicyEndpoint, SandboxSettings, Split, WorkerSettings
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunComponents:
+    """The running components of a run: its plan, policy and workers."""
+
     plan: Plan
-    """What there is to play."""
+    """The episodes to play."""
     plan_of: Callable[[Split], Plan]
-    """What there is to play of either split of the environment."""
+    """Returns the plan of either split of the environment."""
     policy: PolicyClient
-    """Who acts; it is up."""
+    """The client of the policy, which is ready for requests."""
     pool: WorkerPool
-    """Who plays; to be started."""
+    """The worker pool that plays the episodes. It is not started yet."""
     model: str
-    """The policy's name."""
+    """The model name of the policy."""
     spans: Spans | None
-    """Where it is traced, if it is."""
+    """The exporter of OpenTelemetry spans; None if the run sends none."""
     environment_sampling: dict[str, Any] = field(default_factory=dict[str, Any])
     """The environment's own sampling arguments."""
     image_id: str | None = None
@@ -53,7 +55,7 @@ class SharedPolicy(ExitStack):
         self.found: tuple[RaySession, PolicyClient] | None = None
 
     def prepare(self, config: RunConfig) -> None:
-        """Ends what there is, where a run asks for another policy, cluster or workers."""
+        """Closes the shared session and policy if a run needs another policy, cluster or workers."""
         settings = (config.policy, config.ray, config.workers)
         if settings != self._settings:
             self.close()
@@ -61,33 +63,35 @@ class SharedPolicy(ExitStack):
         self._settings = settings
 
 
-def _takes_any(_: Plan) -> None:
-    """Nothing that a plan could be held against."""
+def _accept_any_plan(_: Plan) -> None:
+    """Accepts every plan: a new run has no earlier tasks to compare with."""
 
 
 @contextmanager
-def brought_up(
+def start_components(
     config: RunConfig,
     run_id: str,
     progress: Progress,
     shuffled_by: str | None = None,
-    check: Callable[[Plan], None] = _takes_any,
+    check: Callable[[Plan], None] = _accept_any_plan,
     check_image: Callable[[str, str | None], None] = lambda tag, found: None,
     shared: SharedPolicy | None = None,
-) -> Generator[Parts]:
-    """Environment, image, Ray, policy and workers, and their end, but for the workers'.
+) -> Generator[RunComponents]:
+    """Loads the environment, gets the image, connects to Ray, starts the policy and makes the worker pool.
+
+    On leaving, all of these are closed but the worker pool, which the caller closes.
 
     Args:
-        config: The run's.
-        run_id: The run.
-        progress: The display.
+        config: The config of the run.
+        run_id: The id of the run.
+        progress: The live display.
         shuffled_by: See `Plan`.
-        check: Refuses a plan that is not the run's, before anything expensive is begun.
-        check_image: Refuses an image that the config names, by its id, where that is not the run's.
+        check: Raises if the plan is not the plan of the run, before anything expensive is started.
+        check_image: Raises if the image that the config names has another id than when the run began.
         shared: Keeps Ray and the policy for the next run. None: they end with this one.
 
     Raises:
-        ClusterError: One of them cannot be had.
+        ClusterError: One of the components cannot be started.
     """
     named_image_id: str | None = None
     with ExitStack() as stack:
@@ -99,24 +103,24 @@ def brought_up(
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
-            image = image_of(environment.toolset, sandbox)
+            image = resolve_image_tag(environment.toolset, sandbox)
             if is_local(config.ray):  # elsewhere, each node sees to its own, and this machine needs none
                 with progress.stage("image") as stage:
                     stage.outcome = ensure_image(environment.toolset, sandbox, stage.say)
                 if config.sandbox.image is not None:
-                    named_image_id = image_id(image)
+                    named_image_id = read_image_id(image)
                     check_image(image, named_image_id)
             sandbox = with_image(environment.toolset, sandbox)
         check_policy(config.policy)
         check_sampling_keys(config.policy)
         check_environment_sampling(config.policy, environment.sampling_args)
-        _check_handed_on(config)
+        _check_worker_env(config)
 
-        def check_hears_of_tools() -> None:
+        def check_model_template() -> None:
             if isinstance(config.policy, VllmPolicy) and environment.has_tools:
-                check_tools(config.policy.model, config.policy.chat_template)
+                check_template_shows_tools(config.policy.model, config.policy.chat_template)
 
-        check_hears_of_tools()
+        check_model_template()
         spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
         outer = stack if shared is None else shared
         if shared is not None:
@@ -136,12 +140,12 @@ def brought_up(
             stage.outcome = policy.outcome
         if shared is not None:
             shared.found = (session, policy)
-        check_hears_of_tools()  # of a model that the hub had, too
+        check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
         uses_sandbox = environment.toolset is not None
-        ask = asking(settings, config.workers, uses_sandbox)
+        ask = make_worker_requester(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
-        pool = WorkerPool(config.workers, ask, resources(config.workers, uses_sandbox), replicas)
+        pool = WorkerPool(config.workers, ask, worker_resources(config.workers, uses_sandbox), replicas)
 
         def plan_of(split: Split) -> Plan:
             if split == config.environment.split:
@@ -154,10 +158,10 @@ def brought_up(
                 raise ConfigError(str(error)) from error
 
         model, sampling = settings.policy.model, environment.sampling_args
-        yield Parts(plan, plan_of, policy, pool, model, spans, sampling, named_image_id)
+        yield RunComponents(plan, plan_of, policy, pool, model, spans, sampling, named_image_id)
 
 
-def _check_handed_on(config: RunConfig) -> None:
+def _check_worker_env(config: RunConfig) -> None:
     missing = [name for name in config.workers.env if name not in os.environ]
     if missing:
         raise ConfigError(
@@ -180,7 +184,7 @@ def _worker_settings(
         episodes=config.workers.episodes_per_worker,
         seed=config.seed,
         search_path=Path.cwd(),
-        env=handed_on(config.workers.env, all_of_them=local),
+        env=select_worker_variables(config.workers.env, all_of_them=local),
         whole_env=local,
         memory_mb=config.workers.memory_mb,
         block_seconds=config.workers.block_seconds,

@@ -18,10 +18,10 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.errors import ConfigError, RunError
-from cluster.measures import Measures
+from cluster.measures import RunObservers
 from cluster.observe.progress import Progress
-from cluster.observe.summary import summarise, write_summary
-from cluster.parts import Parts, brought_up
+from cluster.observe.summary import summarise_run, write_summary
+from cluster.parts import RunComponents, start_components
 from cluster.plan.iteration import Iteration, RolloutGroup
 from cluster.plan.plan import Plan
 from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed, resumable_config
@@ -77,7 +77,7 @@ class RolloutEngine:
             resumable_config(self._target.folder, self._config, loop=True)
         self._progress = Progress(console or Console(quiet=True))
         self._stack = AsyncExitStack()
-        self._up: tuple[Parts, Dataset, Measures, Schedule] | None = None
+        self._up: tuple[RunComponents, Dataset, RunObservers, Schedule] | None = None
         self._began = time.monotonic()
         self._current: Iteration | None = None
         self._preparing = asyncio.Lock()
@@ -93,7 +93,7 @@ class RolloutEngine:
     @property
     def version(self) -> int | None:
         """Version of the weights that new episodes act with."""
-        return self._parts[0].policy.version
+        return self._components[0].policy.version
 
     async def rollouts(
         self,
@@ -124,7 +124,7 @@ class RolloutEngine:
                 them has finished.
         """
         async with self._preparing:
-            parts, dataset, measures, schedule = self._parts
+            components, dataset, observers, schedule = self._components
             samples = self._config.samples if samples is None else samples
             if sampling is not None:
                 check_sampling(self._config.policy, sampling)
@@ -134,7 +134,7 @@ class RolloutEngine:
             try:
                 # To its end: a thread that went on by itself would move the schedule under the next call.
                 groups = await run_to_end(asyncio.to_thread(schedule.groups, tasks, samples, split, sampling))
-                await self._break_off()
+                await self._cancel_iteration()
                 await run_to_end(note_tasks(dataset, split, schedule.plan(split), loop=True))
                 expected = sum(map(len, groups))
                 await run_to_end(dataset.set_planned(self._planned + expected, schedule.place))
@@ -142,38 +142,38 @@ class RolloutEngine:
                 schedule.return_to(before)
                 raise
             self._planned += expected
-            parts.pool.hold(expected)
-            measures.expect(expected)
-            iteration = self._current = Iteration(dataset, groups, measures.observers.cancelled)
-            iteration.begin(self._play(parts, measures, iteration, groups, expected))
+            components.pool.keep_workers_for(expected)
+            observers.expect(expected)
+            iteration = self._current = Iteration(dataset, groups, observers.episode_observers.cancelled)
+            iteration.begin(self._play_iteration(components, observers, iteration, groups, expected))
         async with aclosing(iteration.groups()) as ended:
             async for group in ended:
                 yield group
 
-    async def _play(
+    async def _play_iteration(
         self,
-        parts: Parts,
-        measures: Measures,
+        components: RunComponents,
+        observers: RunObservers,
         iteration: Iteration,
         groups: list[list[EpisodeSpec]],
         expected: int,
     ) -> None:
         coordinator = Coordinator(
             self._config,
-            parts.pool,
+            components.pool,
             iteration,
-            measures.observers,
+            observers.episode_observers,
             self._target.run_id,
-            parts.model,
+            components.model,
             None,
-            lambda: parts.policy.version,
+            lambda: components.policy.version,
             len({group[0].task_id for group in groups}),
         )
-        units = groups if parts.plan.whole_groups else [[spec] for group in groups for spec in group]
+        units = groups if components.plan.whole_groups else [[spec] for group in groups for spec in group]
         with self._progress.episodes(expected):
             await coordinator.run(units, expected)
 
-    async def _break_off(self) -> None:
+    async def _cancel_iteration(self) -> None:
         if self._current is not None:
             await self._current.break_off()
 
@@ -192,28 +192,30 @@ class RolloutEngine:
             UpdateRefused: The policy does not take it; the version before keeps serving.
             PolicyUnavailable: The policy does not answer.
         """
-        parts, *_ = self._parts
+        components, *_ = self._components
         async with self._updating:
-            version = parts.policy.next_version if version is None else version
+            version = components.policy.next_version if version is None else version
             # To its end: a thread that went on by itself would share a version's folder with the next call.
-            await run_to_end(asyncio.to_thread(parts.policy.update, path, version))
-            parts.pool.set_version(version)
+            await run_to_end(asyncio.to_thread(components.policy.update, path, version))
+            components.pool.set_version(version)
         return version
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._target.held(self._config))
             run_id, seed = self._target.run_id, order_seed(self._target.folder, self._config)
-            parts = stack.enter_context(
-                brought_up(self._config, run_id, self._progress, seed, self._check_plan, self._check_image)
+            components = stack.enter_context(
+                start_components(
+                    self._config, run_id, self._progress, seed, self._check_plan, self._check_image
+                )
             )
-            stack.push_async_callback(parts.pool.close)
+            stack.push_async_callback(components.pool.close)
             with self._progress.stage("workers") as stage:
-                await parts.pool.start(parts.plan.episodes, stage.say)
+                await components.pool.start(components.plan.episodes, stage.say)
             self._target.make(self._config)
-            sampling, version = parts.environment_sampling, parts.policy.version
-            description = describe_run(self._config, parts.model, sampling)
-            begin_session(self.folder, description, version, parts.image_id)
+            sampling, version = components.environment_sampling, components.policy.version
+            description = describe_run(self._config, components.model, sampling)
+            begin_session(self.folder, description, version, components.image_id)
             log = logs.LogFile(self._target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=self._target.run_id)
             stack.callback(logs.stop_logging_to, log)
@@ -223,18 +225,18 @@ class RolloutEngine:
             dataset = await stack.enter_async_context(await self._target.open_dataset())
             before = dataset.manifest
             self._planned, self._seconds_before = before.planned or 0, before.wall_seconds or 0.0
-            schedule = Schedule(self._plans(parts), before.loop)
+            schedule = Schedule(self._plan_loader(components), before.loop)
             self._began = time.monotonic()
-            stack.push_async_callback(self._end, parts, dataset, schedule)
-            await note_tasks(dataset, self._config.environment.split, parts.plan, loop=True)
+            stack.push_async_callback(self._end_run, components, dataset, schedule)
+            await note_tasks(dataset, self._config.environment.split, components.plan, loop=True)
             await dataset.set_planned(self._planned, schedule.place)
-            measures = Measures(
-                parts, self._target.folder, self._target.run_id, self._progress, 0, between="trainer"
+            observers = RunObservers(
+                components, self._target.folder, self._target.run_id, self._progress, 0, between="trainer"
             )
-            await stack.enter_async_context(measures.taken(self._config.observe.every))
-            stack.push_async_callback(self._break_off)
+            await stack.enter_async_context(observers.observing(self._config.observe.every))
+            stack.push_async_callback(self._cancel_iteration)
             self._stack = stack.pop_all()
-        self._up = parts, dataset, measures, schedule
+        self._up = components, dataset, observers, schedule
         return self
 
     async def __aexit__(
@@ -247,16 +249,16 @@ class RolloutEngine:
             self._up = None
         await self._stack.aclose()
 
-    async def _end(self, parts: Parts, dataset: Dataset, schedule: Schedule) -> None:
+    async def _end_run(self, components: RunComponents, dataset: Dataset, schedule: Schedule) -> None:
         """Gives the workers back, and makes shards of what there is; what is not there was broken off."""
-        await parts.pool.close()
+        await components.pool.close()
         missing = self._planned - len(await dataset.episode_ids())
         seconds = self._seconds_before + time.monotonic() - self._began
         await dataset.commit(wall_seconds=seconds, cancelled=missing)
         if dataset.manifest.planned != self._planned:  # a call that was cancelled had been noted already
             await dataset.set_planned(self._planned, schedule.place)
-        end_session(self.folder, parts.policy.version)
-        write_summary(self._target.folder, summarise(self._target.folder))
+        end_session(self.folder, components.policy.version)
+        write_summary(self._target.folder, summarise_run(self._target.folder))
 
     def _check_plan(self, plan: Plan, split: Split | None = None) -> None:
         """Refuses tasks that are not those of the run that is taken up."""
@@ -265,16 +267,16 @@ class RolloutEngine:
     def _check_image(self, tag: str, image_id: str | None) -> None:
         check_image(self._target.folder, tag, image_id)
 
-    def _plans(self, parts: Parts) -> Callable[[Split], Plan]:
+    def _plan_loader(self, components: RunComponents) -> Callable[[Split], Plan]:
         def plan_of(split: Split) -> Plan:
-            plan = parts.plan_of(split)
+            plan = components.plan_of(split)
             self._check_plan(plan, split)
             return plan
 
         return plan_of
 
     @property
-    def _parts(self) -> tuple[Parts, Dataset, Measures, Schedule]:
+    def _components(self) -> tuple[RunComponents, Dataset, RunObservers, Schedule]:
         if self._up is None:
             raise RunError("a rollout engine works inside its `async with` only")
         return self._up

@@ -13,12 +13,12 @@ from cluster.config.values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
-from cluster.ending import Ending, Interrupted, in_turns
+from cluster.ending import Interrupted, ShutdownSignal, run_in_turns
 from cluster.errors import RunStopped
-from cluster.measures import Measures
+from cluster.measures import RunObservers
 from cluster.observe.progress import Progress
-from cluster.observe.summary import Summary, summarise, write_summary
-from cluster.parts import Parts, SharedPolicy, brought_up
+from cluster.observe.summary import Summary, summarise_run, write_summary
+from cluster.parts import RunComponents, SharedPolicy, start_components
 from cluster.plan.groups import Groups
 from cluster.plan.plan import Plan
 from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed
@@ -28,16 +28,16 @@ from workers.cancellation import run_to_end
 
 
 def run(config: RunConfig, target: Target, console: Console, shared: SharedPolicy | None = None) -> Summary:
-    """Does a run.
+    """Plays a run.
 
     Args:
-        config: What to do.
-        target: Where the run's files go.
-        console: Where to tell how it goes.
+        config: The config of the run.
+        target: The folder that the run's files go to.
+        console: The console that the progress is shown on.
         shared: What several runs share. None: the run has a Ray session and a policy of its own.
 
     Returns:
-        What it came to.
+        The summary of the run.
 
     Raises:
         ConfigError: The config holds what cannot be kept, or the run that is taken up began with other tasks.
@@ -56,25 +56,25 @@ def run(config: RunConfig, target: Target, console: Console, shared: SharedPolic
         def check_id(tag: str, image_id: str | None) -> None:
             check_image(target.folder, tag, image_id)
 
-        with brought_up(config, target.run_id, progress, seed, check, check_id, shared) as parts:
-            return asyncio.run(_play(config, parts, progress, target))
+        with start_components(config, target.run_id, progress, seed, check, check_id, shared) as components:
+            return asyncio.run(_play_plan(config, components, progress, target))
 
 
-async def _play(
+async def _play_plan(
     config: RunConfig,
-    parts: Parts,
+    components: RunComponents,
     progress: Progress,
     target: Target,
 ) -> Summary:
-    """Brings up the workers, plays the plan, and leaves a committed dataset, whatever happens."""
-    plan, pool = parts.plan, parts.pool
-    ending = Ending()
+    """Starts the workers, plays the plan, and leaves a committed dataset, whatever happens."""
+    plan, pool = components.plan, components.pool
+    shutdown = ShutdownSignal()
     stack = ExitStack()
 
     async def bring_up_workers(episodes: int) -> None:
         with progress.stage("workers") as stage:
-            await ending.guard(pool.start(episodes, stage.say))
-            stage.outcome = _capacity(config)
+            await shutdown.run_cancellable(pool.start(episodes, stage.say))
+            stage.outcome = _describe_capacity(config)
 
     try:
         try:
@@ -82,18 +82,20 @@ async def _play(
             if new:  # one that gets no workers is to leave no folder
                 await bring_up_workers(plan.episodes)
             target.make(config)
-            sampling = parts.environment_sampling
-            version = parts.policy.version
-            description = describe_run(config, parts.model, sampling)
-            begin_session(target.folder, description, version, parts.image_id)
+            sampling = components.environment_sampling
+            version = components.policy.version
+            description = describe_run(config, components.model, sampling)
+            begin_session(target.folder, description, version, components.image_id)
             log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
-            async with _copied(target, config), await target.open_dataset() as dataset:
+            async with _copying_to_uri(target, config), await target.open_dataset() as dataset:
                 await note_tasks(dataset, config.environment.split, plan)
                 await dataset.set_planned(plan.episodes)
                 statuses = await dataset.statuses()
-                left = await ending.guard(in_turns(_left(plan, statuses, target.retry_failed)))
+                left = await shutdown.run_cancellable(
+                    run_in_turns(_find_remaining_work(plan, statuses, target.retry_failed))
+                )
                 done, surplus = left.done, left.surplus
                 if failed := sum(statuses[episode] == "failed" for episode in done & statuses.keys()):
                     progress.note(
@@ -103,37 +105,37 @@ async def _play(
                 groups = Groups(config.keep, left.begun)
                 skipped = len(surplus - done)
                 missing = max(0, plan.episodes - len(done) - skipped)
-                if not new and await ending.guard(in_turns(_has_units(plan, done | surplus))):
+                if not new and await shutdown.run_cancellable(run_in_turns(_has_units(plan, done | surplus))):
                     await bring_up_workers(missing)
                 if again := statuses.keys() - done:
                     await dataset.forget(set(again))
-                measures = Measures(parts, target.folder, target.run_id, progress, missing)
+                observers = RunObservers(components, target.folder, target.run_id, progress, missing)
                 coordinator = Coordinator(
                     config,
                     pool,
                     dataset,
-                    measures.observers,
+                    observers.episode_observers,
                     target.run_id,
-                    parts.model,
+                    components.model,
                     groups,
-                    lambda: parts.policy.version,
+                    lambda: components.policy.version,
                     plan.tasks,
                 )
                 drain = config.episode.drain_seconds
-                ending.tell(lambda: _in_flight(progress.in_flight, drain))
-                ending.call(coordinator.drain)
+                shutdown.set_in_flight_text(lambda: _describe_in_flight(progress.in_flight, drain))
+                shutdown.set_drain(coordinator.drain)
                 before = dataset.manifest.wall_seconds or 0.0
                 began = time.monotonic()
                 try:
                     with progress.episodes(missing):
-                        async with measures.taken(config.observe.every):
+                        async with observers.observing(config.observe.every):
                             await coordinator.run(plan.units_in_turns(done | surplus), missing)
                 finally:
                     wall_seconds = before + time.monotonic() - began
                     cancelled = skipped + groups.cancelled
                     await run_to_end(dataset.commit(wall_seconds=wall_seconds, cancelled=cancelled))
-                    end_session(target.folder, parts.policy.version)
-                    summary = summarise(target.folder)
+                    end_session(target.folder, components.policy.version)
+                    summary = summarise_run(target.folder)
                     write_summary(target.folder, summary)
         finally:
             try:
@@ -146,17 +148,17 @@ async def _play(
             f"mended, go on with: kumite run --resume {target.name} --retry-failed"
         ) from stopped
     except asyncio.CancelledError:
-        if ending.signal is None:
+        if shutdown.signal is None:
             raise
-        raise Interrupted(ending.signal, target.name) from None
-    if ending.signal is not None:
-        raise Interrupted(ending.signal, target.name)
+        raise Interrupted(shutdown.signal, target.name) from None
+    if shutdown.signal is not None:
+        raise Interrupted(shutdown.signal, target.name)
     return summary
 
 
 @asynccontextmanager
-async def _copied(target: Target, config: RunConfig) -> AsyncGenerator[None]:
-    """Where the user has named a URI: has the folder there follow the local one, to its end."""
+async def _copying_to_uri(target: Target, config: RunConfig) -> AsyncGenerator[None]:
+    """Copies the local run folder to the URI that the user named, if any, for as long as the block lasts."""
     if target.remote is None:
         yield
         return
@@ -164,8 +166,8 @@ async def _copied(target: Target, config: RunConfig) -> AsyncGenerator[None]:
         yield
 
 
-def _in_flight(episodes: int, seconds: float) -> str:
-    """What a signal means to the episodes in flight, in words."""
+def _describe_in_flight(episodes: int, seconds: float) -> str:
+    """Words what a signal means to the episodes in flight."""
     if not episodes:
         return ", and none is in flight"
     return (
@@ -174,15 +176,15 @@ def _in_flight(episodes: int, seconds: float) -> str:
     )
 
 
-def _capacity(config: RunConfig) -> str:
+def _describe_capacity(config: RunConfig) -> str:
     workers = config.workers
     at_once = workers.max * workers.episodes_per_worker
     return f"up to {workers.max}, {min(at_once, workers.max_in_flight or at_once)} episodes at once"
 
 
 @dataclass(frozen=True)
-class _Left:
-    """What an earlier process has left of a run."""
+class _RemainingWork:
+    """What an earlier process has left to be played of a run."""
 
     done: set[str]
     """Ids of the episodes that need not be played."""
@@ -192,14 +194,16 @@ class _Left:
     """Ids of the other episodes of those groups that have enough."""
 
 
-def _left(plan: Plan, statuses: dict[str, str], retry_failed: bool) -> Generator[None, None, _Left]:
+def _find_remaining_work(
+    plan: Plan, statuses: dict[str, str], retry_failed: bool
+) -> Generator[None, None, _RemainingWork]:
     """Works out, in turns, what there is to play of a run that is taken up again."""
     finished = {i for i, status in statuses.items() if status == "finished"}
     _, surplus = yield from plan.begun_in_turns(finished)
     done = finished | (statuses.keys() & surplus) if retry_failed else set(statuses)
     done -= yield from plan.replayed_in_turns(done)
     begun, surplus = yield from plan.begun_in_turns(finished & done)
-    return _Left(done, begun, surplus)
+    return _RemainingWork(done, begun, surplus)
 
 
 def _has_units(plan: Plan, done: set[str]) -> Generator[None, None, bool]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sandbox_images import engine
 from sandbox_images.base_image import base_image
-from sandbox_images.host import ImageBuildError, OnLine, locked
+from sandbox_images.host import ImageBuildError, OnLine, hold_lock
 from sandbox_images.npm_packages import npm_packages
-from sandbox_images.packages import site_packages
+from sandbox_images.packages import install_site_packages
 
 __all__ = ["ImageBuildError", "build_image", "image_exists", "image_names", "image_tag"]
 
@@ -32,7 +32,7 @@ def image_tag(name: str) -> str:
     Raises:
         ImageBuildError: If there is no such image.
     """
-    return _tag(name, ROOT)
+    return _make_tag(name, ROOT)
 
 
 def image_exists(tag: str) -> bool:
@@ -41,7 +41,7 @@ def image_exists(tag: str) -> bool:
     Raises:
         ImageBuildError: If no engine answers.
     """
-    return engine.labels(tag) is not None
+    return engine.read_image_labels(tag) is not None
 
 
 def has_tool_host(tag: str) -> bool:
@@ -68,22 +68,27 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
     Raises:
         ImageBuildError: If it cannot be built.
     """
-    with tempfile.TemporaryDirectory() as folder, locked(f"image-{name}"):
+    with tempfile.TemporaryDirectory() as folder, hold_lock(f"image-{name}"):
         root = Path(folder, "sandbox_images")
-        _snapshot(name, root)
-        tag = _tag(name, root)
-        present = engine.labels(tag)
+        _copy_sources(name, root)
+        tag = _make_tag(name, root)
+        present = engine.read_image_labels(tag)
         if present is not None and base in (None, present.get("kumite.base")):
             return tag
-        machine = engine.machine()
+        machine = engine.read_machine()
         base = base_image(base, machine, on_line)
-        site = _site_image(root / name / "requirements.txt", root / SITE_DOCKERFILE, base, machine, on_line)
+        site = _build_site_image(
+            root / name / "requirements.txt", root / SITE_DOCKERFILE, base, machine, on_line
+        )
         if (root / name / NPM).is_file():
             site = _npm_image(root / name / NPM, root / NPM_DOCKERFILE, site, machine, on_line)
-        engine.build(
+        engine.run_build(
             tag,
             root / name / "Dockerfile",
-            {f"sandbox_images/{path.relative_to(root).as_posix()}": path for path in _sources(name, root)},
+            {
+                f"sandbox_images/{path.relative_to(root).as_posix()}": path
+                for path in _list_sources(name, root)
+            },
             arguments={"BASE": site},
             labels={"kumite.image": name, "kumite.base": base},
             on_line=on_line,
@@ -91,28 +96,28 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
     return tag
 
 
-def _site_image(requirements: Path, dockerfile: Path, base: str, machine: str, on_line: OnLine) -> str:
+def _build_site_image(requirements: Path, dockerfile: Path, base: str, machine: str, on_line: OnLine) -> str:
     """Builds the layers that stay when a toolset changes: the base and the image's packages.
 
     They are an image of their own because a build sends its whole context to the engine.
     """
-    digest = hashlib.sha256(engine.image_id(base).encode())
+    digest = hashlib.sha256(engine.read_image_id(base).encode())
     digest.update(dockerfile.read_bytes() + requirements.read_bytes())
     tag = f"kumite-{requirements.parent.name}-site:{digest.hexdigest()[:12]}"
-    if engine.labels(tag) is None:
-        site = site_packages(requirements, machine, on_line)
-        engine.build(tag, dockerfile, {"site": site}, arguments={"BASE": base}, on_line=on_line)
+    if engine.read_image_labels(tag) is None:
+        site = install_site_packages(requirements, machine, on_line)
+        engine.run_build(tag, dockerfile, {"site": site}, arguments={"BASE": base}, on_line=on_line)
     return tag
 
 
 def _npm_image(listing: Path, dockerfile: Path, site: str, machine: str, on_line: OnLine) -> str:
     """Builds the layer of an image's npm packages."""
-    digest = hashlib.sha256(engine.image_id(site).encode())
+    digest = hashlib.sha256(engine.read_image_id(site).encode())
     digest.update(dockerfile.read_bytes() + listing.read_bytes())
     tag = f"kumite-{listing.parent.name}-npm:{digest.hexdigest()[:12]}"
-    if engine.labels(tag) is None:
+    if engine.read_image_labels(tag) is None:
         npm = npm_packages(listing, machine, on_line)
-        engine.build(tag, dockerfile, {"npm": npm}, arguments={"BASE": site}, on_line=on_line)
+        engine.run_build(tag, dockerfile, {"npm": npm}, arguments={"BASE": site}, on_line=on_line)
     return tag
 
 
@@ -121,23 +126,23 @@ def _dockerfiles(name: str, root: Path) -> list[Path]:
     return [root / SITE_DOCKERFILE, *([root / NPM_DOCKERFILE] if (root / name / NPM).is_file() else [])]
 
 
-def _tag(name: str, root: Path) -> str:
+def _make_tag(name: str, root: Path) -> str:
     digest = hashlib.sha256()
-    for path in [*_dockerfiles(name, root), *_sources(name, root)]:
+    for path in [*_dockerfiles(name, root), *_list_sources(name, root)]:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
     return f"kumite-{name}:{VERSION}-{digest.hexdigest()[:12]}"
 
 
-def _snapshot(name: str, root: Path) -> None:
+def _copy_sources(name: str, root: Path) -> None:
     """Copies what an image is built from, so that its tag holds even if a file is edited meanwhile."""
-    for path in [*_dockerfiles(name, ROOT), *_sources(name, ROOT)]:
+    for path in [*_dockerfiles(name, ROOT), *_list_sources(name, ROOT)]:
         copy = root / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
 
 
-def _sources(name: str, root: Path) -> list[Path]:
+def _list_sources(name: str, root: Path) -> list[Path]:
     """Returns every file that goes into an image, in a fixed order."""
     if not (root / name / "Dockerfile").is_file():
         raise ImageBuildError(f"image {name!r}: there is none of that name, only {', '.join(image_names())}")

@@ -15,13 +15,13 @@ from sandbox_images.host import ImageBuildError, OnLine, cache_dir
 
 BUILD_TIMEOUT = 600.0
 """Seconds that a build may go without printing a line; byte-compiling prints none for half a minute."""
-_CHATTER = ("--->", "Removing intermediate container")
+_IGNORED_OUTPUT = ("--->", "Removing intermediate container")
 PULL_TIMEOUT = 20.0
 """Seconds that a registry may go without saying anything before it counts as unreachable."""
 
 
 @contextmanager
-def engine(timeout: float = 30.0) -> Generator[docker.DockerClient]:
+def connect_engine(timeout: float = 30.0) -> Generator[docker.DockerClient]:
     """Connects to the engine that `DOCKER_HOST` names, or the local one.
 
     Raises:
@@ -39,9 +39,9 @@ def engine(timeout: float = 30.0) -> Generator[docker.DockerClient]:
         client.close()
 
 
-def labels(image: str) -> dict[str, str] | None:
+def read_image_labels(image: str) -> dict[str, str] | None:
     """Returns an image's labels, or null if the engine does not have the image."""
-    with engine() as client:
+    with connect_engine() as client:
         try:
             config = cast(dict[str, Any], client.api.inspect_image(image))["Config"]
             return config.get("Labels") or {}
@@ -50,8 +50,8 @@ def labels(image: str) -> dict[str, str] | None:
 
 
 def entrypoint(image: str) -> list[str] | None:
-    """Returns what an image starts, or null if the engine does not have the image."""
-    with engine() as client:
+    """Returns what an image starts, or null if the connect_engine does not have the image."""
+    with connect_engine() as client:
         try:
             config = cast(dict[str, Any], client.api.inspect_image(image))["Config"]
             return config.get("Entrypoint") or []
@@ -59,23 +59,23 @@ def entrypoint(image: str) -> list[str] | None:
             return None
 
 
-def image_id(image: str) -> str:
+def read_image_id(image: str) -> str:
     """Returns the id of an image that the engine has."""
-    with engine() as client:
+    with connect_engine() as client:
         return str(cast(dict[str, Any], client.api.inspect_image(image))["Id"])
 
 
-def machine() -> str:
+def read_machine() -> str:
     """Returns the engine's architecture as kernels and wheels name it: `x86_64` or `aarch64`."""
-    with engine() as client:
+    with connect_engine() as client:
         name = str(client.version()["Arch"])
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
-def pull(image: str) -> str | None:
+def pull_image(image: str) -> str | None:
     """Pulls an image; returns null, or what went wrong."""
     try:
-        with engine(PULL_TIMEOUT) as client:
+        with connect_engine(PULL_TIMEOUT) as client:
             for event in cast(Iterable[dict[str, Any]], client.api.pull(image, stream=True, decode=True)):
                 if "error" in event:
                     return str(event["error"])
@@ -84,7 +84,7 @@ def pull(image: str) -> str | None:
     return None
 
 
-def build(
+def run_build(
     tag: str,
     dockerfile: Path,
     context: Mapping[str, Path],
@@ -108,11 +108,11 @@ def build(
     """
     cache_dir().mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    with tempfile.TemporaryFile(dir=cache_dir()) as file, engine(BUILD_TIMEOUT) as client:
+    with tempfile.TemporaryFile(dir=cache_dir()) as file, connect_engine(BUILD_TIMEOUT) as client:
         with tarfile.open(fileobj=file, mode="w") as tar:
-            tar.add(dockerfile, "Dockerfile", filter=_plain)
+            tar.add(dockerfile, "Dockerfile", filter=_normalise_member)
             for name, path in context.items():
-                tar.add(path, name, filter=_plain)
+                tar.add(path, name, filter=_normalise_member)
         file.seek(0)
         events = client.api.build(
             fileobj=file,
@@ -132,11 +132,11 @@ def build(
             for line in str(event.get("stream", "")).splitlines():
                 if line.strip():
                     lines.append(line.rstrip())
-                    if not line.lstrip().startswith(_CHATTER):
+                    if not line.lstrip().startswith(_IGNORED_OUTPUT):
                         on_line(lines[-1])
 
 
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _normalise_member(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Makes a build the same whoever runs it: no owners, times or private modes; and no byte code."""
     if member.name.endswith((".pyc", "__pycache__")):
         return None

@@ -24,7 +24,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def locked(name: str, timeout: float = 1800.0) -> Generator[None]:
+def hold_lock(name: str, timeout: float = 1800.0) -> Generator[None]:
     """Holds the lock `name` among all processes of this machine that share the cache folder.
 
     Args:
@@ -49,7 +49,7 @@ def locked(name: str, timeout: float = 1800.0) -> Generator[None]:
         yield
 
 
-def run(command: Sequence[str], *, timeout: float, part: str) -> None:
+def run_command(command: Sequence[str], *, timeout: float, part: str) -> None:
     """Runs a command without input.
 
     Args:

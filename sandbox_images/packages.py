@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sandbox_images.host import ImageBuildError, OnLine, cache_dir, locked, run
+from sandbox_images.host import ImageBuildError, OnLine, cache_dir, hold_lock, run_command
 
 PYTHON = "3.11"
 """The images' Python: that of Debian bookworm and of `python:3.11-slim-bookworm`."""
@@ -19,7 +19,7 @@ GLIBC_MINOR = 36
 """The images' C library is glibc 2.36, so wheels for it and for anything older run there."""
 
 
-def site_packages(requirements: Path, machine: str, on_line: OnLine) -> Path:
+def install_site_packages(requirements: Path, machine: str, on_line: OnLine) -> Path:
     """Installs the packages of a requirements file into a folder of the cache, unless it is there already.
 
     Dependencies are not followed: pip would evaluate their conditions for the host's Python, and an image
@@ -39,7 +39,7 @@ def site_packages(requirements: Path, machine: str, on_line: OnLine) -> Path:
     key = hashlib.sha256(f"{PYTHON} {machine}\n".encode() + requirements.read_bytes()).hexdigest()[:12]
     sites = cache_dir() / "sites"
     site = sites / f"{requirements.parent.name}-{key}"
-    with locked(f"site-{site.name}"):
+    with hold_lock(f"site-{site.name}"):
         if site.is_dir():
             return site
         if importlib.util.find_spec("pip") is None:
@@ -50,16 +50,16 @@ def site_packages(requirements: Path, machine: str, on_line: OnLine) -> Path:
         try:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--no-compile"]
             pip += ["--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
-            pip += [f"--platform={platform}" for platform in platforms(machine)]
+            pip += [f"--platform={platform}" for platform in list_platforms(machine)]
             pip += [f"--requirement={requirements}", f"--target={unfinished / 'site'}"]
-            run(pip, timeout=900, part=f"packages of image {requirements.parent.name}")
+            run_command(pip, timeout=900, part=f"packages of image {requirements.parent.name}")
             (unfinished / "site").rename(site)
         finally:
             shutil.rmtree(unfinished)
     return site
 
 
-def platforms(machine: str) -> list[str]:
+def list_platforms(machine: str) -> list[str]:
     """Returns the wheel platforms that run in the images, newest first."""
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 16, -1)]
     return [*tags, f"manylinux2014_{machine}"]

@@ -18,7 +18,7 @@ from cluster.dataset.sequences import SEQUENCES, Sequence
 from cluster.observe.meter import MetricsLine, StageSeconds
 from cluster.observe.metrics import METRICS
 from cluster.observe.policy_use import PolicyUse
-from cluster.plan.resume import FREE
+from cluster.plan.resume import CHANGEABLE_KEYS
 from cluster.verify.report import RULES
 from tests.helpers.planted_errors import ERRORS
 from workers.endings import ENDINGS
@@ -79,7 +79,7 @@ _STATES = {
 
 def config_page() -> str:
     """The text of `docs/config.md`."""
-    return "\n".join([_CONFIG_INTRO, *_sections(RunConfig, "", "Top level", set())])
+    return "\n".join([_CONFIG_INTRO, *_make_sections(RunConfig, "", "Top level", set())])
 
 
 def dataset_page(page: str) -> str:
@@ -88,23 +88,29 @@ def dataset_page(page: str) -> str:
     Raises:
         ValueError: The page lacks the markers of a table.
     """
-    keys = [(name, kind, f"The episode's. {text}") for name, kind, text in _columns(EpisodeRecord, STEP_KEYS)]
+    keys = [
+        (name, kind, f"The episode's. {text}") for name, kind, text in _list_columns(EpisodeRecord, STEP_KEYS)
+    ]
     tables = {
-        "episodes": _column_table(_columns(EpisodeRecord, EPISODES.names)),
-        "steps": _column_table([*keys, *_columns(StepRecord, STEPS.names)]),
-        "sequences": _column_table(_columns(Sequence, SEQUENCES.names)),
+        "episodes": _column_table(_list_columns(EpisodeRecord, EPISODES.names)),
+        "steps": _column_table([*keys, *_list_columns(StepRecord, STEPS.names)]),
+        "sequences": _column_table(_list_columns(Sequence, SEQUENCES.names)),
         "states": _column_table((name, "string", meaning) for name, meaning in _STATES.items()),
     }
     checks = {
-        "rules": _table(("rule", "holds when"), [(f"`{rule}`", meaning) for rule, meaning in RULES.items()]),
-        "errors": _table(
+        "rules": _make_table(
+            ("rule", "holds when"), [(f"`{rule}`", meaning) for rule, meaning in RULES.items()]
+        ),
+        "errors": _make_table(
             ("error", "kind of run", "rule", "found"),
             [(error.name, f"`{error.kind}`", f"`{error.rule}`", "yes") for error in ERRORS],
         ),
     }
-    page = _with_tables("docs/dataset.md", page, "columns", tables)
-    page = _with_tables("docs/dataset.md", page, "resume", {"keys": ", ".join(f"`{key}`" for key in FREE)})
-    return _with_tables("docs/dataset.md", page, "verify", checks)
+    page = _replace_tables("docs/dataset.md", page, "columns", tables)
+    page = _replace_tables(
+        "docs/dataset.md", page, "resume", {"keys": ", ".join(f"`{key}`" for key in CHANGEABLE_KEYS)}
+    )
+    return _replace_tables("docs/dataset.md", page, "verify", checks)
 
 
 def agentdojo_page(page: str) -> str:
@@ -118,7 +124,7 @@ def agentdojo_page(page: str) -> str:
         "pipeline": _key_table(PipelineSettings, "environment.args."),
         "rewards": _key_table(RewardSettings, "environment.args."),
     }
-    return _with_tables("docs/agentdojo.md", page, "args", tables)
+    return _replace_tables("docs/agentdojo.md", page, "args", tables)
 
 
 def shell_page(page: str) -> str:
@@ -127,7 +133,9 @@ def shell_page(page: str) -> str:
     Raises:
         ValueError: The page lacks the markers of a table.
     """
-    return _with_tables("docs/shell.md", page, "args", {"shell": _key_table(ShellArgs, "environment.args.")})
+    return _replace_tables(
+        "docs/shell.md", page, "args", {"shell": _key_table(ShellArgs, "environment.args.")}
+    )
 
 
 def agents_page(page: str) -> str:
@@ -137,7 +145,7 @@ def agents_page(page: str) -> str:
         ValueError: The page lacks the markers of a table.
     """
     tables = {"agent": _key_table(AgentArgs, ""), "limits": _key_table(AgentLimits, "limits.")}
-    return _with_tables("docs/agents.md", page, "args", tables)
+    return _replace_tables("docs/agents.md", page, "args", tables)
 
 
 def security_page(page: str) -> str:
@@ -146,9 +154,9 @@ def security_page(page: str) -> str:
     Raises:
         ValueError: The page lacks the markers of the table.
     """
-    rows = [(ending.what, ending.who, ending.record) for ending in ENDINGS]
-    table = _table(("ending", "caused by", "recorded"), rows)
-    return _with_tables("docs/security.md", page, "endings", {"episode": table})
+    rows = [(ending.what, ending.who, ending.outcome_text) for ending in ENDINGS]
+    table = _make_table(("ending", "caused by", "recorded"), rows)
+    return _replace_tables("docs/security.md", page, "endings", {"episode": table})
 
 
 def observe_page(page: str) -> str:
@@ -170,9 +178,9 @@ def observe_page(page: str) -> str:
         "line": _field_table(MetricsLine),
         "stage": _field_table(StageSeconds),
         "policy": _field_table(PolicyUse),
-        "metrics": _table(("metric", "kind", "labels", "meaning"), measured),
+        "metrics": _make_table(("metric", "kind", "labels", "meaning"), measured),
     }
-    return _with_tables("docs/observe.md", page, "fields", tables)
+    return _replace_tables("docs/observe.md", page, "fields", tables)
 
 
 def training_page(page: str) -> str:
@@ -184,18 +192,18 @@ def training_page(page: str) -> str:
     rows = [
         (
             f"`{key.name}`",
-            _fate(key, "per_turn"),
-            _fate(key, "exact"),
-            _fate(key, "endpoint"),
+            _describe_fate(key, "per_turn"),
+            _describe_fate(key, "exact"),
+            _describe_fate(key, "endpoint"),
             key.instead if "refused" in (key.chat, key.exact) else "",
         )
         for key in SAMPLING_KEYS
     ]
     head = ("key", "`per_turn`", "`exact`", "endpoint", "where it is refused")
-    return _with_tables("docs/training.md", page, "sampling", {"keys": _table(head, rows)})
+    return _replace_tables("docs/training.md", page, "sampling", {"keys": _make_table(head, rows)})
 
 
-def pages() -> dict[Path, str]:
+def make_pages() -> dict[Path, str]:
     """The generated pages, by path, as they should be."""
     names = ("dataset", "agentdojo", "shell", "security", "observe", "training", "agents")
     dataset, agentdojo, shell, security, observe, training, agents = (FOLDER / f"{name}.md" for name in names)
@@ -213,11 +221,11 @@ def pages() -> dict[Path, str]:
 
 def main() -> None:
     """Rewrite the pages."""
-    for path, text in pages().items():
+    for path, text in make_pages().items():
         path.write_text(text, encoding="utf-8")
 
 
-def _sections(model: type[Settings], path: str, title: str, seen: set[str]) -> Iterator[str]:
+def _make_sections(model: type[Settings], path: str, title: str, seen: set[str]) -> Iterator[str]:
     """A section on a settings model, then one on each model inside it."""
     if title in seen:
         return
@@ -230,11 +238,11 @@ def _sections(model: type[Settings], path: str, title: str, seen: set[str]) -> I
     for name, info in model.model_fields.items():
         choices = list(models_in(info.annotation, Settings))
         for choice in choices:
-            kind = f", kind {_value(choice.model_fields['kind'])}" if len(choices) > 1 else ""
-            yield from _sections(choice, f"{prefix}{name}", f"`{prefix}{name}`{kind}", seen)
+            kind = f", kind {_describe_value(choice.model_fields['kind'])}" if len(choices) > 1 else ""
+            yield from _make_sections(choice, f"{prefix}{name}", f"`{prefix}{name}`{kind}", seen)
 
 
-def _fate(key: SamplingKey, route: Route) -> str:
+def _describe_fate(key: SamplingKey, route: Route) -> str:
     """What becomes of a sampling key on a route, in words."""
     fate = key.fate(route)
     if fate == "template":
@@ -248,18 +256,23 @@ def _fate(key: SamplingKey, route: Route) -> str:
 
 def _key_table(model: type[Settings], prefix: str) -> str:
     rows = [
-        (f"`{prefix}{name}`", _value(info), _default(info), _sentence(info.description))
+        (
+            f"`{prefix}{name}`",
+            _describe_value(info),
+            _describe_default(info),
+            _make_sentence(info.description),
+        )
         for name, info in model.model_fields.items()
     ]
-    return _table(("key", "value", "default", "meaning"), rows)
+    return _make_table(("key", "value", "default", "meaning"), rows)
 
 
 def _field_table(model: type[BaseModel]) -> str:
-    rows = [(f"`{name}`", _sentence(info.description)) for name, info in model.model_fields.items()]
-    return _table(("field", "meaning"), rows)
+    rows = [(f"`{name}`", _make_sentence(info.description)) for name, info in model.model_fields.items()]
+    return _make_table(("field", "meaning"), rows)
 
 
-def _with_tables(name: str, page: str, kind: str, tables: Mapping[str, str]) -> str:
+def _replace_tables(name: str, page: str, kind: str, tables: Mapping[str, str]) -> str:
     """A page with what stands between its markers replaced."""
     for title, table in tables.items():
         start, end = f"<!-- {kind}: {title} -->", f"<!-- /{kind}: {title} -->"
@@ -279,34 +292,34 @@ def models_in(annotation: Any, base: type[_Model]) -> Iterator[type[_Model]]:
         yield from models_in(argument, base)
 
 
-def _value(info: FieldInfo) -> str:
+def _describe_value(info: FieldInfo) -> str:
     """What a field takes, in words: its own, where it has some."""
     extra = cast(Any, info.json_schema_extra)
     if isinstance(extra, dict) and "takes" in extra:
         return str(cast(dict[str, Any], extra)["takes"])
-    words = _alternatives(info.annotation, info.metadata)
+    words = _describe_alternatives(info.annotation, info.metadata)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _alternatives(annotation: Any, bounds: list[Any]) -> list[str]:
+def _describe_alternatives(annotation: Any, bounds: list[Any]) -> list[str]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = [part.metadata if isinstance(part, FieldInfo) else [part] for part in arguments[1:]]
-        return _alternatives(arguments[0], [*bounds, *(bound for part in inner for bound in part)])
+        return _describe_alternatives(arguments[0], [*bounds, *(bound for part in inner for bound in part)])
     if any(models_in(annotation, Settings)):
         return ["a section, see below"]
     if origin is Literal:
         return [f"`{value}`" for value in arguments]
     if origin in (Union, UnionType):
-        return [word for argument in arguments for word in _alternatives(argument, bounds)]
+        return [word for argument in arguments for word in _describe_alternatives(argument, bounds)]
     if annotation is NoneType:
         return ["null"]
-    of = f" of {' or '.join(_alternatives(arguments[0], []))}" if origin is list else ""
-    limits = ", ".join(_limits(bounds))
+    of = f" of {' or '.join(_describe_alternatives(arguments[0], []))}" if origin is list else ""
+    limits = ", ".join(_describe_limits(bounds))
     return [f"{_WORDS[origin or annotation]}{of}{f' ({limits})' if limits else ''}"]
 
 
-def _limits(bounds: list[Any]) -> Iterator[str]:
+def _describe_limits(bounds: list[Any]) -> Iterator[str]:
     for bound in bounds:
         for attribute, words in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
             if getattr(bound, attribute, None) is not None:
@@ -315,14 +328,14 @@ def _limits(bounds: list[Any]) -> Iterator[str]:
             yield f"matching `{bound.pattern}`"
 
 
-def _default(info: FieldInfo) -> str:
+def _describe_default(info: FieldInfo) -> str:
     if info.is_required():
         return "required"
     value = cast(object, info.get_default(call_default_factory=True, validated_data={}))
     return "its own defaults" if isinstance(value, BaseModel) else f"`{json.dumps(value, default=str)}`"
 
 
-def _columns(
+def _list_columns(
     model: type[BaseModel],
     names: Collection[str],
     prefix: str = "",
@@ -340,19 +353,19 @@ def _columns(
         path = f"{prefix}{field.name}"
         in_list = isinstance(field.type, pa.ListType)
         inner = next(models_in(info.annotation, BaseModel), None)
-        words = _arrow_words(field.type.value_type if in_list else field.type, info)
+        words = _describe_arrow_type(field.type.value_type if in_list else field.type, info)
         if inner in seen:
             words += f" like `{seen[inner]}`"
         if in_list:
             words = f"list of {words}"
-        yield path, f"{words} or null" if field.nullable else words, _sentence(info.description)
+        yield path, f"{words} or null" if field.nullable else words, _make_sentence(info.description)
         if inner is not None and inner not in seen:
             path = f"{path}[]" if in_list else path
             seen[inner] = path
-            yield from _columns(inner, inner.model_fields, f"{path}.", seen)
+            yield from _list_columns(inner, inner.model_fields, f"{path}.", seen)
 
 
-def _arrow_words(kind: DataType, info: FieldInfo) -> str:
+def _describe_arrow_type(kind: DataType, info: FieldInfo) -> str:
     if pa.types.is_struct(kind):
         return "struct"
     if "'format': 'json'" in repr(info):
@@ -361,14 +374,16 @@ def _arrow_words(kind: DataType, info: FieldInfo) -> str:
 
 
 def _column_table(columns: Iterable[tuple[str, str, str]]) -> str:
-    return _table(("column", "type", "meaning"), [(f"`{name}`", kind, text) for name, kind, text in columns])
+    return _make_table(
+        ("column", "type", "meaning"), [(f"`{name}`", kind, text) for name, kind, text in columns]
+    )
 
 
-def _sentence(description: str | None) -> str:
+def _make_sentence(description: str | None) -> str:
     return re.sub(r"\s+", " ", description or "").strip()
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _make_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 

@@ -24,7 +24,7 @@ TARGETS = [
 CUDA = ("cuda-", "nvidia-", "triton")
 
 
-def resolve(extra: str, kept: Path, options: list[str]) -> list[Requirement]:
+def resolve_requirements(extra: str, kept: Path, options: list[str]) -> list[Requirement]:
     """Resolve the project with one extra, `train` and the groups, for every Python and platform."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "constraints.txt")
@@ -47,7 +47,7 @@ def resolve(extra: str, kept: Path, options: list[str]) -> list[Requirement]:
         return [Requirement(line) for line in output.read_text().splitlines() if line[:1].isalnum()]
 
 
-def narrow(requirements: list[Requirement]) -> list[str]:
+def narrow_requirements(requirements: list[Requirement]) -> list[str]:
     """Drop what no supported machine installs, and the markers that are true on all of them."""
     versions: defaultdict[str, list[Requirement]] = defaultdict(list)
     for one in requirements:
@@ -65,8 +65,8 @@ def narrow(requirements: list[Requirement]) -> list[str]:
 def main() -> None:
     cpu = ROOT / "constraints.txt"
     gpu = ROOT / "constraints-gpu.txt"
-    cpu.write_text("\n".join(narrow(resolve("cpu", cpu, []))) + "\n")
-    lines = narrow(resolve("gpu", gpu if gpu.exists() else cpu, []))
+    cpu.write_text("\n".join(narrow_requirements(resolve_requirements("cpu", cpu, []))) + "\n")
+    lines = narrow_requirements(resolve_requirements("gpu", gpu if gpu.exists() else cpu, []))
     gpu.write_text("\n".join(line for line in lines if not line.startswith(CUDA)) + "\n")
 
 

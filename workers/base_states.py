@@ -16,8 +16,8 @@ class BaseStates:
     def __init__(self) -> None:
         self._named: dict[str, str] = {}
 
-    async def of(self, session: Session, episode_id: str) -> dict[str, str]:
-        """The base state of a session, as JSON text by id; empty where another result has it.
+    async def first_state_of(self, session: Session, episode_id: str) -> dict[str, str]:
+        """Returns the base state of a session, as JSON text by id; empty where another result has it.
 
         Args:
             session: It must not have been closed.

@@ -25,7 +25,7 @@ async def run_to_end(work: "Coroutine[Any, Any, _T] | asyncio.Future[_T]") -> _T
         Exception: What the work raises. Where the caller was cancelled, too, it is logged in place of that.
     """
     task = asyncio.ensure_future(work)
-    cancelled = await _outlast([task])
+    cancelled = await _wait_until_ended([task])
     if cancelled is None:
         return task.result()
     error = None if task.cancelled() else task.exception()
@@ -43,11 +43,11 @@ async def cancel_and_wait(tasks: "Iterable[asyncio.Future[Any]]") -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
-    if (cancelled := await _outlast(tasks)) is not None:
+    if (cancelled := await _wait_until_ended(tasks)) is not None:
         raise cancelled
 
 
-async def _outlast(tasks: "list[asyncio.Future[Any]]") -> asyncio.CancelledError | None:
+async def _wait_until_ended(tasks: "list[asyncio.Future[Any]]") -> asyncio.CancelledError | None:
     """Waits until tasks have ended; gives the last cancellation that came meanwhile."""
     cancelled: asyncio.CancelledError | None = None
     while pending := [task for task in tasks if not task.done()]:

@@ -27,13 +27,13 @@ from workers.errors import (
     StaleEpisode,
     UnrecordableEpisode,
 )
-from workers.failures import is_lasting, kind_of, root_of
+from workers.failures import failure_kind, is_lasting, root_error
 from workers.handed_on import hide_secrets
-from workers.lost_episodes import in_utf8, lost_result, prompt_of
+from workers.lost_episodes import make_lost_result, prompt_messages, replace_invalid_unicode
 from workers.policy.chat_client import ChatPolicyClient, sampling_args
 from workers.policy.exact_client import ExactPolicyClient, make_client
 from workers.policy.oracle_client import OracleClient
-from workers.printed import Printed, listening
+from workers.printed import EpisodeOutput, capture_output
 from workers.record_digest import digest_of
 from workers.records import (
     EpisodeError,
@@ -64,7 +64,7 @@ class _Play:
     """The same moment by a clock that nobody sets: what has passed is measured by it."""
     session: Session | None = None
     states: dict[str, str] = field(default_factory=dict[str, str])
-    printed: Printed = field(default_factory=Printed)
+    printed: EpisodeOutput = field(default_factory=EpisodeOutput)
 
 
 class EpisodePlayer:
@@ -183,12 +183,14 @@ class EpisodePlayer:
     async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         logs.episode.set(specs[0].episode_id)
         plays = [_Play(spec, self._trace(spec)) for spec in specs]
-        with listening(plays[0].printed):  # of a group that is played together, it is the first one's
+        with capture_output(plays[0].printed):  # of a group that is played together, it is the first one's
             try:
                 outcomes = await self._outcomes(plays)
                 for play in plays:
                     if play.session is not None:
-                        play.states = await self._base_states.of(play.session, play.spec.episode_id)
+                        play.states = await self._base_states.first_state_of(
+                            play.session, play.spec.episode_id
+                        )
             finally:
                 await run_to_end(self._release(plays))
         outcomes = [
@@ -325,7 +327,7 @@ class EpisodePlayer:
     ) -> tuple[EpisodeRecord, str]:
         """An episode's record and the line that it is; if it cannot be made, a record that says why."""
         try:
-            return _sealed(self._record(play, outcome, timings))
+            return _seal_record(self._record(play, outcome, timings))
         except Exception as error:  # noqa: BLE001 - whatever an environment has left in its state
             failure: BaseException = error
         if isinstance(failure, PydanticSerializationError):
@@ -334,11 +336,11 @@ class EpisodePlayer:
             failure = UnrecordableEpisode(f"{type(failure).__name__}: {failure}")
         try:
             record = self._record(play, outcome if isinstance(outcome, BaseException) else failure, timings)
-            return _sealed(EpisodeRecord.model_validate(in_utf8(record.model_dump())))
+            return _seal_record(EpisodeRecord.model_validate(replace_invalid_unicode(record.model_dump())))
         except Exception as error:  # noqa: BLE001 - not even its steps can be written down
             _log.warning("an episode has a record without its steps: %r", error)
         cause = outcome if isinstance(outcome, BaseException) else failure
-        lost = lost_result(
+        lost = make_lost_result(
             play.spec,
             _error(cause, play.trace, self._own(play)),
             run_id=self._settings.run_id,
@@ -347,12 +349,12 @@ class EpisodePlayer:
             worker_id=self._worker_id,
             node_id=self._node_id,
         )
-        return _sealed(EpisodeRecord.model_validate_json(lost.record))
+        return _seal_record(EpisodeRecord.model_validate_json(lost.record))
 
     def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
         spec, trace = play.spec, play.trace
         error = _error(outcome, trace, self._own(play)) if isinstance(outcome, BaseException) else None
-        rollout = _broken_off(trace, spec) if isinstance(outcome, BaseException) else outcome
+        rollout = _collect_partial_rollout(trace, spec) if isinstance(outcome, BaseException) else outcome
         usage = Usage()
         for step in rollout.steps:
             if step.usage:
@@ -410,7 +412,7 @@ class EpisodePlayer:
         return self._told_creations - before
 
 
-def _sealed(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
+def _seal_record(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
     """A record with its digest and without secrets, and the line of JSON text that it is."""
     record.digest = digest_of(record)
     text = record.model_dump_json()
@@ -422,7 +424,7 @@ def _sealed(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
     return record, record.model_dump_json()
 
 
-def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
+def _collect_partial_rollout(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     """What there is of an episode that failed: its turns so far, no reward, no metrics."""
     state = trace.state
     taken: list[StepRecord] = []
@@ -430,12 +432,12 @@ def _broken_off(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
     try:
         if state is not None:
             tools = steps.tool_schemas(state, trace)
-            taken = steps.steps(state, trace)
+            taken = steps.make_steps(state, trace)
     except Exception as error:  # noqa: BLE001 - what the environment left behind may be what has failed
         _log.warning("the steps of task %s cannot be put on record: %s", spec.task_id, error)
     for step in taken:
         step.done = False  # it did not come to its end
-    messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_of(spec.row)
+    messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_messages(spec.row)
     return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
 
 
@@ -457,6 +459,6 @@ def _connections(session: Session | None) -> str | None:
 
 
 def _error(outcome: BaseException, trace: EpisodeTrace, own: Session | None) -> EpisodeError:
-    cause = root_of(outcome)
+    cause = root_error(outcome)
     stage = "setup" if isinstance(cause, SandboxStartError) else trace.stage
-    return EpisodeError.of(stage, kind_of(outcome, own), cause)
+    return EpisodeError.of(stage, failure_kind(outcome, own), cause)

@@ -18,13 +18,13 @@ from workers.errors import (
 from workers.records import FailureKind
 from workers.sandbox.base import Session
 
-_OWN_DOING: frozenset[EndCause] = frozenset({"protocol", "memory"})
+_POLICY_CAUSES: frozenset[EndCause] = frozenset({"protocol", "memory"})
 """Causes of a session's end that are its own doing among neighbours, too: none of them can speak in its
 place, and of those that share a container's memory, the kernel ends the one that takes the most."""
 
 
-def kind_of(error: BaseException, session: Session | None = None) -> FailureKind:
-    """Whose failure an error is.
+def failure_kind(error: BaseException, session: Session | None = None) -> FailureKind:
+    """Returns whose failure an error is.
 
     The policy's, its versions' and the sandbox's may pass, so another attempt may help. The task's and the
     environment's own would come again.
@@ -34,11 +34,11 @@ def kind_of(error: BaseException, session: Session | None = None) -> FailureKind
         session: The episode's, where its sandbox was made for it alone: what the policy has run in there must
             not get it another attempt.
     """
-    cause = root_of(error)
+    cause = root_error(error)
     match cause:
         case SandboxDied() | SessionLost() if session is not None and has_ended_itself(session, cause):
             return "task"
-        case SessionLost() if cause.cause in _OWN_DOING:
+        case SessionLost() if cause.cause in _POLICY_CAUSES:
             return "task"
         case SessionTimeout() | SessionSetupError() | TimeoutError():
             return "task"
@@ -72,11 +72,11 @@ def has_ended_itself(session: Session, error: SandboxError) -> bool:
 
 def is_lasting(error: BaseException) -> bool:
     """Whether it is a failure of the policy's that another attempt does not mend."""
-    return isinstance(root_of(error), PolicyRefusal) or isinstance(error.__cause__, PolicyRefusal)
+    return isinstance(root_error(error), PolicyRefusal) or isinstance(error.__cause__, PolicyRefusal)
 
 
-def root_of(error: BaseException) -> BaseException:
-    """The error under the wrappings that say nothing of their own."""
+def root_error(error: BaseException) -> BaseException:
+    """Returns the error under the wrappings that say nothing of their own."""
     while error.__cause__ is not None and (isinstance(error, EpisodeFailed) or not str(error)):
         error = error.__cause__
     return error

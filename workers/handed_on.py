@@ -10,40 +10,44 @@ from functools import cache
 
 from pydantic import SecretStr
 
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-_SHORTEST = 8
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_MIN_SECRET_LENGTH = 8
 """Characters of a value below which it is no secret, or none that can be told from other text."""
-_THEIR_OWN = ("RAY_", "PYTHON", "LD_", "CUDA_VISIBLE_DEVICES")
+_PROCESS_PREFIXES = ("RAY_", "PYTHON", "LD_", "CUDA_VISIBLE_DEVICES")
 """Beginnings of names that belong to the process itself: how it was started, and by what."""
 
 _LOOK_EVERY = 1.0
 """Seconds after which the variables are read again, where there are as many as before: that takes 100 µs."""
 
 
-def handed_on(names: Iterable[str], *, all_of_them: bool) -> dict[str, SecretStr]:
-    """Variables of this process for the workers' processes.
+def select_worker_variables(names: Iterable[str], *, all_of_them: bool) -> dict[str, SecretStr]:
+    """Selects variables of this process for the workers' processes.
 
     Args:
         names: Those that the config names.
-        all_of_them: Whether also all others go, but for those of Ray and Python themselves.
+        all_of_them: Whether all other variables are selected too, except those of Ray and Python themselves.
 
     Raises:
         KeyError: One that is named is not set.
     """
     chosen = {name: os.environ[name] for name in names}
     if all_of_them:
-        chosen = {n: v for n, v in os.environ.items() if not n.startswith(_THEIR_OWN)} | chosen
+        chosen = {n: v for n, v in os.environ.items() if not n.startswith(_PROCESS_PREFIXES)} | chosen
     return {name: SecretStr(value) for name, value in chosen.items()}
 
 
-def as_handed_on(given: Mapping[str, SecretStr], *, instead: bool) -> dict[str, str]:
-    """The variables of a process that a worker starts.
+def process_environment(given: Mapping[str, SecretStr], *, instead: bool) -> dict[str, str]:
+    """Returns the environment of a process that a worker starts.
 
     Args:
-        given: What the driver has handed on.
-        instead: Whether that stands in place of this process's own, but for Ray's and Python's.
+        given: The variables that the driver has handed on.
+        instead: Whether these replace this process's own variables, except those of Ray and Python.
     """
-    own = {n: v for n, v in os.environ.items() if not instead or n.startswith((*_THEIR_OWN, "OMP_", "PATH"))}
+    own = {
+        n: v
+        for n, v in os.environ.items()
+        if not instead or n.startswith((*_PROCESS_PREFIXES, "OMP_", "PATH"))
+    }
     return own | {name: value.get_secret_value() for name, value in given.items()}
 
 
@@ -71,7 +75,7 @@ class _Secrets:
             found = {
                 (written, name)
                 for name, value in os.environ.items()
-                if _is_secret(name) and len(value) >= _SHORTEST and not value.startswith("/")
+                if _is_secret(name) and len(value) >= _MIN_SECRET_LENGTH and not value.startswith("/")
                 for written in _as_written(value)
             }
             self._found = sorted(found.union(self._found), key=lambda each: -len(each[0]))
@@ -84,7 +88,7 @@ _secrets = _Secrets()
 
 @cache
 def _is_secret(name: str) -> bool:
-    return _SECRET.search(name) is not None
+    return _SECRET_NAME.search(name) is not None
 
 
 @cache

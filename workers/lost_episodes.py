@@ -21,7 +21,7 @@ from workers.records import (
 from workers.settings import EnvironmentSettings
 
 
-def lost_result(
+def make_lost_result(
     spec: EpisodeSpec,
     error: EpisodeError,
     *,
@@ -31,7 +31,7 @@ def lost_result(
     worker_id: str = "",
     node_id: str = "",
 ) -> EpisodeResult:
-    """An episode's result as somebody makes it who has not played it.
+    """Makes the result of an episode that no worker could report.
 
     Args:
         spec: The episode.
@@ -59,7 +59,7 @@ def lost_result(
         **setup_labels(environment),
         status="failed",
         error=error,
-        messages=prompt_of(spec.row),
+        messages=prompt_messages(spec.row),
         steps=[],
         model=model,
         sampling=spec.sampling_json,
@@ -73,7 +73,7 @@ def lost_result(
     try:
         record.digest = digest_of(record)
     except PydanticSerializationError:
-        record = EpisodeRecord.model_validate(in_utf8(record.model_dump()))
+        record = EpisodeRecord.model_validate(replace_invalid_unicode(record.model_dump()))
         record.digest = digest_of(record)
     return EpisodeResult(
         episode_id=spec.episode_id,
@@ -91,25 +91,25 @@ def lost_result(
     )
 
 
-def in_utf8(value: Any) -> Any:
-    """The same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
+def replace_invalid_unicode(value: Any) -> Any:
+    """Returns the same value, with `?` for what is in its text but in no UTF-8: half of a surrogate pair."""
     match value:
         case str():
             return value.encode("utf-8", "replace").decode()
         case dict():
-            return {name: in_utf8(each) for name, each in cast(dict[str, Any], value).items()}
+            return {name: replace_invalid_unicode(each) for name, each in cast(dict[str, Any], value).items()}
         case list():
-            return [in_utf8(each) for each in cast(list[Any], value)]
+            return [replace_invalid_unicode(each) for each in cast(list[Any], value)]
         case _:
             return value
 
 
-def prompt_of(row: dict[str, Any]) -> list[Message]:
+def prompt_messages(row: dict[str, Any]) -> list[Message]:
     """A row's prompt as records; of one that is no conversation, its text as it stands. Never raises."""
     prompt = row.get("prompt")
     try:
         messages = to_records(prompt)
-        return [Message.model_validate(in_utf8(message.model_dump())) for message in messages]
+        return [Message.model_validate(replace_invalid_unicode(message.model_dump())) for message in messages]
     except Exception:  # noqa: BLE001 - whatever a dataset holds, an episode of it has a record
         text = prompt if isinstance(prompt, str) else json.dumps(prompt, default=repr)
         return [Message(role="user", content=text.encode("utf-8", "replace").decode())]

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO
 
-_MOST = 65_536
+_MAX_CHARACTERS = 65_536
 """Characters that are kept of one episode."""
 
 
-class Printed:
-    """What one episode has printed; no more than so much of it."""
+class EpisodeOutput:
+    """The output that one episode has printed, up to a limit."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._room = _MOST
+        self._room = _MAX_CHARACTERS
 
     def add(self, text: str) -> None:
         """Keeps a text, as far as there is room."""
@@ -33,11 +33,11 @@ class Printed:
         return said.encode("utf-8", "replace").decode() if said.strip() else None
 
 
-current: ContextVar[Printed | None] = ContextVar("kumite_printed", default=None)
+current: ContextVar[EpisodeOutput | None] = ContextVar("kumite_printed", default=None)
 """That of the episode which the running task plays."""
 
 
-class _Listener(io.TextIOBase):
+class _CapturingStream(io.TextIOBase):
     """A stream that is written through, and whose text is kept for the episode that wrote it.
 
     Args:
@@ -79,12 +79,12 @@ class _Listener(io.TextIOBase):
 
 
 @contextmanager
-def listening(printed: Printed) -> Generator[None]:
-    """Keeps what the running task, and what it starts, prints meanwhile."""
+def capture_output(printed: EpisodeOutput) -> Generator[None]:
+    """Captures what the running task, and what it starts, prints inside the block."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, _Listener):
-            setattr(sys, name, _Listener(stream))
+        if stream is not None and not isinstance(stream, _CapturingStream):
+            setattr(sys, name, _CapturingStream(stream))
     token = current.set(printed)
     try:
         yield

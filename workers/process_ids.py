@@ -3,8 +3,8 @@
 from pathlib import Path
 
 
-def started(pid: int) -> str:
-    """When a process started, in clock ticks since boot; empty if there is none that runs.
+def read_start_time(pid: int) -> str:
+    """Reads when a process started, in clock ticks since boot; empty if there is none that runs.
 
     One that has ended and waits to be reaped does not run.
     """

@@ -10,7 +10,7 @@ import time
 
 from sandbox_images.agentdojo import llm_sdks
 
-llm_sdks.replace()
+llm_sdks.install_placeholders()
 
 from agentdojo.agent_pipeline.base_pipeline_element import BasePipelineElement
 from agentdojo.attacks.attack_registry import load_attack

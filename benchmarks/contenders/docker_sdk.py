@@ -26,16 +26,16 @@ def measure(
     found: dict[str, Any] = {
         "open": [_open_and_close(client, image, pair) for pair in pairs[: max(3, int(20 * scale))]]
     }
-    with _episode(client, image, pairs[0]) as container:
+    with _episode_container(client, image, pairs[0]) as container:
         for name, command in COMMANDS.items():
-            found[name] = [_exec(container, command) for _ in range(max(3, int(50 * scale)))]
+            found[name] = [_run_in_container(container, command) for _ in range(max(3, int(50 * scale)))]
         found["memory"] = memory_bytes(client, str(container.id))
-    found["at once"] = [_at_once(image, pairs[:at_once])]
+    found["at once"] = [_seconds_until_all_ready(image, pairs[:at_once])]
     return found
 
 
 @contextmanager
-def engine() -> Generator[docker.DockerClient]:
+def connect_engine() -> Generator[docker.DockerClient]:
     """A client; when it is closed, no container of this module is left."""
     client = docker.from_env(timeout=TIMEOUT)
     try:
@@ -55,7 +55,7 @@ def memory_bytes(client: docker.DockerClient, container: str) -> int:
 
 
 @contextmanager
-def _episode(client: docker.DockerClient, image: str, task: dict[str, Any]) -> Generator[Container]:
+def _episode_container(client: docker.DockerClient, image: str, task: dict[str, Any]) -> Generator[Container]:
     """A container in which a fresh Python process holds one episode's AgentDojo environment, ready."""
     container = client.containers.run(
         image,
@@ -81,19 +81,19 @@ def _wait_until_ready(container: Container) -> None:
 
 def _open_and_close(client: docker.DockerClient, image: str, task: dict[str, Any]) -> float:
     began = time.perf_counter()
-    with _episode(client, image, task):
+    with _episode_container(client, image, task):
         pass
     return time.perf_counter() - began
 
 
-def _at_once(image: str, tasks: list[dict[str, Any]]) -> float:
+def _seconds_until_all_ready(image: str, tasks: list[dict[str, Any]]) -> float:
     """Seconds until the last of the containers is ready; none is removed before."""
     all_ready = Barrier(len(tasks), timeout=5 * TIMEOUT)
 
     def ready_at(task: dict[str, Any]) -> float:
         client = docker.from_env(timeout=TIMEOUT)
         try:
-            with _episode(client, image, task):
+            with _episode_container(client, image, task):
                 now = time.perf_counter()
                 all_ready.wait()
                 return now
@@ -108,7 +108,7 @@ def _at_once(image: str, tasks: list[dict[str, Any]]) -> float:
         return max(threads.map(ready_at, tasks)) - began
 
 
-def _exec(container: Container, command: list[str]) -> float:
+def _run_in_container(container: Container, command: list[str]) -> float:
     began = time.perf_counter()
     code, output = container.exec_run(command)
     seconds = time.perf_counter() - began

@@ -54,6 +54,6 @@ def play(config: Path, overrides: list[str], folder: Path, limit: float) -> dict
         "journalled": json.loads((folder / "summary.json").read_text())["wall_seconds"],
         "committed": (folder / "manifest.json").stat().st_mtime - start,
         "stages": {name: sum(row["timings"][name] for row in rows) / len(rows) for name in STAGES},
-        "cpu": ledger.between(start, end),
+        "cpu": ledger.seconds_between(start, end),
         "peak_bytes": ledger.peak_bytes,
     }

@@ -82,10 +82,10 @@ class LimitedEndpoint:
         await asyncio.sleep(self._latency * self._random.uniform(0.5, 1.5))
         self.answered += 1
         self.last = time.monotonic()
-        return web.json_response(_answer(body))
+        return web.json_response(_make_answer(body))
 
 
-def _answer(body: dict[str, Any]) -> dict[str, Any]:
+def _make_answer(body: dict[str, Any]) -> dict[str, Any]:
     """A tool call first, and then a word."""
     message: dict[str, Any] = {"role": "assistant", "content": "done"}
     if body["messages"][-1]["role"] != "tool":

@@ -13,7 +13,7 @@ def look(where: str) -> str:
     return f"seen {where}"
 
 
-def looked(completion: vf.Messages) -> float:
+def has_looked(completion: vf.Messages) -> float:
     """Whether it has."""
     return float(any(message["role"] == "tool" for message in completion))
 
@@ -21,5 +21,5 @@ def looked(completion: vf.Messages) -> float:
 def load_environment(tasks: int) -> vf.Environment:
     """As many tasks as wanted."""
     rows = [{"question": f"Look around, {index}.", "answer": ""} for index in range(tasks)]
-    rubric = vf.Rubric(funcs=[looked])
+    rubric = vf.Rubric(funcs=[has_looked])
     return vf.ToolEnv(tools=[look], eval_dataset=Dataset.from_list(rows), rubric=rubric, max_turns=4)

@@ -17,15 +17,15 @@ TIMEOUT = 120.0
 async def measure(image: str, at_once: int, scale: float) -> dict[str, Any]:
     """All measures by name: lists of seconds."""
     found: dict[str, Any] = {"open": [await _start_and_stop(image) for _ in range(max(3, int(20 * scale)))]}
-    async with _runtime(image) as runtime:
+    async with _started_runtime(image) as runtime:
         for name, command in COMMANDS.items():
-            found[name] = [await _run(runtime, command) for _ in range(max(3, int(50 * scale)))]
-    found["at once"] = [await _at_once(image, at_once)]
+            found[name] = [await _run_in_runtime(runtime, command) for _ in range(max(3, int(50 * scale)))]
+    found["at once"] = [await _seconds_until_all_started(image, at_once)]
     return found
 
 
 @asynccontextmanager
-async def _runtime(image: str) -> AsyncGenerator[Runtime]:
+async def _started_runtime(image: str) -> AsyncGenerator[Runtime]:
     """A started runtime, stopped at the end."""
     runtime = make_runtime(DockerConfig(image=image, workdir="/tmp"))
     try:
@@ -38,20 +38,20 @@ async def _runtime(image: str) -> AsyncGenerator[Runtime]:
 
 async def _start_and_stop(image: str) -> float:
     began = time.perf_counter()
-    async with _runtime(image):
+    async with _started_runtime(image):
         pass
     return time.perf_counter() - began
 
 
-async def _at_once(image: str, count: int) -> float:
+async def _seconds_until_all_started(image: str, count: int) -> float:
     """Seconds until the last of so many has started."""
     async with AsyncExitStack() as stack:
         began = time.perf_counter()
-        await asyncio.gather(*(stack.enter_async_context(_runtime(image)) for _ in range(count)))
+        await asyncio.gather(*(stack.enter_async_context(_started_runtime(image)) for _ in range(count)))
         return time.perf_counter() - began
 
 
-async def starts(image: str, count: int, rounds: int) -> list[float]:
+async def time_starts(image: str, count: int, rounds: int) -> list[float]:
     """Seconds that each of so many takes to start when all are asked for at once."""
     seconds: list[float] = []
     for _ in range(rounds):
@@ -59,14 +59,14 @@ async def starts(image: str, count: int, rounds: int) -> list[float]:
 
             async def up(stack: AsyncExitStack = stack) -> None:
                 began = time.perf_counter()
-                await stack.enter_async_context(_runtime(image))
+                await stack.enter_async_context(_started_runtime(image))
                 seconds.append(time.perf_counter() - began)
 
             await asyncio.gather(*(up() for _ in range(count)))
     return seconds
 
 
-async def _run(runtime: Runtime, command: list[str]) -> float:
+async def _run_in_runtime(runtime: Runtime, command: list[str]) -> float:
     began = time.perf_counter()
     async with asyncio.timeout(TIMEOUT):
         result = await runtime.run(command, {})

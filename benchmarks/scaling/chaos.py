@@ -19,19 +19,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders.kumite_run import ROOT
-from benchmarks.scaling.served_policy import SUITE, VERSION, served_policy
+from benchmarks.scaling.serve_policy_on_cluster import SUITE, VERSION, serve_policy_on_cluster
 from cluster.dataset.arrow import pq
 from tests.helpers.ray_head import RayHead, command_of, having, ray_head
 from tests.helpers.run_containers import containers, kill_container
 
 EVERY, NODES, LIMIT, SEED = 5.0, 3, 220, 5
 """Seconds between kills; nodes, of one worker each; seconds for a run; of what is killed."""
-KINDS = ("worker", "replica", "sandbox", "node", "worker", "replica", "sandbox")
+KILL_KINDS = ("worker", "replica", "sandbox", "node", "worker", "replica", "sandbox")
 """What is killed, in turn."""
 
 
-class Monkey:
-    """Kills something of a run.
+class ChaosMonkey:
+    """A source of failures that kills parts of a running run.
 
     Args:
         head: The cluster.
@@ -43,34 +43,34 @@ class Monkey:
         self._head = head
         self._run = run
         self._chance = random.Random(seed)
-        self._kinds = itertools.cycle(KINDS)
+        self._kinds = itertools.cycle(KILL_KINDS)
         self._nodes = [head.add_node(cpus=1, sandbox=1) for _ in range(NODES)]
         self.killed: Counter[str] = Counter()
 
-    def strike(self) -> None:
+    def kill_next(self) -> None:
         """Kills the next kind of thing; a lost node is replaced."""
         match kind := next(self._kinds):
             case "worker":
-                done = self._process("RolloutWorker")
+                done = self._kill_process("RolloutWorker")
             case "replica":
-                done = self._process("Replica:")
+                done = self._kill_process("Replica:")
             case "sandbox":
-                done = self._sandbox()
+                done = self._kill_sandbox()
             case _:
-                done = self._node()
+                done = self._kill_node()
         self.killed[kind] += done
 
-    def _process(self, name: str) -> bool:
+    def _kill_process(self, name: str) -> bool:
         pids = [pid for pid in having(self._head.folder / "token") if name in command_of(pid)]
         if pids:
             os.kill(self._chance.choice(pids), signal.SIGKILL)
         return bool(pids)
 
-    def _sandbox(self) -> bool:
+    def _kill_sandbox(self) -> bool:
         found = containers(self._run)
         return bool(found) and kill_container(self._chance.choice(found))
 
-    def _node(self) -> bool:
+    def _kill_node(self) -> bool:
         index = self._chance.randrange(NODES)
         self._head.lose(self._nodes[index])
         self._nodes[index] = self._head.add_node(cpus=1, sandbox=1)
@@ -81,8 +81,8 @@ def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
     """Plays AgentDojo's banking tasks by their ground truth on three nodes, with or without kills."""
     name = f"{'chaos' if kill else 'peace'}-{uuid.uuid4().hex[:8]}"
     out = folder / name
-    with ray_head(cpus=0) as head, served_policy(head, folder) as url:
-        monkey = Monkey(head, name, SEED)
+    with ray_head(cpus=0) as head, serve_policy_on_cluster(head, folder) as url:
+        monkey = ChaosMonkey(head, name, SEED)
         config = {
             "environment": {"id": "agentdojo", "args": {"version": VERSION, "suites": [SUITE]}},
             "policy": {"kind": "endpoint", "base_url": url, "model": "mock"},
@@ -106,7 +106,7 @@ def measure(episodes: int, folder: Path, kill: bool) -> dict[str, Any]:
                 if due is None and (out / "metrics.jsonl").exists():
                     due = time.monotonic() + EVERY
                 if kill and due is not None and time.monotonic() > due:
-                    monkey.strike()
+                    monkey.kill_next()
                     due = time.monotonic() + EVERY
                 time.sleep(0.1)
         if run.returncode:

@@ -27,7 +27,7 @@ EPISODES, AT_ONCE, STEPS = 20_000, 256, 10
 _WORDS = "the account of the customer was checked against the transfers of the month and found in order "
 
 
-def result(number: int) -> EpisodeResult:
+def make_result(number: int) -> EpisodeResult:
     """An episode of about 50 KB: ten steps of 2 KB of text with 100 sampled tokens each."""
     steps = [
         StepRecord(
@@ -72,15 +72,15 @@ def result(number: int) -> EpisodeResult:
     )
 
 
-async def ingest(folder: Path) -> dict[str, float]:
+async def append_results(folder: Path) -> dict[str, float]:
     """Appends all, so many at a time, as so many workers would."""
-    size = len(result(0).record)
+    size = len(make_result(0).record)
     numbers = iter(range(EPISODES))
     memory: dict[int, float] = {}
     process = psutil.Process(os.getpid())
     done = 0
     # Made before the clock starts, and varied in one place: a driver gets its episodes as text.
-    template = result(0)
+    template = make_result(0)
     async with await Dataset.open(folder, "run") as dataset:
 
         async def place() -> None:
@@ -110,7 +110,7 @@ async def ingest(folder: Path) -> dict[str, float]:
 def main(console: Console) -> None:
     """Measures, and prints the table."""
     with tempfile.TemporaryDirectory(prefix="kumite-benchmark-", dir=".") as folder:
-        found = asyncio.run(ingest(Path(folder, "run")))
+        found = asyncio.run(append_results(Path(folder, "run")))
         manifest = json.loads(Path(folder, "run", "manifest.json").read_text())
     assert sum(shard["episodes"] for shard in manifest["shards"]) == EPISODES
     table = Table(title=f"Ingest: {EPISODES:,} episodes of {found['size'] / 1000:.0f} KB, fsynced")

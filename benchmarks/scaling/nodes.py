@@ -21,7 +21,7 @@ SECONDS, PER_WORKER, ROUNDS = 4.0, 16, 6
 """Seconds of an episode; episodes at once on a node, which has one worker; episodes per place."""
 
 
-def config(nodes: int, gcs: str) -> dict[str, Any]:
+def make_config(nodes: int, gcs: str) -> dict[str, Any]:
     """Of a run with one worker on each of so many nodes, of the cluster at an address."""
     return {
         "environment": {
@@ -40,15 +40,15 @@ def measure(nodes: int, folder: Path) -> float:
         for _ in range(nodes):
             head.add_node(cpus=1, sandbox=1)
         written = folder / "config.yaml"
-        written.write_text(yaml.safe_dump(config(nodes, head.gcs)))
+        written.write_text(yaml.safe_dump(make_config(nodes, head.gcs)))
         out = folder / f"run-{nodes}"
         command = [sys.executable, "-m", "cluster", "run", str(written), "--out", str(out)]
         environment = {**os.environ, **head.environment}
         subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=220, capture_output=True)
-    return sum(_rate(ends) for ends in _ends_by_worker(out))
+    return sum(_worker_rate(ends) for ends in _read_ends_by_worker(out))
 
 
-def _ends_by_worker(run: Path) -> list[list[float]]:
+def _read_ends_by_worker(run: Path) -> list[list[float]]:
     columns = ["worker_id", "started_at", "timings", "status"]
     ends: defaultdict[str, list[float]] = defaultdict(list)
     for row in pq.read_table(run / "episodes", columns=columns).to_pylist():
@@ -59,7 +59,7 @@ def _ends_by_worker(run: Path) -> list[list[float]]:
     return [sorted(each) for each in ends.values()]
 
 
-def _rate(ends: list[float]) -> float:
+def _worker_rate(ends: list[float]) -> float:
     """A worker's episodes per second, from the end of its first full wave to that of its last."""
     full = len(ends) // PER_WORKER * PER_WORKER
     return (full - PER_WORKER) / (ends[full - 1] - ends[PER_WORKER - 1])

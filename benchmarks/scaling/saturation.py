@@ -23,7 +23,7 @@ TARGET = 0.97
 
 
 @contextmanager
-def policy(seconds: float, tool: str) -> Generator[str]:
+def start_policy_server(seconds: float, tool: str) -> Generator[str]:
     """A policy server as a process of its own: its URL."""
     command = [sys.executable, "-m", policy_server.__name__, str(seconds), tool]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -53,7 +53,7 @@ def measure(at_once: int, folder: Path) -> dict[str, Any]:
     Steady is from when every place has been taken once to when the first has nothing more to take.
     """
     episodes = at_once * ROUNDS
-    with policy(LATENCY, "get_balance") as url:
+    with start_policy_server(LATENCY, "get_balance") as url:
         config = {
             "environment": {"id": "agentdojo", "args": {"suites": ["banking"], "max_turns": TURNS}},
             "policy": {"kind": "endpoint", "base_url": url, "model": "mock"},

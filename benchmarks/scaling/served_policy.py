@@ -20,7 +20,7 @@ SECONDS = 0.1
 """Of each answer."""
 
 
-def script() -> dict[str, Any]:
+def make_script() -> dict[str, Any]:
     """What the policy says, for `tests.helpers.serve_policy`."""
     from sandbox_images.agentdojo.suites import load_suites
     from sandbox_images.agentdojo.toolset import AgentDojoToolset
@@ -31,11 +31,11 @@ def script() -> dict[str, Any]:
     for name, task in load_suites(VERSION, [SUITE])[SUITE].user_tasks.items():
         labels = {"suite": SUITE, "user_task": name}
         turns = toolset.open(labels, toolset.prepare(labels), Path()).oracle()
-        answers[task.PROMPT] = [_message(index, turn) for index, turn in enumerate(turns)]
+        answers[task.PROMPT] = [_make_message(index, turn) for index, turn in enumerate(turns)]
     return {"seconds": SECONDS, "answers": answers}
 
 
-def _message(index: int, turn: dict[str, Any]) -> dict[str, Any]:
+def _make_message(index: int, turn: dict[str, Any]) -> dict[str, Any]:
     calls = [
         {
             "id": f"call_{index}_{number}",
@@ -48,7 +48,7 @@ def _message(index: int, turn: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def served_policy(head: RayHead, folder: Path) -> Generator[str]:
+def serve_policy_on_cluster(head: RayHead, folder: Path) -> Generator[str]:
     """Serves it on a cluster: its URL."""
     written = folder / "script.json"
     written.write_bytes(subprocess.check_output([sys.executable, "-m", __name__], cwd=ROOT, timeout=60))
@@ -65,4 +65,4 @@ def served_policy(head: RayHead, folder: Path) -> Generator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(script()))
+    print(json.dumps(make_script()))

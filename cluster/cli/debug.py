@@ -15,7 +15,7 @@ from cluster.pool.images import ensure_image, with_image
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.messages import to_records
 from workers.episode import EpisodePlayer
-from workers.handed_on import handed_on
+from workers.handed_on import select_worker_variables
 from workers.policy.exact_client import make_client
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeSpec, Message
@@ -24,11 +24,11 @@ from workers.sandbox.pool import SandboxPool
 from workers.settings import PolicyEndpoint, WorkerSettings
 
 _STYLES = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
-_LONG = 86_400.0
+_DEBUG_TIMEOUT = 86_400.0
 """Seconds that a tool call, and all else, may take while somebody looks at it."""
 
 
-def debug(config: RunConfig, console: Console, task_id: str | None = None) -> EpisodeRecord:
+def play_debug_episode(config: RunConfig, console: Console, task_id: str | None = None) -> EpisodeRecord:
     """Plays one episode on this process's main thread, where a debugger works, and shows it as it goes on.
 
     Nothing is written, and there are no time limits.
@@ -46,22 +46,22 @@ def debug(config: RunConfig, console: Console, task_id: str | None = None) -> Ep
         PolicyUnavailable: Nobody is there to act.
     """
     environment, plan = load_plan(config, "debug", shuffled_by=config.name)
-    spec = _spec(plan, task_id)
-    endpoint = _endpoint(config)
-    settings = settings_of(config, environment, lambda line: console.print(line, style="dim"))
+    spec = _select_episode(plan, task_id)
+    endpoint = _resolve_endpoint(config)
+    settings = local_worker_settings(config, environment, lambda line: console.print(line, style="dim"))
     settings = settings.model_copy(update={"policy": endpoint})
     console.print(f"task {spec.task_id}, episode {spec.episode_id}", style="bold", highlight=False)
-    record = asyncio.run(_play(settings, environment, spec, _Shown(console)))
+    record = asyncio.run(_play_episode(settings, environment, spec, _ConversationPrinter(console)))
     _show_outcome(record, console)
     return record
 
 
-def _spec(plan: Plan, task_id: str | None) -> EpisodeSpec:
+def _select_episode(plan: Plan, task_id: str | None) -> EpisodeSpec:
     row = next(plan.rows()) if task_id is None else plan.named([task_id])[0]
     return plan.group(row, 1)[0]
 
 
-def _endpoint(config: RunConfig) -> PolicyEndpoint:
+def _resolve_endpoint(config: RunConfig) -> PolicyEndpoint:
     policy = config.policy
     if isinstance(policy, OraclePolicy):
         from cluster.policy.oracle import OraclePolicyClient
@@ -71,9 +71,9 @@ def _endpoint(config: RunConfig) -> PolicyEndpoint:
         from cluster.policy.endpoint import EndpointPolicyClient
 
         return EndpointPolicyClient(policy).endpoint()
-    from cluster.policy.vllm.kept_policy import status
+    from cluster.policy.vllm.kept_policy import read_policy_status
 
-    kept = status()
+    kept = read_policy_status()
     if kept is None or kept.state != "ready":
         raise PolicyUnavailable(
             "policy.kind is `vllm`, and `kumite debug` starts no deployment: bring one up with `kumite "
@@ -90,15 +90,15 @@ def _endpoint(config: RunConfig) -> PolicyEndpoint:
     )
 
 
-def settings_of(
+def local_worker_settings(
     config: RunConfig, environment: ClassicEnvironment, say: Callable[[str], None], process: bool = True
 ) -> WorkerSettings:
-    """What an episode in this process needs to know, with the oracle as its policy and no limits of time.
+    """Makes the settings of an episode in this process, with the oracle as its policy and no time limits.
 
     Args:
-        config: The run's.
-        environment: Whose episodes.
-        say: Is told how a build of the image goes on.
+        config: The config of the run.
+        environment: The environment that the episode is played in.
+        say: Is called with each line of the progress of an image build.
         process: Whether tools run in child processes where the config does not name a backend.
     """
     sandbox = config.sandbox
@@ -110,7 +110,7 @@ def settings_of(
         ensure_image(environment.toolset, sandbox, say)
         sandbox = with_image(environment.toolset, sandbox)
     if process:
-        sandbox = sandbox.model_copy(update={"setup_timeout": _LONG, "call_timeout": _LONG})
+        sandbox = sandbox.model_copy(update={"setup_timeout": _DEBUG_TIMEOUT, "call_timeout": _DEBUG_TIMEOUT})
     return WorkerSettings(
         run_id="debug",
         environment=config.environment,
@@ -119,12 +119,15 @@ def settings_of(
         episodes=1,
         seed=config.seed,
         search_path=Path.cwd(),
-        env=handed_on(config.workers.env, all_of_them=True),
+        env=select_worker_variables(config.workers.env, all_of_them=True),
     )
 
 
-async def _play(
-    settings: WorkerSettings, environment: ClassicEnvironment, spec: EpisodeSpec, shown: "_Shown"
+async def _play_episode(
+    settings: WorkerSettings,
+    environment: ClassicEnvironment,
+    spec: EpisodeSpec,
+    shown: "_ConversationPrinter",
 ) -> EpisodeRecord:
     pool = None
     if environment.toolset is not None:
@@ -133,9 +136,9 @@ async def _play(
     ask = client.get_response
 
     async def get_response(prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        shown.prompt(to_records(prompt))
+        shown.print_prompt(to_records(prompt))
         response = await ask(prompt, *args, **kwargs)
-        shown.messages(to_records([response.message]))
+        shown.print_messages(to_records([response.message]))
         return response
 
     client.get_response = get_response
@@ -146,26 +149,26 @@ async def _play(
         await player.shut_down()
         await environment.tear_down()
     record = EpisodeRecord.model_validate_json(result.record)
-    shown.prompt(record.messages)
+    shown.print_prompt(record.messages)
     return record
 
 
-class _Shown:
-    """Shows a conversation once, as it grows."""
+class _ConversationPrinter:
+    """Prints each message of a growing conversation once."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._count = 0
 
-    def prompt(self, messages: list[Message]) -> None:
-        """Shows those of a prompt's messages that are new."""
+    def print_prompt(self, messages: list[Message]) -> None:
+        """Prints those of a prompt's messages that were not printed before."""
         if len(messages) < self._count:  # the environment has written the conversation anew
             self._count = 0
-        self.messages(messages[self._count :])
+        self.print_messages(messages[self._count :])
         self._count = len(messages)
 
-    def messages(self, messages: list[Message]) -> None:
-        """Shows messages."""
+    def print_messages(self, messages: list[Message]) -> None:
+        """Prints messages."""
         for message in messages:
             self._count += 1
             text = Text.assemble((f"{message.role}: ", f"bold {_STYLES.get(message.role, '')}"))

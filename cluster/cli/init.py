@@ -185,7 +185,7 @@ def write_example(kind: Kind, name: str, folder: Path) -> tuple[list[Path], list
             else f"NAME: got {name!r}; give letters, digits, `.`, `-` and `_`"
         )
     given = {"name": name, "image": name.replace("_", "-").strip("-")}
-    texts = {folder / path.replace("{name}", name): text for path, text in _files(kind, given).items()}
+    texts = {folder / path.replace("{name}", name): text for path, text in _render_files(kind, given).items()}
     for path in texts:
         if path.exists():
             raise ConfigError(f"{path} is there already; give another NAME, or go to another folder")
@@ -200,7 +200,7 @@ def write_example(kind: Kind, name: str, folder: Path) -> tuple[list[Path], list
     return list(texts), commands
 
 
-def _files(kind: Kind, given: dict[str, str]) -> dict[str, str]:
+def _render_files(kind: Kind, given: dict[str, str]) -> dict[str, str]:
     if kind == "environment":
         return {"{name}.py": _ENVIRONMENT, "{name}.yaml": _ENVIRONMENT_CONFIG.format(**given)}
     if kind == "task":

@@ -13,10 +13,10 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from cluster.config import RunConfig
-from cluster.config.file import load_config, with_drain
-from cluster.ending import FAILED
+from cluster.config.file import load_config, set_drain_seconds
+from cluster.ending import EXIT_FAILED
 from cluster.errors import ClusterError, ConfigError, RunError, RunStopped
-from cluster.observe.printing import print_lines, wide_console, width_of
+from cluster.observe.printing import print_lines, terminal_width, wide_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cluster.observe.summary import Summary
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"kumite {metadata.version('kumite')}")
         raise typer.Exit()
@@ -46,7 +46,7 @@ app.add_typer(policy_app, name="policy")
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version, and end."),
     ] = False,
 ) -> None:
     """Episodes of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
@@ -105,10 +105,10 @@ def run(
     # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
     from cluster.dataset.run_folder import Target
     from cluster.ending import Interrupted
-    from cluster.observe.outcome import MostFailed
-    from cluster.observe.printed import show_printed
-    from cluster.observe.summary import summarise
-    from cluster.observe.summary_view import render
+    from cluster.observe.outcome import FailureLimit
+    from cluster.observe.printed import show_episode_output
+    from cluster.observe.summary import summarise_run
+    from cluster.observe.summary_view import render_summary
     from cluster.plan.resume import resumable_config
     from cluster.run import run
 
@@ -116,7 +116,7 @@ def run(
         raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
     if retry_failed and resume is None:
         raise ConfigError("--retry-failed goes with --resume RUN_DIR: a new run has no failed episodes")
-    most_failed = MostFailed(max_failed)
+    most_failed = FailureLimit(max_failed)
     if _run_matrix(config, overrides or [], out, resume, retry_failed, most_failed.complaint):
         return
     given = load_config(config, overrides or []) if config is not None else None
@@ -130,23 +130,23 @@ def run(
     else:
         target = Target.new(given, out)
     if drain is not None:
-        given = with_drain(given, drain)
+        given = set_drain_seconds(given, drain)
     if debug:
-        show_printed(_console)
+        show_episode_output(_console)
     stopped = None
     try:
         summary = run(given, target, _console)
     except RunStopped as error:
-        stopped, summary = str(error), summarise(target.folder)
+        stopped, summary = str(error), summarise_run(target.folder)
     except Interrupted as interrupted:
         _errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(interrupted.exit_code) from None
-    _console.print(render(summary))
+    _console.print(render_summary(summary))
     _console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
     complaint = stopped or most_failed.complaint(summary)
     if complaint is not None:
         _errors.print(Text.assemble(("error: ", "bold red"), complaint), soft_wrap=True)
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _run_matrix(
@@ -158,11 +158,11 @@ def _run_matrix(
     complaint_of: "Callable[[Summary], str | None]",
 ) -> bool:
     """Plays the runs of a matrix; False where there is none."""
-    from cluster.cli.matrix import has_matrix, load_cells, matrix_lines, run_cells, write_cells, written_cells
+    from cluster.cli.matrix import has_matrix, load_cells, read_cells, render_matrix, run_cells, write_cells
 
     if resume is not None:
         folder = Path(resume)
-        cells = written_cells(folder, overrides)
+        cells = read_cells(folder, overrides)
         if cells is not None and config is not None:
             raise ConfigError(
                 f"--resume {resume}: it is a matrix, which has its own config; leave CONFIG out"
@@ -185,8 +185,8 @@ def _run_matrix(
         raise typer.Exit(interrupted.exit_code) from None
     except RunStopped as error:
         _errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        raise typer.Exit(FAILED) from None
-    print_lines(_console, matrix_lines(cells, summaries, width_of(_console)))
+        raise typer.Exit(EXIT_FAILED) from None
+    print_lines(_console, render_matrix(cells, summaries, terminal_width(_console)))
     _console.print(f"datasets: {folder}/*", highlight=False, soft_wrap=True, markup=False)
     complaints = [
         f"{cell.name}: {complaint}"
@@ -195,7 +195,7 @@ def _run_matrix(
     ]
     if complaints:
         _errors.print(Text.assemble(("error: ", "bold red"), "; ".join(complaints)), soft_wrap=True)
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
     return True
 
 
@@ -211,29 +211,29 @@ def tasks(
 ) -> None:
     """List the tasks that a config selects, without starting anything."""
     if validate:
-        _validate(load_config(config, overrides or []), as_json)
+        _print_validation(load_config(config, overrides or []), as_json)
         return
     from cluster.cli.matrix import has_matrix, load_cells
-    from cluster.plan.tasks import cell_lines, render, select
+    from cluster.plan.tasks import render_cell_counts, render_selection, select_tasks
 
     if has_matrix(config, overrides or []):
-        selections = {cell.name: select(cell.config) for cell in load_cells(config, overrides or [])}
+        selections = {cell.name: select_tasks(cell.config) for cell in load_cells(config, overrides or [])}
         if as_json:
             print(json.dumps({name: each.model_dump() for name, each in selections.items()}, indent=2))
         else:
-            print_lines(_console, cell_lines(selections, width_of(_console)))
+            print_lines(_console, render_cell_counts(selections, terminal_width(_console)))
         return
-    selection = select(load_config(config, overrides or []))
+    selection = select_tasks(load_config(config, overrides or []))
     if as_json:
         print(selection.model_dump_json(indent=2))
     else:
-        print_lines(_console, render(selection, width_of(_console)))
+        print_lines(_console, render_selection(selection, terminal_width(_console)))
 
 
-def _validate(config: RunConfig, as_json: bool) -> None:
-    from cluster.cli.validate import validate
+def _print_validation(config: RunConfig, as_json: bool) -> None:
+    from cluster.cli.validate import validate_tasks
 
-    found = validate(config)
+    found = validate_tasks(config)
     bad = [task for task in found if task.complaint is not None]
     if as_json:
         print(json.dumps([task.model_dump() for task in found], indent=2))
@@ -273,11 +273,11 @@ def debug_episode(
 
     Tools run in child processes (`sandbox.backend: process`), unless the config says `docker`.
     """
-    from cluster.cli.debug import debug
+    from cluster.cli.debug import play_debug_episode
 
-    record = debug(load_config(config, overrides or []), _console, task)
+    record = play_debug_episode(load_config(config, overrides or []), _console, task)
     if record.status == "failed":
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -305,35 +305,35 @@ def show(
 ) -> None:
     """Show a run's summary, one of its episodes, or a list of episodes, from the run's files."""
     from cluster.dataset.remote import local_folder
-    from cluster.observe.summary import summarise
-    from cluster.observe.summary_view import render
+    from cluster.observe.summary import summarise_run
+    from cluster.observe.summary_view import render_summary
 
     if episode is not None and (failed or where is not None):
         raise ConfigError("EPISODE_ID shows one episode, --failed and --where list several; give one of them")
     if episode is not None or failed or where is not None:
-        _show_episodes(folder, episode, failed, where, as_json)
+        _print_episodes(folder, episode, failed, where, as_json)
         return
-    summary = summarise(local_folder(folder))
+    summary = summarise_run(local_folder(folder))
     if as_json:
         print(summary.model_dump_json(indent=2))
     else:
-        _console.print(render(summary))
+        _console.print(render_summary(summary))
 
 
-def _show_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
+def _print_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
     """Prints one episode, or a list of those for which all conditions hold."""
     from cluster.dataset.conditions import Condition, matching_rows, parse_conditions
     from cluster.dataset.episodes import find_record
     from cluster.dataset.remote import local_folder
-    from cluster.observe.conversation import episode_lines
-    from cluster.observe.episode_list import list_lines
+    from cluster.observe.conversation import render_episode
+    from cluster.observe.episode_list import render_episode_list
 
     if episode is not None:
         record = find_record(local_folder(folder), episode)
         if as_json:
             print(record.model_dump_json(indent=2))
         else:
-            print_lines(_console, episode_lines(record))
+            print_lines(_console, render_episode(record))
         return
     conditions = parse_conditions(where) if where is not None else []
     if failed:
@@ -342,7 +342,7 @@ def _show_episodes(folder: str, episode: str | None, failed: bool, where: str | 
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for line in list_lines(rows, width_of(_console)):
+    for line in render_episode_list(rows, terminal_width(_console)):
         _console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -362,7 +362,7 @@ def compare(
     if as_json:
         print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
     else:
-        print_lines(_console, comparison_lines(pairs, width_of(_console)))
+        print_lines(_console, comparison_lines(pairs, terminal_width(_console)))
 
 
 @app.command()
@@ -390,14 +390,14 @@ def verify(
     """Recompute from a run's files alone whether they are what they claim; exit 1 if not."""
     from cluster.dataset.remote import local_folder
     from cluster.verify.checks import verify
-    from cluster.verify.view import render, scorer
+    from cluster.verify.view import make_scorer, render_verification
 
     run = local_folder(folder)
-    found = verify(run, tokenizer=tokenizer, rescore=scorer(run, policy), tolerance=tolerance)
+    found = verify(run, tokenizer=tokenizer, rescore=make_scorer(run, policy), tolerance=tolerance)
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        _console.print(render(found))
+        _console.print(render_verification(found))
     if found.violations:
         raise typer.Exit(1)
 
@@ -460,12 +460,12 @@ def view(
         return
     if episodes:
         raise ConfigError("--episodes goes with --export FILE: the page has filters of its own")
-    from cluster.viewer.view import serve
+    from cluster.viewer.view import serve_viewer
 
     def say(line: str) -> None:
         _console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    serve(places or ["runs"], host=host, port=port, open_browser=browser, say=say)
+    serve_viewer(places or ["runs"], host=host, port=port, open_browser=browser, say=say)
 
 
 @app.command()
@@ -473,10 +473,10 @@ def check(
     config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
 ) -> None:
     """Check each part that a run needs; for a part that is not ready, print the command that fixes it."""
-    from cluster.cli.check import checks, render
+    from cluster.cli.check import check_requirements, render_checks
 
-    found = checks(load_config(config) if config else None)
-    _console.print(render(found))
+    found = check_requirements(load_config(config) if config else None)
+    _console.print(render_checks(found))
     if not all(part.ok for part in found):
         raise typer.Exit(1)
 
@@ -515,18 +515,18 @@ def policy_up(
 ) -> None:
     """Bring up a config's deployment and keep it, for runs to use."""
     from cluster.observe.progress import Progress
-    from cluster.policy.vllm.kept_policy import up
+    from cluster.policy.vllm.kept_policy import start_kept_policy
 
     with Progress(_console).stage("policy") as stage:
-        stage.outcome = up(load_config(config, overrides or []), stage.say)
+        stage.outcome = start_kept_policy(load_config(config, overrides or []), stage.say)
 
 
 @policy_app.command("status")
 def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say which deployment is kept, if one is, and how it is."""
-    from cluster.policy.vllm.kept_policy import status
+    from cluster.policy.vllm.kept_policy import read_policy_status
 
-    found = status()
+    found = read_policy_status()
     if as_json:
         print("null" if found is None else found.model_dump_json(indent=2))
     elif found is None:
@@ -544,9 +544,9 @@ def policy_update(
     version: Annotated[int, typer.Option("--version", help="Its version, above the present one.")],
 ) -> None:
     """Give the kept deployment new weights, without a restart; runs in flight take them up."""
-    from cluster.policy.vllm.kept_policy import update_kept
+    from cluster.policy.vllm.kept_policy import update_kept_policy
 
-    update_kept(path, version)
+    update_kept_policy(path, version)
     _console.print(f"the policy is at version {version}")
 
 
@@ -555,9 +555,9 @@ def policy_down(
     force: Annotated[bool, typer.Option("--force", help="Even if a run is using it.")] = False,
 ) -> None:
     """End the kept deployment, and the local Ray cluster it lives on."""
-    from cluster.policy.vllm.kept_policy import down
+    from cluster.policy.vllm.kept_policy import stop_kept_policy
 
-    _console.print("ended" if down(force) else "no policy is kept")
+    _console.print("ended" if stop_kept_policy(force) else "no policy is kept")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from cluster.dataset.remote import is_uri
 from cluster.dataset.run_folder import Target
 from cluster.ending import Interrupted
 from cluster.errors import ConfigError
-from cluster.observe.printing import Line, table_lines
+from cluster.observe.printing import Line, render_table
 from cluster.observe.summary import Summary
 from cluster.plan.resume import resumable_config
 
@@ -60,7 +60,7 @@ def load_cells(path: Path, overrides: Iterable[str] = ()) -> list[Cell]:
     cells: list[Cell] = []
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        cells.append(Cell(_cell_name(chosen), build_config(path, _with_values(fields, chosen))))
+        cells.append(Cell(_cell_name(chosen), build_config(path, _set_values(fields, chosen))))
     names = [cell.name for cell in cells]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
@@ -117,7 +117,7 @@ def write_cells(cells: Sequence[Cell], folder: Path) -> None:
         temporary.write_text(json.dumps([cell.name for cell in cells]), encoding="utf-8")
 
 
-def written_cells(folder: Path, overrides: Iterable[str] = ()) -> list[Cell] | None:
+def read_cells(folder: Path, overrides: Iterable[str] = ()) -> list[Cell] | None:
     """The runs of a matrix's folder; None where the folder is not a matrix's."""
     names = folder / CELLS / "names.json"
     if not names.is_file():
@@ -128,40 +128,40 @@ def written_cells(folder: Path, overrides: Iterable[str] = ()) -> list[Cell] | N
     return [Cell(name, config) for name, config in zip(json.loads(names.read_text()), configs, strict=True)]
 
 
-def matrix_lines(cells: Sequence[Cell], summaries: Sequence[Summary], width: int | None) -> list[Line]:
+def render_matrix(cells: Sequence[Cell], summaries: Sequence[Summary], width: int | None) -> list[Line]:
     """One row for each run of a matrix."""
 
     def means(name: str) -> list[str]:
-        return [_number(summary.metrics.get(name)) for summary in summaries]
+        return [_format_number(summary.metrics.get(name)) for summary in summaries]
 
     columns = {
         "run": [cell.name for cell in cells],
         "episodes": [f"{each.finished + each.failed:,}" for each in summaries],
         "failed": [f"{each.failed:,}" for each in summaries],
-        "reward": [_number(each.reward) for each in summaries],
+        "reward": [_format_number(each.reward) for each in summaries],
     }
     if any("utility" in each.metrics for each in summaries):
         columns |= {"utility": means("utility"), "attack success": means("attack_success")}
-    head, *rows = table_lines(columns, width, right=set(columns) - {"run"})
+    head, *rows = render_table(columns, width, right=set(columns) - {"run"})
     return [Line(head, style="bold"), *map(Line, rows)]
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
 def _cell_name(chosen: dict[str, Any]) -> str:
-    parts = [f"{key.rpartition('.')[2]}={_value_text(value)}" for key, value in chosen.items()]
+    parts = [f"{key.rpartition('.')[2]}={_format_value(value)}" for key, value in chosen.items()]
     return re.sub(r"[^A-Za-z0-9._=,+-]", "_", ",".join(parts))[:200]
 
 
-def _value_text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _with_values(fields: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+def _set_values(fields: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     for key, value in chosen.items():
         *parents, last = key.split(".")

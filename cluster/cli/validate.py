@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cluster.cli.debug import settings_of
+from cluster.cli.debug import local_worker_settings
 from cluster.config import OraclePolicy, RunConfig
 from cluster.plan.plan import load_plan
 from workers.environments.classic.environment import ClassicEnvironment
@@ -13,11 +13,11 @@ from workers.sandbox.base import Owner
 from workers.sandbox.pool import SandboxPool
 from workers.settings import WorkerSettings
 
-_AT_ONCE = 4
+_MAX_IN_FLIGHT = 4
 
 
-class Validated(Record):
-    """What became of one task."""
+class TaskValidation(Record):
+    """The rewards of the oracle and of an empty answer in one task, and what is wrong with the task."""
 
     task_id: str
     """The task."""
@@ -30,18 +30,18 @@ class Validated(Record):
 
 
 class _EmptyClient(OracleClient):
-    """Says nothing, at once."""
+    """A client that answers at once with an empty message."""
 
     async def get_response(self, *args: object, **kwargs: object):  # type: ignore[override]
         kwargs["state"]["oracle"] = [{"content": "", "tool_calls": []}]  # type: ignore[index]
         return await super().get_response(*args, **kwargs)  # type: ignore[arg-type]
 
 
-def validate(config: RunConfig) -> list[Validated]:
+def validate_tasks(config: RunConfig) -> list[TaskValidation]:
     """Plays the oracle and an empty answer over all tasks that a config selects, in this process.
 
     Args:
-        config: Whose tasks. Its policy is not used.
+        config: The config that selects the tasks. Its policy is not used.
 
     Raises:
         ConfigError: The environment does not load.
@@ -49,25 +49,25 @@ def validate(config: RunConfig) -> list[Validated]:
     """
     config = config.model_copy(update={"policy": OraclePolicy(kind="oracle")})
     environment, plan = load_plan(config, "validate", shuffled_by=config.name)
-    settings = settings_of(config, environment, lambda line: None, process=False)
+    settings = local_worker_settings(config, environment, lambda line: None, process=False)
     specs = [plan.group(row, 1)[0] for row in plan.rows()]
-    solved, idle = asyncio.run(_both(settings, environment, specs))
-    return [_judged(spec, *results) for spec, *results in zip(specs, solved, idle, strict=True)]
+    solved, idle = asyncio.run(_play_oracle_and_empty(settings, environment, specs))
+    return [_judge_task(spec, *results) for spec, *results in zip(specs, solved, idle, strict=True)]
 
 
-async def _both(
+async def _play_oracle_and_empty(
     settings: WorkerSettings, environment: ClassicEnvironment, specs: list[EpisodeSpec]
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     pool = None
     if environment.toolset is not None:
         pool = SandboxPool(
-            environment.toolset, settings.sandbox, Owner("validate", "validate"), ahead=_AT_ONCE
+            environment.toolset, settings.sandbox, Owner("validate", "validate"), ahead=_MAX_IN_FLIGHT
         )
     players = [
         EpisodePlayer(settings, environment, pool, client, "validate", "here")
         for client in (OracleClient(), _EmptyClient())
     ]
-    room = asyncio.Semaphore(_AT_ONCE)
+    room = asyncio.Semaphore(_MAX_IN_FLIGHT)
 
     async def play(player: EpisodePlayer, spec: EpisodeSpec, number: int) -> EpisodeResult:
         async with room:  # a session's name has the attempt in it, and must be the only one of it
@@ -83,7 +83,7 @@ async def _both(
         await environment.tear_down()
 
 
-def _judged(spec: EpisodeSpec, oracle: EpisodeResult, empty: EpisodeResult) -> Validated:
+def _judge_task(spec: EpisodeSpec, oracle: EpisodeResult, empty: EpisodeResult) -> TaskValidation:
     complaint = None
     if oracle.status == "failed":
         complaint = f"the oracle's episode failed: {oracle.error_message}"
@@ -93,4 +93,4 @@ def _judged(spec: EpisodeSpec, oracle: EpisodeResult, empty: EpisodeResult) -> V
         complaint = f"the oracle's reward is {oracle.reward:g}, and that of an empty answer {empty.reward:g}"
         details = EpisodeRecord.model_validate_json(oracle.record).details
         complaint += f"; the oracle's details: {details:.1000}" if details else ""
-    return Validated(task_id=spec.task_id, oracle=oracle.reward, empty=empty.reward, complaint=complaint)
+    return TaskValidation(task_id=spec.task_id, oracle=oracle.reward, empty=empty.reward, complaint=complaint)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cluster.compare.pairs import Loaded, Row, load_rows, pair
+from cluster.compare.pairs import LoadedRun, Row, load_rows, pair_episodes
 from cluster.compare.statistics import bootstrap_interval, mcnemar_exact
 from cluster.errors import ConfigError
 from workers.records import Record
 
-_CHANGED = 10
+_MAX_CHANGES = 10
 """Tasks that are named as those that changed most."""
 
 
@@ -92,11 +92,11 @@ def compare_runs(runs: Sequence[tuple[str, Path]]) -> list[RunPair]:
     if len(runs) < 2:
         raise ConfigError("compare: give two runs or more: `kumite compare RUN_A RUN_B`")
     first, *others = [load_rows(name, folder) for name, folder in runs]
-    return [_compare(first, other) for other in others]
+    return [_compare_pair(first, other) for other in others]
 
 
-def _compare(first: Loaded, second: Loaded) -> RunPair:
-    paired_by, pairs = pair(first, second)
+def _compare_pair(first: LoadedRun, second: LoadedRun) -> RunPair:
+    paired_by, pairs = pair_episodes(first, second)
     finished = [(a, b) for a, b in pairs if a["status"] == b["status"] == "finished"]
     tasks = [a["task_id"] for a, _ in pairs]
     return RunPair(
@@ -108,8 +108,8 @@ def _compare(first: Loaded, second: Loaded) -> RunPair:
         only_second=len(second.rows) - len(pairs),
         failed=len(pairs) - len(finished),
         samples_per_task=len(set(tasks)) < len(tasks),
-        metrics=[found for name in _metric_names(finished) if (found := _difference(name, finished))],
-        changed=_changes(finished),
+        metrics=[found for name in _metric_names(finished) if (found := _metric_difference(name, finished))],
+        changed=_task_changes(finished),
     )
 
 
@@ -119,12 +119,12 @@ def _metric_names(pairs: list[tuple[Row, Row]]) -> list[str]:
     )
 
 
-def _value(row: Row, name: str) -> float | None:
+def _metric_value(row: Row, name: str) -> float | None:
     return row["reward"] if name == "reward" else row["metrics"].get(name)
 
 
-def _difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDifference | None:
-    held = [(_value(a, name), _value(b, name), a["task_id"]) for a, b in pairs]
+def _metric_difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDifference | None:
+    held = [(_metric_value(a, name), _metric_value(b, name), a["task_id"]) for a, b in pairs]
     values = [(a, b, task) for a, b, task in held if a is not None and b is not None]
     if not values:
         return None
@@ -146,7 +146,7 @@ def _difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDifference | N
     )
 
 
-def _changes(pairs: list[tuple[Row, Row]]) -> list[TaskChange]:
+def _task_changes(pairs: list[tuple[Row, Row]]) -> list[TaskChange]:
     rewards: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for a, b in pairs:
         if a["reward"] is not None and b["reward"] is not None:
@@ -156,4 +156,4 @@ def _changes(pairs: list[tuple[Row, Row]]) -> list[TaskChange]:
         first, second = (sum(each) / len(values) for each in zip(*values, strict=True))
         if first != second:
             changes.append(TaskChange(task_id=task, first=first, second=second, difference=second - first))
-    return sorted(changes, key=lambda change: (-abs(change.difference), change.task_id))[:_CHANGED]
+    return sorted(changes, key=lambda change: (-abs(change.difference), change.task_id))[:_MAX_CHANGES]

@@ -9,7 +9,7 @@ from cluster.dataset.conditions import iterate_rows
 from cluster.dataset.manifest import load_manifest
 from cluster.errors import ConfigError
 
-_KEPT = (
+_COMPARED_COLUMNS = (
     "episode_id",
     "task_id",
     "sample_index",
@@ -28,15 +28,15 @@ Key = Callable[[Row], Hashable | None]
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A run, without its conversations."""
+class LoadedRun:
+    """The episode rows of a run, without their conversations."""
 
     name: str
     """What it is called in the comparison."""
     rows: list[Row]
 
 
-def load_rows(name: str, folder: Path) -> Loaded:
+def load_rows(name: str, folder: Path) -> LoadedRun:
     """The episodes of a run.
 
     Raises:
@@ -44,13 +44,13 @@ def load_rows(name: str, folder: Path) -> Loaded:
         ManifestError: The folder holds no run.
     """
     load_manifest(folder)
-    rows = [{key: row.get(key) for key in _KEPT} for row in iterate_rows(folder)]
+    rows = [{key: row.get(key) for key in _COMPARED_COLUMNS} for row in iterate_rows(folder)]
     if not rows:
         raise ConfigError(f"compare: no episode of {name} has ended yet")
-    return Loaded(name, rows)
+    return LoadedRun(name, rows)
 
 
-def _by_labels(*names: str) -> Key:
+def _label_key(*names: str) -> Key:
     def key(row: Row) -> Hashable | None:
         if row["suite"] is None:
             return None
@@ -59,17 +59,17 @@ def _by_labels(*names: str) -> Key:
     return key
 
 
-_LABELS = ("suite", "user_task", "injection_task")
-_KEYS: dict[str, Key] = {
+_TASK_LABELS = ("suite", "user_task", "injection_task")
+_PAIRING_KEYS: dict[str, Key] = {
     "episode_id": lambda row: row["episode_id"],
     "task_id and sample_index": lambda row: (row["task_id"], row["sample_index"]),
-    "suite, tasks, attack and sample_index": _by_labels(*_LABELS, "attack"),
-    "suite, tasks and sample_index": _by_labels(*_LABELS),
+    "suite, tasks, attack and sample_index": _label_key(*_TASK_LABELS, "attack"),
+    "suite, tasks and sample_index": _label_key(*_TASK_LABELS),
 }
 """What two runs may be paired by, the strictest first."""
 
 
-def pair(first: Loaded, second: Loaded) -> tuple[str, list[tuple[Row, Row]]]:
+def pair_episodes(first: LoadedRun, second: LoadedRun) -> tuple[str, list[tuple[Row, Row]]]:
     """The pairs of two runs, by the strictest key that pairs as many episodes as any other.
 
     An id depends on environment, split, task and sample, and in AgentDojo the task's id names the attack and
@@ -82,20 +82,20 @@ def pair(first: Loaded, second: Loaded) -> tuple[str, list[tuple[Row, Row]]]:
         ConfigError: No episode of one has its like in the other.
     """
     best: tuple[str, list[tuple[Row, Row]]] = ("", [])
-    for name, key in _KEYS.items():
-        left, right = _keyed(first.rows, key), _keyed(second.rows, key)
+    for name, key in _PAIRING_KEYS.items():
+        left, right = _index_rows(first.rows, key), _index_rows(second.rows, key)
         pairs = [(row, right[each]) for each, row in left.items() if each in right]
         if len(pairs) > len(best[1]):
             best = (name, pairs)
     if not best[1]:
         raise ConfigError(
             f"compare: no episode of {first.name} has its like in {second.name}: the one played "
-            f"{_example(first)}, the other {_example(second)}; give runs of the same tasks"
+            f"{_describe_example(first)}, the other {_describe_example(second)}; give runs of the same tasks"
         )
     return best
 
 
-def _keyed(rows: list[Row], key: Key) -> Mapping[Hashable, Row]:
+def _index_rows(rows: list[Row], key: Key) -> Mapping[Hashable, Row]:
     """Rows by a key; none of those that share one."""
     found: dict[Hashable, Row] = {}
     twice: set[Hashable] = set()
@@ -109,6 +109,6 @@ def _keyed(rows: list[Row], key: Key) -> Mapping[Hashable, Row]:
     return {name: row for name, row in found.items() if name not in twice}
 
 
-def _example(run: Loaded) -> str:
+def _describe_example(run: LoadedRun) -> str:
     row = run.rows[0]
     return f"{row['task_id']!r} of {row['environment']}, sample {row['sample_index']}"

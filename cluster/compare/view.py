@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cluster.compare.comparison import RunPair
-from cluster.observe.printing import Line, table_lines
+from cluster.observe.printing import Line, render_table
 
 
 def comparison_lines(pairs: list[RunPair], width: int | None) -> Iterator[Line]:
@@ -15,25 +15,25 @@ def comparison_lines(pairs: list[RunPair], width: int | None) -> Iterator[Line]:
     """
     for pair in pairs:
         yield Line(f"{pair.first} → {pair.second}", style="bold")
-        yield Line(_counts(pair))
+        yield Line(_describe_pairs(pair))
         if pair.metrics:
-            yield from map(Line, _metrics(pair, width))
+            yield from map(Line, _metric_lines(pair, width))
             yield Line(
                 "Differences with their 95 % intervals, by a bootstrap over tasks. p: McNemar's exact test "
-                "of a metric that is 0 or 1." + (_SEVERAL if pair.samples_per_task else ""),
+                "of a metric that is 0 or 1." + (_SAMPLES_NOTE if pair.samples_per_task else ""),
                 style="dim",
             )
         if pair.changed:
             yield Line("")
             yield Line("tasks whose reward changed most", style="bold")
-            yield from map(Line, _changes(pair, width))
+            yield from map(Line, _change_lines(pair, width))
         yield Line("")
 
 
-_SEVERAL = " It takes samples of one task as independent, which they are not: go by the interval."
+_SAMPLES_NOTE = " It takes samples of one task as independent, which they are not: go by the interval."
 
 
-def _counts(pair: RunPair) -> str:
+def _describe_pairs(pair: RunPair) -> str:
     text = f"{pair.pairs:,} pairs of episodes, by {pair.paired_by}"
     for count, what in (
         (pair.failed, "of them with a failed episode, in no mean"),
@@ -44,7 +44,7 @@ def _counts(pair: RunPair) -> str:
     return text
 
 
-def _metrics(pair: RunPair, width: int | None) -> list[str]:
+def _metric_lines(pair: RunPair, width: int | None) -> list[str]:
     rows = pair.metrics
     columns = {
         "metric": [row.metric for row in rows],
@@ -57,14 +57,14 @@ def _metrics(pair: RunPair, width: int | None) -> list[str]:
         "1→0": ["" if row.lost is None else f"{row.lost:,}" for row in rows],
         "p": ["" if row.mcnemar_p is None else f"{row.mcnemar_p:.2g}" for row in rows],
     }
-    return table_lines(columns, width, right=set(columns) - {"metric"})
+    return render_table(columns, width, right=set(columns) - {"metric"})
 
 
-def _changes(pair: RunPair, width: int | None) -> list[str]:
+def _change_lines(pair: RunPair, width: int | None) -> list[str]:
     columns = {
         "change": [f"{change.difference:+.3f}" for change in pair.changed],
         "first": [f"{change.first:.3f}" for change in pair.changed],
         "second": [f"{change.second:.3f}" for change in pair.changed],
         "task": [change.task_id for change in pair.changed],
     }
-    return table_lines(columns, width, right=("change", "first", "second"))
+    return render_table(columns, width, right=("change", "first", "second"))

@@ -51,7 +51,7 @@ def read_fields(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"the config {path} must be a mapping, got {type(data).__name__}")
     fields = cast(dict[str, Any], data)
     for override in overrides:
-        _override(fields, override)
+        _apply_override(fields, override)
     return fields
 
 
@@ -62,15 +62,15 @@ def build_config(path: Path, fields: dict[str, Any]) -> RunConfig:
         ConfigError: A field is not what it should be; all such fields are named.
     """
     try:
-        config = _located(RunConfig.model_validate(fields), path.parent)
+        config = _resolve_paths(RunConfig.model_validate(fields), path.parent)
         check_values(config)
         return config
     except ValidationError as error:
-        complaints = "\n".join(f"  {_complaint(entry)}" for entry in error.errors())
+        complaints = "\n".join(f"  {_describe_error(entry)}" for entry in error.errors())
         raise ConfigError(f"the config {path} is not right:\n{complaints}") from error
 
 
-def with_drain(config: RunConfig, seconds: float) -> RunConfig:
+def set_drain_seconds(config: RunConfig, seconds: float) -> RunConfig:
     """The config with another `episode.drain_seconds`.
 
     Raises:
@@ -99,7 +99,7 @@ class _ExactDumper(yaml.SafeDumper):
 _ExactDumper.add_representer(str, _ExactDumper.represent_str)
 
 
-def _located(config: RunConfig, folder: Path) -> RunConfig:
+def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     """The config with absolute paths, which a resumption from another folder needs.
 
     Those of the environment are relative to the config's folder, those of the policy to the working one.
@@ -128,7 +128,7 @@ def _located(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def _override(fields: dict[str, Any], override: str) -> None:
+def _apply_override(fields: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set takes dotted.key=value, got {override!r}")
@@ -145,7 +145,7 @@ def _override(fields: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
 
 
-def _complaint(entry: Any) -> str:
+def _describe_error(entry: Any) -> str:
     """One field's error: its name, what was given, and what would be right."""
     path = [str(part) for part in entry["loc"] if part not in ("vllm", "endpoint", "oracle")]
     name = ".".join(path) or "the config"
@@ -154,8 +154,11 @@ def _complaint(entry: Any) -> str:
         case "missing":
             return f"{name}: is missing"
         case "extra_forbidden":
-            close = difflib.get_close_matches(path[-1], _field_names(path[:-1]), n=1)
-            hints = [*_elsewhere(path), *close]  # the very name, in another section, before one like it
+            close = difflib.get_close_matches(path[-1], _list_field_names(path[:-1]), n=1)
+            hints = [
+                *_find_misplaced_key(path),
+                *close,
+            ]  # the very name, in another section, before one like it
             hint = f"; did you mean {hints[0]}?" if hints else ""
             return f"{name}: there is no such key{hint}"
         case "union_tag_invalid" | "union_tag_not_found":
@@ -165,14 +168,14 @@ def _complaint(entry: Any) -> str:
             return f"{name}: {entry['msg'][0].lower()}{entry['msg'][1:]}; got {given!r}"
 
 
-def _elsewhere(path: list[str]) -> tuple[str, ...]:
+def _find_misplaced_key(path: list[str]) -> tuple[str, ...]:
     """Where a key that is not in its section is a key: below that section first, then in others."""
-    found = [place for place in _all_keys() if place[-1] == path[-1]]
+    found = [place for place in _list_keys() if place[-1] == path[-1]]
     found.sort(key=lambda place: (place[: len(path) - 1] != path[:-1], place[0] != path[0], len(place)))
     return (".".join(found[0]),) if found else ()
 
 
-def _all_keys() -> list[list[str]]:
+def _list_keys() -> list[list[str]]:
     """Paths of all keys of a config, of every policy kind."""
     schema = RunConfig.model_json_schema()
     found: list[list[str]] = []
@@ -181,14 +184,14 @@ def _all_keys() -> list[list[str]]:
         for name, node in place.get("properties", {}).items():
             if [*path, name] not in found:
                 found.append([*path, name])
-            for branch in _branches(node, schema):
+            for branch in _schema_branches(node, schema):
                 walk(branch, [*path, name])
 
     walk(schema, [])
     return found
 
 
-def _field_names(path: list[str]) -> list[str]:
+def _list_field_names(path: list[str]) -> list[str]:
     """Field names of the section at a path, of every policy kind where it leads into the policy."""
     schema = RunConfig.model_json_schema()
     places = [schema]
@@ -196,13 +199,13 @@ def _field_names(path: list[str]) -> list[str]:
         places = [
             branch
             for place in places
-            for branch in _branches(place.get("properties", {}).get(part, {}), schema)
+            for branch in _schema_branches(place.get("properties", {}).get(part, {}), schema)
         ]
     return [name for place in places for name in place.get("properties", {})]
 
 
-def _branches(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _schema_branches(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
     if "$ref" in node:
         return [schema["$defs"][node["$ref"].rpartition("/")[2]]]
     options: list[dict[str, Any]] = node.get("oneOf") or node.get("anyOf") or []
-    return [branch for option in options for branch in _branches(option, schema)] or [node]
+    return [branch for option in options for branch in _schema_branches(option, schema)] or [node]

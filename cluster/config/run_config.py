@@ -27,7 +27,7 @@ class AdaptersConfig(Settings):
     adapter of its kind (settings, modules and shapes) was before. `always`: each. `off`: none is tried."""
 
 
-def _check_exact(policy: "VllmPolicy | EndpointPolicy", sampling: SamplingSettings) -> None:
+def _check_exact_tool_choice(policy: "VllmPolicy | EndpointPolicy", sampling: SamplingSettings) -> None:
     if policy.tokens == "exact" and sampling.tool_choice in ("required", "none"):
         raise ValueError(
             f"policy.tokens is `exact`, where the policy chooses freely, and policy.sampling.tool_choice is "
@@ -95,8 +95,8 @@ class VllmPolicy(Settings):
     """Seconds that one request may take, waiting for a policy that is down included."""
 
     @model_validator(mode="after")
-    def _exact(self) -> "VllmPolicy":
-        _check_exact(self, self.sampling)
+    def _check_exact_tokens(self) -> "VllmPolicy":
+        _check_exact_tool_choice(self, self.sampling)
         return self
 
     @property
@@ -142,8 +142,8 @@ class EndpointPolicy(Settings):
     """Seconds that one request may take, waiting for a policy that is down included."""
 
     @model_validator(mode="after")
-    def _exact(self) -> "EndpointPolicy":
-        _check_exact(self, self.sampling)
+    def _check_exact_tokens(self) -> "EndpointPolicy":
+        _check_exact_tool_choice(self, self.sampling)
         return self
 
 
@@ -166,7 +166,7 @@ def check_sampling(policy: Policy, sampling: SamplingSettings) -> None:
     if isinstance(policy, OraclePolicy):
         return
     try:
-        _check_exact(policy, sampling)
+        _check_exact_tool_choice(policy, sampling)
     except ValueError as error:
         raise ConfigError(f"sampling: {error}") from error
 
@@ -205,7 +205,7 @@ class WorkersConfig(Settings):
     """Seconds in which the first worker must be up. A node that a cloud has to start takes minutes."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "WorkersConfig":
+    def _check_min_below_max(self) -> "WorkersConfig":
         if self.min > self.max:
             raise ValueError(f"workers.min is {self.min}, more than workers.max, {self.max}")
         return self
@@ -301,7 +301,7 @@ class RunConfig(Settings):
     the next."""
 
     @model_validator(mode="after")
-    def _keep_some(self) -> "RunConfig":
+    def _check_keep_below_samples(self) -> "RunConfig":
         if self.keep is not None and self.keep > self.samples:
             raise ValueError(f"keep is {self.keep}, more than samples, {self.samples}")
         return self

@@ -10,7 +10,7 @@ from cluster.errors import RunError
 
 FOLDER = "manifests"
 _NAME = re.compile(r"(\d+)-(w[0-9a-f]+)\.json")
-_PATIENCE = 5.0
+_CLAIM_TIMEOUT = 5.0
 """Seconds that a take-up waits for another one, begun at the same moment, to go on or to give way."""
 _POLL = 0.1
 
@@ -79,7 +79,7 @@ class Claims:
         self.check(manifest)
         mine = name_manifest(manifest)
         self.put(manifest.model_copy(update={"taken_over": None}))
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _CLAIM_TIMEOUT
         while others := self._strangers(manifest):
             # One that shows a later name, or has gone on already, goes before.
             is_beaten = any(rank_manifest(name) > rank_manifest(mine) for name in others)

@@ -15,13 +15,13 @@ from cluster.dataset.schemas import EPISODES
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import ConfigError
 
-_HEAVY = ("messages", "tool_schemas", "initial_state_patch")
+_HEAVY_COLUMNS = ("messages", "tool_schemas", "initial_state_patch")
 """Columns that no condition is about: they are most of a run's bytes."""
-COLUMNS = tuple(name for name in EPISODES.names if name not in _HEAVY)
+COLUMNS = tuple(name for name in EPISODES.names if name not in _HEAVY_COLUMNS)
 """Columns that a row of `iterate_rows` has."""
-_TERM = re.compile(r"""\s*([\w.]+)\s*(==|!=|<=|>=|=|<|>|~)\s*("[^"]*"|'[^']*'|[^\s"']\S*)\s*""")
+_TERM_PATTERN = re.compile(r"""\s*([\w.]+)\s*(==|!=|<=|>=|=|<|>|~)\s*("[^"]*"|'[^']*'|[^\s"']\S*)\s*""")
 _AND = re.compile(r"and\b", re.IGNORECASE)
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "==": operator.eq,
     "!=": operator.ne,
@@ -31,7 +31,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "~": lambda held, given: str(given) in str(held),
 }
-_HOW = 'give COLUMN OP VALUE, joined by "and", such as "status = failed and error.stage = policy"'
+_SYNTAX_HELP = 'give COLUMN OP VALUE, joined by "and", such as "status = failed and error.stage = policy"'
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Condition:
         if isinstance(held, str) and self.op != "~":
             given = str(given)
         try:
-            return bool(_COMPARE[self.op](held, given))
+            return bool(_COMPARISONS[self.op](held, given))
         except TypeError:
             return False
 
@@ -70,18 +70,18 @@ def parse_conditions(text: str) -> list[Condition]:
     conditions: list[Condition] = []
     place = 0
     while True:
-        term = _TERM.match(text, place)
+        term = _TERM_PATTERN.match(text, place)
         if term is None:
             rest = text[place:].strip() or "nothing"
-            raise ConfigError(f"--where {text!r}: {rest!r} is no comparison; {_HOW}")
+            raise ConfigError(f"--where {text!r}: {rest!r} is no comparison; {_SYNTAX_HELP}")
         name, op, value = term.groups()
-        conditions.append(Condition(name, op, _value(value)))
+        conditions.append(Condition(name, op, _parse_value(value)))
         place = term.end()
         if place == len(text):
             return conditions
         joined = _AND.match(text, place)
         if joined is None:
-            raise ConfigError(f"--where {text!r}: {text[place:]!r} is not joined by `and`; {_HOW}")
+            raise ConfigError(f"--where {text!r}: {text[place:]!r} is not joined by `and`; {_SYNTAX_HELP}")
         place = joined.end()
 
 
@@ -126,7 +126,7 @@ def value_of(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _check_column(column: str, metrics: set[str]) -> None:
-    fields = {name for field in EPISODES if field.name in COLUMNS for name in _names(field)}
+    fields = {name for field in EPISODES if field.name in COLUMNS for name in _column_names(field)}
     known = sorted({*fields, *metrics, *(f"metrics.{name}" for name in metrics)})
     if column in known:
         return
@@ -135,13 +135,13 @@ def _check_column(column: str, metrics: set[str]) -> None:
     raise ConfigError(f"--where: no episode of this run has {column!r}{hint}")
 
 
-def _names(field: Any) -> Iterator[str]:
+def _column_names(field: Any) -> Iterator[str]:
     yield field.name
     for index in range(getattr(field.type, "num_fields", 0)):
         yield f"{field.name}.{field.type.field(index).name}"
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     if text[0] in "\"'":
         return text[1:-1]
     try:

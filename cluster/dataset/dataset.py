@@ -30,8 +30,8 @@ from cluster.dataset.shards import (
     compact,
     iterate_episodes,
     last_segment,
+    rewrite_without,
     uncompacted,
-    without,
     write_state,
 )
 from workers.cancellation import run_to_end
@@ -380,7 +380,8 @@ class Dataset:
             if ids & episode_ids:
                 raise self._stuck.get(segment) or RunFolderError(f"{segment} has not become a shard yet")
         shards = [
-            without(shard, self.run_dir, episode_ids, self._named_after) for shard in self._manifest.shards
+            rewrite_without(shard, self.run_dir, episode_ids, self._named_after)
+            for shard in self._manifest.shards
         ]
         replaced = {
             file: (self.run_dir / file).stat().st_size

@@ -9,7 +9,7 @@ from cluster.dataset.arrow import pq
 from cluster.dataset.journal import read_segment
 from cluster.dataset.manifest import Shard
 from cluster.dataset.schemas import STEP_KEYS
-from cluster.dataset.shards import iterate_episodes, read_run, reading
+from cluster.dataset.shards import iterate_episodes, naming_file, read_run
 from cluster.errors import ConfigError
 from workers.records import EpisodeRecord
 
@@ -48,7 +48,7 @@ def read_shard_records(run_dir: Path, shard: Shard) -> Iterator[EpisodeRecord]:
 
 
 def _rows(file: Path, only: list[tuple[str, str, str]] | None = None) -> list[dict[str, Any]]:
-    with reading(file):
+    with naming_file(file):
         return pq.read_table(file, filters=only).to_pylist()
 
 

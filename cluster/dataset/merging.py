@@ -12,7 +12,7 @@ from cluster.dataset.durable import RunFolderError, replacing
 from cluster.dataset.episodes import read_shard_records
 from cluster.dataset.journal import list_segments, read_segment, segment_number
 from cluster.dataset.manifest import Manifest, Shard, load_manifest, new_writer, write_manifest
-from cluster.dataset.shards import belongs_to_run, last_segment, reading
+from cluster.dataset.shards import belongs_to_run, last_segment, naming_file
 from workers.records import EpisodeRecord
 
 _log = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ def find_unseen(source: Path, target: Path) -> Iterator[EpisodeRecord]:
     done = {shard.segment for shard in mine.shards}
     for shard in mine.shards:
         if not is_seen(shard.segment, shard.bytes):
-            yield from _unknown(read_shard_records(source, shard), known)
+            yield from _drop_known(read_shard_records(source, shard), known)
     for segment in list_segments(source / "journal"):
         stem = segment.stem
         if stem not in done and belongs_to_run(stem, mine) and not is_seen(stem, segment.stat().st_size):
-            yield from _unknown(read_journal_records(segment), known)
+            yield from _drop_known(read_journal_records(segment), known)
 
 
 def read_journal_records(segment: Path) -> Iterator[EpisodeRecord]:
@@ -81,7 +81,7 @@ def has_steps_of_run_only(folder: Path, steps: Path) -> bool:
     Raises:
         ShardCorrupt: The file is damaged.
     """
-    with reading(steps):
+    with naming_file(steps):
         ids: set[str] = set(pq.read_table(steps, columns=["episode_id"])["episode_id"].to_pylist())
     return ids <= episode_statuses(folder).keys()
 
@@ -123,7 +123,7 @@ def add_episodes(folder: Path, records: Iterable[EpisodeRecord], states: Path | 
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(states / name, folder / name)
             manifest.states.append(name)
-    taken_over = _segments_of(manifest, journal) | {segment.stem: segment.stat().st_size}
+    taken_over = _list_segments(manifest, journal) | {segment.stem: segment.stat().st_size}
     write_manifest(folder, manifest.model_copy(update={"taken_over": taken_over}))
     return count
 
@@ -137,10 +137,10 @@ def count_unseen(source: Path, target: Path) -> int:
         return sum(shard.episodes for shard in load_manifest(source).shards) or 1
 
 
-def _segments_of(manifest: Manifest, journal: Path) -> dict[str, int]:
+def _list_segments(manifest: Manifest, journal: Path) -> dict[str, int]:
     found = [path for path in list_segments(journal) if belongs_to_run(path.stem, manifest)]
     return {path.stem: path.stat().st_size for path in found}
 
 
-def _unknown(records: Iterable[EpisodeRecord], known: set[str]) -> Iterator[EpisodeRecord]:
+def _drop_known(records: Iterable[EpisodeRecord], known: set[str]) -> Iterator[EpisodeRecord]:
     return (record for record in records if record.episode_id not in known)

@@ -130,7 +130,7 @@ class ReadingCopies:
                 local = scratch / name
                 local.parent.mkdir(parents=True, exist_ok=True)
                 known = earlier.get((name, json.dumps(key)))
-                if known is None or not _linked(known, local):
+                if known is None or not _link_file(known, local):
                     self.get(name, local, key[-1])
                     if key[-1] is None and name.endswith(".parquet") and local.stat().st_size != key[0]:
                         raise RunChanged(f"{name} has changed while it was fetched")
@@ -178,7 +178,7 @@ class ReadingCopies:
     def _prune(self, newest: Path) -> None:
         """Removes copies that nobody reads, but for a few."""
         others = [path for path in self._folder.glob("[!.]*") if path != newest and path not in _in_use]
-        others.sort(key=_changed, reverse=True)
+        others.sort(key=_modified_at, reverse=True)
         for path in others[_KEPT:]:
             try:
                 with (path / _IN_USE).open("rb") as file:
@@ -208,7 +208,7 @@ def wanted_files(manifest: Manifest, there: dict[str, Any]) -> dict[str, int | N
     return wanted
 
 
-def _linked(source: Path, target: Path) -> bool:
+def _link_file(source: Path, target: Path) -> bool:
     try:
         os.link(source, target)
     except OSError:
@@ -216,7 +216,7 @@ def _linked(source: Path, target: Path) -> bool:
     return True
 
 
-def _changed(path: Path) -> float:
+def _modified_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

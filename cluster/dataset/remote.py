@@ -209,14 +209,14 @@ class RemoteFolder:
             yield
         finally:
             try:
-                await run_to_end(self._copy_at_last(follower))
+                await run_to_end(self._copy_finally(follower))
             except OSError as error:
                 raise RunError(
                     f"the run is whole in {self.local}, but could not be copied to {self.uri}: {error}; "
                     f"`kumite run --resume {self.uri}`, on this machine, tries again"
                 ) from error
 
-    async def _copy_at_last(self, follower: asyncio.Task[None]) -> None:
+    async def _copy_finally(self, follower: asyncio.Task[None]) -> None:
         await cancel_and_wait([follower])
         await asyncio.to_thread(self.copy, check=True)
 
@@ -272,7 +272,7 @@ class RemoteFolder:
             self._there = None
         else:
             self._claims.check(manifest)
-        there = self._there = self._listed() if self._there is None else self._there
+        there = self._there = self._list_remote() if self._there is None else self._there
         text = b""
         while True:
             last = text
@@ -310,7 +310,7 @@ class RemoteFolder:
         else:
             self._claims.claim(manifest)
 
-    def _listed(self) -> dict[str, tuple[tuple[int, ...], int]]:
+    def _list_remote(self) -> dict[str, tuple[tuple[int, ...], int]]:
         """What is there already: to be brought up to date, or removed."""
         found: dict[str, tuple[tuple[int, ...], int]] = {}
         for name, info in self._reading.listing().items():

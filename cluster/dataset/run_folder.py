@@ -46,8 +46,8 @@ def _refuse_jobs_own_folder(folder: Path, field: str, given: str) -> None:
 
 
 @dataclass
-class _Hold:
-    """What a process has of a run's folder that it has taken for itself."""
+class _FolderHold:
+    """What a process holds of a run's folder that it has taken for itself."""
 
     lock: IO[bytes] | None = None
     """The folder's lock, until the dataset is opened, which closes it."""
@@ -69,7 +69,7 @@ class Target:
     """Of a run taken up again: whether its failed episodes are played again."""
     remote: RemoteFolder | None = None
     """Where the folder is copied to while the run goes on, if the user named a URI."""
-    _hold: _Hold = field(default_factory=_Hold, repr=False, compare=False)
+    _hold: _FolderHold = field(default_factory=_FolderHold, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ class Target:
                     "remove that folder"
                 )
             run_id = place.rstrip("/").rpartition("/")[2]
-            return cls(remote.local, run_id, remote=remote, _hold=_Hold(is_new=True))
+            return cls(remote.local, run_id, remote=remote, _hold=_FolderHold(is_new=True))
         folder = Path(place)
         _refuse_jobs_own_folder(folder, "output" if out is None else "--out", place if out else config.output)
         if manifest_path(folder).exists():
@@ -108,7 +108,7 @@ class Target:
             )
         if not is_vacant(folder):
             raise ConfigError(f"--out {folder}: it is not empty; give a folder that is new or empty")
-        return cls(folder, name if out is None else folder.resolve().name, _hold=_Hold(is_new=True))
+        return cls(folder, name if out is None else folder.resolve().name, _hold=_FolderHold(is_new=True))
 
     @classmethod
     def resumed(cls, place: str, retry_failed: bool) -> "Target":
@@ -161,15 +161,15 @@ class Target:
             self._take_up(config)
             yield
         finally:
-            self._let_go()
+            self._release_hold()
 
-    def _let_go(self) -> None:
-        """Gives the folder back, unless its dataset has it."""
+    def _release_hold(self) -> None:
+        """Releases the folder's lock, unless the dataset has taken it over."""
         lock, self._hold.lock = self._hold.lock, None
         if lock is None:
             return
         if self._hold.is_new:
-            self._give_back()
+            self._remove_unused()
         lock.close()
 
     def _take_up(self, config: RunConfig) -> None:
@@ -191,7 +191,7 @@ class Target:
         if self.remote is not None and hold.lock is not None:
             hold.lock, hold.manifest = self.remote.take_up(hold.lock, is_new=hold.is_new)
 
-    def _give_back(self) -> None:
+    def _remove_unused(self) -> None:
         """Removes what a new run that has not played anything has made."""
         if self.remote is not None and self._hold.manifest is not None:
             self.remote.withdraw(self._hold.manifest)

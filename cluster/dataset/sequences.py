@@ -62,8 +62,8 @@ class Sequence(Record):
 
 
 @dataclass
-class Written:
-    """What a file of sequences has for a trainer."""
+class SequenceFileSummary:
+    """The contents of a file of sequences, counted for a trainer."""
 
     kind: Advantage
     """How advantages were computed."""
@@ -92,7 +92,7 @@ class Written:
         self.splits.add(sequence.split)
 
     def describe(self) -> str:
-        """What a user is told of it, in one sentence."""
+        """Describes the file in one sentence for the user."""
         return (
             f"{len(self.episodes):,} episodes of {len(self.groups):,} groups, {self.sequences:,} sequences, "
             f"{self.tokens:,} tokens to learn from; {self.with_advantage:,} sequences have an advantage "
@@ -100,7 +100,7 @@ class Written:
         )
 
     def warnings(self) -> list[str]:
-        """What a trainer would not want of it."""
+        """Returns what a trainer would not want in the file."""
         found: list[str] = []
         if self.left_out:
             [(reason, _)] = self.left_out.most_common(1)
@@ -181,7 +181,7 @@ def sequences_of(episode: EpisodeRecord, advantage: float = 0.0, kind: Advantage
         prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
         sequence = latest.get(step.branch)
         if sequence is None or prompt[: len(sequence.input_ids)] != sequence.input_ids:
-            sequence = latest[step.branch] = _begin(episode, step, len(sequences), advantage, kind)
+            sequence = latest[step.branch] = _begin_sequence(episode, step, len(sequences), advantage, kind)
             sequences.append(sequence)
         added = prompt[len(sequence.input_ids) :]
         sequence.input_ids += [*added, *sampled]
@@ -209,10 +209,10 @@ def sequences(
         JournalCorrupt: The journal is damaged.
         ConfigError: Episodes have finished, and none of them has token ids.
     """
-    return of_records(lambda: iterate_records(run_dir), kind, left_out)
+    return sequences_of_records(lambda: iterate_records(run_dir), kind, left_out)
 
 
-def of_records(
+def sequences_of_records(
     read: Callable[[], Iterable[EpisodeRecord]],
     kind: Advantage = "grpo",
     left_out: Counter[str] | None = None,
@@ -260,7 +260,7 @@ def _has_ids(episode: EpisodeRecord) -> bool:
 
 def write_sequences(
     run_dir: Path, kind: Advantage = "grpo", out: Path | None = None
-) -> tuple[Path, "Written"]:
+) -> tuple[Path, "SequenceFileSummary"]:
     """Writes a run's sequences as a Parquet file.
 
     Args:
@@ -280,7 +280,7 @@ def write_sequences(
     path = out or run_dir / "sequences" / f"{kind}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    written = Written(kind)
+    written = SequenceFileSummary(kind)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, SEQUENCES, compression="zstd") as writer:
         for sequence in sequences(run_dir, kind, written.left_out):
             rows.append(sequence.model_dump())
@@ -293,7 +293,9 @@ def write_sequences(
     return path, written
 
 
-def _begin(episode: EpisodeRecord, step: StepRecord, index: int, advantage: float, kind: str) -> Sequence:
+def _begin_sequence(
+    episode: EpisodeRecord, step: StepRecord, index: int, advantage: float, kind: str
+) -> Sequence:
     return Sequence(
         episode_id=episode.episode_id,
         task_id=episode.task_id,

@@ -75,7 +75,7 @@ def compact(segment: Path, run_dir: Path, writer: str | None = None) -> Shard:
             try:
                 records = parse_records(lines, RECORDS)
             except (ValueError, pa.ArrowException) as error:
-                raise CompactionError(f"{segment}: {_blame(lines, first) or error}") from error
+                raise CompactionError(f"{segment}: {_describe_bad_record(lines, first) or error}") from error
             episodes_writer.write_table(records.select(EPISODES.names))
             shard.episodes += records.num_rows
             steps = flatten_steps(records)
@@ -83,12 +83,12 @@ def compact(segment: Path, run_dir: Path, writer: str | None = None) -> Shard:
             # `datasets` cannot load a Parquet file whose first row group is empty; one without any, it can.
             if steps.num_rows:
                 steps_writer.write_table(steps)
-    return _with_digests(shard, run_dir)
+    return _add_digests(shard, run_dir)
 
 
 @contextmanager
-def reading(file: Path) -> Generator[None]:
-    """Says which file of a shard it is that cannot be read.
+def naming_file(file: Path) -> Generator[None]:
+    """Names the file of a shard in the error of a read that fails.
 
     Raises:
         ShardCorrupt: It cannot.
@@ -102,7 +102,7 @@ def reading(file: Path) -> Generator[None]:
         ) from error
 
 
-def without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | None = None) -> Shard:
+def rewrite_without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | None = None) -> Shard:
     """Write a shard again without these episodes, under new names; the old files stay.
 
     Args:
@@ -117,7 +117,7 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | No
     ids = pa.array(sorted(episode_ids), pa.string())
     tables: list[Table] = []
     for file in (shard.episodes_file, shard.steps_file):
-        with reading(run_dir / file):
+        with naming_file(run_dir / file):
             tables.append(pq.read_table(run_dir / file))
     kept = [table.filter(pc.invert(pc.is_in(table["episode_id"], ids))) for table in tables]
     if kept[0].num_rows == tables[0].num_rows:
@@ -140,7 +140,7 @@ def without(shard: Shard, run_dir: Path, episode_ids: set[str], writer: str | No
         steps=kept[1].num_rows,
         bytes=shard.bytes,
     )
-    return _with_digests(written, run_dir)
+    return _add_digests(written, run_dir)
 
 
 def file_sha256(path: Path) -> str:
@@ -149,7 +149,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _with_digests(shard: Shard, run_dir: Path) -> Shard:
+def _add_digests(shard: Shard, run_dir: Path) -> Shard:
     """The same shard with the digests of its files, by which a later check finds a changed byte."""
     shard.episodes_sha256 = file_sha256(run_dir / shard.episodes_file)
     shard.steps_sha256 = file_sha256(run_dir / shard.steps_file)
@@ -269,7 +269,7 @@ def _find_shard(run_dir: Path, segment: str) -> Shard:
 
 def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iterator[Table]:
     path = run_dir / shard.episodes_file
-    with reading(path), pq.ParquetFile(path) as file:
+    with naming_file(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(columns)
 
@@ -317,7 +317,7 @@ def _batches(segment: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, l
         yield first, lines
 
 
-def _blame(lines: Sequence[bytes], first: int) -> str | None:
+def _describe_bad_record(lines: Sequence[bytes], first: int) -> str | None:
     """Find the record that the schema refuses, and say what is wrong with it."""
     for number, line in enumerate(lines, start=first):
         try:

@@ -4,7 +4,7 @@ import time
 
 from workers.records import Record, RequestUse
 
-_FORGOTTEN = 120.0
+_FORGET_AFTER = 120.0
 """Seconds after which a worker that is not heard of counts no more."""
 
 
@@ -38,15 +38,17 @@ class EndpointTally:
             return []
         self._workers[use.worker_id] = time.monotonic(), use
         self._refused += use.refused
-        new = [notice for notice in use.notices if _kind(notice) not in map(_kind, self.notices)]
+        new = [
+            notice for notice in use.notices if _notice_kind(notice) not in map(_notice_kind, self.notices)
+        ]
         self.notices += new
         return new
 
     @property
     def use(self) -> EndpointUse | None:
-        """What they come to; None where nothing adapts."""
+        """Returns the use by all workers together; None where nothing adapts."""
         now = time.monotonic()
-        heard = [use for at, use in self._workers.values() if now - at < _FORGOTTEN]
+        heard = [use for at, use in self._workers.values() if now - at < _FORGET_AFTER]
         if not heard:
             return None
         most = [use.at_once for use in heard if use.at_once is not None]
@@ -58,5 +60,5 @@ class EndpointTally:
         )
 
 
-def _kind(notice: str) -> str:
+def _notice_kind(notice: str) -> str:
     return "".join(letter for letter in notice if not letter.isdigit())

@@ -2,7 +2,7 @@
 
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 
-COUNTS: tuple[str, ...] = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
+COUNT_FIELDS: tuple[str, ...] = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
 """Fields of `EngineMetrics` that only grow, until their replica is started anew."""
 
 
@@ -14,27 +14,27 @@ class EngineCounts:
     """
 
     def __init__(self) -> None:
-        self.totals = dict.fromkeys(COUNTS, 0)
-        """By how much they have grown since the first look."""
+        self.totals = dict.fromkeys(COUNT_FIELDS, 0)
+        """By how much the counts have grown since the first look."""
         self._seen: dict[str, EngineMetrics] | None = None
 
     def add(self, metrics: EngineMetrics) -> dict[str, int]:
-        """Takes a look in; gives by how much the counts have grown since the look before."""
+        """Adds a look, and returns by how much the counts have grown since the look before."""
         replicas = metrics.each if all(replica.name for replica in metrics.each) else ()
-        grown = dict.fromkeys(COUNTS, 0)
+        grown = dict.fromkeys(COUNT_FIELDS, 0)
         for replica in replicas or (metrics,):
-            for name, amount in self._growth(replica).items():
+            for name, amount in self._replica_growth(replica).items():
                 grown[name] += amount
         self._seen = {**(self._seen or {}), **{replica.name: replica for replica in replicas or (metrics,)}}
         for name, amount in grown.items():
             self.totals[name] += amount
         return grown
 
-    def _growth(self, replica: EngineMetrics) -> dict[str, int]:
+    def _replica_growth(self, replica: EngineMetrics) -> dict[str, int]:
         if self._seen is None:
             return {}
         before = self._seen.get(replica.name, EngineMetrics())  # one that has come up since began at 0
-        counts = {name: (getattr(before, name), getattr(replica, name)) for name in COUNTS}
+        counts = {name: (getattr(before, name), getattr(replica, name)) for name in COUNT_FIELDS}
         if all(was <= now for was, now in counts.values()):
             return {name: now - was for name, (was, now) in counts.items()}
         if replica.replicas > 1:  # of several that have no names: one of them, and nobody knows which

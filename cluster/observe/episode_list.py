@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from cluster.observe.printing import table_lines
+from cluster.observe.printing import render_table
 
 
-def list_lines(rows: list[dict[str, Any]], width: int | None) -> list[str]:
+def render_episode_list(rows: list[dict[str, Any]], width: int | None) -> list[str]:
     """A row per episode: its id and task, never cut, then reward and why it failed.
 
     Args:
@@ -19,7 +19,7 @@ def list_lines(rows: list[dict[str, Any]], width: int | None) -> list[str]:
         "episode_id": [row["episode_id"] for row in rows],
         "sample": [str(row["sample_index"]) for row in rows],
         "status": [row["status"] for row in rows],
-        "reward": [_number(row["reward"]) for row in rows],
+        "reward": [_format_number(row["reward"]) for row in rows],
         "task": [row["task_id"] for row in rows],
     }
     if not any(row["sample_index"] for row in rows):
@@ -30,13 +30,13 @@ def list_lines(rows: list[dict[str, Any]], width: int | None) -> list[str]:
     if all(row["reward"] is None for row in rows):
         del columns["reward"]
     if any(row["error"] for row in rows):
-        columns["error"] = [_reason(row["error"]) for row in rows]
-    return [*table_lines(columns, width, right=("reward", "sample")), count]
+        columns["error"] = [_shorten_error(row["error"]) for row in rows]
+    return [*render_table(columns, width, right=("reward", "sample")), count]
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _reason(error: dict[str, Any] | None) -> str:
+def _shorten_error(error: dict[str, Any] | None) -> str:
     return f"{error['stage']}, {error['type']}: {error['message']}" if error else ""

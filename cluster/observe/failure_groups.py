@@ -12,8 +12,8 @@ _IDS = re.compile(
     r"|\b(?:req|call|chatcmpl|resp|msg|run|org|id)[-_][A-Za-z0-9_-]*[0-9][A-Za-z0-9_-]*"
 )
 _NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")
-_LONGEST = 300
-_MOST = 1000
+_MAX_MESSAGE_LENGTH = 300
+_MAX_GROUPS = 1000
 """Causes that are told apart; all others of a stage count as one, so that memory stays bounded."""
 _STATUS = re.compile(r"\b(?:status|code|error|http)\D{0,10}[1-5]\d\d\b", re.IGNORECASE)
 
@@ -39,13 +39,13 @@ class FailureGroup(Record):
 
 
 def first_line(message: str) -> str:
-    """The first line of a message that says something."""
+    """Returns the first line of a message that is not empty."""
     line = next((line.strip() for line in message.splitlines() if line.strip()), "")
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return line if len(line) <= _MAX_MESSAGE_LENGTH else f"{line[: _MAX_MESSAGE_LENGTH - 1]}…"
 
 
-def likeness(message: str) -> str:
-    """What messages have in common that differ in numbers and ids only; statuses of HTTP tell them apart."""
+def normalise_message(message: str) -> str:
+    """Replaces ids and numbers in a message, so that messages alike are equal; HTTP statuses stay."""
     line = first_line(message)
     statuses = "".join(re.findall(r"[1-5]\d\d", " ".join(_STATUS.findall(line))))
     return f"{_NUMBERS.sub('#', _IDS.sub('#', line))} {statuses}".rstrip()
@@ -64,8 +64,8 @@ class FailureGroups:
             episode_id: The episode.
             error: Its record's `error`.
         """
-        key = (error["stage"], error["type"], likeness(error["message"]))
-        if key not in self._groups and len(self._groups) >= _MOST:
+        key = (error["stage"], error["type"], normalise_message(error["message"]))
+        if key not in self._groups and len(self._groups) >= _MAX_GROUPS:
             key = (error["stage"], "", "")
         group = self._groups.get(key)
         if group is None:
@@ -82,5 +82,5 @@ class FailureGroups:
             group.count += 1
 
     def groups(self) -> list[FailureGroup]:
-        """The causes, the most frequent first."""
+        """Returns the causes of failures, the most frequent first."""
         return sorted(self._groups.values(), key=lambda group: -group.count)

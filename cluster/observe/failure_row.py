@@ -1,6 +1,6 @@
 """Episodes in a row that fail with one cause: what tells that a run had better stop."""
 
-from cluster.observe.failure_groups import first_line, likeness
+from cluster.observe.failure_groups import first_line, normalise_message
 from workers.records import EpisodeResult, EpisodeSpec
 
 
@@ -60,13 +60,13 @@ def _lasting_cause(result: EpisodeResult) -> tuple[str, ...] | None:
             pass
         case "environment":
             pass
-        case "task" if result.error_stage == "setup" and not _wants_time(message):
+        case "task" if result.error_stage == "setup" and not _is_timeout_class(message):
             pass
         case _:
             return None
-    return (result.failure, result.error_stage or "", likeness(message))
+    return (result.failure, result.error_stage or "", normalise_message(message))
 
 
-def _wants_time(message: str) -> bool:
+def _is_timeout_class(message: str) -> bool:
     """Whether the class at the beginning of a message says that time was short, which it may not be again."""
     return "Timeout" in message.partition(":")[0]

@@ -22,7 +22,7 @@ from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec, Record
 
 _log = logging.getLogger(__name__)
-FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 class StageSeconds(Record):
@@ -115,7 +115,7 @@ class Meter:
         policy: Callable[[], PolicyUse | None] = lambda: None,
     ) -> None:
         self._policy = policy
-        self._path = folder / FILE
+        self._path = folder / METRICS_FILE
         self._process = uuid.uuid4().hex[:12]
         self._written = not self._path.exists()
         self._exporter = exporter
@@ -132,7 +132,7 @@ class Meter:
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
 
     def expect(self, episodes: int) -> None:
-        """So many episodes more are to be seen through."""
+        """Says that this many more episodes are to be played."""
         self._planned += episodes
 
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
@@ -146,17 +146,17 @@ class Meter:
     def retried(self, episodes: int) -> None:
         """So many episodes get another attempt."""
         self._counts["retries"] += episodes
-        self._export("kumite_retries", episodes)
+        self._export_growth("kumite_retries", episodes)
 
     def cancelled(self, episodes: int) -> None:
         """So many episodes are no longer wanted."""
         self._counts["cancelled"] += episodes
-        self._export("kumite_episodes", episodes, status="cancelled", stage="")
+        self._export_growth("kumite_episodes", episodes, status="cancelled", stage="")
 
     def ended(self, spec: EpisodeSpec, result: EpisodeResult) -> None:
         """An episode is on record."""
         stage = result.error_stage or ""
-        self._export("kumite_episodes", 1, status=result.status, stage=stage)
+        self._export_growth("kumite_episodes", 1, status=result.status, stage=stage)
         self._counts["ended"] += 1
         for notice in self._endpoint.add(result.requests):
             _log.warning("%s", notice)
@@ -176,26 +176,26 @@ class Meter:
             ("sandbox_creations", result.sandbox_creations),
         ):
             self._counts[name] += amount
-            self._export(f"kumite_{name}", amount)
+            self._export_growth(f"kumite_{name}", amount)
 
     @asynccontextmanager
     async def writing(self, every: float) -> AsyncGenerator[None]:
         """Writes a line now, every so many seconds, and when left. A disk that takes none ends no run."""
-        writer = asyncio.create_task(self._write_on(every), name="metrics")
+        writer = asyncio.create_task(self._write_repeatedly(every), name="metrics")
         try:
             yield
         finally:
             try:
                 await cancel_and_wait([writer])
             finally:
-                self._write()
+                self._write_line()
 
-    async def _write_on(self, every: float) -> None:
+    async def _write_repeatedly(self, every: float) -> None:
         while True:
-            self._write()
+            self._write_line()
             await asyncio.sleep(every)
 
-    def _write(self) -> None:
+    def _write_line(self) -> None:
         line = self.line()
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -224,7 +224,7 @@ class Meter:
             failed=dict(self._failed),
             in_flight=self._in_flight,
             in_flight_limit=pool.limit,
-            queued=self._queued(),
+            queued=self._count_queued(),
             workers_up=pool.up,
             workers_starting=pool.starting,
             workers_pending=pool.pending,
@@ -233,10 +233,10 @@ class Meter:
             episodes_per_second=new["ended"] / since,
             tokens_per_second=new["completion_tokens"] / since,
             reward=self._reward.value,
-            stage_seconds={name: _stage(values) for name, values in seconds.items()},
+            stage_seconds={name: _sum_stage(values) for name, values in seconds.items()},
             policy=self._policy(),
             endpoint=self._endpoint.use,
-            driver_memory_mb=_memory_mb(),
+            driver_memory_mb=_read_memory_mb(),
             **{
                 name: self._counts[name]
                 for name in (
@@ -246,28 +246,28 @@ class Meter:
             },
         )
 
-    def _queued(self) -> int:
+    def _count_queued(self) -> int:
         return max(0, self._planned - self._counts["ended"] - self._counts["cancelled"] - self._in_flight)
 
     def _set_gauges(self, pool: PoolState) -> None:
         if self._exporter is None:
             return
         self._exporter.set("kumite_in_flight", self._in_flight)
-        self._exporter.set("kumite_queued", self._queued())
+        self._exporter.set("kumite_queued", self._count_queued())
         self._exporter.set("kumite_nodes", pool.nodes)
         for state, workers in (("up", pool.up), ("starting", pool.starting), ("pending", pool.pending)):
             self._exporter.set("kumite_workers", workers, state=state)
         if self._reward.value is not None:
             self._exporter.set("kumite_reward", self._reward.value)
-        self._export("kumite_workers_lost", pool.lost - self._lost)
+        self._export_growth("kumite_workers_lost", pool.lost - self._lost)
         self._lost = pool.lost
 
-    def _export(self, name: str, amount: float, **labels: str) -> None:
+    def _export_growth(self, name: str, amount: float, **labels: str) -> None:
         if self._exporter is not None:
             self._exporter.count(name, amount, **labels)
 
 
-def _stage(values: list[float]) -> StageSeconds:
+def _sum_stage(values: list[float]) -> StageSeconds:
     ordered = sorted(values)
     return StageSeconds(
         mean=sum(ordered) / len(ordered),
@@ -276,6 +276,6 @@ def _stage(values: list[float]) -> StageSeconds:
     )
 
 
-def _memory_mb() -> float:
+def _read_memory_mb() -> float:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -6,7 +6,7 @@ from workers.records import EpisodeResult, EpisodeSpec
 
 
 class Observer(Protocol):
-    """Is told, as it happens."""
+    """An observer: it is told what becomes of each episode, as it happens."""
 
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
         """These episodes went to a worker."""

@@ -4,8 +4,8 @@ from cluster.errors import ConfigError
 from cluster.observe.summary import Summary
 
 
-class MostFailed:
-    """How many episodes may fail for a run to count as done.
+class FailureLimit:
+    """The limit of failed episodes up to which a run counts as done.
 
     Args:
         given: A count (`20`), or a share of those that ended (`0.1`, `10%`).

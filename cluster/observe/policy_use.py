@@ -55,7 +55,7 @@ class PolicyShares(Record):
     `trainer`, `places`, `sandbox`, `tools`, `scoring` and `ingest`; with `busy` they add up to 1."""
 
 
-def shares(metrics: Path) -> PolicyShares | None:
+def compute_policy_shares(metrics: Path) -> PolicyShares | None:
     """Adds up what `metrics.jsonl` says of the policy, over all processes that took the run up.
 
     Args:
@@ -100,8 +100,8 @@ def _last_of_each_process(metrics: Path) -> list[PolicyUse]:
     lasts: list[PolicyUse] = []
     before: _Line | None = None
     begins = True
-    for line in _read(metrics):
-        begins = begins or (before is not None and _is_of_another(before, line))
+    for line in _read_lines(metrics):
+        begins = begins or (before is not None and _is_other_process(before, line))
         before = line
         if line.policy is None:
             continue
@@ -113,14 +113,14 @@ def _last_of_each_process(metrics: Path) -> list[PolicyUse]:
     return lasts
 
 
-def _is_of_another(before: _Line, line: _Line) -> bool:
+def _is_other_process(before: _Line, line: _Line) -> bool:
     """Whether a line is of another process than the one before it; the first line of each comes at once."""
     if before.process is not None or line.process is not None:
         return before.process != line.process
     return before.elapsed is not None and line.elapsed is not None and line.elapsed < before.elapsed
 
 
-def _read(metrics: Path) -> Iterator[_Line]:
+def _read_lines(metrics: Path) -> Iterator[_Line]:
     try:
         lines = metrics.read_text(encoding="utf-8").splitlines()
     except OSError:

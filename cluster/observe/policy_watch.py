@@ -15,7 +15,7 @@ from workers.cancellation import cancel_and_wait
 from workers.records import EpisodeResult, EpisodeSpec
 
 _log = logging.getLogger(__name__)
-_EVERY = 1.0
+_INTERVAL = 1.0
 """Seconds between two looks; one is a request of some milliseconds to each replica."""
 _STAGES = {"sandbox": ("queue", "setup"), "tools": ("tools",), "scoring": ("scoring",)}
 """What an episode that the policy does not work on may be in, and the timings that tell of it."""
@@ -51,7 +51,7 @@ class PolicyWatch:
         """None before the first look, and where the policy cannot tell."""
 
     def expect(self, episodes: int) -> None:
-        """So many episodes more are to be seen through."""
+        """Says that this many more episodes are to be played."""
         self._left += episodes
 
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
@@ -75,51 +75,51 @@ class PolicyWatch:
         self._left -= 1
         timings = result.timings
         for cause, stages in _STAGES.items():
-            self._spent(cause, sum(getattr(timings, stage) for stage in stages))
+            self._add_seconds(cause, sum(getattr(timings, stage) for stage in stages))
         known = sum(getattr(timings, s) for s in ("queue", "setup", "policy", "tools", "scoring"))
-        self._spent("ingest", max(0.0, timings.total - known))
+        self._add_seconds("ingest", max(0.0, timings.total - known))
 
-    def _spent(self, cause: str, seconds: float) -> None:
+    def _add_seconds(self, cause: str, seconds: float) -> None:
         self._stages[cause] = self._stages.get(cause, 0.0) + seconds
 
     @asynccontextmanager
     async def watching(self) -> AsyncGenerator[None]:
         """Looks when entered, once a second, and when left."""
-        if not await self._ask():
+        if not await self._request_metrics():
             yield
             return
-        task = asyncio.create_task(self._watch(), name="policy watch")
+        task = asyncio.create_task(self._watch_repeatedly(), name="policy watch")
         try:
             yield
         finally:
             await cancel_and_wait([task])
-            await self._ask()
+            await self._request_metrics()
 
-    async def _watch(self) -> None:
+    async def _watch_repeatedly(self) -> None:
         while True:
-            await asyncio.sleep(_EVERY)
-            await self._ask()
+            await asyncio.sleep(_INTERVAL)
+            await self._request_metrics()
 
-    async def _ask(self) -> bool:
-        """Takes a look, if the deployment answers; False if this kind of policy cannot tell."""
+    async def _request_metrics(self) -> bool:
+        """Requests the metrics and adds them; returns False if this kind of policy has none."""
         try:
             metrics = await asyncio.to_thread(self._metrics)
         except PolicyUnavailable as error:
             _log.debug("no look at the policy: %s", error)
             return True
         if metrics is not None:
-            self.look(time.monotonic(), metrics)
+            self.add_metrics(time.monotonic(), metrics)
             if self._heed is not None and self._left:  # of an idle policy there is nothing to learn
                 await self._heed(metrics)
         return metrics is not None
 
-    def look(self, now: float, metrics: EngineMetrics) -> None:
-        """Takes in what the deployment says at a time."""
+    def add_metrics(self, now: float, metrics: EngineMetrics) -> None:
+        """Adds what the deployment says at a time."""
         grown = self._counts.add(metrics)
         use = self.use or PolicyUse()
         seconds = 0.0 if self._last is None else now - self._last
         waited = dict(use.waited_for)
-        for cause, part in self._waited_for(metrics, seconds).items():
+        for cause, part in self._split_waiting_time(metrics, seconds).items():
             waited[cause] = waited.get(cause, 0.0) + part
         counts: dict[str, Any] = self._counts.totals
         self.use = PolicyUse(
@@ -129,18 +129,18 @@ class PolicyWatch:
             kv_cache_usage=metrics.kv_cache_usage,
             tokens_per_second=grown["generated_tokens"] / seconds if seconds else 0.0,
             seconds=use.seconds + seconds,
-            busy_seconds=use.busy_seconds + (0.0 if self._missing(metrics) else seconds),
+            busy_seconds=use.busy_seconds + (0.0 if self._count_missing_requests(metrics) else seconds),
             waited_for=waited,
             **counts,
         )
         self._last = now
 
-    def _missing(self, metrics: EngineMetrics) -> int:
+    def _count_missing_requests(self, metrics: EngineMetrics) -> int:
         return max(0, metrics.max_requests - metrics.running - metrics.waiting)
 
-    def _waited_for(self, metrics: EngineMetrics, seconds: float) -> dict[str, float]:
+    def _split_waiting_time(self, metrics: EngineMetrics, seconds: float) -> dict[str, float]:
         """Splits a time by what the missing requests would have had to come from."""
-        missing = self._missing(metrics)
+        missing = self._count_missing_requests(metrics)
         if not missing or not seconds:
             return {}
         if not self._left and not self._in_flight:

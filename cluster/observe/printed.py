@@ -12,12 +12,12 @@ _debug: list[Console] = []
 """Where it is shown as well; nothing: nowhere."""
 
 
-def show_printed(console: Console) -> None:
-    """Has what is printed from now on shown there as well."""
+def show_episode_output(console: Console) -> None:
+    """Shows what episodes print from now on on the console as well."""
     _debug[:] = [console]
 
 
-def note_printed(result: EpisodeResult) -> None:
+def log_episode_output(result: EpisodeResult) -> None:
     """Logs what was printed in an attempt at an episode."""
     if not result.printed:
         return

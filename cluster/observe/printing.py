@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-_LEAST = 24
+_MIN_COLUMN_WIDTH = 24
 """Characters that the last column of a table needs, to stand beside the others; else it gets its own line."""
-_GAP = "  "
+_COLUMN_GAP = "  "
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,20 @@ class Line:
     """rich's style of it, for terminals."""
 
 
-def width_of(console: Console) -> int | None:
-    """The columns of a terminal; None for a pipe or a file, where nothing is cut or wrapped."""
+def terminal_width(console: Console) -> int | None:
+    """Returns the columns of a terminal; None for a pipe or a file, where nothing is cut or wrapped."""
     return console.width if console.is_terminal else None
 
 
 def print_lines(console: Console, lines: Iterable[Line]) -> None:
     """Prints paragraphs: wrapped with their indent on a terminal, as they are elsewhere."""
-    width = width_of(console)
+    width = terminal_width(console)
     for line in lines:
-        for part in _wrapped(line, width):
+        for part in _wrap_line(line, width):
             console.print(Text(part, style=line.style if width else ""), soft_wrap=True, highlight=False)
 
 
-def table_lines(
+def render_table(
     columns: Mapping[str, Sequence[str]], width: int | None, right: Iterable[str] = ()
 ) -> list[str]:
     """A table of aligned columns, without any line drawn.
@@ -54,41 +54,41 @@ def table_lines(
     """
     names = list(columns)
     last = names[-1]
-    shown = {name: [_one_line(cell) for cell in cells] for name, cells in columns.items()}
-    widths = {name: max([cells_of(name), *map(cells_of, shown[name])]) for name in names}
+    shown = {name: [_join_lines(cell) for cell in cells] for name, cells in columns.items()}
+    widths = {name: max([cell_width(name), *map(cell_width, shown[name])]) for name in names}
     numbers = set(right)
-    before = sum(widths[name] + len(_GAP) for name in names[:-1])
-    needed = min(widths[last], _LEAST)
+    before = sum(widths[name] + len(_COLUMN_GAP) for name in names[:-1])
+    needed = min(widths[last], _MIN_COLUMN_WIDTH)
     is_below = width is not None and len(names) > 1 and before + needed > width
     # Where not even the columns before the last one fit, only the first keeps its place.
     beside = 1 if width is not None and before > width else len(names) - 1
-    under = sum(widths[name] + len(_GAP) for name in names[beside:-1])
+    under = sum(widths[name] + len(_COLUMN_GAP) for name in names[beside:-1])
     room = None if width is None else max(1, width - (4 + under if is_below else before))
     rows = [{name: name for name in names}]
     rows += [dict(zip(names, row, strict=True)) for row in zip(*shown.values(), strict=True)]
     lines: list[str] = []
     for row in rows:
-        cells = [_padded(row[name], widths[name], name in numbers) for name in names[:-1]]
-        tail = row[last] if last not in numbers or is_below else _padded(row[last], widths[last], True)
-        tail = tail if room is None else _cut(tail, room)
+        cells = [_pad(row[name], widths[name], name in numbers) for name in names[:-1]]
+        tail = row[last] if last not in numbers or is_below else _pad(row[last], widths[last], True)
+        tail = tail if room is None else _truncate(tail, room)
         if is_below:
-            below = _GAP.join([*cells[beside:], tail])
-            lines += [_GAP.join(cells[:beside]).rstrip(), f"    {below}".rstrip()]
+            below = _COLUMN_GAP.join([*cells[beside:], tail])
+            lines += [_COLUMN_GAP.join(cells[:beside]).rstrip(), f"    {below}".rstrip()]
         else:
-            lines.append(_GAP.join([*cells, tail]).rstrip())
+            lines.append(_COLUMN_GAP.join([*cells, tail]).rstrip())
     return lines
 
 
-def cells_of(text: str) -> int:
-    """Columns that a text takes on a terminal."""
+def cell_width(text: str) -> int:
+    """Counts the columns that a text takes on a terminal."""
     return sum(
         0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
         for each in text
     )
 
 
-def visible(text: str) -> str:
-    """A text with what cannot be seen made visible: control characters, and white space that is alone."""
+def escape_invisible(text: str) -> str:
+    """Escapes what cannot be seen in a text:  control characters, and white space that is alone."""
     if text and not text.strip():
         text = text.replace(" ", "·").replace("\t", "→").replace("\n", "⏎\n").removesuffix("\n")
     return "".join(
@@ -108,11 +108,11 @@ def wide_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def _wrapped(line: Line, width: int | None) -> list[str]:
+def _wrap_line(line: Line, width: int | None) -> list[str]:
     indent = " " * line.indent
     parts: list[str] = []
     for part in line.text.split("\n"):
-        if width is None or cells_of(part) + line.indent <= width:
+        if width is None or cell_width(part) + line.indent <= width:
             parts.append(f"{indent}{part}".rstrip())
             continue
         room = max(16, width - line.indent)
@@ -124,18 +124,18 @@ def _wrapped(line: Line, width: int | None) -> list[str]:
     return parts
 
 
-def _one_line(text: str) -> str:
-    return visible(" ".join(text.split()))
+def _join_lines(text: str) -> str:
+    return escape_invisible(" ".join(text.split()))
 
 
-def _padded(text: str, width: int, right: bool) -> str:
-    blanks = " " * (width - cells_of(text))
+def _pad(text: str, width: int, right: bool) -> str:
+    blanks = " " * (width - cell_width(text))
     return f"{blanks}{text}" if right else f"{text}{blanks}"
 
 
-def _cut(text: str, room: int) -> str:
-    if cells_of(text) <= room:
+def _truncate(text: str, room: int) -> str:
+    if cell_width(text) <= room:
         return text
-    while text and cells_of(text) > room - 1:
+    while text and cell_width(text) > room - 1:
         text = text[:-1]
     return f"{text}…"

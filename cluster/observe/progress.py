@@ -13,11 +13,11 @@ from rich.text import Text
 
 from cluster.observe.endpoint_use import EndpointTally
 from cluster.observe.policy_use import PolicyUse
-from cluster.observe.tally import Tally
+from cluster.observe.tally import LiveTally
 from cluster.pool.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec
 
-_LINE_EVERY = 10.0
+_LINE_INTERVAL = 10.0
 """Seconds between two plain lines."""
 
 
@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._tally = Tally()
+        self._tally = LiveTally()
         self._endpoint = EndpointTally()
         self._live: Live | None = None
         self._said = 0.0
@@ -60,7 +60,7 @@ class Progress:
     @contextmanager
     def episodes(self, total: int) -> Generator[None]:
         """The stage in which episodes are played."""
-        self._tally = Tally(total=total)
+        self._tally = LiveTally(total=total)
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
             self._live.start()
@@ -71,7 +71,7 @@ class Progress:
                 self._live.stop()
                 self._live = None
             else:
-                self._console.print(self._line(), highlight=False, soft_wrap=True)
+                self._console.print(self._progress_line(), highlight=False, soft_wrap=True)
             self.stages["episodes"] = time.monotonic() - self._tally.began
 
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
@@ -97,18 +97,18 @@ class Progress:
         self._tally.add(result)
         for notice in self._endpoint.add(result.requests):
             self.note(notice)
-        if self._live is None and time.monotonic() - self._said > _LINE_EVERY:
+        if self._live is None and time.monotonic() - self._said > _LINE_INTERVAL:
             self._said = time.monotonic()
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            self._console.print(self._progress_line(), highlight=False, soft_wrap=True)
 
-    def _figures(self) -> dict[str, str]:
+    def _figure_columns(self) -> dict[str, str]:
         tally = self._tally
         episodes, tokens = tally.rates()
         figures = {
             "running": self._in_flight(),
             "episodes/s": f"{episodes:.2f}",
             "tokens/s": f"{tokens:.0f}",
-            "reward": _figure(tally.reward.value),
+            "reward": _format_figure(tally.reward.value),
         }
         if (use := self.policy()) is not None:
             figures["model server"] = (
@@ -120,15 +120,15 @@ class Progress:
             pace = "" if sent.rate is None else f", {sent.rate:.1f}/s"
             figures["requests at once"] = f"{most}{pace} (refused so far {sent.refused})"
         if tally.utility.count:
-            figures["utility"] = _figure(tally.utility.value)
+            figures["utility"] = _format_figure(tally.utility.value)
         if tally.attack_success.count:
-            figures["attack success"] = _figure(tally.attack_success.value)
+            figures["attack success"] = _format_figure(tally.attack_success.value)
         if tally.retried:
             figures["retried"] = str(tally.retried)
         if tally.cancelled:
             figures["cancelled"] = str(tally.cancelled)
         if late := tally.stragglers():
-            figures["stragglers"] = f"{len(late)} ({late[0][0]} for {_clock(late[0][1])})"
+            figures["stragglers"] = f"{len(late)} ({late[0][0]} for {_format_clock(late[0][1])})"
         if tally.failures:
             stages = ", ".join(f"{stage} {count}" for stage, count in tally.failures.most_common())
             figures["failed"] = f"{tally.failed} ({stages})"
@@ -140,10 +140,10 @@ class Progress:
         held = f" (limit now {limit}: requests are queueing at the model server)" if limit else ""
         return f"{len(self._tally.in_flight)}{held}"
 
-    def _line(self) -> str:
-        figures = ", ".join(f"{name} {value}" for name, value in self._figures().items())
+    def _progress_line(self) -> str:
+        figures = ", ".join(f"{name} {value}" for name, value in self._figure_columns().items())
         left = self._tally.seconds_left()
-        remaining = "" if left is None else f", about {_clock(left)} left"
+        remaining = "" if left is None else f", about {_format_clock(left)} left"
         return f"episodes {self._tally.done}/{self._tally.total}{remaining}, {figures}"
 
     def _render(self) -> RenderableType:
@@ -154,11 +154,11 @@ class Progress:
             Text("episodes", style="bold"),
             ProgressBar(total=max(tally.total, 1), completed=tally.done + tally.cancelled, width=40),
             Text(f"{tally.done}/{tally.total}"),
-            Text(_clock(time.monotonic() - tally.began), style="dim"),
-            Text("" if left is None else f"about {_clock(left)} left", style="dim"),
+            Text(_format_clock(time.monotonic() - tally.began), style="dim"),
+            Text("" if left is None else f"about {_format_clock(left)} left", style="dim"),
         )
         figures = Text()
-        for name, value in self._figures().items():
+        for name, value in self._figure_columns().items():
             style = "red" if name == "failed" else "bold"
             figures.append(f"{name} ", style="dim").append(value, style=style).append("   ")
         return Group(head, figures)
@@ -203,15 +203,15 @@ class Stage:
 
     def _render(self) -> RenderableType:
         row = Table.grid(padding=(0, 1))
-        elapsed = Text(_clock(time.monotonic() - self._began), style="dim")
+        elapsed = Text(_format_clock(time.monotonic() - self._began), style="dim")
         row.add_row(self._spinner, Text(f"{self._name:<12}"), elapsed, self._status)
         return row
 
 
-def _figure(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _clock(seconds: float) -> str:
+def _format_clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

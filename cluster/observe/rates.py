@@ -48,7 +48,7 @@ class ScoreRow(Record):
     """How often the attack did what it wanted. Null where there is no attack."""
 
 
-def wilson(successes: int, episodes: int) -> Rate:
+def wilson_rate(successes: int, episodes: int) -> Rate:
     """The share of successes, with its 95 % score interval.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of
@@ -63,7 +63,7 @@ def wilson(successes: int, episodes: int) -> Rate:
     return Rate(value=share, low=low, high=high, episodes=episodes)
 
 
-def mode_of(
+def episode_mode(
     suite: str | None, user_task: str | None, injection_task: str | None, attack: str | None
 ) -> Mode | None:
     """The kind of episode that AgentDojo's labels tell of; None where there are no suites."""
@@ -74,7 +74,7 @@ def mode_of(
     return "injection" if user_task is None and injection_task is not None else "benign"
 
 
-class _Share:
+class _RateCounter:
     """A share in the making."""
 
     def __init__(self) -> None:
@@ -89,33 +89,33 @@ class _Share:
 
     def rate(self) -> Rate | None:
         episodes = sum(self._counts.values())
-        return wilson(self._counts[1.0], episodes) if episodes and self._is_share else None
+        return wilson_rate(self._counts[1.0], episodes) if episodes and self._is_share else None
 
 
-class _Set:
+class _ScoreCounters:
     def __init__(self) -> None:
         self.finished = 0
         self.failed = 0
-        self.utility = _Share()
-        self.attack_success = _Share()
+        self.utility = _RateCounter()
+        self.attack_success = _RateCounter()
 
 
-_Key = tuple[str | None, Mode, str | None, str | None]
+_ScoreKey = tuple[str | None, Mode, str | None, str | None]
 
 
 class Scores:
     """Scores of a run in the making. It holds a few counters per injection task, whatever the run's size."""
 
     def __init__(self) -> None:
-        self._sets: defaultdict[_Key, _Set] = defaultdict(_Set)
+        self._sets: defaultdict[_ScoreKey, _ScoreCounters] = defaultdict(_ScoreCounters)
 
     def add(self, episode: Mapping[str, Any], metrics: Mapping[str, float | None]) -> None:
         """Counts an episode in; one of an environment without suites has no such scores."""
         suite, injection_task, attack = episode["suite"], episode["injection_task"], episode["attack"]
-        mode = mode_of(suite, episode["user_task"], injection_task, attack)
+        mode = episode_mode(suite, episode["user_task"], injection_task, attack)
         if mode is None:
             return
-        keys: list[_Key] = [(None, mode, attack, None), (suite, mode, attack, None)]
+        keys: list[_ScoreKey] = [(None, mode, attack, None), (suite, mode, attack, None)]
         if mode != "benign" and injection_task is not None:  # else it would count twice in its suite's
             keys.append((suite, mode, attack, injection_task))
         for key in keys:
@@ -140,11 +140,11 @@ class Scores:
                 utility=one.utility.rate(),
                 attack_success=one.attack_success.rate(),
             )
-            for (suite, mode, attack, injection_task), one in sorted(self._sets.items(), key=_order)
+            for (suite, mode, attack, injection_task), one in sorted(self._sets.items(), key=_row_order)
         ]
 
 
-def _order(item: tuple[_Key, _Set]) -> tuple[Any, ...]:
+def _row_order(item: tuple[_ScoreKey, _ScoreCounters]) -> tuple[Any, ...]:
     (suite, mode, attack, injection_task), _ = item
     number = (injection_task or "").rpartition("_")[2]
     return (

@@ -7,7 +7,7 @@ from typing import Any, Self
 from cluster.errors import ConfigError
 from workers.records import EpisodeResult, EpisodeSpec, Timings
 
-_NS = 1_000_000_000
+_NANOSECONDS = 1_000_000_000
 
 
 class Spans:
@@ -75,7 +75,7 @@ class Spans:
         if result.reward is not None:
             attributes["kumite.reward"] = result.reward
         span = self._tracer.start_span(
-            "episode", start_time=int(spec.dispatched_at * _NS), attributes=attributes
+            "episode", start_time=int(spec.dispatched_at * _NANOSECONDS), attributes=attributes
         )
         if result.status == "failed":
             span.set_attribute("kumite.failed_stage", result.error_stage or "")

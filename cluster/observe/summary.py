@@ -13,8 +13,8 @@ from cluster.dataset.durable import replacing
 from cluster.dataset.manifest import load_manifest
 from cluster.dataset.shards import iterate_episodes
 from cluster.observe.failure_groups import FailureGroup, FailureGroups
-from cluster.observe.policy_use import PolicyShares, shares
-from cluster.observe.rates import Mode, ScoreRow, Scores, mode_of
+from cluster.observe.policy_use import PolicyShares, compute_policy_shares
+from cluster.observe.rates import Mode, ScoreRow, Scores, episode_mode
 from cluster.observe.tally import Mean
 from workers.records import Record, Stage, Timings
 
@@ -69,7 +69,7 @@ class SummaryRow(Record):
 
 
 class Summary(Record):
-    """What a run came to."""
+    """The summary of a run: its counts, scores and times."""
 
     run_id: str
     """The run."""
@@ -110,7 +110,7 @@ class Summary(Record):
     """Episodes that ended per second of it."""
 
 
-class _Tally:
+class _EpisodeTally:
     """What is counted of a set of episodes."""
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class _Tally:
         return self.metrics[name].value if name in self.metrics else None
 
 
-def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float | None = None) -> Summary:
+def summarise_run(run_dir: Path, *, planned: int | None = None, wall_seconds: float | None = None) -> Summary:
     """Summarise a run from its shards and its journal; the run may still be at work.
 
     Memory is that of one batch of episodes, and 24 bytes for each finished one.
@@ -153,9 +153,9 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
         wall_seconds = manifest.wall_seconds
 
     environment: str | None = None
-    overall = _Tally()
+    overall = _EpisodeTally()
     scores = Scores()
-    by_row: defaultdict[tuple[str, Mode | None], _Tally] = defaultdict(_Tally)
+    by_row: defaultdict[tuple[str, Mode | None], _EpisodeTally] = defaultdict(_EpisodeTally)
     failures: defaultdict[Stage, int] = defaultdict(int)
     causes = FailureGroups()
     tokens = {"prompt_tokens": 0, "completion_tokens": 0}
@@ -166,7 +166,7 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
             metrics: dict[str, float | None] = json.loads(episode["metrics"])
             overall.add(episode, metrics)
             scores.add(episode, metrics)
-            by_row[_row(episode)].add(episode, metrics)
+            by_row[_read_row(episode)].add(episode, metrics)
             if episode["status"] == "failed":
                 failures[episode["error"]["stage"]] += 1
                 causes.add(episode["episode_id"], episode["error"])
@@ -201,13 +201,13 @@ def summarise(run_dir: Path, *, planned: int | None = None, wall_seconds: float 
                 utility=tally.metric("utility"),
                 attack_success=tally.metric("attack_success"),
             )
-            for (suite, mode), tally in sorted(by_row.items(), key=lambda item: _order(*item[0]))
+            for (suite, mode), tally in sorted(by_row.items(), key=lambda item: _row_order(*item[0]))
         ],
         scores=scores.rows(),
-        seconds=_seconds(timings),
+        seconds=_stage_statistics(timings),
         prompt_tokens=tokens["prompt_tokens"],
         completion_tokens=tokens["completion_tokens"],
-        policy=shares(run_dir / "metrics.jsonl"),
+        policy=compute_policy_shares(run_dir / "metrics.jsonl"),
         wall_seconds=wall_seconds,
         episodes_per_second=ended / wall_seconds if wall_seconds else None,
     )
@@ -221,16 +221,18 @@ def write_summary(run_dir: Path, summary: Summary) -> Path:
     return path
 
 
-def _row(episode: dict[str, Any]) -> tuple[str, Mode | None]:
-    mode = mode_of(**{name: episode[name] for name in ("suite", "user_task", "injection_task", "attack")})
+def _read_row(episode: dict[str, Any]) -> tuple[str, Mode | None]:
+    mode = episode_mode(
+        **{name: episode[name] for name in ("suite", "user_task", "injection_task", "attack")}
+    )
     return episode["environment"] if mode is None else episode["suite"], mode
 
 
-def _order(suite: str, mode: Mode | None) -> tuple[str, int]:
+def _row_order(suite: str, mode: Mode | None) -> tuple[str, int]:
     return suite, (None, "benign", "attack", "injection").index(mode)
 
 
-def _seconds(timings: list[_Floats]) -> dict[str, Seconds]:
+def _stage_statistics(timings: list[_Floats]) -> dict[str, Seconds]:
     """Statistics of arrays that have one row per stage and one column per episode."""
     table = np.concatenate(timings, axis=1) if timings else np.empty((len(_STAGES), 0), np.float32)
     if not table.size:

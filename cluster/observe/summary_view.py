@@ -12,9 +12,9 @@ from cluster.observe.policy_use import PolicyShares
 from cluster.observe.rates import Rate, ScoreRow
 from cluster.observe.summary import Summary
 
-_MISSING = "–"
-_CAUSES_SHOWN = 10
-_NOT_FULL = {
+_NO_VALUE = "–"
+_MAX_CAUSES_SHOWN = 10
+_IDLE_CAUSES = {
     "ramp_up": "run was starting",
     "tail": "run was ending",
     "trainer": "trainer was learning",
@@ -25,32 +25,32 @@ _NOT_FULL = {
     "ingest": "episodes were recorded",
 }
 """Why the model server's batch was not full, in words, by the cause in `summary.json`."""
-_EXPLANATION = Text(
+_RATES_EXPLANATION = Text(
     "benign: user tasks alone; attack: user tasks under attack; injection: injection tasks alone. In "
     "brackets are Wilson 95 % intervals. Failed episodes are in no rate.\n",
     style="dim",
 )
 
 
-def render(summary: Summary) -> RenderableType:
-    """Lay a summary out for rich: what was done, the scores, and where the time went."""
-    parts: list[RenderableType] = [_headline(summary), _scores(summary)]
+def render_summary(summary: Summary) -> RenderableType:
+    """Render a summary for rich: what was done, the scores, and where the time went."""
+    parts: list[RenderableType] = [_headline_text(summary), _score_table(summary)]
     if summary.scores:
-        parts += [_rates(rows) for rows in _by_kind(summary.scores)]
-        parts.append(_EXPLANATION)
-    others = _other_metrics(summary)
+        parts += [_rate_table(rows) for rows in _split_rows_by_kind(summary.scores)]
+        parts.append(_RATES_EXPLANATION)
+    others = _other_metrics_text(summary)
     if others is not None:
         parts.append(others)
     if summary.policy is not None:
-        parts.append(_policy(summary.policy))
+        parts.append(_policy_text(summary.policy))
     if summary.seconds:
-        parts.append(_times(summary))
+        parts.append(_time_table(summary))
     if summary.failure_groups:
-        parts.append(_failures(summary.failure_groups))
+        parts.append(_failure_text(summary.failure_groups))
     return Group(*parts)
 
 
-def _headline(summary: Summary) -> Text:
+def _headline_text(summary: Summary) -> Text:
     ended = summary.finished + summary.failed
     missing = summary.planned is not None and summary.planned != ended + summary.cancelled
     of_planned = f" of {summary.planned:,}" if missing else ""
@@ -70,7 +70,7 @@ def _headline(summary: Summary) -> Text:
     return text
 
 
-def _scores(summary: Summary) -> Table:
+def _score_table(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_footer=len(summary.rows) > 1, pad_edge=False)
     ended = summary.finished + summary.failed
     with_modes = any(row.mode for row in summary.rows)
@@ -80,31 +80,33 @@ def _scores(summary: Summary) -> Table:
     for name, total in (
         ("episodes", f"{ended:,}"),
         ("failed", f"{summary.failed:,}"),
-        ("reward", _score(summary.reward)),
+        ("reward", _format_score(summary.reward)),
     ):
         table.add_column(name, total, justify="right")
     if with_modes:  # which only environments with suites have, and these two with them
-        table.add_column("utility", _score(summary.metrics.get("utility")), justify="right")
-        table.add_column("attack success", _score(summary.metrics.get("attack_success")), justify="right")
+        table.add_column("utility", _format_score(summary.metrics.get("utility")), justify="right")
+        table.add_column(
+            "attack success", _format_score(summary.metrics.get("attack_success")), justify="right"
+        )
     for row in summary.rows:
         table.add_row(
             row.suite,
-            *([row.mode or _MISSING] if with_modes else []),
+            *([row.mode or _NO_VALUE] if with_modes else []),
             f"{row.episodes:,}",
             Text(f"{row.failed:,}", style="red" if row.failed else ""),
-            _score(row.reward),
-            *([_score(row.utility), _score(row.attack_success)] if with_modes else []),
+            _format_score(row.reward),
+            *([_format_score(row.utility), _format_score(row.attack_success)] if with_modes else []),
         )
     return table
 
 
-def _by_kind(rows: list[ScoreRow]) -> list[list[ScoreRow]]:
+def _split_rows_by_kind(rows: list[ScoreRow]) -> list[list[ScoreRow]]:
     """Rows that make a table of their own: those of suites by mode and attack, then those of single tasks."""
     kinds = groupby(rows, key=lambda row: (row.injection_task is None, row.mode, row.attack))
     return [list(group) for _, group in kinds]
 
 
-def _rates(rows: list[ScoreRow]) -> Table:
+def _rate_table(rows: list[ScoreRow]) -> Table:
     first = rows[0]
     what = f"{first.mode}, {first.attack}" if first.attack else first.mode
     title = f"{what}, by injection task" if first.injection_task else what
@@ -115,9 +117,9 @@ def _rates(rows: list[ScoreRow]) -> Table:
     columns["of"] = [f"{row.finished:,}" for row in rows]
     if any(row.failed for row in rows):
         columns["failed"] = [f"{row.failed:,}" for row in rows]
-    columns["utility"] = [_rate(row.utility) for row in rows]
+    columns["utility"] = [_format_rate(row.utility) for row in rows]
     if first.mode == "attack":
-        columns["attack success"] = [_rate(row.attack_success) for row in rows]
+        columns["attack success"] = [_format_rate(row.attack_success) for row in rows]
     for name in columns:
         left = name in ("suite", "injection task")
         style = "red" if name == "failed" else None
@@ -129,45 +131,47 @@ def _rates(rows: list[ScoreRow]) -> Table:
     return table
 
 
-def _rate(rate: Rate | None) -> str:
-    return _MISSING if rate is None else f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]"
+def _format_rate(rate: Rate | None) -> str:
+    return _NO_VALUE if rate is None else f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
-def _other_metrics(summary: Summary) -> Text | None:
+def _other_metrics_text(summary: Summary) -> Text | None:
     shown = ("utility", "attack_success") if any(row.mode for row in summary.rows) else ()
     others = {name: mean for name, mean in summary.metrics.items() if name not in shown}
     if not others:
         return None
-    return Text("metrics: " + ", ".join(f"{name} {_score(mean)}" for name, mean in others.items()) + "\n")
+    return Text(
+        "metrics: " + ", ".join(f"{name} {_format_score(mean)}" for name, mean in others.items()) + "\n"
+    )
 
 
-def _policy(policy: PolicyShares) -> Text:
+def _policy_text(policy: PolicyShares) -> Text:
     """One line on how busy the deployment was."""
-    rate = _MISSING if policy.prefix_hit_rate is None else f"{policy.prefix_hit_rate:.0%}"
+    rate = _NO_VALUE if policy.prefix_hit_rate is None else f"{policy.prefix_hit_rate:.0%}"
     text = f"model server: {policy.tokens_per_second:,.0f} tokens/s, prefix cache {rate}. "
     text += f"Batch full {policy.busy:.0%} of the time."
     lacking = sorted(policy.waited_for.items(), key=lambda item: -item[1])
-    causes = [f"{_NOT_FULL.get(cause, cause)} {share:.0%}" for cause, share in lacking if share >= 0.005]
+    causes = [f"{_IDLE_CAUSES.get(cause, cause)} {share:.0%}" for cause, share in lacking if share >= 0.005]
     return Text(text + (f" Not full because: {', '.join(causes)}." if causes else "") + "\n")
 
 
-def _failures(groups: list[FailureGroup]) -> Text:
+def _failure_text(groups: list[FailureGroup]) -> Text:
     """Why episodes failed: each cause with how many failed of it, one of them, and where it was raised."""
     text = Text("why episodes failed\n", style="bold red")
-    for group in groups[:_CAUSES_SHOWN]:
+    for group in groups[:_MAX_CAUSES_SHOWN]:
         text.append(f"{group.count:,} × {group.stage}: {group.type}: {group.message}", style="not bold")
         text.append(f"\n    for one, episode {group.episode_id}\n", style="not bold dim")
         if group.traceback:
             lines = "\n".join(f"    {line}" for line in group.traceback.splitlines())
             text.append(f"{lines}\n", style="not bold dim")
-    if len(groups) > _CAUSES_SHOWN:
+    if len(groups) > _MAX_CAUSES_SHOWN:
         text.append(
-            f"and {len(groups) - _CAUSES_SHOWN:,} more causes, all of them in --json\n", style="not bold"
+            f"and {len(groups) - _MAX_CAUSES_SHOWN:,} more causes, all of them in --json\n", style="not bold"
         )
     return text
 
 
-def _times(summary: Summary) -> Table:
+def _time_table(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("seconds")
     for stage in summary.seconds:
@@ -181,5 +185,5 @@ def _times(summary: Summary) -> Table:
     return table
 
 
-def _score(value: float | None) -> str:
-    return _MISSING if value is None else f"{value:.3f}"
+def _format_score(value: float | None) -> str:
+    return _NO_VALUE if value is None else f"{value:.3f}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from workers.records import EpisodeResult
 
-_WINDOW = 30.0
+_RATE_WINDOW = 30.0
 """Seconds over which rates are taken."""
 _STRAGGLES_TIMES = 4.0
 """An episode in flight for so many times the mean of those that finished is a straggler,"""
@@ -36,8 +36,8 @@ class Mean:
 
 
 @dataclass
-class Tally:
-    """What a live display shows."""
+class LiveTally:
+    """The figures that a live display shows."""
 
     total: int = 0
     done: int = 0
@@ -88,7 +88,7 @@ class Tally:
     def rates(self) -> tuple[float, float]:
         """Episodes and sampled tokens per second, of late."""
         now = time.monotonic()
-        while self._recent and self._recent[0][0] < now - _WINDOW:
+        while self._recent and self._recent[0][0] < now - _RATE_WINDOW:
             self._recent.popleft()
-        seconds = min(_WINDOW, now - self.began) or 1.0
+        seconds = min(_RATE_WINDOW, now - self.began) or 1.0
         return len(self._recent) / seconds, sum(tokens for _, tokens in self._recent) / seconds

@@ -9,7 +9,7 @@ from workers.records import EpisodeSpec
 
 
 @dataclass
-class _Group:
+class _GroupProgress:
     finished: int
     taken_up: int = 0
     playing: dict[str, asyncio.Future[Any]] = field(default_factory=dict[str, "asyncio.Future[Any]"])
@@ -26,7 +26,7 @@ class Groups:
     def __init__(self, keep: int | None, finished: Mapping[str, int] | None = None) -> None:
         self._keep = keep
         self._before = finished or {}
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[str, _GroupProgress] = {}
         self._current: str | None = None
         self.cancelled = 0
         """Episodes that were not played, or not to their end, since their group had enough."""
@@ -41,15 +41,15 @@ class Groups:
         name = unit[0].group_id
         if name != self._current:
             last, self._current = self._current, name
-            self._forget(last)
-        group = self._groups.setdefault(name, _Group(self._before.get(name, 0)))
+            self._drop_group(last)
+        group = self._groups.setdefault(name, _GroupProgress(self._before.get(name, 0)))
         if group.finished >= self._keep:
             self.cancelled += len(unit)
             return False
         group.taken_up += 1
         return True
 
-    def playing(self, unit: list[EpisodeSpec], attempt: "asyncio.Future[Any]") -> None:
+    def watch_attempt(self, unit: list[EpisodeSpec], attempt: "asyncio.Future[Any]") -> None:
         """Notes the attempt at a unit that is to be cancelled when the unit is no longer wanted."""
         if self._keep is not None:
             group = self._groups[unit[0].group_id]
@@ -75,8 +75,8 @@ class Groups:
         """Whether a unit's group has enough."""
         return self._keep is not None and self._groups[unit[0].group_id].finished >= self._keep
 
-    def leave(self, unit: list[EpisodeSpec], cancelled: int) -> None:
-        """A unit that was taken up is over, and so many of its episodes are not on record."""
+    def finish_unit(self, unit: list[EpisodeSpec], cancelled: int) -> None:
+        """Notes that a unit is over, and that so many of its episodes are not on record."""
         if self._keep is None:
             return
         self.cancelled += cancelled
@@ -84,8 +84,8 @@ class Groups:
         self._groups[name].playing.pop(unit[0].episode_id, None)
         self._groups[name].taken_up -= 1
         if name != self._current:
-            self._forget(name)
+            self._drop_group(name)
 
-    def _forget(self, name: str | None) -> None:
+    def _drop_group(self, name: str | None) -> None:
         if name in self._groups and not self._groups[name].taken_up:
             del self._groups[name]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.dataset.dataset import Dataset
-from cluster.dataset.sequences import Advantage, Sequence, of_records
+from cluster.dataset.sequences import Advantage, Sequence, sequences_of_records
 from cluster.errors import RunError, RunStopped
 from workers.cancellation import run_to_end
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec
@@ -35,7 +35,7 @@ class RolloutGroup:
         Raises:
             ConfigError: Episodes have finished, and none of them has token ids.
         """
-        return list(of_records(lambda: self.episodes, advantage))
+        return list(sequences_of_records(lambda: self.episodes, advantage))
 
 
 class Iteration:
@@ -122,9 +122,9 @@ class Iteration:
         if not self._broken_off:
             self._broken_off = True
             self._playing.cancel()
-        await run_to_end(self._ended_playing(self._playing))
+        await run_to_end(self._finish_playing(self._playing))
 
-    async def _ended_playing(self, playing: asyncio.Task[None]) -> None:
+    async def _finish_playing(self, playing: asyncio.Task[None]) -> None:
         await asyncio.wait([playing])
         if not playing.cancelled():
             playing.exception()  # whoever still takes groups is told of it

@@ -71,8 +71,8 @@ class Plan:
         seen: set[str] = set()
         for index in self._order:
             row = self._rows[index]
-            _check_info(row, index, self._config.environment.id)
-            task_id = task_id_of(row)
+            _check_row_info(row, index, self._config.environment.id)
+            task_id = row_task_id(row)
             if task_id in seen:
                 raise ConfigError(
                     f"environment.id: two tasks of {self._config.environment.id} have the id {task_id!r}; "
@@ -94,17 +94,17 @@ class Plan:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The tasks, in the order in which they are played, as verifiers' `RolloutInput`s."""
-        for rows in self._windows():
+        for rows in self._iterate_windows():
             yield from rows
 
-    def _windows(self) -> Iterator[Iterator[dict[str, Any]]]:
+    def _iterate_windows(self) -> Iterator[Iterator[dict[str, Any]]]:
         """The tasks, so many at a time; rows are read when a window is gone through."""
         for start in range(0, len(self._order), _WINDOW):
-            yield self._window(start)
+            yield self._read_window(start)
 
-    def _window(self, start: int) -> Iterator[dict[str, Any]]:
+    def _read_window(self, start: int) -> Iterator[dict[str, Any]]:
         rows = [dict(self._rows[index]) for index in self._order[start : start + _WINDOW]]
-        yield from _by_tools(rows) if self._config.shuffle else rows
+        yield from _order_by_tools(rows) if self._config.shuffle else rows
 
     def named(self, task_ids: Collection[str]) -> list[dict[str, Any]]:
         """The tasks of these ids.
@@ -113,7 +113,7 @@ class Plan:
             ConfigError: There is no such task.
         """
         wanted = set(task_ids)
-        by_id = {task_id: row for row in self.rows() if (task_id := task_id_of(row)) in wanted}
+        by_id = {task_id: row for row in self.rows() if (task_id := row_task_id(row)) in wanted}
         unknown = [task_id for task_id in task_ids if task_id not in by_id]
         if unknown:
             limit = self._config.limit
@@ -138,13 +138,13 @@ class Plan:
         The rows of tasks that are done are not read.
         """
         ids = self.task_list.ids(_WINDOW)
-        for rows in self._windows():
+        for rows in self._iterate_windows():
             names = next(ids)
-            if all(episode in done for task_id in names for episode in self._episodes_of(task_id)):
+            if all(episode in done for task_id in names for episode in self._episode_ids(task_id)):
                 yield None
                 continue
             for row in rows:
-                group = self._group(row)
+                group = self._make_group(row)
                 missing = [spec for spec in group if spec.episode_id not in done]
                 if self.whole_groups:
                     yield from [group] if missing else []
@@ -154,7 +154,7 @@ class Plan:
 
     def replayed(self, done: Collection[str]) -> set[str]:
         """Those of the done episodes that `units` has played again, since their group is not whole."""
-        return all_turns(self.replayed_in_turns(done))
+        return run_all_turns(self.replayed_in_turns(done))
 
     def replayed_in_turns(self, done: Collection[str]) -> Generator[None, None, set[str]]:
         """The same, with turns for others."""
@@ -163,7 +163,7 @@ class Plan:
             return again
         for names in self.task_list.ids(_WINDOW):
             for task_id in names:
-                group = self._episodes_of(task_id)
+                group = self._episode_ids(task_id)
                 there = [episode for episode in group if episode in done]
                 if len(there) < len(group):
                     again.update(there)
@@ -180,7 +180,7 @@ class Plan:
             Of each group that has begun and has not enough: how many have finished. And the ids of those
             other episodes whose group has enough without them.
         """
-        return all_turns(self.begun_in_turns(finished))
+        return run_all_turns(self.begun_in_turns(finished))
 
     def begun_in_turns(
         self, finished: Collection[str]
@@ -193,7 +193,7 @@ class Plan:
             return counts, surplus
         for names in self.task_list.ids(_WINDOW):
             for task_id in names:
-                group = self._episodes_of(task_id)
+                group = self._episode_ids(task_id)
                 others = [episode for episode in group if episode not in finished]
                 count = len(group) - len(others)
                 if count >= keep:
@@ -203,14 +203,14 @@ class Plan:
             yield
         return counts, surplus
 
-    def _episodes_of(self, task_id: str) -> list[str]:
+    def _episode_ids(self, task_id: str) -> list[str]:
         scope = self._config.environment.scope
         return [episode_id(scope, task_id, sample) for sample in range(self._config.samples)]
 
     def _group_id(self, task_id: str) -> str:
         return f"{self._run_id}/{task_id}"
 
-    def _group(self, row: dict[str, Any]) -> list[EpisodeSpec]:
+    def _make_group(self, row: dict[str, Any]) -> list[EpisodeSpec]:
         return self.group(row, self._config.samples)
 
     def group(self, row: dict[str, Any], samples: int, first: int = 0, suffix: str = "") -> list[EpisodeSpec]:
@@ -222,7 +222,7 @@ class Plan:
             first: `sample_index` of the first.
             suffix: Tells the group from others of the same task.
         """
-        task_id = task_id_of(row)
+        task_id = row_task_id(row)
         environment = self._config.environment
         return [
             EpisodeSpec(
@@ -261,29 +261,29 @@ def load_plan(
         raise ConfigError(str(error)) from error
 
 
-def _by_tools(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _order_by_tools(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The same rows, those with the same tools after each other, in the order in which either comes first."""
     together: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        together.setdefault(_tools_of(row), []).append(row)
+        together.setdefault(_tools_key(row), []).append(row)
     for same in together.values():
         yield from same
 
 
-def _tools_of(row: dict[str, Any]) -> str:
-    """What tells a task's tools from others', as far as its row does: AgentDojo's suite, or the tools."""
+def _tools_key(row: dict[str, Any]) -> str:
+    """The key by which a row tells a task's tools from others': AgentDojo's suite, or the tools."""
     info = info_of(row)
     return str(info.get("suite") or info.get("tool_defs") or info.get("oai_tools") or row.get("task"))
 
 
-def task_id_of(row: dict[str, Any]) -> str:
+def row_task_id(row: dict[str, Any]) -> str:
     """The task's own id where its row names one, else its number in the dataset."""
     named = [row_.get("task_id") for row_ in (info_of(row), row)]
     given = next((each for each in named if each is not None and each != ""), row.get("example_id"))
     return label_text(given) or ""
 
 
-def _check_info(row: dict[str, Any], index: int, environment: str) -> None:
+def _check_row_info(row: dict[str, Any], index: int, environment: str) -> None:
     """Sees that a row's `info` is an object, or the text of one, as verifiers has it.
 
     Raises:
@@ -296,19 +296,19 @@ def _check_info(row: dict[str, Any], index: int, environment: str) -> None:
         info = None
     if not isinstance(info, dict):
         raise ConfigError(
-            f"environment.id: `info` of row {index} of {environment}'s dataset is {_brief(given)}; give a "
+            f"environment.id: `info` of row {index} of {environment}'s dataset is {_shorten(given)}; give a "
             "dictionary, or the text of a JSON object, such as {}"
         )
 
 
-def _brief(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     kind = "the text" if isinstance(value, str) else f"of type {type(value).__name__},"
     return f"{kind} {text if len(text) <= 80 else text[:79] + '…'}"
 
 
-def all_turns(work: Generator[None, None, _T]) -> _T:
-    """What work in turns comes to, for who need not let others have theirs."""
+def run_all_turns(work: Generator[None, None, _T]) -> _T:
+    """Runs work in turns at once, and returns its result, where nothing else needs a turn."""
     while True:
         try:
             next(work)

@@ -18,9 +18,9 @@ from cluster.plan.plan import Plan
 from workers.settings import Split
 
 _log = logging.getLogger(__name__)
-_NAMED = 5
+_MAX_NAMED = 5
 """Tasks of each kind of change that an error names."""
-FREE = (
+CHANGEABLE_KEYS = (
     "name",
     "output",
     "upload_seconds",
@@ -81,14 +81,15 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
         _check_environment(folder, before)
         _check_chat_template(folder, before)
         return before
-    differing = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
-    if (folder / CHAT_TEMPLATE).is_file() and _chat_template(config) is not None:
+    differing = _find_differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
+    if (folder / CHAT_TEMPLATE).is_file() and _read_chat_template(config) is not None:
         differing = [difference for difference in differing if difference[0] != "policy.chat_template"]
     if differing:
         listed = "\n".join(f"  {name}: was {was!r}, is {now!r}" for name, was, now in differing)
         raise ConfigError(
             f"--resume {folder}: these keys may not change when a run is resumed:\n{listed}\n"
-            f"These keys may change: {', '.join(FREE)}. For anything else, begin a new run with --out."
+            f"These keys may change: {', '.join(CHANGEABLE_KEYS)}. "
+            "For anything else, begin a new run with --out."
         )
     _check_environment(folder, config)
     _check_chat_template(folder, config)
@@ -138,17 +139,19 @@ def check_tasks(folder: Path, split: Split, plan: Plan, *, loop: bool = False) -
         return
     if loop and before.content == now.content and before.order != now.order:
         _log.warning("%s: the tasks come in another order than before; the round goes on in it", folder)
-    _refuse_others(folder, split, plan, before, loop)
+    _refuse_other_tasks(folder, split, plan, before, loop)
 
 
-def _refuse_others(folder: Path, split: Split, plan: Plan, before: TasksDigest | None, loop: bool) -> None:
+def _refuse_other_tasks(
+    folder: Path, split: Split, plan: Plan, before: TasksDigest | None, loop: bool
+) -> None:
     if before is None or before.content == plan.task_list.digest.content:
         return
     changes = plan.task_list.changes(folder, split, before)
     if changes is None:
         what = f"there were {before.tasks}, there are {len(plan.task_list)}, and not all of them are the same"
     else:
-        what = "; ".join(f"{kind}: {_some(ids)}" for kind, ids in changes.items() if ids)
+        what = "; ".join(f"{kind}: {_name_some_tasks(ids)}" for kind, ids in changes.items() if ids)
     raise ConfigError(
         f"{'resume' if loop else f'--resume {folder}'}: the tasks (environment.split {split}) are not those "
         f"that the run in {folder} began with: {what}. A group would hold samples of two tasks. Give the "
@@ -192,13 +195,13 @@ async def note_tasks(dataset: Dataset, split: Split, plan: Plan, *, loop: bool =
     digest, before = plan.task_list.digest, dataset.manifest.tasks.get(split)
     if before == digest:
         return
-    await asyncio.to_thread(_refuse_others, dataset.run_dir, split, plan, before, loop)
+    await asyncio.to_thread(_refuse_other_tasks, dataset.run_dir, split, plan, before, loop)
     await dataset.set_tasks(split, digest, plan.task_list.write, plan.shuffled_by)
 
 
-def _some(ids: list[str]) -> str:
-    named = ", ".join(repr(task_id) for task_id in ids[:_NAMED])
-    return named + (f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else "")
+def _name_some_tasks(ids: list[str]) -> str:
+    named = ", ".join(repr(task_id) for task_id in ids[:_MAX_NAMED])
+    return named + (f" and {len(ids) - _MAX_NAMED:,} more" if len(ids) > _MAX_NAMED else "")
 
 
 def _check_environment(folder: Path, config: RunConfig) -> None:
@@ -218,13 +221,13 @@ def _check_environment(folder: Path, config: RunConfig) -> None:
         )
 
 
-def _chat_template(config: RunConfig) -> Path | None:
+def _read_chat_template(config: RunConfig) -> Path | None:
     return config.policy.chat_template if isinstance(config.policy, VllmPolicy) else None
 
 
 def _check_chat_template(folder: Path, config: RunConfig) -> None:
     """Sees that a chat template says what it said when the run began, wherever its file is now."""
-    file, begun_with = _chat_template(config), folder / CHAT_TEMPLATE
+    file, begun_with = _read_chat_template(config), folder / CHAT_TEMPLATE
     if file is None or not begun_with.is_file():
         return
     if not file.is_file():
@@ -239,8 +242,8 @@ def _check_chat_template(folder: Path, config: RunConfig) -> None:
         )
 
 
-def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if path in FREE or _is_same(before, after):
+def _find_differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if path in CHANGEABLE_KEYS or _is_same_value(before, after):
         return []
     if path == "environment.id" and str(before).endswith(".py") and Path(before).name == Path(after).name:
         return []
@@ -250,10 +253,10 @@ def _differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any
     return [
         difference
         for name in dict.fromkeys([*was, *now])
-        for difference in _differences(was.get(name), now.get(name), f"{path}.{name}".strip("."))
+        for difference in _find_differences(was.get(name), now.get(name), f"{path}.{name}".strip("."))
     ]
 
 
-def _is_same(before: Any, after: Any) -> bool:
+def _is_same_value(before: Any, after: Any) -> bool:
     """Whether two values are the same to an environment, to which `true` is not 1, nor 1 the number 1.0."""
     return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)

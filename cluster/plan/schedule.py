@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from cluster.dataset.manifest import LoopPlace
 from cluster.errors import ConfigError
-from cluster.plan.plan import Plan, task_id_of
+from cluster.plan.plan import Plan, row_task_id
 from workers.records import EpisodeSpec
 from workers.settings import SamplingSettings, Split
 
@@ -48,14 +48,14 @@ class Schedule:
         if samples < 1:
             raise ConfigError(f"samples: got {samples}; give 1 or more, or None for the config's")
         plan = self.plan(split)
-        rows = self._rows(tasks, split)
+        rows = self._take_rows(tasks, split)
         place = self.place
         iteration = place.iteration + 1
         times: Counter[str] = Counter()
         groups: list[list[EpisodeSpec]] = []
         for row in rows:
-            again = times[task_id_of(row)]
-            times[task_id_of(row)] += 1
+            again = times[row_task_id(row)]
+            times[row_task_id(row)] += 1
             suffix = f"/{iteration}" + (f".{again}" if again else "")
             group = plan.group(row, samples, place.sampled + again * samples, suffix)
             groups.append([spec.model_copy(update={"sampling": sampling}) for spec in group])
@@ -80,7 +80,7 @@ class Schedule:
             self._plans[split] = self._plan_of(split)
         return self._plans[split]
 
-    def _round(self, split: Split) -> Iterator[dict[str, Any]]:
+    def _cycle_tasks(self, split: Split) -> Iterator[dict[str, Any]]:
         """The tasks of a split from the one that comes next, again and again."""
         if split not in self._rounds:
             plan = self.plan(split)
@@ -88,7 +88,7 @@ class Schedule:
             self._rounds[split] = islice(rounds, self.place.next_task.get(split, 0), None)
         return self._rounds[split]
 
-    def _rows(self, tasks: Collection[str] | int | None, split: Split) -> list[dict[str, Any]]:
+    def _take_rows(self, tasks: Collection[str] | int | None, split: Split) -> list[dict[str, Any]]:
         if tasks is None:
             return list(self.plan(split).rows())
         if isinstance(tasks, str):
@@ -97,4 +97,4 @@ class Schedule:
             return self.plan(split).named(tasks)
         if tasks < 1:
             raise ConfigError(f"tasks: got {tasks}; give 1 or more, a list of ids, or None for all")
-        return list(islice(self._round(split), tasks))
+        return list(islice(self._cycle_tasks(split), tasks))

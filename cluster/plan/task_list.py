@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cluster.dataset.durable import replacing
 from cluster.dataset.manifest import TasksDigest
 
-_CHUNK = 4096
+_CHUNK_SIZE = 4096
 """Tasks whose ids are packed together: as a list of texts, those of a million tasks would take 70 MB."""
 _DIGEST = 8
 """Bytes that tell a task from what it was before."""
@@ -41,12 +41,12 @@ class TaskList:
 
     def add(self, task_id: str, row: dict[str, Any]) -> None:
         """Adds the next task."""
-        whole = _digest_of(task_id, row)
+        whole = _task_digest(task_id, row)
         self._digests += whole[:_DIGEST]
         self._content = (self._content + int.from_bytes(whole)) % 2**128
         self._order.update(whole)
         self._ids.append(task_id.encode(*_AS_BYTES))
-        if len(self._ids) == _CHUNK:
+        if len(self._ids) == _CHUNK_SIZE:
             self._packed.append(_arrow.array(self._ids, _arrow.binary()))
             self._ids = []
 
@@ -56,7 +56,7 @@ class TaskList:
         return TasksDigest(tasks=len(self), content=f"{self._content:032x}", order=self._order.hexdigest())
 
     def ids(self, size: int) -> Iterator[list[str]]:
-        """The ids in order, so many at a time; `size` must go into `_CHUNK`."""
+        """The ids in order, so many at a time; `size` must go into `_CHUNK_SIZE`."""
         for chunk in (*self._packed, self._ids):
             for start in range(0, len(chunk), size):
                 part: Any = chunk[start : start + size]
@@ -65,12 +65,12 @@ class TaskList:
 
     def write(self, run_dir: Path, split: str) -> None:
         """Writes it into a run folder, for its tasks to be named when they have changed."""
-        path = _path(run_dir, split, self.digest)
+        path = _list_path(run_dir, split, self.digest)
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         chunks = [*self._packed, _arrow.array(self._ids, _arrow.binary())]
-        columns = {"task_id": _arrow.chunked_array(chunks), "digest": list(self._each())}
+        columns = {"task_id": _arrow.chunked_array(chunks), "digest": list(self._iterate_chunks())}
         with replacing(path) as temporary:
             _parquet.write_table(_arrow.table(columns), temporary)
 
@@ -86,14 +86,14 @@ class TaskList:
             None where the run folder does not hold the list it began with.
         """
         try:
-            table = _parquet.read_table(_path(run_dir, split, before))
+            table = _parquet.read_table(_list_path(run_dir, split, before))
         except (OSError, ValueError):  # Arrow's own errors are among them
             return None
         were = (task_id.decode(*_AS_BYTES) for task_id in table["task_id"].to_pylist())
         was = dict(zip(were, table["digest"].to_pylist(), strict=True))
         found: dict[str, list[str]] = {"changed": [], "gone": [], "new": []}
-        ids = (task_id for part in self.ids(_CHUNK) for task_id in part)
-        for task_id, digest in zip(ids, self._each(), strict=True):
+        ids = (task_id for part in self.ids(_CHUNK_SIZE) for task_id in part)
+        for task_id, digest in zip(ids, self._iterate_chunks(), strict=True):
             earlier = was.pop(task_id, None)
             if earlier is None:
                 found["new"].append(task_id)
@@ -102,21 +102,21 @@ class TaskList:
         found["gone"] = list(was)
         return found
 
-    def _each(self) -> Iterator[bytes]:
+    def _iterate_chunks(self) -> Iterator[bytes]:
         for start in range(0, len(self._digests), _DIGEST):
             yield bytes(self._digests[start : start + _DIGEST])
 
 
-def _path(run_dir: Path, split: str, digest: TasksDigest) -> Path:
+def _list_path(run_dir: Path, split: str, digest: TasksDigest) -> Path:
     return run_dir / FOLDER / f"{split}-{digest.content[:16]}.parquet"
 
 
-def _digest_of(task_id: str, row: dict[str, Any]) -> bytes:
+def _task_digest(task_id: str, row: dict[str, Any]) -> bytes:
     asked = [task_id, row.get("prompt"), row.get("answer")]
-    text = json.dumps(asked, sort_keys=True, default=_as_text)
+    text = json.dumps(asked, sort_keys=True, default=_json_default)
     return hashlib.blake2s(text.encode(), digest_size=16).digest()
 
 
-def _as_text(value: Any) -> str:
+def _json_default(value: Any) -> str:
     """Bytes as they are; of what else JSON lacks only the kind, for its text may tell a place in memory."""
     return value.hex() if isinstance(value, bytes | bytearray) else type(value).__name__

@@ -4,10 +4,10 @@ from collections import Counter
 from typing import Any
 
 from cluster.config import RunConfig
-from cluster.observe.printing import Line, table_lines
-from cluster.observe.rates import Mode, mode_of
-from cluster.plan.plan import load_plan, task_id_of
-from workers.lost_episodes import prompt_of
+from cluster.observe.printing import Line, render_table
+from cluster.observe.rates import Mode, episode_mode
+from cluster.plan.plan import load_plan, row_task_id
+from workers.lost_episodes import prompt_messages
 from workers.records import Record, info_of, label_text, labels_of
 from workers.settings import Split
 
@@ -50,14 +50,14 @@ class Selection(Record):
     """What `limit` left out, in words."""
 
 
-def select(config: RunConfig) -> Selection:
+def select_tasks(config: RunConfig) -> Selection:
     """Reads what a config selects.
 
     Raises:
         ConfigError: Its environment does not load, or it selects nothing.
     """
     _, plan = load_plan(config, "tasks", shuffled_by=config.name)
-    tasks = [_task(row) for row in plan.rows()]
+    tasks = [_make_task(row) for row in plan.rows()]
     return Selection(
         environment=config.environment.name,
         split=config.environment.split,
@@ -68,7 +68,7 @@ def select(config: RunConfig) -> Selection:
     )
 
 
-def render(selection: Selection, width: int | None) -> list[Line]:
+def render_selection(selection: Selection, width: int | None) -> list[Line]:
     """Lays a selection out: a table of tasks, their ids first and whole, and how many there are.
 
     Args:
@@ -90,50 +90,50 @@ def render(selection: Selection, width: int | None) -> list[Line]:
             continue
         if len(set(values)) == 1 and len(tasks) > 1:
             notes.append(f"{name} {values[0]}")
-        elif not all(_is_part(value, task.task_id) for value, task in zip(values, tasks, strict=True)):
+        elif not all(_names_label(value, task.task_id) for value, task in zip(values, tasks, strict=True)):
             shown[name] = values
     shown["prompt"] = [" ".join(task.prompt.split()) for task in tasks]
     lines = [Line(f"all tasks: {', '.join(notes)}", style="dim")] if notes else []
-    head, *rows = table_lines(shown, width)
+    head, *rows = render_table(shown, width)
     lines += [Line(head, style="bold"), *map(Line, rows), Line("")]
-    return lines + [Line(count) for count in _counts(selection)]
+    return lines + [Line(count) for count in _describe_counts(selection)]
 
 
-def cell_lines(selections: dict[str, Selection], width: int | None) -> list[Line]:
+def render_cell_counts(selections: dict[str, Selection], width: int | None) -> list[Line]:
     """How many tasks and episodes each run of a matrix has."""
     columns = {
         "run": list(selections),
         "tasks": [f"{len(each.tasks):,}" for each in selections.values()],
         "episodes": [f"{each.episodes:,}" for each in selections.values()],
     }
-    head, *rows = table_lines(columns, width, right=("tasks", "episodes"))
+    head, *rows = render_table(columns, width, right=("tasks", "episodes"))
     total = sum(each.episodes for each in selections.values())
     return [Line(head, style="bold"), *map(Line, rows), Line(f"{total:,} episodes in {len(selections)} runs")]
 
 
-def _is_part(label: str, task_id: str) -> bool:
+def _names_label(label: str, task_id: str) -> bool:
     """Whether an id says a label already, as AgentDojo's ids do."""
     return not label or label in task_id.split("/")
 
 
-def _task(row: dict[str, Any]) -> Task:
+def _make_task(row: dict[str, Any]) -> Task:
     labels = labels_of(row).model_dump()
     return Task(
-        task_id=task_id_of(row),
-        mode=mode_of(**labels),
+        task_id=row_task_id(row),
+        mode=episode_mode(**labels),
         difficulty=label_text(info_of(row).get("difficulty")),
-        prompt=_prompt(row),
+        prompt=_prompt_text(row),
         **labels,
     )
 
 
-def _prompt(row: dict[str, Any]) -> str:
+def _prompt_text(row: dict[str, Any]) -> str:
     """The user's words in a row's prompt."""
-    said = [message.content for message in prompt_of(row) if message.role == "user"]
+    said = [message.content for message in prompt_messages(row) if message.role == "user"]
     return "\n".join(text for text in said if text)
 
 
-def _counts(selection: Selection) -> list[str]:
+def _describe_counts(selection: Selection) -> list[str]:
     """How many tasks of each suite and mode, and how many in all."""
     kinds = Counter((task.suite, task.mode) for task in selection.tasks if task.suite is not None)
     lines = [

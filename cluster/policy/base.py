@@ -15,14 +15,14 @@ OnStage: TypeAlias = Callable[[str], None]
 
 
 class PolicyClient(ABC):
-    """A policy that is up; also a context manager that closes it."""
+    """The client of a running policy; also a context manager that closes it."""
 
     outcome: str
     """For the user: what it is, and where it came from."""
 
     @abstractmethod
     def endpoint(self) -> PolicyEndpoint:
-        """Where and how workers reach it."""
+        """Where and how workers reach the policy."""
 
     def metrics(self) -> EngineMetrics | None:
         """How busy it is now. None where it cannot tell.

@@ -28,11 +28,11 @@ class EndpointPolicyClient(PolicyClient):
         self._config = config
         self.outcome = f"{config.model} at {config.base_url}"
         if config.tokens == "exact":
-            check_route(self.endpoint(), _api_key(config))
+            check_route(self.endpoint(), _read_api_key(config))
             check_renderer(self.endpoint())
 
     def endpoint(self) -> PolicyEndpoint:
-        config, key = self._config, _api_key(self._config)
+        config, key = self._config, _read_api_key(self._config)
         return PolicyEndpoint(
             kind="openai",
             model=config.model,
@@ -55,7 +55,7 @@ def check_endpoint(config: EndpointPolicy) -> None:
     Raises:
         PolicyUnavailable: It does not answer, does not let us in, or does not know the model.
     """
-    key = _api_key(config)
+    key = _read_api_key(config)
     given = f"policy.base_url is {config.base_url!r}"
     try:
         models = list_models(config.base_url, key)
@@ -63,7 +63,7 @@ def check_endpoint(config: EndpointPolicy) -> None:
             trial = {"model": config.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
             request_json(config.base_url, "chat/completions", key, _TRIAL_TIMEOUT, trial)
     except urllib.error.HTTPError as error:
-        raise PolicyUnavailable(_refusal(config, given, error)) from error
+        raise PolicyUnavailable(_refuse_endpoint(config, given, error)) from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise PolicyUnavailable(f"{given}, and nothing answers there: {reason}") from error
@@ -73,7 +73,7 @@ def check_endpoint(config: EndpointPolicy) -> None:
         ) from error
 
 
-def _api_key(config: EndpointPolicy) -> str | None:
+def _read_api_key(config: EndpointPolicy) -> str | None:
     if config.api_key_env is None:
         return None
     key = os.environ.get(config.api_key_env)
@@ -82,7 +82,7 @@ def _api_key(config: EndpointPolicy) -> str | None:
     return key
 
 
-def _refusal(config: EndpointPolicy, given: str, error: urllib.error.HTTPError) -> str:
+def _refuse_endpoint(config: EndpointPolicy, given: str, error: urllib.error.HTTPError) -> str:
     said = error.read(2000).decode(errors="replace").strip()
     if error.code in (401, 403):
         named = repr(config.api_key_env) if config.api_key_env else "not set"

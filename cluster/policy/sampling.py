@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.config import OraclePolicy, Policy, VllmPolicy
 from cluster.errors import ConfigError
-from workers.policy.sampling_keys import Route, refusals, settings_arguments
+from workers.policy.sampling_keys import Route, find_refused_keys, make_sampling_arguments
 from workers.settings import SamplingSettings
 
 
@@ -22,7 +22,7 @@ def check_sampling_keys(policy: Policy, sampling: SamplingSettings | None = None
     if isinstance(policy, OraclePolicy):
         return
     name = "policy.sampling" if sampling is None else "sampling"
-    _check(policy, settings_arguments(policy.sampling if sampling is None else sampling), name)
+    _check_arguments(policy, make_sampling_arguments(policy.sampling if sampling is None else sampling), name)
 
 
 def check_environment_sampling(policy: Policy, arguments: Mapping[str, Any]) -> None:
@@ -32,16 +32,18 @@ def check_environment_sampling(policy: Policy, arguments: Mapping[str, Any]) -> 
         ConfigError: One is not; names it.
     """
     # The number of choices is not sent: Kumite plays `samples` episodes.
-    _check(policy, {k: v for k, v in arguments.items() if k != "n"}, "the environment's sampling_args")
+    _check_arguments(
+        policy, {k: v for k, v in arguments.items() if k != "n"}, "the environment's sampling_args"
+    )
 
 
-def _check(policy: Policy, arguments: Mapping[str, Any], name: str) -> None:
+def _check_arguments(policy: Policy, arguments: Mapping[str, Any], name: str) -> None:
     if isinstance(policy, OraclePolicy):
         return
     route: Route = "per_turn" if isinstance(policy, VllmPolicy) else "endpoint"
     if policy.tokens == "exact":
         route = "exact"
-    for key, instead in refusals(arguments, route):
+    for key, instead in find_refused_keys(arguments, route):
         value: Any = arguments
         for part in key.split("."):
             value = value[part]

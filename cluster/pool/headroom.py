@@ -5,11 +5,11 @@ from collections import deque
 
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 
-_LOOKS = 5
+_QUEUE_WINDOW = 5
 """Looks in a row, a second apart, that a queue must last to count; or be empty, to count as gone."""
-_SPARE = 0.1
+_SPARE_SHARE = 0.1
 """A queue of this share of the batch is wanted: it bridges the time from one's end to another's request."""
-_GROWTH = 0.25
+_GROWTH_STEP = 0.25
 """Share by which the limit is raised at a time."""
 
 
@@ -32,28 +32,28 @@ class Headroom:
         self._floor = floor
         self._ceiling = ceiling
         self._replicas = replicas
-        self._waiting: deque[int] = deque(maxlen=_LOOKS)
+        self._waiting: deque[int] = deque(maxlen=_QUEUE_WINDOW)
         self.limit: int | None = None
         """Most episodes that may run at once now. None: any number."""
 
-    def look(self, metrics: EngineMetrics, in_flight: int) -> None:
-        """Takes in what the deployment says, once a second.
+    def update_limit(self, metrics: EngineMetrics, in_flight: int) -> None:
+        """Adapts the limit to the metrics of the deployment. To be called once a second.
 
         Args:
-            metrics: The deployment's.
-            in_flight: Episodes in flight meanwhile.
+            metrics: The metrics of the deployment.
+            in_flight: How many episodes are in flight now.
         """
         self._waiting.append(metrics.waiting)
-        if len(self._waiting) < _LOOKS:
+        if len(self._waiting) < _QUEUE_WINDOW:
             return
-        surplus = min(self._waiting) - math.ceil(_SPARE * metrics.running)
+        surplus = min(self._waiting) - math.ceil(_SPARE_SHARE * metrics.running)
         if surplus > 0 and metrics.replicas >= self._replicas:
             if self.limit is None or in_flight <= self.limit:  # else the last step has yet to take effect
-                self._set(in_flight - surplus)
+                self._set_limit(in_flight - surplus)
         elif self.limit is not None and max(self._waiting) == 0:
-            self._set(self.limit + math.ceil(_GROWTH * self.limit))
+            self._set_limit(self.limit + math.ceil(_GROWTH_STEP * self.limit))
 
-    def _set(self, limit: int) -> None:
+    def _set_limit(self, limit: int) -> None:
         limit = max(self._floor, limit)
         self.limit = limit if limit < self._ceiling else None
         self._waiting.clear()

@@ -8,13 +8,13 @@ import requests
 
 from cluster.errors import RunError
 from sandbox_images import build, bundle_volume
-from sandbox_images.host import ImageBuildError, locked
+from sandbox_images.host import ImageBuildError, hold_lock
 from workers.sandbox.engine import engine
 from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import SandboxSettings
 
 
-def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
+def resolve_image_tag(spec: ToolsetSpec, settings: SandboxSettings) -> str:
     """The tag of the image to run, whether it is there or not.
 
     Raises:
@@ -34,8 +34,8 @@ def image_of(spec: ToolsetSpec, settings: SandboxSettings) -> str:
         ) from error
 
 
-def image_id(tag: str) -> str | None:
-    """The id of an image that this machine's engine has; None where it has none, or does not answer."""
+def read_image_id(tag: str) -> str | None:
+    """Reads the id of an image that this machine's engine has; None where it has none, or does not answer."""
     try:
         with engine() as client:
             return client.images.get(tag).id
@@ -43,7 +43,7 @@ def image_id(tag: str) -> str | None:
         return None
 
 
-def _is_ours(spec: ToolsetSpec, tag: str) -> bool:
+def _is_bundled_image(spec: ToolsetSpec, tag: str) -> bool:
     return spec.image in build.image_names() and tag == build.image_tag(spec.image)
 
 
@@ -54,7 +54,7 @@ def ensure_image(
     *,
     pull: bool = False,
 ) -> str:
-    """Has this machine's engine have the image to run.
+    """Pulls or builds the image to run, unless this machine's engine has it.
 
     Args:
         spec: What the environment asks for.
@@ -81,7 +81,7 @@ def ensure_image(
             f"sandbox.runtime: the Docker engine has no runtime {settings.runtime!r}; it has "
             f"{', '.join(sorted(runtimes))}"
         )
-    tag = image_of(spec, settings)
+    tag = resolve_image_tag(spec, settings)
     done = _ensure_only_image(spec, tag, say, pull)
     if settings.tool_host is None or settings.tool_host == bundle_volume.volume_name():
         try:
@@ -95,26 +95,28 @@ def ensure_image(
 def with_image(spec: ToolsetSpec, settings: SandboxSettings) -> SandboxSettings:
     """The settings with the image to run, and the tool host for one that brings none."""
     tool_host = settings.tool_host or bundle_volume.volume_name()
-    return settings.model_copy(update={"image": image_of(spec, settings), "tool_host": tool_host})
+    return settings.model_copy(update={"image": resolve_image_tag(spec, settings), "tool_host": tool_host})
 
 
 def _ensure_only_image(spec: ToolsetSpec, tag: str, say: Callable[[str], None], pull: bool) -> str:
     if build.image_exists(tag):
         return f"{tag} is there"
-    if _is_ours(spec, tag):
+    if _is_bundled_image(spec, tag):
         try:
             build.build_image(spec.image, on_line=say)
         except ImageBuildError as error:
             raise RunError(f"image {tag} could not be built: {error}") from error
         return f"built {tag}"
-    why = _pull(tag) if pull else ""
+    why = _pull_image(tag) if pull else ""
     if why is None:
         return f"pulled {tag}"
-    raise RunError(f"sandbox.image: the Docker engine has no image {tag!r}{why}; {_remedy(spec, tag)}")
+    raise RunError(
+        f"sandbox.image: the Docker engine has no image {tag!r}{why}; {_suggest_remedy(spec, tag)}"
+    )
 
 
-def _remedy(spec: ToolsetSpec, tag: str) -> str:
-    """What to do where an image that the config names is missing: only what works for this environment."""
+def _suggest_remedy(spec: ToolsetSpec, tag: str) -> str:
+    """Suggests what to do about a missing image that the config names, if anything works for it."""
     if spec.image in build.image_names() and "/" not in tag and tag.startswith("kumite-"):
         return (
             "leave it out to use the environment's own, as its sources are now, which `kumite images build "
@@ -128,12 +130,12 @@ def _remedy(spec: ToolsetSpec, tag: str) -> str:
     return ways
 
 
-def _pull(tag: str) -> str | None:
+def _pull_image(tag: str) -> str | None:
     """Pulls an image, once for all who ask at the same time on this machine; says why it could not."""
     repository, colon, version = tag.rpartition(":")
     if not colon or "/" in version:
         repository, version = tag, "latest"
-    with locked(f"pull-{tag.replace('/', '_')}"):
+    with hold_lock(f"pull-{tag.replace('/', '_')}"):
         if build.image_exists(tag):
             return None
         try:

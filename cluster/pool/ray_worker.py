@@ -16,15 +16,15 @@ from workers.settings import WorkerSettings
 _log = logging.getLogger(__name__)
 _STOP_TIMEOUT = 30.0
 """Seconds that a worker gets to end its sandbox before it is killed; its sandbox then ends by itself."""
-_MORE_THREADS = 6
+_EXTRA_THREADS = 6
 """Beside those that wait for episodes: one watches, and a worker must hear `stop` while it is full."""
 
 
-_BEAT_EVERY = 10.0
+_HEARTBEAT_INTERVAL = 10.0
 """Seconds between two times that a worker is asked whether it is there."""
-_BEAT_TIMEOUT = 20.0
+_HEARTBEAT_TIMEOUT = 20.0
 """Seconds that it gets to say so."""
-_BEATS_MISSED = 2
+_MAX_HEARTBEATS_MISSED = 2
 """Times in a row that it does not, after which it is killed and another takes its place."""
 
 
@@ -59,8 +59,8 @@ class Worker(Protocol):
     """The node it is on; None while there is none for it."""
     pid: int | None
 
-    async def come_up(self) -> None:
-        """Returns when it can play. Raises `WorkerFailed`."""
+    async def wait_until_ready(self) -> None:
+        """Returns when the worker can play. Raises `WorkerFailed`."""
         ...
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
@@ -75,8 +75,8 @@ class Worker(Protocol):
         """Tells it that the policy has a new version."""
         ...
 
-    async def end(self) -> str:
-        """Returns when it is gone, however that came about, and says how."""
+    async def wait_for_end(self) -> str:
+        """Returns when the worker process is gone, and says how it ended."""
         ...
 
     async def stop(self) -> None:
@@ -98,7 +98,7 @@ class RayWorker:
         self.pid: int | None = None
         self._actor = actor
 
-    async def come_up(self) -> None:
+    async def wait_until_ready(self) -> None:
         """See `Worker`."""
         try:
             self.node_id, self.pid = await self._actor.whereabouts.remote()
@@ -114,11 +114,11 @@ class RayWorker:
             return await self._actor.play.remote(specs)
         except RayActorError as error:
             lost = NodeLost if "node has died" in str(error) else WorkerDied
-            raise lost(f"worker {self.name} died: {_first_line(error)}") from error
+            raise lost(f"worker {self.name} died: {_first_error_line(error)}") from error
         except RayTaskError as error:
             raise PlayFailed(f"worker {self.name} failed: {error.cause}") from error
         except RayError as error:  # large results stay in their node's store until they are fetched
-            what = f"{type(error).__name__}: {_first_line(error)}"
+            what = f"{type(error).__name__}: {_first_error_line(error)}"
             raise ResultLost(f"results of worker {self.name} were lost: {what}") from error
 
     def cancel(self, episode_ids: Collection[str]) -> None:
@@ -129,28 +129,28 @@ class RayWorker:
         """See `Worker`."""
         self._actor.set_version.remote(version)
 
-    async def end(self) -> str:
+    async def wait_for_end(self) -> str:
         """See `Worker`."""
-        ended = asyncio.ensure_future(_awaited(self._actor.wait_for_stop.remote()))
+        ended = asyncio.ensure_future(_wait_for_reference(self._actor.wait_for_stop.remote()))
         missed = 0
         try:
-            while not (await asyncio.wait([ended], timeout=_BEAT_EVERY))[0]:
-                missed = 0 if await self._answers() else missed + 1
-                if missed >= _BEATS_MISSED:
+            while not (await asyncio.wait([ended], timeout=_HEARTBEAT_INTERVAL))[0]:
+                missed = 0 if await self._answers_heartbeat() else missed + 1
+                if missed >= _MAX_HEARTBEATS_MISSED:
                     ray.kill(self._actor)
-                    silent = missed * (_BEAT_EVERY + _BEAT_TIMEOUT)
+                    silent = missed * (_HEARTBEAT_INTERVAL + _HEARTBEAT_TIMEOUT)
                     return f"it has not answered for {silent:.0f} s: it is killed"
             ended.result()
         except RayError as error:
-            return _first_line(error)
+            return _first_error_line(error)
         finally:
             ended.cancel()
         return "it was stopped"
 
-    async def _answers(self) -> bool:
-        """Whether it is alive, or ends in a way that `end` hears of."""
+    async def _answers_heartbeat(self) -> bool:
+        """Whether it is alive, or ends in a way that `wait_for_end` hears of."""
         try:
-            await asyncio.wait_for(_awaited(self._actor.answers.remote()), _BEAT_TIMEOUT)
+            await asyncio.wait_for(_wait_for_reference(self._actor.answers.remote()), _HEARTBEAT_TIMEOUT)
         except TimeoutError:
             return False
         except RayError:
@@ -168,13 +168,15 @@ class RayWorker:
             ray.kill(self._actor)
 
 
-def resources(config: WorkersConfig, uses_sandbox: bool) -> dict[str, float]:
-    """What one worker asks Ray for."""
+def worker_resources(config: WorkersConfig, uses_sandbox: bool) -> dict[str, float]:
+    """The Ray resources that one worker needs."""
     return {"CPU": config.cpus_per_worker, **({"sandbox": 1.0} if uses_sandbox else {})}
 
 
-def asking(settings: WorkerSettings, config: WorkersConfig, uses_sandbox: bool) -> Callable[[str], Worker]:
-    """A function that asks Ray for a worker of a given name.
+def make_worker_requester(
+    settings: WorkerSettings, config: WorkersConfig, uses_sandbox: bool
+) -> Callable[[str], Worker]:
+    """Makes a function that requests a worker of a given name from Ray.
 
     Ray spreads them over the nodes that have what a worker needs; one that finds no room stays pending,
     and tells the cluster's autoscaler what is missing.
@@ -184,19 +186,19 @@ def asking(settings: WorkerSettings, config: WorkersConfig, uses_sandbox: bool) 
         config: What it asks for.
         uses_sandbox: Whether workers need a node that has Docker: the custom resource `sandbox`.
     """
-    needs = resources(config, uses_sandbox)
+    needs = worker_resources(config, uses_sandbox)
     actor_class = ray.remote(NodeRolloutWorker).options(
         num_cpus=needs.pop("CPU"),
         resources=needs,
-        max_concurrency=config.episodes_per_worker + _MORE_THREADS,
+        max_concurrency=config.episodes_per_worker + _EXTRA_THREADS,
         scheduling_strategy="SPREAD",
     )
     return lambda name: RayWorker(name, actor_class.remote(settings, name))
 
 
-async def _awaited(reference: Any) -> Any:
+async def _wait_for_reference(reference: Any) -> Any:
     return await reference
 
 
-def _first_line(error: BaseException) -> str:
+def _first_error_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]

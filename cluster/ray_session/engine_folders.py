@@ -10,46 +10,46 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from workers.process_ids import started
+from workers.process_ids import read_start_time
 
 _PREFIX = "kumite-vllm-"
 _SOCKET, _LONGEST = 37, 107
 """Bytes of a socket's name with its slash, and of a whole path that a socket may have."""
 
 
-def make(application: str, owner: int) -> Path:
-    """Makes an application's folder.
+def make_folder(application: str, owner: int) -> Path:
+    """Makes the temporary folder of an application.
 
     Args:
         application: Its name.
         owner: The process that its Ray cluster ends with.
     """
-    folder = _root() / f"{_PREFIX}{owner}-{started(owner)}-{_digest(application)}"
+    folder = _temporary_root() / f"{_PREFIX}{owner}-{read_start_time(owner)}-{_short_digest(application)}"
     shutil.rmtree(folder, ignore_errors=True)  # of a deployment that did not come up
     folder.mkdir(mode=0o700)
     return folder
 
 
-def remove(application: str) -> None:
+def remove_folder(application: str) -> None:
     """Removes an application's folder, if it has one; safe to call twice."""
-    for folder in _root().glob(f"{_PREFIX}*-{_digest(application)}"):
+    for folder in _temporary_root().glob(f"{_PREFIX}*-{_short_digest(application)}"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep() -> None:
+def remove_stale_folders() -> None:
     """Removes folders whose Ray cluster has ended, however it did."""
-    for folder in _root().glob(f"{_PREFIX}*-*-*"):
+    for folder in _temporary_root().glob(f"{_PREFIX}*-*-*"):
         owner, since, _ = folder.name.removeprefix(_PREFIX).split("-", 2)
-        if owner.isdigit() and started(int(owner)) != since:
+        if owner.isdigit() and read_start_time(int(owner)) != since:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _root() -> Path:
-    """Where temporary files go, unless a socket's path would be too long there."""
+def _temporary_root() -> Path:
+    """The folder of temporary files, or `/tmp` if a socket's path would be too long there."""
     root = tempfile.gettempdir()
-    longest = len(f"{root}/{_PREFIX}{'9' * 7}-{'9' * 12}-{_digest('')}") + _SOCKET
+    longest = len(f"{root}/{_PREFIX}{'9' * 7}-{'9' * 12}-{_short_digest('')}") + _SOCKET
     return Path(root if longest <= _LONGEST else "/tmp")
 
 
-def _digest(application: str) -> str:
+def _short_digest(application: str) -> str:
     return hashlib.blake2s(f"{os.getuid()} {application}".encode(), digest_size=4).hexdigest()

@@ -29,7 +29,7 @@ def _take_lock() -> IO[bytes]:
             time.sleep(0.01)
 
 
-def hold(options: dict[str, object]) -> None:
+def hold_cluster(options: dict[str, object]) -> None:
     """Starts the cluster, records it, and waits to be told to end."""
     lock = _take_lock()
     session = start_local(options)
@@ -50,4 +50,4 @@ def hold(options: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    hold(json.loads(sys.argv[1]))
+    hold_cluster(json.loads(sys.argv[1]))

@@ -48,7 +48,7 @@ class Lease:
     def is_only_one(self) -> bool:
         """Whether no other driver has one."""
         if self._file is None:
-            return not in_use()
+            return not has_leases()
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,8 +64,8 @@ class Lease:
             self._file = None
 
 
-def in_use() -> bool:
-    """Whether a driver has a lease."""
+def has_leases() -> bool:
+    """Returns whether any driver holds a lease on the kept cluster."""
     with _open_lease() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,19 +74,19 @@ def in_use() -> bool:
     return False
 
 
-def folder() -> Path:
-    """Where the record, the lock and the holder's log lie."""
+def record_folder() -> Path:
+    """The folder of the kept cluster's record, lock and log."""
     return cache_dir() / "ray"
 
 
 def lock_file() -> Path:
     """The file that the holder has locked while it lives."""
-    return folder() / "kept.lock"
+    return record_folder() / "kept.lock"
 
 
 def find_kept() -> KeptCluster | None:
     """The kept cluster, if one is alive."""
-    if not _held():
+    if not _is_held():
         return None
     try:
         return KeptCluster.model_validate_json(record_file().read_bytes())
@@ -104,10 +104,10 @@ def start_kept(options: dict[str, object], timeout: float) -> KeptCluster:
     Raises:
         RayUnavailable: It did not come up.
     """
-    folder().mkdir(parents=True, exist_ok=True)
+    record_folder().mkdir(parents=True, exist_ok=True)
     root = Path(__file__).parents[2]
     path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
-    log = folder() / "kept.log"
+    log = record_folder() / "kept.log"
     with log.open("wb") as output:
         holder = subprocess.Popen(
             [sys.executable, "-m", "cluster.ray_session.holder", json.dumps(options)],
@@ -126,9 +126,9 @@ def start_kept(options: dict[str, object], timeout: float) -> KeptCluster:
                 return kept
             time.sleep(0.1)
         within = f" within {timeout:.0f} s" if holder.poll() is None else ""
-        raise RayUnavailable(f"the local Ray cluster to keep did not come up{within}: {_tail(log)}")
+        raise RayUnavailable(f"the local Ray cluster to keep did not come up{within}: {_log_tail(log)}")
     except BaseException:
-        _end(holder.pid, lambda: holder.poll() is not None)
+        _end_holder(holder.pid, lambda: holder.poll() is not None)
         raise
 
 
@@ -141,35 +141,35 @@ def stop_kept() -> bool:
     kept = find_kept()
     if kept is None:
         return False
-    _end(kept.pid, lambda: not _held())
+    _end_holder(kept.pid, lambda: not _is_held())
     return True
 
 
-def _end(pid: int, gone: Callable[[], bool]) -> None:
+def _end_holder(pid: int, gone: Callable[[], bool]) -> None:
     """SIGTERM to the holder, SIGKILL to whatever of its session is left after that."""
-    _signal(pid, signal.SIGTERM)
-    _wait(gone, STOP_TIMEOUT)
-    for left in _session(pid):
-        _signal(left, signal.SIGKILL)
-    _wait(lambda: not _session(pid), 5.0)
+    _signal_holder(pid, signal.SIGTERM)
+    _wait_until(gone, STOP_TIMEOUT)
+    for left in _session_processes(pid):
+        _signal_holder(left, signal.SIGKILL)
+    _wait_until(lambda: not _session_processes(pid), 5.0)
     record_file().unlink(missing_ok=True)
-    engine_folders.sweep()
+    engine_folders.remove_stale_folders()
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
+def _signal_holder(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
         return
 
 
-def _wait(done: Callable[[], bool], timeout: float) -> None:
+def _wait_until(done: Callable[[], bool], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while not done() and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
-def _session(leader: int) -> list[int]:
+def _session_processes(leader: int) -> list[int]:
     """Processes of a session. `setsid` made it for the holder alone, so all in it are the cluster's."""
     listing = subprocess.run(
         ["ps", "-A", "-o", "pid=,sess=,stat="], capture_output=True, text=True, timeout=10, check=True
@@ -180,15 +180,15 @@ def _session(leader: int) -> list[int]:
 
 def record_file() -> Path:
     """Where the holder writes its record."""
-    return folder() / "kept.json"
+    return record_folder() / "kept.json"
 
 
 def _open_lease() -> IO[bytes]:
-    folder().mkdir(parents=True, exist_ok=True)
-    return (folder() / "in-use.lock").open("ab")
+    record_folder().mkdir(parents=True, exist_ok=True)
+    return (record_folder() / "in-use.lock").open("ab")
 
 
-def _held() -> bool:
+def _is_held() -> bool:
     """Whether a holder is alive: whether its lock is taken."""
     try:
         with lock_file().open("rb") as lock:
@@ -200,6 +200,6 @@ def _held() -> bool:
     return False
 
 
-def _tail(log: Path) -> str:
+def _log_tail(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

@@ -30,12 +30,12 @@ JOIN_TIMEOUT = 30.0
 NAMESPACE = "kumite"
 _OBJECT_STORE = 512 * 2**20
 """Bytes. What travels between driver and workers is small; Ray's default is a third of the memory."""
-_SANDBOXES = 1000
+_SANDBOX_RESOURCE = 1000
 """The `sandbox` resource of a local node: this machine has Docker, and its limits are not Ray's to count."""
-_ROOM = 16
+_SPARE_CPUS = 16
 """Logical CPUs of a kept cluster beyond what its first run asks for, since later runs may ask for more."""
 _ray: Any = ray  # its own types are partial
-_LOCAL_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class RaySession:
@@ -86,7 +86,7 @@ class RaySession:
         if _ray.is_initialized():
             _ray.shutdown()
         if self.local:
-            _stay_on_loopback(False)
+            _bind_to_loopback(False)
         if self._unsettled and self.is_only_one():
             kept_ray.stop_kept()
         self._unsettled = False
@@ -115,11 +115,13 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
     """
     kept = kept_ray.find_kept()
     if config.address is not None and (kept is None or config.address != kept.address):
-        return _join(config.address, "ray.address", {"py_modules": _packages()})
+        return _join_cluster(config.address, "ray.address", {"py_modules": _package_folders()})
     if config.address is None and os.environ.get("RAY_ADDRESS"):
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        return _join(
-            os.environ["RAY_ADDRESS"], "RAY_ADDRESS", None if submitted else {"py_modules": _packages()}
+        return _join_cluster(
+            os.environ["RAY_ADDRESS"],
+            "RAY_ADDRESS",
+            None if submitted else {"py_modules": _package_folders()},
         )
     if config.num_cpus is not None and config.num_cpus < extra_cpus:
         raise RayUnavailable(
@@ -129,14 +131,14 @@ def connect(config: RayConfig, *, keep: bool = False, extra_cpus: float = 0.0) -
     cores = os.cpu_count() or 1
     options: dict[str, object] = {"num_cpus": config.num_cpus or cores + math.ceil(extra_cpus)}
     started = False
-    with _one_at_a_time():
+    with _start_lock():
         kept = kept_ray.find_kept()
-        if kept is not None and not _answers(kept):
+        if kept is not None and not _is_listening(kept):
             kept_ray.stop_kept()
             kept = None
         if kept is None and keep:
             if config.num_cpus is None:
-                options["num_cpus"] = cores + math.ceil(extra_cpus) + _ROOM
+                options["num_cpus"] = cores + math.ceil(extra_cpus) + _SPARE_CPUS
             kept = kept_ray.start_kept(options, START_TIMEOUT)
             started = True
     if kept is None:
@@ -158,25 +160,25 @@ def start_local(options: dict[str, object]) -> RaySession:
     Raises:
         RayUnavailable: It did not come up.
     """
-    _stay_on_loopback()
+    _bind_to_loopback()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        _init(
+        _init_ray(
             address="local",
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE,
-            resources={"sandbox": _SANDBOXES},
-            runtime_env=_importable(),
+            resources={"sandbox": _SANDBOX_RESOURCE},
+            runtime_env=_worker_runtime_env(),
             # Two workers that nobody asked for cost seconds of CPU while the policy is starting.
             _system_config={"prestart_worker_first_driver": False},
             **options,
         )
     except Exception as error:  # Ray raises that very class where its node takes longer than it waits, 30 s
         raise RayUnavailable(f"a local Ray cluster did not start: {_last_line(str(error))}") from error
-    return _session(local=True, kept=False)
+    return _open_session(local=True, kept=False)
 
 
-def _join(address: str, named_by: str, runtime_env: dict[str, Any] | None) -> RaySession:
+def _join_cluster(address: str, named_by: str, runtime_env: dict[str, Any] | None) -> RaySession:
     """Joins a cluster that someone else runs."""
     if address == "local":
         raise RayUnavailable(f"{named_by} is 'local': leave it out for a local cluster of this run's own")
@@ -187,20 +189,20 @@ def _join(address: str, named_by: str, runtime_env: dict[str, Any] | None) -> Ra
         )
     if address == "auto":
         _use_token()
-    _check(address, named_by)
+    _check_cluster(address, named_by)
     try:
-        _init(address=address, runtime_env=runtime_env)
+        _init_ray(address=address, runtime_env=runtime_env)
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         raise RayUnavailable(f"{named_by} is {address!r}: {_last_line(str(error))}") from error
-    return _session(local=False, kept=True)
+    return _open_session(local=False, kept=True)
 
 
 def _join_kept(kept: kept_ray.KeptCluster, extra_cpus: float, new: bool) -> RaySession:
     session = RaySession(kept.address, local=True, kept=True, logs=kept.logs, lease=kept_ray.Lease(), new=new)
     try:
-        _stay_on_loopback()
+        _bind_to_loopback()
         _use_token()
-        _init(address=kept.address, runtime_env=_importable())
+        _init_ray(address=kept.address, runtime_env=_worker_runtime_env())
         cpus: float = _ray.cluster_resources().get("CPU", 0.0)
         if cpus < extra_cpus:
             raise RayUnavailable(
@@ -219,17 +221,17 @@ def _join_kept(kept: kept_ray.KeptCluster, extra_cpus: float, new: bool) -> RayS
     return session
 
 
-def _init(**options: Any) -> None:
+def _init_ray(**options: Any) -> None:
     _ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
-def _session(*, local: bool, kept: bool) -> RaySession:
+def _open_session(*, local: bool, kept: bool) -> RaySession:
     driver: Any = worker.global_worker
     address = _ray.get_runtime_context().gcs_address
     return RaySession(address, local=local, kept=kept, logs=Path(driver.node.get_logs_dir_path()))
 
 
-def _check(address: str, named_by: str) -> None:
+def _check_cluster(address: str, named_by: str) -> None:
     """Sees whether a cluster answers and lets us in, in a process that can be given up.
 
     Raises:
@@ -262,7 +264,7 @@ def _check(address: str, named_by: str) -> None:
     raise RayUnavailable(f"{given}: {_last_line(done.stderr)}")
 
 
-def _answers(kept: kept_ray.KeptCluster) -> bool:
+def _is_listening(kept: kept_ray.KeptCluster) -> bool:
     """Whether something listens at a kept cluster's address: its holder may have outlived it."""
     host, _, port = kept.address.rpartition(":")
     try:
@@ -279,20 +281,20 @@ def _use_token() -> None:
     authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
-def _stay_on_loopback(stay: bool = True) -> None:
+def _bind_to_loopback(stay: bool = True) -> None:
     """Keeps a local cluster's ports off the network: Ray on Linux listens on every interface.
 
     Ray calls the loopback address its own only where it takes a cluster of several nodes for impossible,
     and decides that once, when it is imported.
     """
     if stay:
-        os.environ[_LOCAL_ONLY] = "0"
+        os.environ[_LOOPBACK_VARIABLE] = "0"
     else:
-        os.environ.pop(_LOCAL_ONLY, None)
+        os.environ.pop(_LOOPBACK_VARIABLE, None)
     ray_constants.ENABLE_RAY_CLUSTER = not stay  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _importable() -> dict[str, Any]:
+def _worker_runtime_env() -> dict[str, Any]:
     """A runtime environment in which workers on this machine import this very code."""
     root = Path(__file__).parents[2]
     if str(root) == sysconfig.get_path("purelib"):
@@ -301,7 +303,7 @@ def _importable() -> dict[str, Any]:
     return {"env_vars": {"PYTHONPATH": os.pathsep.join(dict.fromkeys(part for part in path if part))}}
 
 
-def _packages() -> list[str]:
+def _package_folders() -> list[str]:
     """Our packages, for a cluster whose nodes may not have them: Ray uploads these, not the whole tree."""
     root = Path(__file__).parents[2]
     return [str(root / package) for package in ("cluster", "workers", "sandbox_images")]
@@ -313,10 +315,10 @@ def _last_line(text: str) -> str:
 
 
 @contextmanager
-def _one_at_a_time() -> Generator[None]:
+def _start_lock() -> Generator[None]:
     """Two drivers at once must not both start the cluster to keep."""
-    kept_ray.folder().mkdir(parents=True, exist_ok=True)
-    with (kept_ray.folder() / "starting.lock").open("wb") as lock:
+    kept_ray.record_folder().mkdir(parents=True, exist_ok=True)
+    with (kept_ray.record_folder() / "starting.lock").open("wb") as lock:
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:

@@ -213,12 +213,12 @@ def _is_same(read: ReadAction, action: Message) -> bool:
     return (
         _comparable(read.content) == _comparable(action.content)
         and _comparable(read.reasoning) == _comparable(action.reasoning_content)
-        and _meant(read.calls) == _meant(_calls_of(action))
+        and _parse_arguments(read.calls) == _parse_arguments(_calls_of(action))
     )
 
 
 def _difference(read: ReadAction, action: Message) -> str:
-    if _meant(read.calls) != _meant(_calls_of(action)):
+    if _parse_arguments(read.calls) != _parse_arguments(_calls_of(action)):
         return f"its sampled ids make the tool calls {read.calls}, and it has {_calls_of(action)}"[:400]
     for name, sampled, recorded in (
         ("reasoning", read.reasoning, action.reasoning_content),
@@ -239,7 +239,7 @@ def _missing(texts: Sequence[str], action: Message) -> str | None:
         if not any(_comparable(part) in text for text in said):
             return f"its {name} {part!r:.150} is not in what its sampled ids say, {texts[0]!r:.150}"
     for name, arguments in _calls_of(action):
-        for word in (name, *_leaves(arguments)):
+        for word in (name, *_argument_leaves(arguments)):
             if not any(form in text for text in texts for form in (word, json.dumps(word)[1:-1])):
                 return f"{word!r:.100} of its tool call is not in what its sampled ids say, {texts[0]!r:.150}"
     length = sum(len(_comparable(part)) for part in parts.values())
@@ -248,7 +248,7 @@ def _missing(texts: Sequence[str], action: Message) -> str | None:
     return None
 
 
-def _leaves(arguments: str) -> Iterator[str]:
+def _argument_leaves(arguments: str) -> Iterator[str]:
     """The single values among a call's arguments, as texts."""
     try:
         waiting: list[Any] = [json.loads(arguments)]
@@ -270,7 +270,7 @@ def _calls_of(action: Message) -> list[tuple[str, str]]:
     return [(call.function.name, call.function.arguments) for call in action.tool_calls or []]
 
 
-def _meant(calls: Sequence[tuple[str, str]]) -> list[tuple[str, Any]]:
+def _parse_arguments(calls: Sequence[tuple[str, str]]) -> list[tuple[str, Any]]:
     """Calls with their arguments as values: how JSON is spaced says nothing."""
     meant: list[tuple[str, Any]] = []
     for name, arguments in calls:

@@ -16,7 +16,7 @@ from cluster.verify.prompts import Prompts
 from cluster.verify.report import RULES, NotChecked, Rule, RuleReport, Verification
 from cluster.verify.rescore import Scorer
 from cluster.verify.run_context import RunContext
-from cluster.verify.token_rules import continues, goes_on, lengths, zeros
+from cluster.verify.token_rules import check_lengths, check_zeros, messages_continue, prompt_continues
 from workers.records import EpisodeRecord, StepRecord
 from workers.settings import SamplingSettings
 
@@ -25,7 +25,7 @@ __all__ = ["RULES", "Rescore", "Rule", "RuleReport", "Verification", "verify"]
 Rescore: TypeAlias = Callable[[StepRecord], list[float] | str]
 """Log-probabilities of a step's sampled ids, or why they cannot be had. A `Scorer` is told how each episode
 was sampled."""
-_NO_IDS = "the policy gave no token ids"
+_NO_IDS_REASON = "the policy gave no token ids"
 
 
 def verify(
@@ -86,7 +86,7 @@ class _Check:
                 self._check_step(episode, index)
         reports["counts"].apply("manifest.json", counts.planned)
         reports["counts"].apply("summary.json", counts.summary)
-        sequence_rules.check_written(run.folder, reports["sequences"])
+        sequence_rules.check_sequence_files(run.folder, reports["sequences"])
         self._check_all_steps()
         if self._differences:
             sums, numbers, largest = zip(*self._differences, strict=True)
@@ -110,7 +110,7 @@ class _Check:
             "usage": lambda: episode_rules.usage(episode),
             "times": lambda: episode_rules.times(run, episode),
             "episodes": identity,
-            "digests": lambda: episode_rules.sealed(episode),
+            "digests": lambda: episode_rules.check_digest(episode),
         }
         for rule, check in checks.items():
             reports[rule].apply(where, check)
@@ -122,14 +122,16 @@ class _Check:
         gives_ids = run.gives_ids and extra.get("include_reasoning") is not False
         reports["lengths"].apply(
             where,
-            lambda: lengths(step, gives_ids=gives_ids) or zeros(step, run.sampling(episode), extra),
+            lambda: (
+                check_lengths(step, gives_ids=gives_ids) or check_zeros(step, run.sampling(episode), extra)
+            ),
         )
         reports["finish"].apply(where, lambda: self._finish(episode, step))
         if step.prompt_token_ids is None or step.completion_token_ids is None:
             self._without_ids.append((where, step.no_logprobs))
             of_ids: tuple[Rule, ...] = ("prompts", "append_only", "logprobs", "actions")
             for rule in of_ids:
-                reports[rule].skip(_NO_IDS)
+                reports[rule].skip(_NO_IDS_REASON)
             return
         self._with_ids += 1
         self._logprobs[0] += len(step.completion_logprobs or [])
@@ -143,8 +145,10 @@ class _Check:
         before = previous_in_branch(episode.steps, index)
         if not run.is_exact:
             reports["append_only"].skip("policy.tokens was not `exact`")
-        elif before is not None and goes_on(before, step):
-            reports["append_only"].apply(where, lambda: None if continues(before, step) else "it has not")
+        elif before is not None and messages_continue(before, step):
+            reports["append_only"].apply(
+                where, lambda: None if prompt_continues(before, step) else "it has not"
+            )
         self._score_again(where, episode, step)
 
     @staticmethod

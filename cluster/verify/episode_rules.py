@@ -13,8 +13,8 @@ from cluster.config import VllmPolicy
 from cluster.verify.branch_rules import numbering, pairs_in_branches, steps_by_branch
 from cluster.verify.report import NotChecked
 from cluster.verify.run_context import RunContext
-from cluster.verify.token_rules import goes_on
-from workers.environments.agentdojo.rewards import RewardSettings, outcome
+from cluster.verify.token_rules import messages_continue
+from workers.environments.agentdojo.rewards import RewardSettings, weigh_metrics
 from workers.record_digest import digest_of
 from workers.records import EpisodeRecord, Message, StepRecord, Usage, episode_id
 
@@ -24,7 +24,7 @@ _SLACK = 3600.0
 """Seconds by which clocks of two machines may differ."""
 _ROUNDING = 1.0
 """Seconds by which times taken by different clocks of one machine may differ."""
-_LATE = 1
+_MAX_VERSION_LAG = 1
 """Versions that an episode may have moved on to before the driver heard of them."""
 
 
@@ -56,7 +56,7 @@ def identity(run: RunContext, episode: EpisodeRecord) -> str | None:
     return None
 
 
-def sealed(episode: EpisodeRecord) -> str | None:
+def check_digest(episode: EpisodeRecord) -> str | None:
     """Whether an episode is as its worker wrote it.
 
     Raises:
@@ -90,7 +90,7 @@ def versions(run: RunContext, episode: EpisodeRecord) -> str | None:
     spans = [(each.first_version, each.last_version) for each in run.record.sessions]
     for version in known:
         if spans and not any(
-            first is None or (first <= version and (last is None or version <= last + _LATE))
+            first is None or (first <= version and (last is None or version <= last + _MAX_VERSION_LAG))
             for first, last in spans
         ):
             return f"version {version} is none of the run's, which were {_spans(spans)}"
@@ -118,7 +118,7 @@ def steps(episode: EpisodeRecord) -> str | None:
         return complaint
     for before, step in pairs_in_branches(own):
         seen = [*before.prompt_messages, before.action]
-        rest = step.prompt_messages[len(seen) :] if goes_on(before, step) else []
+        rest = step.prompt_messages[len(seen) :] if messages_continue(before, step) else []
         if before.observations != rest:
             return (
                 f"step {before.step_index}: its observations are not what step {step.step_index} saw after it"
@@ -134,7 +134,7 @@ def _conversation(episode: EpisodeRecord) -> str | None:
         whole += last.observations
     begins = len(episode.steps[0].prompt_messages)
     is_one = len(steps_by_branch(episode)) == 1
-    if is_one and all(goes_on(before, step) for before, step in pairwise(episode.steps)):
+    if is_one and all(messages_continue(before, step) for before, step in pairwise(episode.steps)):
         if len(episode.messages) != len(whole) or episode.messages[begins:] != whole[begins:]:
             return "its messages are not those of its steps"
         if episode.messages[:begins] != whole[:begins]:
@@ -254,7 +254,7 @@ def _agentdojo_reward(
     rubric = settings.rubric()
     if not rubric.weights.keys() <= metrics.keys():
         return f"its metrics lack {', '.join(sorted(rubric.weights.keys() - metrics.keys()))}"
-    expected = outcome(rubric, cast(Any, metrics))
+    expected = weigh_metrics(rubric, cast(Any, metrics))
     if rubric.steps:
         expected += metrics.get("step_rewards") or 0.0
         given = [step.reward for step in episode.steps if step.reward is not None]

@@ -16,7 +16,7 @@ from cluster.policy.models.description import tokenizer_digest
 from cluster.verify.harmony import harmony_prompt
 from cluster.verify.report import NotChecked
 from cluster.verify.run_context import RunContext
-from cluster.verify.token_rules import continues
+from cluster.verify.token_rules import prompt_continues
 from workers.errors import TemplateError
 from workers.policy.chat_template import ChatTemplate
 from workers.policy.content_format import ContentFormat
@@ -81,7 +81,7 @@ class Prompts:
         key = json.dumps([options, given], sort_keys=True, default=str)
         if key not in self._templates:
             try:
-                self._templates[key] = self._made(options, given)
+                self._templates[key] = self._build_template(options, given)
             except NotChecked as reason:
                 self._templates[key] = reason
         made = self._templates[key]
@@ -99,7 +99,7 @@ class Prompts:
         key = sampling.model_dump_json()
         if key not in self._renderers:
             try:
-                self._renderers[key] = self._made_renderer(episode)
+                self._renderers[key] = self._build_renderer(episode)
             except NotChecked as reason:
                 self._renderers[key] = reason
         made = self._renderers[key]
@@ -107,7 +107,7 @@ class Prompts:
             raise made
         return made
 
-    def _made_renderer(self, episode: EpisodeRecord) -> Any:
+    def _build_renderer(self, episode: EpisodeRecord) -> Any:
         from workers.policy.template_renderer import make_renderer
 
         policy: Any = self._run.policy
@@ -161,7 +161,7 @@ class Prompts:
             raise NotChecked(_NO_TOKENIZER)
         return str(packaged_model.folder()) if model == packaged_model.NAME else model
 
-    def _made(self, options: dict[str, Any], given: Any) -> ChatTemplate:
+    def _build_template(self, options: dict[str, Any], given: Any) -> ChatTemplate:
         model = self._model()
         template = given if isinstance(given, str) else self._template_or_none()
         engine = getattr(self._run.policy, "engine", {})
@@ -183,7 +183,7 @@ class Prompts:
         if self._run.is_exact:
             for moment in moments:
                 yield from self._by_renderer(episode, index, moment)
-        messages = _plain(step.prompt_messages)
+        messages = _plain_messages(step.prompt_messages)
         before = episode.steps[index - 1] if index else None
         if step.parent_step is not None and 0 <= step.parent_step < index:
             before = episode.steps[step.parent_step]
@@ -194,15 +194,15 @@ class Prompts:
                     return template.ids(messages, episode.tools_of(step))
 
             yield rendered
-        if before is not None and continues(before, step):
+        if before is not None and prompt_continues(before, step):
             # What the policy wrote stands as it wrote it, which need not be as the template would write it.
             following = step.prompt_messages[len(before.prompt_messages) + 1 :]
 
             def extended(before: StepRecord = before) -> list[int]:
-                return template.extended(
+                return template.extend_prompt(
                     before.prompt_token_ids or [],
                     before.completion_token_ids or [],
-                    _plain(following),
+                    _plain_messages(following),
                     episode.tools_of(step),
                 )
 
@@ -212,7 +212,7 @@ class Prompts:
         self, episode: EpisodeRecord, index: int, moment: datetime
     ) -> Iterator[Callable[[], list[int]]]:
         renderer = self.renderer(episode)
-        messages = with_tool_names(_plain(episode.steps[index].prompt_messages))
+        messages = with_tool_names(_plain_messages(episode.steps[index].prompt_messages))
         tools = [
             {"type": "function", "function": tool} for tool in episode.tools_of(episode.steps[index])
         ] or None
@@ -243,7 +243,9 @@ class Prompts:
         effort = self._run.extra_body(episode).get("reasoning_effort")
         prompt = step.prompt_token_ids or []
         for moment in self._run.moments(episode):
-            expected = harmony_prompt(_plain(step.prompt_messages), episode.tools_of(step), effort, moment)
+            expected = harmony_prompt(
+                _plain_messages(step.prompt_messages), episode.tools_of(step), effort, moment
+            )
             if expected == prompt:
                 return None
         return "it is not what Harmony makes of the messages"
@@ -314,7 +316,7 @@ def _writes_time(template: ChatTemplate, step: StepRecord, tools: list[dict[str,
     texts: list[str] = []
     for hour in (1, 22):
         with template.at(datetime(2026, 1, 1, hour, hour)):
-            texts.append(template.text(_plain(step.prompt_messages), tools))
+            texts.append(template.text(_plain_messages(step.prompt_messages), tools))
     return texts[0] != texts[1]
 
 
@@ -345,5 +347,5 @@ def _agreement(one: Sequence[int], other: Sequence[int]) -> int:
     return next(differing, min(len(one), len(other)))
 
 
-def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [message.model_dump(exclude_none=True) for message in messages]

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from cluster.errors import PolicyUnavailable
 from cluster.policy.api_requests import list_models, request_json
-from workers.policy.versions import model_name, version_of
+from workers.policy.versions import model_name, parse_version
 from workers.records import StepRecord
 from workers.settings import SamplingSettings
 
@@ -155,7 +155,7 @@ class Scorer:
             raise PolicyUnavailable(f"the policy at {self._base_url} does not score: {said}") from error
         except (OSError, HTTPException, ValueError) as error:
             raise PolicyUnavailable(f"the policy at {self._base_url} does not score: {error}") from error
-        acted = version_of(answer.get("model"), self._model)
+        acted = parse_version(answer.get("model"), self._model)
         if acted is not None and acted != step.policy_version:
             return f"the policy has no version {step.policy_version} any more; it is at {acted}"
         return answer

@@ -12,7 +12,7 @@ from cluster.dataset.journal import list_segments, may_be_torn, read_segment
 from cluster.dataset.manifest import Manifest, Shard
 from cluster.dataset.schemas import STEP_KEYS
 from cluster.dataset.shards import file_sha256, uncompacted
-from cluster.observe.summary import Summary, summarise
+from cluster.observe.summary import Summary, summarise_run
 from cluster.verify.report import NotChecked, RuleReport
 from cluster.verify.run_context import RunContext
 from workers.records import EpisodeRecord
@@ -33,18 +33,22 @@ def read_episodes(run_dir: Path, manifest: Manifest, files: RuleReport) -> Itera
     for shard in manifest.shards:
         files.apply(shard.episodes_file, lambda shard=shard: _changed(run_dir, shard, "episodes"))
         files.apply(shard.steps_file, lambda shard=shard: _changed(run_dir, shard, "steps"))
-        yield from _each(lambda shard=shard: _of_shard(run_dir, shard, files), shard.episodes_file, files)
+        yield from _read_until_error(
+            lambda shard=shard: _of_shard(run_dir, shard, files), shard.episodes_file, files
+        )
     waiting, torn = uncompacted(segments, manifest), may_be_torn(segments)
     for segment in waiting:
-        yield from _each(
+        yield from _read_until_error(
             lambda segment=segment: _of_segment(segment, segment in torn),
             f"journal/{segment.name}",
             files,
         )
-    files.apply("manifest.json", lambda: _unnamed(run_dir, manifest, {path.stem for path in waiting}))
+    files.apply(
+        "manifest.json", lambda: _find_unnamed_files(run_dir, manifest, {path.stem for path in waiting})
+    )
 
 
-def _each(
+def _read_until_error(
     read: Callable[[], Iterator[EpisodeRecord]], where: str, files: RuleReport
 ) -> Iterator[EpisodeRecord]:
     """What a reader gives, up to where it breaks down, which is noted."""
@@ -100,7 +104,7 @@ def _of_segment(segment: Path, torn_tail: bool) -> Iterator[EpisodeRecord]:
         yield EpisodeRecord.model_validate_json(line)
 
 
-def _unnamed(run_dir: Path, manifest: Manifest, waiting: set[str]) -> str | None:
+def _find_unnamed_files(run_dir: Path, manifest: Manifest, waiting: set[str]) -> str | None:
     """Files beside those that the manifest names, but for what a killed process may leave.
 
     Of a segment that is still waiting there may be some, and some that were replaced may be there still.
@@ -212,7 +216,7 @@ class Counts:
             raise NotChecked("the summary is of an earlier time: the run has been taken up again since")
         if list_segments(self._run.folder / "journal") and summary.finished + summary.failed != self._ended:
             raise NotChecked("the summary is of an earlier time: the journal holds more")
-        again = summarise(self._run.folder)
+        again = summarise_run(self._run.folder)
         for name in _COMPARED:
             said, computed = getattr(summary, name), getattr(again, name)
             if not _is_close(said, computed):

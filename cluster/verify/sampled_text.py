@@ -34,7 +34,7 @@ def texts_of(
     seen: set[str] = set()
     for cut in cuts:
         for skip in (False, True) if skip_special is None else (skip_special,):
-            for text in _decoded(tokenizer, prompt, cut, skip):
+            for text in _decode_text(tokenizer, prompt, cut, skip):
                 for each in (_before_stop(text, stops), text):
                     if each not in seen:
                         seen.add(each)
@@ -59,14 +59,14 @@ def _before_stop(text: str, stops: Sequence[str]) -> str:
     return text[: min(places)] if places else text
 
 
-def _decoded(tokenizer: Any, prompt: list[int], ids: list[int], skip: bool) -> Iterator[str]:
+def _decode_text(tokenizer: Any, prompt: list[int], ids: list[int], skip: bool) -> Iterator[str]:
     yield str(tokenizer.decode(ids, skip_special_tokens=skip))
-    streamed = _streamed(tokenizer, prompt, ids, skip)
+    streamed = _stream_text(tokenizer, prompt, ids, skip)
     if streamed is not None:
         yield streamed
 
 
-def _streamed(tokenizer: Any, prompt: list[int], ids: list[int], skip: bool) -> str | None:
+def _stream_text(tokenizer: Any, prompt: list[int], ids: list[int], skip: bool) -> str | None:
     """Token by token after the prompt, as vLLM does; None where the tokenizer is no fast one."""
     backend = getattr(tokenizer, "_tokenizer", None)
     if backend is None:

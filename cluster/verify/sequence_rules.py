@@ -32,7 +32,7 @@ def of_steps(episode: EpisodeRecord) -> str | None:
     if covered != [step.step_index for step in episode.steps]:
         return "its sequences do not hold each step once"
     for each in made:
-        complaint = _misses(each, episode.steps)
+        complaint = _describe_missing(each, episode.steps)
         if complaint is not None:
             return complaint
     return None
@@ -44,7 +44,7 @@ def _holds(sequence: TrainingSequence, step: StepRecord) -> bool:
     return is_between and step.branch == sequence.branch
 
 
-def _misses(sequence: TrainingSequence, steps: Sequence[StepRecord]) -> str | None:
+def _describe_missing(sequence: TrainingSequence, steps: Sequence[StepRecord]) -> str | None:
     """What a sequence lacks of the steps that it is made of."""
     ids, mask, logprobs = sequence.input_ids, sequence.loss_mask, sequence.logprobs
     if not len(ids) == len(mask) == len(logprobs):
@@ -64,13 +64,13 @@ def _misses(sequence: TrainingSequence, steps: Sequence[StepRecord]) -> str | No
     return None if logprobs == expected_logprobs else "its log-probabilities are others than the steps'"
 
 
-def check_written(run_dir: Path, report: RuleReport) -> None:
+def check_sequence_files(run_dir: Path, report: RuleReport) -> None:
     """Compares each file of `sequences/` with what is computed again, row by row and column by column."""
     for path in sorted((run_dir / "sequences").glob("*.parquet")):
-        report.apply(f"sequences/{path.name}", lambda path=path: _written(run_dir, path))
+        report.apply(f"sequences/{path.name}", lambda path=path: _check_sequence_file(run_dir, path))
 
 
-def _written(run_dir: Path, path: Path) -> str | None:
+def _check_sequence_file(run_dir: Path, path: Path) -> str | None:
     file = pq.ParquetFile(path)
     names = [name for name in SEQUENCES.names if name not in _NEW or name in file.schema_arrow.names]
     missing = [name for name in names if name not in file.schema_arrow.names]
@@ -93,7 +93,7 @@ def _written(run_dir: Path, path: Path) -> str | None:
         for name in names:
             if not _is_same(name, row[name], expected[name]):
                 which = f"row {number}, sequence {row['sequence_index']} of {row['episode_id']}"
-                return f"{which}: {name} is {_short(row[name])}; computed again, {_short(expected[name])}"
+                return f"{which}: {name} is {_shorten(row[name])}; computed again, {_shorten(expected[name])}"
     return None
 
 
@@ -110,6 +110,6 @@ def _is_same(name: str, one: Any, other: Any) -> bool:
     return one == other
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -11,7 +11,7 @@ _NARROWING = ("top_k", "min_p", "allowed_token_ids", "bad_words", "logit_bias", 
 _GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 
-def lengths(step: StepRecord, *, gives_ids: bool = False) -> str | None:
+def check_lengths(step: StepRecord, *, gives_ids: bool = False) -> str | None:
     """Whether a step's ids, log-probabilities and usage agree in length.
 
     Args:
@@ -47,7 +47,7 @@ def lengths(step: StepRecord, *, gives_ids: bool = False) -> str | None:
     return None
 
 
-def zeros(step: StepRecord, sampling: SamplingSettings, extra_body: dict[str, object]) -> str | None:
+def check_zeros(step: StepRecord, sampling: SamplingSettings, extra_body: dict[str, object]) -> str | None:
     """Whether all of a step's log-probabilities are 0, where nothing narrowed what could be sampled."""
     logprobs = step.completion_logprobs or []
     if len(logprobs) < _FEWEST_ZEROS or any(logprobs):
@@ -59,13 +59,13 @@ def zeros(step: StepRecord, sampling: SamplingSettings, extra_body: dict[str, ob
     return f"all of its {len(logprobs)} log-probabilities are 0, as if nothing else could have been sampled"
 
 
-def goes_on(before: StepRecord, step: StepRecord) -> bool:
+def messages_continue(before: StepRecord, step: StepRecord) -> bool:
     """Whether a step's messages are the step before's, its action, and more."""
     so_far = [*before.prompt_messages, before.action]
     return step.prompt_messages[: len(so_far)] == so_far
 
 
-def continues(before: StepRecord, step: StepRecord) -> bool:
+def prompt_continues(before: StepRecord, step: StepRecord) -> bool:
     """Whether a step's prompt begins with the prompt and the sampled ids of the step before."""
     so_far = [*(before.prompt_token_ids or []), *(before.completion_token_ids or [])]
     return (step.prompt_token_ids or [])[: len(so_far)] == so_far

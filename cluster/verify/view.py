@@ -15,7 +15,7 @@ from cluster.verify.report import RULES, Verification
 from cluster.verify.rescore import Scorer
 
 
-def scorer(folder: Path, url: str | None) -> Scorer | None:
+def make_scorer(folder: Path, url: str | None) -> Scorer | None:
     """A scorer for a run.
 
     Args:
@@ -40,7 +40,7 @@ def scorer(folder: Path, url: str | None) -> Scorer | None:
     return Scorer(url.rstrip("/"), name, policy.sampling)
 
 
-def render(found: Verification) -> RenderableType:
+def render_verification(found: Verification) -> RenderableType:
     """A table with a row per rule, and what was found."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("rule", "checked", "violations", "not checked"):

@@ -15,10 +15,10 @@ from cluster.dataset.journal import list_segments, read_segment
 from cluster.dataset.manifest import Manifest, Shard, load_manifest
 from cluster.dataset.remote import local_folder
 from cluster.dataset.schemas import EPISODES, RECORDS
-from cluster.dataset.shards import parse_records, read_run, reading, uncompacted
+from cluster.dataset.shards import naming_file, parse_records, read_run, uncompacted
 from workers.records import EpisodeRecord, Timings
 
-_PLAIN = (
+_PLAIN_COLUMNS = (
     "episode_id",
     "task_id",
     "group_id",
@@ -39,23 +39,23 @@ _PLAIN = (
     "started_at",
     "worker_id",
 )
-_STRUCTS = {
+_STRUCT_COLUMNS = {
     "error": ("stage", "kind", "type", "message"),
     "usage": ("prompt_tokens", "completion_tokens"),
     "timings": tuple(Timings.model_fields),
 }
-_PREFIXES = {"error": "error_", "usage": "", "timings": "seconds_"}
-_COLUMNS = [*_PLAIN, *_STRUCTS, "metrics"]
+_COLUMN_PREFIXES = {"error": "error_", "usage": "", "timings": "seconds_"}
+_READ_COLUMNS = [*_PLAIN_COLUMNS, *_STRUCT_COLUMNS, "metrics"]
 METRIC = "metric."
 """What the name of a metric's column begins with."""
-_LOOK_AGAIN = 1.0
+_REFRESH_INTERVAL = 1.0
 """Seconds for which a run's files are taken to be what they were."""
 _THREADS = 8
 
 
 @dataclass(frozen=True)
-class Part:
-    """What was read of one shard, or of one segment of the journal."""
+class IndexPart:
+    """The index of one shard, or of one segment of the journal."""
 
     rows: Table
     """The index's rows."""
@@ -80,8 +80,8 @@ class EpisodeIndex:
     def __init__(self, place: str) -> None:
         self.place = place
         self._folder: Path | None = None
-        self._parts: list[Part] = []
-        self._kept: dict[str, Part] = {}
+        self._parts: list[IndexPart] = []
+        self._kept: dict[str, IndexPart] = {}
         self._table: Table | None = None
         self._looked = 0.0
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ class EpisodeIndex:
             ClusterError: The run cannot be read.
         """
         with self._lock:
-            if self._table is None or time.monotonic() - self._looked > _LOOK_AGAIN:
+            if self._table is None or time.monotonic() - self._looked > _REFRESH_INTERVAL:
                 self._refresh()
             assert self._table is not None
             return self._table
@@ -124,13 +124,13 @@ class EpisodeIndex:
             tables.append(_read_shard(self.folder, shard).rows)
             if sum(table.num_rows for table in tables) >= count:
                 break
-        return _joined(tables), sum(shard.episodes for shard in manifest.shards)
+        return _concatenate_tables(tables), sum(shard.episodes for shard in manifest.shards)
 
     def manifest(self) -> Manifest:
         """The run's manifest."""
         return load_manifest(self.folder)
 
-    def record(self, episode_id: str) -> EpisodeRecord | None:
+    def read_record(self, episode_id: str) -> EpisodeRecord | None:
         """One episode, steps included; None if the run has none of this id."""
         self.table()
         with self._lock:
@@ -140,7 +140,7 @@ class EpisodeIndex:
                 return self._read_record(part, episode_id)
         return None
 
-    def scan(self, of_part: Callable[["EpisodeIndex", Part], set[str]]) -> set[str]:
+    def scan(self, of_part: Callable[["EpisodeIndex", IndexPart], set[str]]) -> set[str]:
         """Goes through all parts, several at once, and joins what is found in each."""
         self.table()
         with self._lock:
@@ -148,12 +148,12 @@ class EpisodeIndex:
         with ThreadPoolExecutor(_THREADS) as threads:
             return set[str]().union(*threads.map(partial(of_part, self), parts))
 
-    def messages(self, part: Part) -> Iterator[Table]:
+    def messages(self, part: IndexPart) -> Iterator[Table]:
         """The ids and messages of a part's episodes, in tables that fit in memory."""
         columns = ["episode_id", "messages"]
         if part.shard is not None:
             path = self.folder / part.shard.episodes_file
-            with reading(path), pq.ParquetFile(path) as file:
+            with naming_file(path), pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=columns):
                     yield pa.Table.from_batches([batch])
         elif part.segment is not None:
@@ -170,10 +170,10 @@ class EpisodeIndex:
                 for part in threads.map(partial(_read_shard, folder), missing):
                     self._kept[part.key] = part
 
-        def of_shard(shard: Shard) -> Iterator[Part]:
+        def of_shard(shard: Shard) -> Iterator[IndexPart]:
             yield self._kept.get(_shard_key(shard)) or _read_shard(folder, shard)
 
-        def of_segment(segment: Path, torn_tail: bool) -> Iterator[Part]:
+        def of_segment(segment: Path, torn_tail: bool) -> Iterator[IndexPart]:
             stat = segment.stat()
             key = f"{segment.name}:{stat.st_size}:{stat.st_mtime_ns}"
             yield self._kept.get(key) or _read_segment(segment, torn_tail, key)
@@ -182,12 +182,12 @@ class EpisodeIndex:
         keys = [part.key for part in parts]
         if self._table is None or keys != [part.key for part in self._parts]:
             self.version += 1
-            self._table = _joined([part.rows for part in parts])
+            self._table = _concatenate_tables([part.rows for part in parts])
         self._parts = parts
         self._kept = {part.key: part for part in parts}
         self._looked = time.monotonic()
 
-    def _read_record(self, part: Part, episode_id: str) -> EpisodeRecord | None:
+    def _read_record(self, part: IndexPart, episode_id: str) -> EpisodeRecord | None:
         if part.segment is not None:
             try:
                 wanted = episode_id.encode()
@@ -205,7 +205,7 @@ class EpisodeIndex:
             return None
         assert part.shard is not None
         episodes, steps = (
-            _rows_of(self.folder / file, episode_id)
+            _read_episode_rows(self.folder / file, episode_id)
             for file in (part.shard.episodes_file, part.shard.steps_file)
         )
         if not episodes:
@@ -217,10 +217,10 @@ class EpisodeIndex:
         return EpisodeRecord.model_validate({**episodes[0], "steps": steps})
 
 
-def _rows_of(file: Path, episode_id: str) -> list[dict[str, Any]]:
+def _read_episode_rows(file: Path, episode_id: str) -> list[dict[str, Any]]:
     """The rows of one episode, read a row group at a time."""
     found: list[dict[str, Any]] = []
-    with reading(file), pq.ParquetFile(file) as parquet:
+    with naming_file(file), pq.ParquetFile(file) as parquet:
         for group in range(parquet.num_row_groups):
             ids = parquet.read_row_group(group, columns=["episode_id"])["episode_id"]
             if pc.index(ids, episode_id).as_py() >= 0:
@@ -233,26 +233,26 @@ def _shard_key(shard: Shard) -> str:
     return f"{shard.episodes_file}:{shard.episodes_sha256}:{shard.episodes}"
 
 
-def _read_shard(folder: Path, shard: Shard) -> Part:
+def _read_shard(folder: Path, shard: Shard) -> IndexPart:
     file = folder / shard.episodes_file
-    with reading(file):
-        episodes = pq.read_table(file, columns=_COLUMNS, use_threads=False)
+    with naming_file(file):
+        episodes = pq.read_table(file, columns=_READ_COLUMNS, use_threads=False)
     steps = folder / shard.steps_file
-    with reading(steps):
+    with naming_file(steps):
         ids = pq.read_table(steps, columns=["episode_id"], use_threads=False)["episode_id"]
     counts = ids.value_counts()
     places = pc.index_in(episodes["episode_id"], counts.field("values"))
     turns = pc.fill_null(counts.field("counts").take(places), 0)
-    return Part(index_rows(episodes, turns), shard, None, _shard_key(shard))
+    return IndexPart(index_rows(episodes, turns), shard, None, _shard_key(shard))
 
 
-def _read_segment(segment: Path, torn_tail: bool, key: str) -> Part:
+def _read_segment(segment: Path, torn_tail: bool, key: str) -> IndexPart:
     lines = list(read_segment(segment, torn_tail=torn_tail))
     if not lines:
-        return Part(index_rows(EPISODES.empty_table(), pa.array([], pa.int64())), None, segment, key)
-    records = parse_records(lines, pa.schema([RECORDS.field(name) for name in [*_COLUMNS, "steps"]]))
+        return IndexPart(index_rows(EPISODES.empty_table(), pa.array([], pa.int64())), None, segment, key)
+    records = parse_records(lines, pa.schema([RECORDS.field(name) for name in [*_READ_COLUMNS, "steps"]]))
     turns = pc.list_value_length(records["steps"]).cast(pa.int64())
-    return Part(index_rows(records, turns), None, segment, key)
+    return IndexPart(index_rows(records, turns), None, segment, key)
 
 
 def index_rows(episodes: Table, turns: Any) -> Table:
@@ -262,16 +262,16 @@ def index_rows(episodes: Table, turns: Any) -> Table:
         episodes: Rows of the episodes table.
         turns: How many steps each has.
     """
-    columns: dict[str, Any] = {name: episodes[name] for name in _PLAIN}
+    columns: dict[str, Any] = {name: episodes[name] for name in _PLAIN_COLUMNS}
     columns["turns"] = turns
-    for name, fields in _STRUCTS.items():
+    for name, fields in _STRUCT_COLUMNS.items():
         column = episodes[name].combine_chunks()
-        columns |= {f"{_PREFIXES[name]}{field}": pc.struct_field(column, field) for field in fields}
-    columns |= {f"{METRIC}{name}": values for name, values in _metrics(episodes["metrics"]).items()}
+        columns |= {f"{_COLUMN_PREFIXES[name]}{field}": pc.struct_field(column, field) for field in fields}
+    columns |= {f"{METRIC}{name}": values for name, values in _metric_columns(episodes["metrics"]).items()}
     return pa.table(columns)
 
 
-def _metrics(texts: Any) -> dict[str, Any]:
+def _metric_columns(texts: Any) -> dict[str, Any]:
     """The metrics as one column of numbers each."""
     values: list[str] = texts.to_pylist()
     if not values:
@@ -290,10 +290,10 @@ def _metrics(texts: Any) -> dict[str, Any]:
             }
     except (pa.ArrowException, UnicodeError):  # not-a-numbers, or types that change from row to row
         pass
-    return _metrics_one_by_one(values)
+    return _metric_columns_one_by_one(values)
 
 
-def _metrics_one_by_one(texts: list[str]) -> dict[str, Any]:
+def _metric_columns_one_by_one(texts: list[str]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for text in texts:
         try:
@@ -302,14 +302,14 @@ def _metrics_one_by_one(texts: list[str]) -> dict[str, Any]:
             row = None
         rows.append(cast(dict[str, Any], row) if isinstance(row, dict) else {})
     names = sorted({name for row in rows for name in row})
-    return {name: pa.array([_number(row.get(name)) for row in rows], pa.float64()) for name in names}
+    return {name: pa.array([_to_number(row.get(name)) for row in rows], pa.float64()) for name in names}
 
 
-def _number(value: Any) -> float | None:
+def _to_number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _joined(tables: list[Table]) -> Table:
+def _concatenate_tables(tables: list[Table]) -> Table:
     """The tables as one; a metric that one of them lacks is null there."""
     if not tables:
         return index_rows(EPISODES.empty_table(), pa.array([], pa.int64()))

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.dataset.arrow import Table, pa, pc
 from cluster.errors import ConfigError
-from cluster.viewer.episode_index import EpisodeIndex, Part
+from cluster.viewer.episode_index import EpisodeIndex, IndexPart
 
 _FILTER = re.compile(r"([^!<>=~]+)(!=|>=|<=|=|<|>|~)(.*)", re.DOTALL)
 _COMPARE = {
@@ -20,7 +20,7 @@ _COMPARE = {
 }
 _KEPT_SEARCHES = 50_000
 """Searches of a part of a run that are remembered."""
-PASSED = 1.0
+PASSING_REWARD = 1.0
 """Reward from which a sample counts as passed."""
 
 
@@ -48,7 +48,7 @@ class MessageSearch:
         """The ids of the episodes that have this text in a message, reasoning or tool call."""
         pattern = text.lower()
 
-        def of_part(index: EpisodeIndex, part: Part) -> set[str]:
+        def of_part(index: EpisodeIndex, part: IndexPart) -> set[str]:
             key = (f"{index.place}:{part.key}", pattern)
             if key not in self._found:
                 if len(self._found) >= _KEPT_SEARCHES:
@@ -59,7 +59,7 @@ class MessageSearch:
         return index.scan(of_part)
 
 
-def _search_part(index: EpisodeIndex, part: Part, pattern: str) -> set[str]:
+def _search_part(index: EpisodeIndex, part: IndexPart, pattern: str) -> set[str]:
     found: set[str] = set()
     for table in index.messages(part):
         messages = table["messages"].combine_chunks()
@@ -67,17 +67,17 @@ def _search_part(index: EpisodeIndex, part: Part, pattern: str) -> set[str]:
         flat = pc.list_flatten(messages)
         for name in ("content", "reasoning_content"):
             hits = pc.match_substring(pc.struct_field(flat, name), pattern, ignore_case=True)
-            found |= _ids_at(table, rows.filter(pc.fill_null(hits, False)))
+            found |= _ids_of_rows(table, rows.filter(pc.fill_null(hits, False)))
         calls = pc.struct_field(flat, "tool_calls")
         owners = rows.take(pc.list_parent_indices(calls))
         functions = pc.struct_field(pc.list_flatten(calls), "function")
         for name in ("name", "arguments"):
             hits = pc.match_substring(pc.struct_field(functions, name), pattern, ignore_case=True)
-            found |= _ids_at(table, owners.filter(pc.fill_null(hits, False)))
+            found |= _ids_of_rows(table, owners.filter(pc.fill_null(hits, False)))
     return found
 
 
-def _ids_at(table: Table, rows: Any) -> set[str]:
+def _ids_of_rows(table: Table, rows: Any) -> set[str]:
     return set(table["episode_id"].take(rows.unique()).to_pylist())
 
 
@@ -97,12 +97,12 @@ def select_episodes(
     """
     table = index.table()
     for text in query.filters:
-        table = table.filter(_mask(table, text))
+        table = table.filter(_filter_mask(table, text))
     if query.search:
-        table = _with_ids(table, search.find(index, query.search))
+        table = _keep_ids(table, search.find(index, query.search))
     if query.tags:
         wanted = set(query.tags)
-        table = _with_ids(table, {key for key, own in tags.items() if wanted <= set(own)})
+        table = _keep_ids(table, {key for key, own in tags.items() if wanted <= set(own)})
     if query.sort:
         name, order = query.sort.removeprefix("-"), "descending" if query.sort[:1] == "-" else "ascending"
         check_column(table, name)
@@ -113,7 +113,7 @@ def select_episodes(
 
 def group_by_task(table: Table) -> Table:
     """One row per task: samples, failures, mean and deviation of the reward, the share that passed."""
-    passed = pc.greater_equal(table["reward"], PASSED).cast(pa.float64())
+    passed = pc.greater_equal(table["reward"], PASSING_REWARD).cast(pa.float64())
     failed = pc.equal(table["status"], "failed").cast(pa.int64())
     wanted = table.select(["task_id", "reward", "turns", "seconds_total"])
     wanted = wanted.append_column("pass_rate", passed).append_column("failed", failed)
@@ -150,11 +150,11 @@ def check_column(table: Table, name: str) -> None:
         raise ConfigError(f"there is no column {name!r}; there are {', '.join(table.column_names)}")
 
 
-def _with_ids(table: Table, ids: set[str]) -> Table:
+def _keep_ids(table: Table, ids: set[str]) -> Table:
     return table.filter(pc.is_in(table["episode_id"], pa.array(sorted(ids), pa.string())))
 
 
-def _mask(table: Table, text: str) -> Any:
+def _filter_mask(table: Table, text: str) -> Any:
     match = _FILTER.fullmatch(text)
     if match is None:
         raise ConfigError(f"the filter {text!r} is not a column, one of = != < <= > >= ~, and a value")
@@ -168,13 +168,13 @@ def _mask(table: Table, text: str) -> Any:
             raise ConfigError(f"the filter {text!r} has no value: after = or != that is null, and else none")
         return pc.is_null(column) if operator == "=" else pc.is_valid(column)
     try:
-        scalar = pa.scalar(_value(value, column.type), column.type)
+        scalar = pa.scalar(_parse_value(value, column.type), column.type)
     except ValueError:
         raise ConfigError(f"the filter {text!r}: {name} is {column.type}, and {value!r} is not") from None
     return pc.fill_null(_COMPARE[operator](column, scalar), operator == "!=")
 
 
-def _value(text: str, kind: Any) -> object:
+def _parse_value(text: str, kind: Any) -> object:
     if pa.types.is_boolean(kind):
         if text.lower() not in ("true", "false"):
             raise ValueError

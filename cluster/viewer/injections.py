@@ -14,11 +14,11 @@ from cluster.viewer.state_tree import Node, diff_tree
 log = logging.getLogger(__name__)
 
 _ESCAPE = re.compile(r"\\[ntr\"'\\/ ]")
-_WORD = re.compile(r"[^\W_]+")
+_WORD_PATTERN = re.compile(r"[^\W_]+")
 _SUITES = "agentdojo.task_suite.load_suites"
-_SHORTEST = 12
+_MIN_TEXT_LENGTH = 12
 """Letters and digits that a text must have to be looked for: shorter ones would be found everywhere."""
-_LONGEST = 4 * 2**20
+_MAX_TEXT_LENGTH = 4 * 2**20
 """Characters of a message that are looked through."""
 
 
@@ -30,23 +30,25 @@ def injected_texts(base: Any, initial: Any) -> list[str]:
         initial: The state in which the episode began.
     """
     found: list[str] = []
-    _collect(diff_tree(base, initial), found)
+    _collect_texts(diff_tree(base, initial), found)
     return sorted(
-        {text.strip() for text in found if len(_letters(text)[0]) >= _SHORTEST}, key=len, reverse=True
+        {text.strip() for text in found if len(_letters_with_places(text)[0]) >= _MIN_TEXT_LENGTH},
+        key=len,
+        reverse=True,
     )
 
 
-def _collect(node: Node, found: list[str]) -> None:
+def _collect_texts(node: Node, found: list[str]) -> None:
     if isinstance(node.get("to"), str):
         before = node["from"] if isinstance(node["from"], str) else ""
-        found.append(_inserted(before, node["to"]))
+        found.append(_inserted_text(before, node["to"]))
     elif "to" in node or "added" in node:
-        found.extend(_texts(node.get("to", node.get("added"))))
+        found.extend(_iterate_texts(node.get("to", node.get("added"))))
     for _, child in node.get("object", node.get("array", [])):
-        _collect(child, found)
+        _collect_texts(child, found)
 
 
-def _texts(value: Any) -> list[str]:
+def _iterate_texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     children: list[Any] = []
@@ -54,10 +56,10 @@ def _texts(value: Any) -> list[str]:
         children = list(cast(dict[str, Any], value).values())
     elif isinstance(value, list):
         children = cast(list[Any], value)
-    return [text for child in children for text in _texts(child)]
+    return [text for child in children for text in _iterate_texts(child)]
 
 
-def _inserted(before: str, after: str) -> str:
+def _inserted_text(before: str, after: str) -> str:
     """What `after` has between the beginning and the end that it shares with `before`."""
     start, shorter = 0, min(len(before), len(after))
     while start < shorter and before[start] == after[start]:
@@ -76,10 +78,10 @@ def find_spans(text: str, injected: Sequence[str]) -> list[tuple[int, int]]:
     """
     if not injected or not text:
         return []
-    letters, places = _letters(text[:_LONGEST])
+    letters, places = _letters_with_places(text[:_MAX_TEXT_LENGTH])
     spans: list[tuple[int, int]] = []
     for wanted in injected:
-        needle, kept = _letters(wanted)
+        needle, kept = _letters_with_places(wanted)
         before, after = wanted[: kept[0]], wanted[kept[-1] + 1 :]
         at = letters.find(needle)
         while at >= 0:
@@ -88,21 +90,21 @@ def find_spans(text: str, injected: Sequence[str]) -> list[tuple[int, int]]:
             end += len(after) if after and text.startswith(after, end) else 0
             spans.append((start, end))
             at = letters.find(needle, at + len(needle))
-    return _merged(spans)
+    return _merge_spans(spans)
 
 
-def _letters(text: str) -> tuple[str, list[int]]:
+def _letters_with_places(text: str) -> tuple[str, list[int]]:
     """A text's letters and digits, and where each stands."""
     plain = _ESCAPE.sub("  ", text)
     kept: list[str] = []
     places: list[int] = []
-    for word in _WORD.finditer(plain):
+    for word in _WORD_PATTERN.finditer(plain):
         kept.append(word[0])
         places.extend(range(word.start(), word.end()))
     return "".join(kept), places
 
 
-def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merge_spans(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -112,7 +114,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-class AgentDojo:
+class AgentDojoSuites:
     """AgentDojo's suites, which take seconds to load: a thread does it, and nobody waits."""
 
     def __init__(self) -> None:
@@ -134,7 +136,7 @@ class AgentDojo:
         self._loader.join()
 
 
-AGENTDOJO = AgentDojo()
+AGENTDOJO_SUITES = AgentDojoSuites()
 """The suites of this process."""
 
 
@@ -163,17 +165,20 @@ class WantedCall:
         if not isinstance(given, dict):
             return False
         values = cast(dict[str, Any], given)
-        return all(_comparable(values.get(key)) == _comparable(want) for key, want in self.arguments.items())
+        return all(
+            _comparable_value(values.get(key)) == _comparable_value(want)
+            for key, want in self.arguments.items()
+        )
 
 
-def _comparable(value: Any) -> str:
+def _comparable_value(value: Any) -> str:
     if isinstance(value, str):
-        return _letters(value)[0].lower() or value
+        return _letters_with_places(value)[0].lower() or value
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, int | float):
         return str(float(value))
-    return _letters(json.dumps(value, sort_keys=True, default=str))[0].lower()
+    return _letters_with_places(json.dumps(value, sort_keys=True, default=str))[0].lower()
 
 
 def injection_calls(
@@ -198,15 +203,17 @@ def injection_calls(
         suites: Any = import_module(_SUITES)
         found: Any = suites.get_suite(version, suite)
         environment = found.environment_type.model_validate(state)
-        calls = _ground_truth(found.get_injection_task_by_id(injection_task), environment)
-        own = [] if user_task is None else _ground_truth(found.get_user_task_by_id(user_task), environment)
+        calls = _read_ground_truth(found.get_injection_task_by_id(injection_task), environment)
+        own = (
+            [] if user_task is None else _read_ground_truth(found.get_user_task_by_id(user_task), environment)
+        )
     except Exception as error:  # noqa: BLE001 - a suite of the user's own, and whatever it raises
         log.info("the calls of %s/%s are not to be had: %s", suite, injection_task, error)
         return []
-    return [_named(call, injected) for call in calls if call not in own]
+    return [_names_injected(call, injected) for call in calls if call not in own]
 
 
-def _named(call: WantedCall, injected: Sequence[str]) -> WantedCall:
+def _names_injected(call: WantedCall, injected: Sequence[str]) -> WantedCall:
     named = {
         name: value
         for name, value in call.arguments.items()
@@ -215,5 +222,5 @@ def _named(call: WantedCall, injected: Sequence[str]) -> WantedCall:
     return WantedCall(call.function, named or call.arguments)
 
 
-def _ground_truth(task: Any, environment: Any) -> list[WantedCall]:
+def _read_ground_truth(task: Any, environment: Any) -> list[WantedCall]:
     return [WantedCall(call.function, dict(call.args)) for call in task.ground_truth(environment)]

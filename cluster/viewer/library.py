@@ -14,7 +14,7 @@ from cluster.policy.models.description import model_folder
 from cluster.viewer.episode_index import EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
 from cluster.viewer.notes import Note, Notes
-from cluster.viewer.run_figures import figures, series
+from cluster.viewer.run_figures import compute_figures, read_series
 from cluster.viewer.run_list import describe_run, find_runs, run_state
 from cluster.viewer.token_texts import TokenTexts
 from cluster.viewer.transcript import Transcript
@@ -47,15 +47,15 @@ class OpenRun:
         self._texts: TokenTexts | None = None
         self._lock = threading.Lock()
 
-    def described(self) -> dict[str, Any]:
-        """Its line in the list of runs."""
+    def describe(self) -> dict[str, Any]:
+        """Describes the run for its line in the list of runs."""
         return describe_run(self.key, self.place, self.index.folder)
 
     def overview(self) -> dict[str, Any]:
-        """What its page shows."""
+        """Returns what the run's page shows."""
         table = self.index.table()
         if self._figures is None or self._figures[0] != self.index.version:
-            self._figures = self.index.version, figures(table)
+            self._figures = self.index.version, compute_figures(table)
         manifest = self.index.manifest()
         return {
             "key": self.key,
@@ -66,8 +66,8 @@ class OpenRun:
             "cancelled": manifest.cancelled,
             "wall_seconds": manifest.wall_seconds,
             "state": run_state(self.index.folder, manifest, table.num_rows),
-            "config": _text(self.index.folder / "config.yaml"),
-            "series": series(self.index.folder),
+            "config": _shorten_text(self.index.folder / "config.yaml"),
+            "series": read_series(self.index.folder),
             **self._figures[1],
         }
 
@@ -111,7 +111,9 @@ class OpenRun:
         return {
             "total": total,
             "first": first,
-            "columns": [[name, _kind(str(table.schema.field(name).type))] for name in table.column_names],
+            "columns": [
+                [name, _column_kind(str(table.schema.field(name).type))] for name in table.column_names
+            ],
             "rows": rows,
         }
 
@@ -138,7 +140,7 @@ class OpenRun:
             if key in self._transcripts:
                 self._transcripts.move_to_end(key)
                 return self._transcripts[key]
-        record = self.index.record(episode_id)
+        record = self.index.read_record(episode_id)
         if record is None:
             raise NotFound(f"{self.place} has no episode {episode_id!r}")
         made = Transcript(record, self.index.folder)
@@ -158,7 +160,7 @@ class OpenRun:
     def texts(self) -> TokenTexts:
         """The texts of the policy's tokens."""
         if self._texts is None:
-            self._texts = TokenTexts(_tokenizer_folder(self.index.folder))
+            self._texts = TokenTexts(_find_tokenizer_folder(self.index.folder))
         return self._texts
 
     def note(self, episode_id: str, note: Note) -> None:
@@ -185,12 +187,12 @@ class Library:
         self._places = list(places)
         self._runs: dict[str, OpenRun] = {}
         self._lock = threading.Lock()
-        self._find()
+        self._find_runs()
 
     @property
     def runs(self) -> list[OpenRun]:
         """The runs, those included that have begun meanwhile in a folder of runs."""
-        self._find()
+        self._find_runs()
         with self._lock:
             return list(self._runs.values())
 
@@ -206,7 +208,7 @@ class Library:
             raise NotFound(f"there is no run {key!r}; there are {', '.join(self._runs)}")
         return found
 
-    def _find(self) -> None:
+    def _find_runs(self) -> None:
         try:
             found = find_runs(self._places)
         except ConfigError:
@@ -217,23 +219,23 @@ class Library:
             self._runs = {key: self._runs.get(key) or OpenRun(key, place) for key, place in found.items()}
 
 
-def _kind(arrow_type: str) -> str:
+def _column_kind(arrow_type: str) -> str:
     if arrow_type.startswith(("int", "double", "float")):
         return "number"
     return "truth" if arrow_type == "bool" else "text"
 
 
-def _text(path: Path) -> str:
+def _shorten_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def _tokenizer_folder(run_dir: Path) -> Path | None:
+def _find_tokenizer_folder(run_dir: Path) -> Path | None:
     """The folder of the run's model on this machine; None if it is not known, or not here."""
     try:
-        config = yaml.safe_load(_text(run_dir / "config.yaml"))
+        config = yaml.safe_load(_shorten_text(run_dir / "config.yaml"))
         model = config["policy"].get("model") if config["policy"]["kind"] == "vllm" else None
         if model is None:
             record = load_run_record(run_dir)

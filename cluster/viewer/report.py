@@ -10,12 +10,12 @@ from typing import Any, cast
 from cluster.dataset.durable import replacing
 from cluster.errors import ConfigError
 from cluster.viewer.episode_query import Query
-from cluster.viewer.injections import AGENTDOJO
+from cluster.viewer.injections import AGENTDOJO_SUITES
 from cluster.viewer.library import LARGEST_PAGE, Library, OpenRun
-from cluster.viewer.server import DIST, finite
+from cluster.viewer.server import DIST, replace_non_finite
 from cluster.viewer.state_tree import Node
 
-_SET = 'window.KUMITE_REPORT = JSON.parse(document.getElementById("report").textContent);'
+_LOAD_SCRIPT = 'window.KUMITE_REPORT = JSON.parse(document.getElementById("report").textContent);'
 
 
 def write_report(places: Sequence[str], file: Path, filters: Sequence[str]) -> int:
@@ -33,21 +33,21 @@ def write_report(places: Sequence[str], file: Path, filters: Sequence[str]) -> i
         ConfigError: More episodes are selected than one file can hold, a filter does not fit, a place holds
             no run, or the file cannot be written.
     """
-    AGENTDOJO.wait()
+    AGENTDOJO_SUITES.wait()
     library = Library(places)
-    answers: dict[str, Any] = {"runs": [run.described() for run in library.runs]}
+    answers: dict[str, Any] = {"runs": [run.describe() for run in library.runs]}
     count = 0
     for run in library.runs:
-        count += _add_run(answers, run, Query(filters=tuple(filters)))
+        count += _add_run_answers(answers, run, Query(filters=tuple(filters)))
     try:
         with replacing(file.absolute()) as temporary:
-            temporary.write_text(_html(answers), encoding="utf-8", errors="replace")
+            temporary.write_text(_render_html(answers), encoding="utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(f"--export {file} cannot be written: {error.strerror}") from error
     return count
 
 
-def _add_run(answers: dict[str, Any], run: OpenRun, query: Query) -> int:
+def _add_run_answers(answers: dict[str, Any], run: OpenRun, query: Query) -> int:
     page = run.page(query, 0, LARGEST_PAGE)
     if page["total"] > LARGEST_PAGE:
         raise ConfigError(
@@ -73,12 +73,12 @@ def _add_run(answers: dict[str, Any], run: OpenRun, query: Query) -> int:
         answers[f"{own}/steps"] = transcript.steps(0, transcript.step_count, run.texts())
         if transcript.history is not None:
             for step in range(-1, transcript.step_count):
-                tree = _without_unchanged(transcript.history.tree(step))
+                tree = _drop_unchanged(transcript.history.tree(step))
                 answers[f"{own}/state?step={step}"] = {"step": step, "tree": tree}
     return len(ids)
 
 
-def _without_unchanged(node: Node) -> Node:
+def _drop_unchanged(node: Node) -> Node:
     """A tree whose unchanged parts are only counted: with them, a file would hold the state once per step."""
     if "same" in node:
         value = node["same"]
@@ -87,16 +87,18 @@ def _without_unchanged(node: Node) -> Node:
         return node
     for kind in ("object", "array"):
         if kind in node:
-            return {kind: [[key, _without_unchanged(child)] for key, child in node[kind]]}
+            return {kind: [[key, _drop_unchanged(child)] for key, child in node[kind]]}
     return node
 
 
-def _html(answers: dict[str, Any]) -> str:
+def _render_html(answers: dict[str, Any]) -> str:
     # A text in it that ends a script would end this one.
-    report = json.dumps(finite(answers), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    report = json.dumps(replace_non_finite(answers), ensure_ascii=False, allow_nan=False).replace(
+        "<", "\\u003c"
+    )
     script = (DIST / "assets" / "page.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
     style = (DIST / "assets" / "page.css").read_text(encoding="utf-8")
-    allowed = " ".join(f"'sha256-{_digest(text)}'" for text in (_SET, script))
+    allowed = " ".join(f"'sha256-{_script_digest(text)}'" for text in (_LOAD_SCRIPT, script))
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -104,9 +106,9 @@ def _html(answers: dict[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Kumite</title>\n<style>{style}</style>\n</head>\n<body>\n"
         f'<div id="page"></div>\n<script type="application/json" id="report">{report}</script>\n'
-        f'<script>{_SET}</script>\n<script type="module">{script}</script>\n</body>\n</html>\n'
+        f'<script>{_LOAD_SCRIPT}</script>\n<script type="module">{script}</script>\n</body>\n</html>\n'
     )
 
 
-def _digest(text: str) -> str:
+def _script_digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

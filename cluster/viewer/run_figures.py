@@ -9,99 +9,99 @@ from typing import Any, cast
 import numpy as np
 
 from cluster.dataset.arrow import Table, pc
-from cluster.observe.rates import wilson
+from cluster.observe.rates import wilson_rate
 from cluster.viewer.episode_index import METRIC
 from workers.records import Timings
 
-_Z = 1.959963984540054
-_BINS = 24
-_MOST_POINTS = 400
+_NORMAL_QUANTILE = 1.959963984540054
+_MAX_BINS = 24
+_MAX_POINTS = 400
 """Points of a series that a page gets."""
 _TAIL_BYTES = 16 * 2**20
 _GROUPS = ("suite", "injection_task", "attack", "policy_version", "error_stage", "error_kind", "stop_reason")
 
 
-def figures(table: Table) -> dict[str, Any]:
+def compute_figures(table: Table) -> dict[str, Any]:
     """Numbers and plots of these rows of a run's index."""
     finished = table.filter(pc.equal(table["status"], "finished"))
     metrics = [name for name in table.column_names if name.startswith(METRIC)]
     return {
         "episodes": table.num_rows,
         "finished": finished.num_rows,
-        "means": {name: _mean(finished[name]) for name in ["reward", *metrics, "turns"]},
+        "means": {name: _mean_with_interval(finished[name]) for name in ["reward", *metrics, "turns"]},
         "histograms": {
             name: _histogram(finished[name])
             for name in ("reward", "turns", "prompt_tokens", "completion_tokens", "seconds_total")
         },
         "stages": {stage: _quantiles(finished[f"seconds_{stage}"]) for stage in Timings.model_fields},
-        "counts": {name: _counts(table[name]) for name in _GROUPS},
-        "versions": _by(finished, "policy_version", ["reward", *metrics]),
-        "suites": _by(finished, "suite", ["reward", *metrics]),
+        "counts": {name: _value_counts(table[name]) for name in _GROUPS},
+        "versions": _means_by(finished, "policy_version", ["reward", *metrics]),
+        "suites": _means_by(finished, "suite", ["reward", *metrics]),
         "heat": {
-            name: _heat(finished, f"{METRIC}{name}")
+            name: _heat_map(finished, f"{METRIC}{name}")
             for name in ("attack_success", "utility")
             if f"{METRIC}{name}" in table.column_names
         },
     }
 
 
-def _numbers(column: Any) -> Any:
+def _to_numbers(column: Any) -> Any:
     return column.drop_null().cast("double").to_numpy()
 
 
-def _mean(column: Any) -> dict[str, float] | None:
+def _mean_with_interval(column: Any) -> dict[str, float] | None:
     """The mean with a 95 % interval: Wilson's for shares, the normal one for others."""
-    values = _numbers(column)
+    values = _to_numbers(column)
     values = values[np.isfinite(values)]
     if not values.size:
         return None
     mean, count = float(values.mean()), int(values.size)
     if np.isin(values, (0.0, 1.0)).all():
-        rate = wilson(int(values.sum()), count)
+        rate = wilson_rate(int(values.sum()), count)
         return {"value": rate.value, "low": rate.low, "high": rate.high, "episodes": count}
-    half = _Z * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    half = _NORMAL_QUANTILE * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
     return {"value": mean, "low": mean - half, "high": mean + half, "episodes": count}
 
 
 def _histogram(column: Any) -> dict[str, Any] | None:
-    values = _numbers(column)
+    values = _to_numbers(column)
     values = values[np.isfinite(values)]
     if not values.size:
         return None
     distinct = np.unique(values)
-    if distinct.size <= _BINS // 2:
+    if distinct.size <= _MAX_BINS // 2:
         counts = [int((values == value).sum()) for value in distinct]
         return {"edges": [float(value) for value in distinct], "counts": counts}
-    counts, edges = np.histogram(values, _BINS)
+    counts, edges = np.histogram(values, _MAX_BINS)
     return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
 
 
 def _quantiles(column: Any) -> dict[str, float] | None:
-    values = _numbers(column)
+    values = _to_numbers(column)
     if not values.size:
         return None
     low, middle, high = pc.quantile(values, q=[0.05, 0.5, 0.95]).to_pylist()
     return {"p5": low, "p50": middle, "p95": high, "mean": float(values.mean())}
 
 
-def _counts(column: Any) -> list[list[Any]]:
+def _value_counts(column: Any) -> list[list[Any]]:
     counts: list[dict[str, Any]] = column.drop_null().value_counts().to_pylist()
     found = [[row["values"], row["counts"]] for row in counts]
     return sorted(found, key=itemgetter(1), reverse=True)[:60]
 
 
-def _by(table: Table, key: str, names: list[str]) -> list[dict[str, Any]]:
+def _means_by(table: Table, key: str, names: list[str]) -> list[dict[str, Any]]:
     """Means with intervals by the values of a column; empty where it has none."""
     values = sorted(table[key].drop_null().unique().to_pylist())
     rows: list[dict[str, Any]] = []
     for value in values[:200]:
         own = table.filter(pc.equal(table[key], value))
-        means = {name: _mean(own[name]) for name in names}
+        means = {name: _mean_with_interval(own[name]) for name in names}
         rows.append({"key": value, "episodes": own.num_rows, "means": means})
     return rows
 
 
-def _heat(table: Table, metric: str) -> list[dict[str, Any]]:
+def _heat_map(table: Table, metric: str) -> list[dict[str, Any]]:
     """The mean of a metric by suite, user task and injection task."""
     own = table.filter(pc.is_valid(table["injection_task"]))
     own = own.filter(pc.and_(pc.is_valid(own["user_task"]), pc.is_valid(own[metric])))
@@ -119,7 +119,7 @@ def _heat(table: Table, metric: str) -> list[dict[str, Any]]:
     return renamed.to_pylist()
 
 
-def series(run_dir: Path) -> list[dict[str, Any]]:
+def read_series(run_dir: Path) -> list[dict[str, Any]]:
     """The run's own time series, from `metrics.jsonl`: as many lines as a plot has use for."""
     try:
         with (run_dir / "metrics.jsonl").open("rb") as file:
@@ -129,7 +129,7 @@ def series(run_dir: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     rows: list[dict[str, Any]] = []
-    for line in lines[:: max(1, len(lines) // _MOST_POINTS)]:
+    for line in lines[:: max(1, len(lines) // _MAX_POINTS)]:
         try:
             row = json.loads(line)
         except ValueError:

@@ -12,12 +12,12 @@ from cluster.dataset.manifest import Manifest, load_manifest, manifest_path
 from cluster.dataset.places import is_uri
 from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
-from cluster.observe.summary import Summary, summarise
+from cluster.observe.summary import Summary, summarise_run
 
 RunState = Literal["live", "done", "cut off"]
-_DEPTH = 2
+_MAX_DEPTH = 2
 """Levels of folders below one that is named in which runs are looked for."""
-_QUIET = 60.0
+_IDLE_SECONDS = 60.0
 """Seconds without a write after which a run that has not ended counts as cut off."""
 
 
@@ -35,7 +35,7 @@ def find_runs(places: Sequence[str]) -> dict[str, str]:
         if is_uri(place) or manifest_path(Path(place)).exists():
             found.append(place if is_uri(place) else str(Path(place).resolve()))
             continue
-        below = _runs_below(Path(place).resolve())
+        below = _find_runs_below(Path(place).resolve())
         if not below:
             raise ConfigError(
                 f"{place} holds no run: there is no manifest.json in it, or in a folder below it; "
@@ -45,9 +45,9 @@ def find_runs(places: Sequence[str]) -> dict[str, str]:
     return {run_key(place): place for place in dict.fromkeys(found)}
 
 
-def _runs_below(folder: Path) -> list[str]:
+def _find_runs_below(folder: Path) -> list[str]:
     level, found = [folder], list[Path]()
-    for _ in range(_DEPTH):
+    for _ in range(_MAX_DEPTH):
         level = [child for parent in level if parent.is_dir() for child in sorted(parent.iterdir())]
         level = [child for child in level if child.is_dir() and not child.name.startswith(".")]
         found += [child for child in level if manifest_path(child).exists()]
@@ -81,13 +81,13 @@ def run_state(run_dir: Path, manifest: Manifest, ended: int) -> RunState:
         return "done" if manifest.planned is None else "cut off"
     files = [run_dir / "metrics.jsonl", run_dir / "manifest.json", *(run_dir / "journal").glob("*.jsonl")]
     newest = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-    return "live" if time.time() - newest < _QUIET else "cut off"
+    return "live" if time.time() - newest < _IDLE_SECONDS else "cut off"
 
 
 def describe_run(key: str, place: str, run_dir: Path) -> dict[str, Any]:
     """What the list of runs says of one: its summary, its state, its policy."""
     manifest = load_manifest(run_dir)
-    summary = _kept_summary(run_dir, manifest) or summarise(run_dir)
+    summary = _kept_summary(run_dir, manifest) or summarise_run(run_dir)
     ended = summary.finished + summary.failed
     return {
         "key": key,
@@ -95,7 +95,7 @@ def describe_run(key: str, place: str, run_dir: Path) -> dict[str, Any]:
         "name": place.rstrip("/").rpartition("/")[2],
         "state": run_state(run_dir, manifest, ended),
         "created": manifest.created.timestamp(),
-        "policy": _policy(run_dir),
+        "policy": _describe_policy(run_dir),
         "summary": summary.model_dump(),
     }
 
@@ -113,7 +113,7 @@ def _kept_summary(run_dir: Path, manifest: Manifest) -> Summary | None:
     return summary if summary.finished + summary.failed == ended else None
 
 
-def _policy(run_dir: Path) -> str:
+def _describe_policy(run_dir: Path) -> str:
     try:
         config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
         policy = config["policy"]

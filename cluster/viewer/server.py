@@ -35,12 +35,12 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
-_LARGEST_NOTE = 2**20
-_MOST_STEPS = 200
+_CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+_MAX_NOTE_BYTES = 2**20
+_MAX_STEPS = 200
 
 
-class Guard:
+class TokenCheck:
     """Lets in only who has the token: in the address once, in a cookie afterwards.
 
     Args:
@@ -95,8 +95,8 @@ class Guard:
         return None
 
 
-class Pages:
-    """Answers what the page asks for."""
+class ApiRoutes:
+    """The routes that answer the requests of the viewer's page."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -105,20 +105,20 @@ class Pages:
         """The addresses."""
         episode = "/api/runs/{run}/episodes/{episode}"
         return [
-            Route("/", self._built, name="index"),
-            Route("/assets/{file}", self._built),
-            Route("/api/runs", self._answering(self._runs)),
-            Route("/api/runs/{run}", self._answering(lambda r: self._run(r).overview())),
-            Route("/api/runs/{run}/progress", self._answering(lambda r: self._run(r).progress())),
-            Route("/api/runs/{run}/episodes", self._answering(self._episodes)),
-            Route(episode, self._answering(self._episode)),
-            Route(f"{episode}/steps", self._answering(self._steps)),
-            Route(f"{episode}/state", self._answering(self._state)),
-            Route(f"{episode}/text", self._text),
-            Route(f"{episode}/note", self._note, methods=["PUT"]),
+            Route("/", self._send_page_file, name="index"),
+            Route("/assets/{file}", self._send_page_file),
+            Route("/api/runs", self._make_endpoint(self._list_runs)),
+            Route("/api/runs/{run}", self._make_endpoint(lambda r: self._get_run(r).overview())),
+            Route("/api/runs/{run}/progress", self._make_endpoint(lambda r: self._get_run(r).progress())),
+            Route("/api/runs/{run}/episodes", self._make_endpoint(self._list_episodes)),
+            Route(episode, self._make_endpoint(self._get_episode)),
+            Route(f"{episode}/steps", self._make_endpoint(self._list_steps)),
+            Route(f"{episode}/state", self._make_endpoint(self._get_state)),
+            Route(f"{episode}/text", self._get_text),
+            Route(f"{episode}/note", self._put_note, methods=["PUT"]),
         ]
 
-    async def _built(self, request: Request) -> Response:
+    async def _send_page_file(self, request: Request) -> Response:
         file = (
             DIST / "assets" / request.path_params["file"]
             if "file" in request.path_params
@@ -126,9 +126,9 @@ class Pages:
         )
         if file.parent not in (DIST, DIST / "assets") or not file.is_file():
             return PlainTextResponse("there is no such file", 404)
-        return FileResponse(file, media_type=_TYPES.get(file.suffix, "application/octet-stream"))
+        return FileResponse(file, media_type=_CONTENT_TYPES.get(file.suffix, "application/octet-stream"))
 
-    def _answering(self, answer: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:
+    def _make_endpoint(self, answer: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
                 return _json_response(await run_in_threadpool(answer, request))
@@ -139,49 +139,51 @@ class Pages:
 
         return endpoint
 
-    def _run(self, request: Request) -> OpenRun:
+    def _get_run(self, request: Request) -> OpenRun:
         return self._library.run(request.path_params["run"])
 
-    def _runs(self, _: Request) -> list[dict[str, Any]]:
+    def _list_runs(self, _: Request) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for run in self._library.runs:
             try:
-                found.append(run.described())
+                found.append(run.describe())
             except ClusterError as error:
                 found.append({"key": run.key, "place": run.place, "name": run.place, "error": str(error)})
         return found
 
-    def _episodes(self, request: Request) -> dict[str, Any]:
-        first, count = _number(request, "first", 0), _number(request, "count", 100)
+    def _list_episodes(self, request: Request) -> dict[str, Any]:
+        first, count = _read_number(request, "first", 0), _read_number(request, "count", 100)
         by_task = request.query_params.get("by") == "task"
-        return self._run(request).page(_query(request), first, count, by_task=by_task)
+        return self._get_run(request).page(_read_query(request), first, count, by_task=by_task)
 
-    def _episode(self, request: Request) -> dict[str, Any]:
-        run, key = self._run(request), request.path_params["episode"]
+    def _get_episode(self, request: Request) -> dict[str, Any]:
+        run, key = self._get_run(request), request.path_params["episode"]
         note = run.notes.read().get(key, Note())
         return {
             **run.transcript(key).head(),
-            "neighbours": run.neighbours(_query(request), key),
+            "neighbours": run.neighbours(_read_query(request), key),
             "samples": run.samples(key),
             "note": note.model_dump(),
         }
 
-    def _steps(self, request: Request) -> list[dict[str, Any]]:
-        run = self._run(request)
-        first, count = _number(request, "first", 0), min(_number(request, "count", 20), _MOST_STEPS)
+    def _list_steps(self, request: Request) -> list[dict[str, Any]]:
+        run = self._get_run(request)
+        first, count = _read_number(request, "first", 0), min(_read_number(request, "count", 20), _MAX_STEPS)
         return run.transcript(request.path_params["episode"]).steps(first, count, run.texts())
 
-    def _state(self, request: Request) -> dict[str, Any]:
-        transcript = self._run(request).transcript(request.path_params["episode"])
+    def _get_state(self, request: Request) -> dict[str, Any]:
+        transcript = self._get_run(request).transcript(request.path_params["episode"])
         if transcript.history is None:
             raise NotFound("the environment showed no state")
         step = int(request.query_params.get("step", "-1"))
         return {"step": step, "tree": transcript.history.tree(min(step, transcript.step_count - 1))}
 
-    async def _text(self, request: Request) -> Response:
+    async def _get_text(self, request: Request) -> Response:
         def read() -> str | None:
-            transcript = self._run(request).transcript(request.path_params["episode"])
-            return transcript.text_of(_number(request, "step", -1, -1), request.query_params.get("part", ""))
+            transcript = self._get_run(request).transcript(request.path_params["episode"])
+            return transcript.text_of(
+                _read_number(request, "step", -1, -1), request.query_params.get("part", "")
+            )
 
         try:
             text = await run_in_threadpool(read)
@@ -191,15 +193,15 @@ class Pages:
             return PlainTextResponse("there is no such text", 404)
         return Response(text.encode("utf-8", "replace"), media_type="text/plain; charset=utf-8")
 
-    async def _note(self, request: Request) -> Response:
+    async def _put_note(self, request: Request) -> Response:
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _LARGEST_NOTE:
+            if len(body) > _MAX_NOTE_BYTES:
                 return _json_response({"error": "a note has at most 1 MiB"}, 413)
         try:
             note = Note.model_validate_json(body)
-            await run_in_threadpool(lambda: self._run(request).note(request.path_params["episode"], note))
+            await run_in_threadpool(lambda: self._get_run(request).note(request.path_params["episode"], note))
         except NotFound as error:
             return _json_response({"error": str(error)}, 404)
         except (ClusterError, ValidationError) as error:
@@ -215,11 +217,11 @@ def build_app(library: Library, token: str, hosts: frozenset[str] | None = None)
         token: Who has it is let in.
         hosts: Names by which the server may be called. None: any.
     """
-    guard = Middleware(Guard, token=token, hosts=hosts)
-    return Starlette(routes=Pages(library).routes(), middleware=[guard])
+    guard = Middleware(TokenCheck, token=token, hosts=hosts)
+    return Starlette(routes=ApiRoutes(library).routes(), middleware=[guard])
 
 
-def _query(request: Request) -> Query:
+def _read_query(request: Request) -> Query:
     given = request.query_params
     return Query(
         search=given.get("search", ""),
@@ -229,7 +231,7 @@ def _query(request: Request) -> Query:
     )
 
 
-def _number(request: Request, name: str, default: int, least: int = 0) -> int:
+def _read_number(request: Request, name: str, default: int, least: int = 0) -> int:
     text = request.query_params.get(name, str(default))
     try:
         value = int(text)
@@ -242,14 +244,16 @@ def _json_response(content: Any, status: int = 200) -> Response:
     try:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     except ValueError:  # not-a-numbers, which JSON has none of
-        text = json.dumps(finite(content), ensure_ascii=False)
+        text = json.dumps(replace_non_finite(content), ensure_ascii=False)
     return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
 
 
-def finite(value: Any) -> Any:
+def replace_non_finite(value: Any) -> Any:
     """A value with its not-a-numbers and infinities as text: JSON has none of them."""
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, dict):
-        return {key: finite(child) for key, child in cast(dict[str, Any], value).items()}
-    return [finite(child) for child in cast(list[Any], value)] if isinstance(value, list) else value
+        return {key: replace_non_finite(child) for key, child in cast(dict[str, Any], value).items()}
+    return (
+        [replace_non_finite(child) for child in cast(list[Any], value)] if isinstance(value, list) else value
+    )

@@ -8,7 +8,7 @@ import jsonpatch
 
 from cluster.dataset.arrow import pc, pq
 from cluster.dataset.manifest import load_manifest
-from cluster.dataset.shards import reading
+from cluster.dataset.shards import naming_file
 from workers.records import EpisodeRecord
 
 Node = dict[str, Any]
@@ -20,7 +20,7 @@ def load_base_state(run_dir: Path, state_id: str) -> Any:
     """A base state of a run; None if the run does not hold it."""
     for name in load_manifest(run_dir).states:
         path = run_dir / name
-        with reading(path):
+        with naming_file(path):
             table = pq.read_table(path)
         place = pc.index(table["state_id"], state_id).as_py()
         if place >= 0:
@@ -38,7 +38,7 @@ class StateHistory:
 
     def __init__(self, base: Any, episode: EpisodeRecord) -> None:
         self.base = base
-        self.initial = _patched(base, episode.initial_state_patch)
+        self.initial = _apply_patch(base, episode.initial_state_patch)
         self._patches = [step.state_patch for step in episode.steps]
         self._at, self._state = -1, self.initial
 
@@ -48,7 +48,7 @@ class StateHistory:
             self._at, self._state = -1, self.initial
         while self._at < min(step, len(self._patches) - 1):
             self._at += 1
-            self._state = _patched(self._state, self._patches[self._at])
+            self._state = _apply_patch(self._state, self._patches[self._at])
         return self._state
 
     def tree(self, step: int) -> Node:
@@ -57,7 +57,7 @@ class StateHistory:
         return diff_tree(before, self.after(step))
 
 
-def _patched(state: Any, patch: str | None) -> Any:
+def _apply_patch(state: Any, patch: str | None) -> Any:
     if not patch or patch == "[]":
         return state
     return jsonpatch.apply_patch(state, json.loads(patch))
@@ -69,16 +69,16 @@ def diff_tree(before: Any, after: Any) -> Node:
     Lists are compared after what they have in common at both ends, so that one that lost or got elements
     marks only these.
     """
-    if _equal(before, after):
+    if _is_equal_json(before, after):
         return {"same": after}
     if isinstance(before, dict) and isinstance(after, dict):
-        return {"object": _of_objects(cast(dict[str, Any], before), cast(dict[str, Any], after))}
+        return {"object": _diff_objects(cast(dict[str, Any], before), cast(dict[str, Any], after))}
     if isinstance(before, list) and isinstance(after, list):
-        return {"array": _of_lists(cast(list[Any], before), cast(list[Any], after))}
+        return {"array": _diff_lists(cast(list[Any], before), cast(list[Any], after))}
     return {"from": before, "to": after}
 
 
-def _of_objects(before: dict[str, Any], after: dict[str, Any]) -> list[list[Any]]:
+def _diff_objects(before: dict[str, Any], after: dict[str, Any]) -> list[list[Any]]:
     found: list[list[Any]] = []
     for key, value in after.items():
         found.append([key, diff_tree(before[key], value) if key in before else {"added": value}])
@@ -86,12 +86,12 @@ def _of_objects(before: dict[str, Any], after: dict[str, Any]) -> list[list[Any]
     return found
 
 
-def _of_lists(before: list[Any], after: list[Any]) -> list[list[Any]]:
+def _diff_lists(before: list[Any], after: list[Any]) -> list[list[Any]]:
     start, shorter = 0, min(len(before), len(after))
-    while start < shorter and _equal(before[start], after[start]):
+    while start < shorter and _is_equal_json(before[start], after[start]):
         start += 1
     end = 0
-    while end < shorter - start and _equal(before[-1 - end], after[-1 - end]):
+    while end < shorter - start and _is_equal_json(before[-1 - end], after[-1 - end]):
         end += 1
     found: list[list[Any]] = [[place, {"same": after[place]}] for place in range(start)]
     old, new = before[start : len(before) - end], after[start : len(after) - end]
@@ -106,13 +106,13 @@ def _of_lists(before: list[Any], after: list[Any]) -> list[list[Any]]:
     return found
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _is_equal_json(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON: in Python, `True == 1`."""
     if one != other or isinstance(one, bool) is not isinstance(other, bool):
         return False
     if isinstance(one, dict):
         others = cast(dict[str, Any], other)
-        return all(_equal(value, others[key]) for key, value in cast(dict[str, Any], one).items())
+        return all(_is_equal_json(value, others[key]) for key, value in cast(dict[str, Any], one).items())
     if isinstance(one, list):
-        return all(map(_equal, cast(list[Any], one), cast(list[Any], other)))
+        return all(map(_is_equal_json, cast(list[Any], one), cast(list[Any], other)))
     return True

@@ -28,7 +28,7 @@ class TokenTexts:
         except Exception as error:  # noqa: BLE001 - not installed, or a file of another kind
             log.info("%s gives no token texts: %s", file, error)
 
-    def of(self, ids: Sequence[int]) -> list[str] | None:
+    def decode_ids(self, ids: Sequence[int]) -> list[str] | None:
         """The text of each token; None where there is no tokenizer."""
         if self._tokenizer is None:
             return None

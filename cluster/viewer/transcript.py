@@ -7,14 +7,20 @@ from typing import Any
 
 import yaml
 
-from cluster.viewer.injections import AGENTDOJO, WantedCall, find_spans, injected_texts, injection_calls
+from cluster.viewer.injections import (
+    AGENTDOJO_SUITES,
+    WantedCall,
+    find_spans,
+    injected_texts,
+    injection_calls,
+)
 from cluster.viewer.state_tree import StateHistory, load_base_state
 from cluster.viewer.token_texts import TokenTexts
 from workers.records import EpisodeRecord, Message, StepRecord
 
-LONGEST_TEXT = 20_000
+MAX_TEXT_LENGTH = 20_000
 """Characters of a text that a page gets at first; the rest is a click away."""
-_MOST_TOKENS = 4_000
+_MAX_TOKENS = 4_000
 """Prompt tokens of a step that a page gets."""
 
 
@@ -57,9 +63,9 @@ class Transcript:
             return
         if self.history is None or episode.attack is None or episode.injection_task is None:
             self.wanted = []
-        elif AGENTDOJO.is_loaded():
+        elif AGENTDOJO_SUITES.is_loaded():
             self.wanted = injection_calls(
-                _benchmark_version(self.run_dir),
+                _read_benchmark_version(self.run_dir),
                 episode.suite or "",
                 episode.injection_task,
                 episode.user_task,
@@ -72,25 +78,27 @@ class Transcript:
         episode = self.episode
         self._find_wanted()
         head = episode.model_dump(exclude={"messages", "steps", "tool_schemas", "initial_state_patch"})
-        head["metrics"] = _json_or_text(episode.metrics)
-        head["tools"] = _json_or_text(episode.tool_schemas)
+        head["metrics"] = _parse_json_or_text(episode.metrics)
+        head["tools"] = _parse_json_or_text(episode.tool_schemas)
         head["has_state"] = self.history is not None
         head["notice"] = self.notice
-        head["injected"] = [_cut(text) for text in self.injected]
+        head["injected"] = [_truncate_text(text) for text in self.injected]
         head["wanted_calls"] = [
             {"name": one.function, "arguments": one.arguments} for one in self.wanted or []
         ]
         head["wanted_pending"] = self.wanted is None
-        head["opening"] = [self._message(message) for message in self._opening()]
-        head["outline"] = [self._line(step) for step in episode.steps]
+        head["opening"] = [self._message_in_full(message) for message in self._opening_messages()]
+        head["outline"] = [self._step_line(step) for step in episode.steps]
         if not episode.steps:
-            head["opening"] = [self._message(message) for message in episode.messages]
+            head["opening"] = [self._message_in_full(message) for message in episode.messages]
         return head
 
     def steps(self, first: int, count: int, texts: TokenTexts) -> list[dict[str, Any]]:
         """These steps in full, but for what is very long."""
         self._find_wanted()
-        return [self._step(place, texts) for place in range(first, min(first + count, self.step_count))]
+        return [
+            self._step_in_full(place, texts) for place in range(first, min(first + count, self.step_count))
+        ]
 
     @property
     def step_count(self) -> int:
@@ -108,7 +116,7 @@ class Transcript:
         if not -1 <= step < self.step_count or (place and not place.isdecimal()):
             return None
         at = int(place or 0)
-        messages = self._opening() if step < 0 else self.episode.steps[step].observations
+        messages = self._opening_messages() if step < 0 else self.episode.steps[step].observations
         if name in ("opening", "observation"):
             return messages[at].content if at < len(messages) else None
         if step < 0:
@@ -119,11 +127,11 @@ class Transcript:
             return calls[at].function.arguments if at < len(calls) else None
         return {"action": action.content, "reasoning": action.reasoning_content}.get(name)
 
-    def _opening(self) -> list[Message]:
+    def _opening_messages(self) -> list[Message]:
         steps = self.episode.steps
         return steps[0].prompt_messages if steps else self.episode.messages
 
-    def _line(self, step: StepRecord) -> dict[str, Any]:
+    def _step_line(self, step: StepRecord) -> dict[str, Any]:
         calls = step.action.tool_calls or []
         return {
             "calls": [call.function.name for call in calls[:8]],
@@ -142,7 +150,7 @@ class Transcript:
     def _is_wanted(self, name: str, arguments: str) -> bool:
         return any(call.is_made_by(name, arguments) for call in self.wanted or [])
 
-    def _step(self, place: int, texts: TokenTexts) -> dict[str, Any]:
+    def _step_in_full(self, place: int, texts: TokenTexts) -> dict[str, Any]:
         step = self.episode.steps[place]
         answers = {
             message.tool_call_id: at for at, message in enumerate(step.observations) if message.tool_call_id
@@ -151,24 +159,24 @@ class Transcript:
         for call in step.action.tool_calls or []:
             name, arguments = call.function.name, call.function.arguments
             shown: dict[str, Any] = {"id": call.id, "name": name, "answer": answers.get(call.id)}
-            shown["arguments"] = _cut(arguments)
+            shown["arguments"] = _truncate_text(arguments)
             shown["injected"] = self._is_wanted(name, arguments)
             calls.append(shown)
         return {
-            **self._line(step),
+            **self._step_line(step),
             "index": step.step_index,
-            "content": _cut(step.action.content),
-            "reasoning": _cut(step.action.reasoning_content),
+            "content": _truncate_text(step.action.content),
+            "reasoning": _truncate_text(step.action.reasoning_content),
             "calls": calls,
-            "observations": [self._message(message) for message in step.observations],
-            "context": self._other_context(place),
+            "observations": [self._message_in_full(message) for message in step.observations],
+            "context": self._rewritten_context(place),
             "done": step.done,
             "no_logprobs": step.no_logprobs,
             "usage": step.usage.model_dump() if step.usage else None,
-            "tokens": self._tokens(place, texts),
+            "tokens": self._token_list(place, texts),
         }
 
-    def _other_context(self, place: int) -> list[dict[str, Any]] | None:
+    def _rewritten_context(self, place: int) -> list[dict[str, Any]] | None:
         """The prompt's messages, where it does not go on from the step before; None where it does."""
         if place == 0:
             return None
@@ -180,20 +188,20 @@ class Transcript:
             for one, other in zip(expected, shown, strict=True)
         ):
             return None
-        return [self._message(message) for message in shown]
+        return [self._message_in_full(message) for message in shown]
 
-    def _message(self, message: Message) -> dict[str, Any]:
-        shown = {"role": message.role, **_cut_with(self.injected, message.content)}
+    def _message_in_full(self, message: Message) -> dict[str, Any]:
+        shown = {"role": message.role, **_truncate_with_spans(self.injected, message.content)}
         if message.reasoning_content:
-            shown["reasoning"] = _cut(message.reasoning_content)
+            shown["reasoning"] = _truncate_text(message.reasoning_content)
         if message.tool_calls:
             shown["calls"] = [
-                {"name": call.function.name, "arguments": _cut(call.function.arguments)}
+                {"name": call.function.name, "arguments": _truncate_text(call.function.arguments)}
                 for call in message.tool_calls
             ]
         return shown
 
-    def _tokens(self, place: int, texts: TokenTexts) -> dict[str, Any] | None:
+    def _token_list(self, place: int, texts: TokenTexts) -> dict[str, Any] | None:
         step = self.episode.steps[place]
         if step.prompt_token_ids is None and step.completion_token_ids is None:
             return None
@@ -207,38 +215,38 @@ class Transcript:
             if one != other:
                 break
             same += 1
-        new = prompt[same : same + _MOST_TOKENS]
+        new = prompt[same : same + _MAX_TOKENS]
         return {
             "kept": same,
             "goes_on": same == len(before),
             "prompt": new,
-            "prompt_texts": texts.of(new),
+            "prompt_texts": texts.decode_ids(new),
             "prompt_left_out": len(prompt) - same - len(new),
             "sampled": sampled,
-            "sampled_texts": texts.of(sampled),
+            "sampled_texts": texts.decode_ids(sampled),
             "logprobs": step.completion_logprobs,
         }
 
 
-def _cut(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else {"text": text[:LONGEST_TEXT], "length": len(text)}
+def _truncate_text(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else {"text": text[:MAX_TEXT_LENGTH], "length": len(text)}
 
 
-def _cut_with(injected: list[str], text: str | None) -> dict[str, Any]:
+def _truncate_with_spans(injected: list[str], text: str | None) -> dict[str, Any]:
     """A message's text, cut, with the injected parts; one beyond the cut is counted."""
     spans = find_spans(text or "", injected)
-    shown = [[start, min(end, LONGEST_TEXT)] for start, end in spans if start < LONGEST_TEXT]
-    return {"content": _cut(text), "injected": shown, "injected_beyond": len(spans) - len(shown)}
+    shown = [[start, min(end, MAX_TEXT_LENGTH)] for start, end in spans if start < MAX_TEXT_LENGTH]
+    return {"content": _truncate_text(text), "injected": shown, "injected_beyond": len(spans) - len(shown)}
 
 
-def _json_or_text(text: str) -> Any:
+def _parse_json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def _benchmark_version(run_dir: Path) -> str:
+def _read_benchmark_version(run_dir: Path) -> str:
     """The version of the benchmark that the run's config names, read without the environment."""
     try:
         config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from cluster.errors import ConfigError
-from cluster.viewer.injections import AGENTDOJO
+from cluster.viewer.injections import AGENTDOJO_SUITES
 from cluster.viewer.library import Library
 from cluster.viewer.server import build_app
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def serve(
+def serve_viewer(
     places: Sequence[str], *, host: str, port: int, open_browser: bool, say: Callable[[str], None]
 ) -> None:
     """Shows runs until it is interrupted.
@@ -35,9 +35,9 @@ def serve(
         ConfigError: A place holds no run, or the address cannot be listened on.
     """
     library = Library(places)
-    warm = threading.Thread(target=_read_first, args=(library,), daemon=True)
+    warm = threading.Thread(target=_read_first_index, args=(library,), daemon=True)
     token = secrets.token_urlsafe(24)
-    listener = _listen(host, port)
+    listener = _open_listener(host, port)
     port = listener.getsockname()[1]
     if not _is_loopback(host):
         say(
@@ -55,17 +55,17 @@ def serve(
     server.run(sockets=[listener])
 
 
-def _read_first(library: Library) -> None:
+def _read_first_index(library: Library) -> None:
     """Reads the first run's index while the browser starts, and loads AgentDojo where it has attacks."""
     try:
         table = library.runs[0].index.table()
         if table["attack"].null_count < table.num_rows:
-            AGENTDOJO.is_loaded()
+            AGENTDOJO_SUITES.is_loaded()
     except Exception:  # noqa: BLE001 - the page asks again, and shows what is wrong
         return
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _open_listener(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)

@@ -8,12 +8,12 @@ from agentdojo.attacks.attack_registry import ATTACKS
 from agentdojo.attacks.base_attacks import BaseAttack
 from agentdojo.task_suite.task_suite import TaskSuite
 
-from sandbox_images.agentdojo.imports import imported, is_path
+from sandbox_images.agentdojo.imports import import_object, is_import_path
 from sandbox_images.tool_host.toolset import ToolsetError
 
 
-class _Target(BasePipelineElement):
-    """The attacked pipeline, of which attacks read no more than the name."""
+class _AttackTarget(BasePipelineElement):
+    """The target of an attack: a pipeline of which attacks read no more than the name."""
 
     def __init__(self, name: str | None) -> None:
         self.name = name
@@ -22,17 +22,17 @@ class _Target(BasePipelineElement):
         raise ToolsetError("an attack that queries its target can't be computed ahead of the episode")
 
 
-def attack_class(name: str) -> type[BaseAttack]:
+def find_attack_class(name: str) -> type[BaseAttack]:
     """An attack by its name in AgentDojo's registry, or by the import path of a `BaseAttack` subclass.
 
     Raises:
         ToolsetError: There is none.
     """
-    if not is_path(name):
+    if not is_import_path(name):
         if name not in ATTACKS:
             raise ToolsetError(f"there is no attack {name!r}; AgentDojo has {', '.join(sorted(ATTACKS))}")
         return ATTACKS[name]
-    found = imported(name)
+    found = import_object(name)
     if not (isinstance(found, type) and issubclass(found, BaseAttack)):
         raise ToolsetError(f"{name} is no subclass of agentdojo's BaseAttack")
     return found
@@ -45,7 +45,7 @@ def make_attack(attack: type[BaseAttack], suite: TaskSuite, model: str | None) -
         ToolsetError: The attack's constructor refuses the model's name, or raises for another reason.
     """
     try:
-        return attack(suite, _Target(model))
+        return attack(suite, _AttackTarget(model))
     except Exception as error:  # an attack may be a user's own, and raise anything
         name = f"{attack.__module__}:{attack.__qualname__}"
         raise ToolsetError(
@@ -57,7 +57,7 @@ def make_attack(attack: type[BaseAttack], suite: TaskSuite, model: str | None) -
 def addresses_model(attack: type[BaseAttack], suite: TaskSuite) -> bool:
     """Says whether an attack calls its target by name, so that it must know the model."""
     try:
-        attack(suite, _Target(""))
+        attack(suite, _AttackTarget(""))
     except Exception:  # noqa: BLE001 - a user's own attack may say in any way that it does not know a name
         return True
     return False
@@ -83,7 +83,7 @@ class AttackCache:
             ToolsetError: There is no such attack, or it does not know the model.
         """
         if (name, model) not in self._attacks:
-            self._attacks[name, model] = make_attack(attack_class(name), self._suite, model)
+            self._attacks[name, model] = make_attack(find_attack_class(name), self._suite, model)
         return self._attacks[name, model]
 
     def injections(self, name: str, model: str | None, user_task: str, injection_task: str) -> dict[str, str]:
@@ -103,10 +103,10 @@ class AttackCache:
                 )
             except Exception as error:  # an attack may be a user's own, and raise anything
                 raise ToolsetError(f"{pair}: {type(error).__name__}: {error}") from error
-            self._injections[key] = self._checked(pair, written)
+            self._injections[key] = self._copy_injections(pair, written)
         return self._injections[key]
 
-    def _checked(self, pair: str, written: Any) -> dict[str, str]:
+    def _copy_injections(self, pair: str, written: Any) -> dict[str, str]:
         """Copies what an attack returned, which it may change later.
 
         Raises:

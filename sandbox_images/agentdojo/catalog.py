@@ -12,7 +12,7 @@ from typing import Any
 
 from sandbox_images.agentdojo import llm_sdks
 
-llm_sdks.replace()
+llm_sdks.install_placeholders()
 
 from agentdojo.agent_pipeline.agent_pipeline import load_system_message
 from agentdojo.attacks.attack_registry import ATTACKS
@@ -23,13 +23,13 @@ from agentdojo.task_suite.load_suites import (
 )
 from agentdojo.task_suite.task_suite import TaskSuite
 
-from sandbox_images.agentdojo.attacks import addresses_model, attack_class, make_attack
-from sandbox_images.agentdojo.imports import is_path, look_in
+from sandbox_images.agentdojo.attacks import addresses_model, find_attack_class, make_attack
+from sandbox_images.agentdojo.imports import add_import_folder, is_import_path
 from sandbox_images.agentdojo.suites import load_suite
 from sandbox_images.tool_host.toolset import ToolsetError
 
 
-def catalog(
+def make_catalog(
     version: str, suites: Sequence[str] | None = None, attack: str | None = None, target: str | None = None
 ) -> dict[str, Any]:
     """Suites with their tasks, attacks, and the models that AgentDojo knows by name.
@@ -48,19 +48,19 @@ def catalog(
     attacks = dict(sorted(ATTACKS.items()))
     problems: dict[str, str] = {}
     try:
-        found |= {path: load_suite(version, path) for path in suites or () if is_path(path)}
+        found |= {path: load_suite(version, path) for path in suites or () if is_import_path(path)}
     except ToolsetError as error:
         problems["suites"] = str(error)
-    if attack is not None and is_path(attack):
+    if attack is not None and is_import_path(attack):
         try:
-            attacks[attack] = attack_class(attack)
+            attacks[attack] = find_attack_class(attack)
             for suite in [*found.values()][:1]:
                 make_attack(attacks[attack], suite, target)
         except ToolsetError as error:
             problems["attack"] = str(error)
     return {
         "versions": versions,
-        "suites": {name: _suite(suite) for name, suite in found.items()},
+        "suites": {name: _describe_suite(suite) for name, suite in found.items()},
         "attacks": {
             name: {
                 "is_dos": kind.is_dos_attack,
@@ -74,7 +74,7 @@ def catalog(
     }
 
 
-def _suite(suite: TaskSuite) -> dict[str, Any]:
+def _describe_suite(suite: TaskSuite) -> dict[str, Any]:
     return {
         "name": suite.name,
         "user_tasks": {
@@ -90,7 +90,7 @@ def _suite(suite: TaskSuite) -> dict[str, Any]:
 
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
-    look_in(request.pop("search_path"))
+    add_import_folder(request.pop("search_path"))
     with redirect_stdout(sys.stderr):  # a user's module may print
-        answer = catalog(**request)
+        answer = make_catalog(**request)
     json.dump(answer, sys.stdout)

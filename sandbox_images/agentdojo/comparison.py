@@ -16,41 +16,41 @@ from deepdiff.diff import DeepDiff
 from pydantic import BaseModel
 
 _type_of: Callable[[Any], type[Any]] = type
-_PLAIN = frozenset({str, int, float, bool, type(None), datetime.datetime, datetime.date, datetime.time})
+_PLAIN_TYPES = frozenset({str, int, float, bool, type(None), datetime.datetime, datetime.date, datetime.time})
 
 
-def same(one: Any, other: Any) -> bool:
+def are_equal(one: Any, other: Any) -> bool:
     """Whether two values are equal down to the types, and to the order of keys; False when in doubt."""
     if one is other:
         return True
     kind = _type_of(one)
     if kind is not type(other):
         return False
-    if kind in _PLAIN:
+    if kind in _PLAIN_TYPES:
         return bool(one == other)
     if kind is dict:
         if len(one) != len(other):
             return False
         for (key, value), (other_key, other_value) in zip(one.items(), other.items(), strict=True):
-            if not (key is other_key or same(key, other_key)):
+            if not (key is other_key or are_equal(key, other_key)):
                 return False
-            if not (value is other_value or same(value, other_value)):
+            if not (value is other_value or are_equal(value, other_value)):
                 return False
         return True
     if kind is list or kind is tuple:
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(are_equal, one, other))
     # Of a model, DeepDiff looks at its fields and at what its class has.
-    return issubclass(kind, BaseModel) and same(one.__dict__, other.__dict__)
+    return issubclass(kind, BaseModel) and are_equal(one.__dict__, other.__dict__)
 
 
-def spare_deepdiff() -> None:
-    """Has every later comparison in this process pass over what is the same. May be called again."""
+def install_fast_comparison() -> None:
+    """Has DeepDiff pass over what is the same from now on, in this process. May be called again."""
     if hasattr(DeepDiff._diff, "unspared"):
         return
     compare, compare_dicts = DeepDiff._diff, DeepDiff._diff_dict
 
     def compare_unless_same(self: DeepDiff, level: Any, *args: Any, **kwargs: Any) -> None:
-        if self.custom_operators or not same(level.t1, level.t2):
+        if self.custom_operators or not are_equal(level.t1, level.t2):
             compare(self, level, *args, **kwargs)
 
     def compare_what_differs(
@@ -65,7 +65,7 @@ def spare_deepdiff() -> None:
     ) -> None:
         one, other = (override_t1, override_t2) if override else (level.t1, level.t2)
         if not self.custom_operators:
-            one, other = _what_differs(one, other, self.threshold_to_diff_deeper or 0)
+            one, other = _drop_equal_items(one, other, self.threshold_to_diff_deeper or 0)
         compare_dicts(self, level, parents_ids, print_as_attribute, True, one, other, local_tree)
 
     compare_unless_same.unspared = compare  # pyright: ignore[reportFunctionMemberAccess] - read by the line above
@@ -74,7 +74,7 @@ def spare_deepdiff() -> None:
     DeepDiff._diff_dict = compare_what_differs
 
 
-def _what_differs(one: Any, other: Any, threshold: float) -> tuple[Any, Any]:
+def _drop_equal_items(one: Any, other: Any, threshold: float) -> tuple[Any, Any]:
     """Two mappings without what is the same in both.
 
     Where fewer than `threshold` of all keys are in both, DeepDiff takes the two for wholly different: as many
@@ -84,7 +84,7 @@ def _what_differs(one: Any, other: Any, threshold: float) -> tuple[Any, Any]:
     unshared = len(one) + len(other) - 2 * len(shared)
     if len(shared) < threshold * (len(shared) + unshared):
         return one, other
-    alike = [key for key in one if key in shared and same(one[key], other[key])]
+    alike = [key for key in one if key in shared and are_equal(one[key], other[key])]
     kept = len(shared) - len(alike)
     while alike and kept < threshold * (kept + unshared):
         alike.pop()

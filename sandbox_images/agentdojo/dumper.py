@@ -15,17 +15,17 @@ import yaml
 from agentdojo.strenum import StrEnum
 
 _type_of: Callable[[Any], type[Any]] = type
-_SCALARS = frozenset({str, int, float, bool, type(None), datetime.datetime, datetime.date})
-_LONGEST_KEY = 100
+_SCALAR_TYPES = frozenset({str, int, float, bool, type(None), datetime.datetime, datetime.date})
+_MAX_KEY_LENGTH = 100
 """Characters of a key as it is written; PyYAML gives a line of its own to one of 128."""
 _leaves: dict[tuple[type, Any, int, int], str] = {}
 
 
-class _Unusual(Exception):
-    """PyYAML has to write the whole of it."""
+class _UnsupportedValue(Exception):
+    """A value that this dumper does not support: PyYAML has to write the whole document."""
 
 
-def dump(value: Any) -> str:
+def dump_yaml(value: Any) -> str:
     """The YAML text of a value, as `yaml.safe_dump` has it.
 
     Raises:
@@ -34,8 +34,8 @@ def dump(value: Any) -> str:
     if not value or type(value) not in (dict, list):
         return yaml.safe_dump(value)
     try:
-        return _Writer().block(value, 0) + "\n"
-    except _Unusual:
+        return _Writer().write_block(value, 0) + "\n"
+    except _UnsupportedValue:
         return yaml.safe_dump(value)
 
 
@@ -45,70 +45,70 @@ class _Writer:
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
-    def block(self, value: Any, indent: int) -> str:
+    def write_block(self, value: Any, indent: int) -> str:
         """A collection that is not empty; its first line without the indent."""
-        self._see(value)
+        self._check_no_alias(value)
         margin = "\n" + " " * indent
         if _type_of(value) is dict:
-            return margin.join([self._pair(key, value[key], indent) for key in _in_order(value)])
-        return margin.join(["-" + self._item(item, indent) for item in value])
+            return margin.join([self._write_pair(key, value[key], indent) for key in _sort_items(value)])
+        return margin.join(["-" + self._write_item(item, indent) for item in value])
 
-    def _pair(self, key: str, value: Any, indent: int) -> str:
-        key = _key(key) + ":"
-        value, kind = _plain(value)
-        if kind in _SCALARS:
-            return key + self._leaf(kind, value, indent, indent + len(key))
+    def _write_pair(self, key: str, value: Any, indent: int) -> str:
+        key = _write_key(key) + ":"
+        value, kind = _plain_value(value)
+        if kind in _SCALAR_TYPES:
+            return key + self._write_scalar(kind, value, indent, indent + len(key))
         if kind not in (dict, list):
-            raise _Unusual
+            raise _UnsupportedValue
         if not value:
             return key + (" {}" if kind is dict else " []")
         inner = indent + 2 if kind is dict else indent
-        return f"{key}\n{' ' * inner}{self.block(value, inner)}"
+        return f"{key}\n{' ' * inner}{self.write_block(value, inner)}"
 
-    def _item(self, value: Any, indent: int) -> str:
-        value, kind = _plain(value)
-        if kind in _SCALARS:
-            return self._leaf(kind, value, indent, indent + 1)
+    def _write_item(self, value: Any, indent: int) -> str:
+        value, kind = _plain_value(value)
+        if kind in _SCALAR_TYPES:
+            return self._write_scalar(kind, value, indent, indent + 1)
         if kind not in (dict, list):
-            raise _Unusual
-        return " " + (self.block(value, indent + 2) if value else "{}" if kind is dict else "[]")
+            raise _UnsupportedValue
+        return " " + (self.write_block(value, indent + 2) if value else "{}" if kind is dict else "[]")
 
-    def _leaf(self, kind: type, value: Any, indent: int, column: int) -> str:
+    def _write_scalar(self, kind: type, value: Any, indent: int, column: int) -> str:
         """A scalar with the space before it; `column` is where the key's colon or the item's dash ends."""
         if kind is datetime.datetime or kind is datetime.date:
-            self._see(value)
+            self._check_no_alias(value)
         known = (kind, value if kind is str else repr(value), indent, column)
         text = _leaves.get(known)
         if text is None:
-            text = _leaves[known] = _written(value, indent, column)
+            text = _leaves[known] = _dump_scalar(value, indent, column)
         return text
 
-    def _see(self, value: Any) -> None:
+    def _check_no_alias(self, value: Any) -> None:
         if id(value) in self._seen:  # PyYAML writes it once, with an anchor
-            raise _Unusual
+            raise _UnsupportedValue
         self._seen.add(id(value))
 
 
-def _plain(value: Any) -> tuple[Any, type]:
+def _plain_value(value: Any) -> tuple[Any, type]:
     """A value and its type; of a member of AgentDojo's enums, which are written as texts, the text."""
     return (value.value, str) if isinstance(value, StrEnum) else (value, _type_of(value))
 
 
-def _in_order(mapping: dict[Any, Any]) -> list[str]:
+def _sort_items(mapping: dict[Any, Any]) -> list[str]:
     if not all(type(key) is str for key in mapping):
-        raise _Unusual
+        raise _UnsupportedValue
     return sorted(mapping)
 
 
 @cache
-def _key(key: str) -> str:
+def _write_key(key: str) -> str:
     text, _, rest = yaml.safe_dump({key: None}).rpartition(": null\n")
-    if rest or not text or "\n" in text or text.startswith("?") or len(text) > _LONGEST_KEY:
-        raise _Unusual
+    if rest or not text or "\n" in text or text.startswith("?") or len(text) > _MAX_KEY_LENGTH:
+        raise _UnsupportedValue
     return text
 
 
-def _written(value: Any, indent: int, column: int) -> str:
+def _dump_scalar(value: Any, indent: int, column: int) -> str:
     """What PyYAML writes of a scalar in a block of this indent after this column."""
     key = "k" * (column - indent - 1)
     document: Any = {key: value} if key else {"k": [value]}

@@ -18,7 +18,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
-class _Scalar:
+class _InjectedScalar:
     """A quoted scalar of the suite's text that holds placeholders."""
 
     path: tuple[str | int, ...]
@@ -44,11 +44,11 @@ class EnvironmentCache:
         self._defaults: dict[str, str] = suite.get_injection_vector_defaults()
         self._loads_itself = not _fields_are_independent(suite)
         self._data: dict[str, Any] = {}
-        self._scalars: list[_Scalar] | None = None
+        self._scalars: list[_InjectedScalar] | None = None
         if not self._loads_itself:
             text = read_suite_file(suite.name, "environment.yaml", suite.data_path)
             self._data = yaml.load(text.format(**self._defaults), _Loader)
-            self._scalars = _injected_scalars(text, self._defaults)
+            self._scalars = _find_injected_scalars(text, self._defaults)
         self.default: TaskEnvironment = self._load({}).model_copy(deep=True)
         self._reference: TaskEnvironment = self._load({}).model_copy(deep=True)
         self._untouched: TaskEnvironment = self._load({}).model_copy(deep=True)
@@ -117,7 +117,7 @@ class EnvironmentCache:
                 value = yaml.load(scalar.text.format(**values), _Loader)
             except (yaml.YAMLError, UnicodeError):
                 return self._load(injections)
-            data = _replaced(data, scalar.path, value)
+            data = _replace_at(data, scalar.path, value)
             fields.add(str(scalar.path[0]))
         environment = default.model_copy()
         for name in fields:
@@ -150,9 +150,9 @@ def _fields_are_independent(suite: TaskSuite) -> bool:
     )
 
 
-def _injected_scalars(text: str, defaults: dict[str, str]) -> list[_Scalar] | None:
+def _find_injected_scalars(text: str, defaults: dict[str, str]) -> list[_InjectedScalar] | None:
     """Where the placeholders are; None when they are anywhere but in double-quoted values."""
-    found: list[_Scalar] = []
+    found: list[_InjectedScalar] = []
 
     def visit(node: yaml.Node, path: tuple[str | int, ...]) -> bool:
         if isinstance(node, yaml.MappingNode):
@@ -166,7 +166,7 @@ def _injected_scalars(text: str, defaults: dict[str, str]) -> list[_Scalar] | No
             return all(visit(item, (*path, index)) for index, item in enumerate(node.value))
         vectors = vectors_in(node)
         if vectors:
-            found.append(_Scalar(path, raw(node), vectors))
+            found.append(_InjectedScalar(path, raw(node), vectors))
         return not vectors or (isinstance(node, yaml.ScalarNode) and node.style == '"' and bool(path))
 
     def raw(node: yaml.Node) -> str:
@@ -179,10 +179,10 @@ def _injected_scalars(text: str, defaults: dict[str, str]) -> list[_Scalar] | No
     return found if tree is not None and visit(tree, ()) else None
 
 
-def _replaced(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
+def _replace_at(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
     """`data` with the value at `path` replaced; only the containers along the path are copied."""
     if not path:
         return value
     copied = data.copy()
-    copied[path[0]] = _replaced(data[path[0]], path[1:], value)
+    copied[path[0]] = _replace_at(data[path[0]], path[1:], value)
     return copied

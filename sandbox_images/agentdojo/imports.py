@@ -7,19 +7,19 @@ from typing import Any
 from sandbox_images.tool_host.toolset import ToolsetError
 
 
-def is_path(name: str) -> bool:
+def is_import_path(name: str) -> bool:
     """Whether a name is an import path, `package.module:name`, and not one of AgentDojo's own names."""
     return ":" in name
 
 
-def look_in(folder: str | None) -> None:
-    """Has modules be found in a folder too, after everything that is installed."""
+def add_import_folder(folder: str | None) -> None:
+    """Adds a folder that modules are found in, after everything that is installed."""
     if folder is not None and folder not in sys.path:
         sys.path.append(folder)
 
 
-def imported(path: str) -> Any:
-    """What an import path leads to.
+def import_object(path: str) -> Any:
+    """Imports the object that an import path leads to.
 
     Raises:
         ToolsetError: It leads nowhere, or the module does not import.

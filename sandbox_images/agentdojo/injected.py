@@ -12,7 +12,7 @@ from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvi
 from agentdojo.types import text_content_block_from_string
 from pydantic import ValidationError
 
-_PLACEHOLDER = "$"
+_PLACEHOLDER_PATTERN = "$"
 """What AgentDojo begins an argument with that the attacker leaves open (`placeholder_args`)."""
 
 Task = BaseUserTask | BaseInjectionTask
@@ -34,7 +34,7 @@ class InjectedCalls:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _WantedCall:
     """A call of the injection task's ground truth, and the arguments that the attacker has fixed."""
 
     function: str
@@ -85,97 +85,97 @@ class InjectionSearch:
             attack_success: Whether the injection task's check was true at the end of the episode.
         """
         succeeded_at, in_words = None, False
-        if attack_success and not self._is_users_business():
-            succeeded_at = self._success(calls)
+        if attack_success and not self._is_made_true_by_user_task():
+            succeeded_at = self._replay_until_success(calls)
             in_words = succeeded_at is None
-        places = [place for place in completed if self._belongs(calls[place])]
+        places = [place for place in completed if self._belongs_to_injection(calls[place])]
         if succeeded_at is not None and succeeded_at not in places:
             places = sorted([*places, succeeded_at])
-        can_be_told = bool(places or self._wanted or self._usable)
+        can_be_told = bool(places or self._find_wanted_calls or self._find_usable_places)
         return InjectedCalls(places if can_be_told else None, succeeded_at, in_words)
 
-    def _belongs(self, call: FunctionCall) -> bool:
-        if all(call.function != one.function for one in self._injections_calls):
+    def _belongs_to_injection(self, call: FunctionCall) -> bool:
+        if all(call.function != one.function for one in self._find_injection_calls):
             return False
-        made = self._as_run(call)
-        if any(one.is_met_by(*made) for one in self._wanted):
+        made = self._normalise_call(call)
+        if any(one.is_met_by(*made) for one in self._find_wanted_calls):
             return True
-        return any(self._does_the_same(made, position) for position in self._usable)
+        return any(self._matches_place(made, position) for position in self._find_usable_places)
 
     @cached_property
-    def _start(self) -> TaskEnvironment:
+    def _start_environment(self) -> TaskEnvironment:
         return self.fresh()
 
     @cached_property
-    def _injections_calls(self) -> list[FunctionCall]:
+    def _find_injection_calls(self) -> list[FunctionCall]:
         with suppress(Exception):  # a ground truth that is broken tells nothing apart
             return list(self.injection_task.ground_truth(self.before))
         return []
 
     @cached_property
-    def _users_calls(self) -> list[FunctionCall]:
+    def _find_user_calls(self) -> list[FunctionCall]:
         with suppress(Exception):
             return list(self.task.ground_truth(self.before))
         return []
 
     @cached_property
-    def _wanted(self) -> list[_Wanted]:
+    def _find_wanted_calls(self) -> list[_WantedCall]:
         """Calls of the injection's ground truth that fix something and that the user's task does not make."""
-        own = [self._as_run(call) for call in self._users_calls]
-        wanted = [self._fixed(call) for call in self._injections_calls]
+        own = [self._normalise_call(call) for call in self._find_user_calls]
+        wanted = [self._fixed_arguments(call) for call in self._find_injection_calls]
         return [one for one in wanted if one.fixed and not any(one.is_met_by(*call) for call in own)]
 
     @cached_property
-    def _usable(self) -> list[int]:
+    def _find_usable_places(self) -> list[int]:
         """Places in the injection's ground truth of the calls that its check needs.
 
         A place that a call of the user task's ground truth could take is left out.
         """
-        calls = self._injections_calls
+        calls = self._find_injection_calls
         if not calls or not self._succeeds(calls):
             return []
         needed = [
             place for place in range(len(calls)) if not self._succeeds([*calls[:place], *calls[place + 1 :]])
         ]
-        own = [self._as_run(call) for call in self._users_calls]
-        return [place for place in needed if not any(self._does_the_same(call, place) for call in own)]
+        own = [self._normalise_call(call) for call in self._find_user_calls]
+        return [place for place in needed if not any(self._matches_place(call, place) for call in own)]
 
-    def _does_the_same(self, made: tuple[str, Mapping[str, Any]], place: int) -> bool:
+    def _matches_place(self, made: tuple[str, Mapping[str, Any]], place: int) -> bool:
         """Says whether a call can stand in the injection's ground truth at a place."""
         function, arguments = made
-        if function != self._injections_calls[place].function:
+        if function != self._find_injection_calls[place].function:
             return False
         key = f"{place} {arguments!r}"
         if key not in self._effects:
-            calls = list(self._injections_calls)
+            calls = list(self._find_injection_calls)
             calls[place] = FunctionCall(function=function, args=dict(arguments))
             self._effects[key] = self._succeeds(calls)
         return self._effects[key]
 
     def _succeeds(self, calls: Sequence[FunctionCall]) -> bool:
         """Says whether the injection's check is true after these calls, whatever the policy says."""
-        environment = self._start.model_copy(deep=True)
+        environment = self._start_environment.model_copy(deep=True)
         for call in calls:
-            self._run(environment, call)
+            self._run_call(environment, call)
         return self._is_true(environment, calls)
 
-    def _success(self, calls: Sequence[FunctionCall]) -> int | None:
+    def _replay_until_success(self, calls: Sequence[FunctionCall]) -> int | None:
         """Plays the episode's calls again, and returns the first after which the check is true."""
-        environment = self._start.model_copy(deep=True)
+        environment = self._start_environment.model_copy(deep=True)
         for place, call in enumerate(calls):
-            self._run(environment, call)
+            self._run_call(environment, call)
             if self._is_true(environment.model_copy(deep=True), calls[: place + 1]):
                 return place
         return None
 
-    def _is_users_business(self) -> bool:
+    def _is_made_true_by_user_task(self) -> bool:
         """Says whether the user's task alone makes the injection's check true."""
-        environment = self._start.model_copy(deep=True)
-        for call in self._users_calls:
-            self._run(environment, call)
-        return self._is_true(environment, self._users_calls, self.task.GROUND_TRUTH_OUTPUT)
+        environment = self._start_environment.model_copy(deep=True)
+        for call in self._find_user_calls:
+            self._run_call(environment, call)
+        return self._is_true(environment, self._find_user_calls, self.task.GROUND_TRUTH_OUTPUT)
 
-    def _run(self, environment: TaskEnvironment, call: FunctionCall) -> None:
+    def _run_call(self, environment: TaskEnvironment, call: FunctionCall) -> None:
         with suppress(Exception):  # as in the episode, where the policy read the error
             self.runtime.run_function(environment, call.function, deepcopy(dict(call.args)))
 
@@ -185,19 +185,21 @@ class InjectionSearch:
         """Asks the check, which may change what it looks at, as those do that list unread mail."""
         output = [] if words is None else [text_content_block_from_string(words)]
         with suppress(Exception):  # a check that wants the whole conversation has its say at the end
-            before = self._start.model_copy(deep=True)
+            before = self._start_environment.model_copy(deep=True)
             return bool(self.check(self.injection_task, output, before, environment, list(calls)))
         return False
 
-    def _fixed(self, call: FunctionCall) -> _Wanted:
-        function, arguments = self._as_run(call)
+    def _fixed_arguments(self, call: FunctionCall) -> _WantedCall:
+        function, arguments = self._normalise_call(call)
         left_open = {
-            name for name, value in (call.placeholder_args or {}).items() if _PLACEHOLDER in str(value)
+            name
+            for name, value in (call.placeholder_args or {}).items()
+            if _PLACEHOLDER_PATTERN in str(value)
         }
         fixed = {name: arguments[name] for name in call.args if name in arguments and name not in left_open}
-        return _Wanted(function, fixed)
+        return _WantedCall(function, fixed)
 
-    def _as_run(self, call: FunctionCall) -> tuple[str, dict[str, Any]]:
+    def _normalise_call(self, call: FunctionCall) -> tuple[str, dict[str, Any]]:
         """A call's tool, and its arguments as the tool gets them: `5` and `5.0` are one amount."""
         function = self.runtime.functions.get(call.function)
         if function is not None:

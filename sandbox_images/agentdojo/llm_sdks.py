@@ -14,30 +14,30 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-_SDKS = frozenset({"anthropic", "cohere", "google", "openai", "requests", "vertexai"})
+_SDK_PACKAGES = frozenset({"anthropic", "cohere", "google", "openai", "requests", "vertexai"})
 _CLIENTS = "agentdojo.agent_pipeline.llms."
 _CONSTANTS = {f"{_CLIENTS}google_llm": {"EMPTY_FUNCTION_NAME": "<empty-function-name>"}}
 """What AgentDojo's tool executor compares names of tools with."""
 
 
-class _Anything(type):
-    """Classes that have every attribute, so that annotations and `except` clauses can name them."""
+class _AnyAttributeMeta(type):
+    """The metaclass of classes with every attribute: annotations and `except` clauses can name them."""
 
-    def __getattr__(cls, name: str) -> "_Anything":
+    def __getattr__(cls, name: str) -> "_AnyAttributeMeta":
         return _placeholder(name)
 
 
-def _placeholder(name: str) -> _Anything:
+def _placeholder(name: str) -> _AnyAttributeMeta:
     if name.startswith("__"):
         raise AttributeError(name)
-    return _Anything(name, (Exception,), {})
+    return _AnyAttributeMeta(name, (Exception,), {})
 
 
 class _PlaceholderModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] not in _SDKS and not fullname.startswith(_CLIENTS):
+        if fullname.partition(".")[0] not in _SDK_PACKAGES and not fullname.startswith(_CLIENTS):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 
@@ -52,6 +52,6 @@ class _PlaceholderModules(MetaPathFinder, Loader):
             setattr(module, name, value)
 
 
-def replace() -> None:
+def install_placeholders() -> None:
     """Has every later import of an SDK find a placeholder. To be called before agentdojo is imported."""
     sys.meta_path.insert(0, _PlaceholderModules())

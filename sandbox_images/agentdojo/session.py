@@ -17,7 +17,7 @@ from sandbox_images.agentdojo.state import StateTracker
 from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.toolset import Scores, Session, ToolResult, ToolsetError
 
-_TOOL_TURNS = 15
+_MAX_TOOL_TURNS = 15
 """Turns with tool calls in AgentDojo's pipeline (`max_iters` of its `ToolsExecutionLoop`)."""
 
 
@@ -49,7 +49,7 @@ class AgentDojoSession(Session):
         main_task = user_task or injection_task
         if main_task is None:
             raise ToolsetError("a task needs a user_task, an injection_task, or both")
-        if isinstance(main_task, BaseUserTask) and _sets_up(main_task):
+        if isinstance(main_task, BaseUserTask) and _has_setup(main_task):
             # A set-up may change what it is given, which the base state would otherwise share.
             environment = main_task.init_environment(environment.model_copy(deep=True))
             before = environment.model_copy(deep=True)
@@ -75,7 +75,7 @@ class AgentDojoSession(Session):
 
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Runs a tool through AgentDojo's executor, which words results and errors."""
-        self._touched = self._within_reach(tool)
+        self._touched = self._reachable_fields(tool)
         self._ever_touched |= self._touched
         call = FunctionCall(function=tool, args=arguments, id="call")
         self._calls.append(call)
@@ -94,7 +94,7 @@ class AgentDojoSession(Session):
         """What changed in the environment since the last call of this."""
         return self._tracker.first_patch() if self._touched is None else self._tracker.patch(self._touched)
 
-    def _within_reach(self, tool: str) -> set[str]:
+    def _reachable_fields(self, tool: str) -> set[str]:
         """The fields of the environment that AgentDojo hands to a tool: it can change no others."""
         function = self._runtime.functions.get(tool)
         if function is None:
@@ -119,12 +119,12 @@ class AgentDojoSession(Session):
             asked for (`injected`), that of the one after which the attack had succeeded (`succeeded_at`), and
             whether it succeeded by the last words alone (`succeeded_in_words`).
         """
-        if self._checks_are_agentdojos():  # another's might change what is shared here
+        if self._uses_agentdojo_checks():  # another's might change what is shared here
             for name in self._fields - self._ever_touched:  # what is one and the same need not be compared
                 vars(self._before)[name] = vars(self._environment)[name]
         output = [] if trace["output"] is None else [text_content_block_from_string(trace["output"])]
         calls = self._all_calls(trace["unexecuted"])
-        check = partial(self._check, self._before, self._environment, output, calls)
+        check = partial(self._run_check, self._before, self._environment, output, calls)
         utility = check(self._task)
         attack_success = check(self._injection_task) if self._injection_task is not None else None
         if self._denies_service():
@@ -135,7 +135,7 @@ class AgentDojoSession(Session):
                 check=self._suite._check_task_result,
                 runtime=self._runtime,
                 before=self._before,
-                fresh=self._start_anew,
+                fresh=self._restart_environment,
                 task=self._task,
                 injection_task=self._injection_task,
             )
@@ -162,7 +162,7 @@ class AgentDojoSession(Session):
             calls.insert(call.get("after", len(self._calls)), made)
         return calls
 
-    def _start_anew(self) -> TaskEnvironment:
+    def _restart_environment(self) -> TaskEnvironment:
         environment = self._fresh()
         return (
             self._task.init_environment(environment) if isinstance(self._task, BaseUserTask) else environment
@@ -171,11 +171,11 @@ class AgentDojoSession(Session):
     def _denies_service(self) -> bool:
         return self._attack is not None and self._attack.is_dos_attack
 
-    def _checks_are_agentdojos(self) -> bool:
+    def _uses_agentdojo_checks(self) -> bool:
         tasks = (self._task, self._injection_task)
         return all(task is None or type(task).__module__.startswith("agentdojo.") for task in tasks)
 
-    def _check(
+    def _run_check(
         self,
         before: TaskEnvironment,
         now: TaskEnvironment,
@@ -195,7 +195,7 @@ class AgentDojoSession(Session):
             {"name": call.function, "arguments": dict(call.args)}
             for call in self._task.ground_truth(self._environment)
         ]
-        size = math.ceil(len(calls) / _TOOL_TURNS) or 1
+        size = math.ceil(len(calls) / _MAX_TOOL_TURNS) or 1
         turns = [calls[start : start + size] for start in range(0, len(calls), size)]
         return [
             *({"content": "", "tool_calls": turn} for turn in turns),
@@ -220,6 +220,6 @@ class InjectionsSession(Session):
         return self._injections
 
 
-def _sets_up(task: BaseUserTask) -> bool:
+def _has_setup(task: BaseUserTask) -> bool:
     """Says whether a user task has a set-up of its own."""
     return type(task).init_environment is not BaseUserTask.init_environment

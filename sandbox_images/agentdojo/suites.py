@@ -6,7 +6,7 @@ from typing import cast
 from agentdojo.task_suite.load_suites import get_suites
 from agentdojo.task_suite.task_suite import TaskSuite
 
-from sandbox_images.agentdojo.imports import imported, is_path
+from sandbox_images.agentdojo.imports import import_object, is_import_path
 from sandbox_images.tool_host.toolset import ToolsetError
 
 
@@ -20,12 +20,12 @@ def load_suite(version: str, name: str) -> TaskSuite:
     Raises:
         ToolsetError: There is none.
     """
-    if not is_path(name):
+    if not is_import_path(name):
         registered = get_suites(version)
         if name not in registered:
             raise ToolsetError(f"AgentDojo {version} has no suite {name!r}")
         return registered[name]
-    found = imported(name)
+    found = import_object(name)
     if not isinstance(found, TaskSuite):
         raise ToolsetError(f"{name} is a {type(found).__name__}; an agentdojo TaskSuite is needed")
     return cast(TaskSuite, found)

@@ -5,7 +5,7 @@ import json
 
 from sandbox_images.agentdojo import llm_sdks
 
-llm_sdks.replace()
+llm_sdks.install_placeholders()
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,17 +18,17 @@ from agentdojo.agent_pipeline.tool_execution import ToolsExecutor, tool_result_t
 from agentdojo.base_tasks import BaseUserTask
 from pydantic import ValidationError
 
-from sandbox_images.agentdojo.attacks import attack_class
-from sandbox_images.agentdojo.comparison import spare_deepdiff
-from sandbox_images.agentdojo.dumper import dump
-from sandbox_images.agentdojo.imports import look_in
+from sandbox_images.agentdojo.attacks import find_attack_class
+from sandbox_images.agentdojo.comparison import install_fast_comparison
+from sandbox_images.agentdojo.dumper import dump_yaml
+from sandbox_images.agentdojo.imports import add_import_folder
 from sandbox_images.agentdojo.loaded_suite import LoadedSuite
 from sandbox_images.agentdojo.session import AgentDojoSession, InjectionsSession
 from sandbox_images.agentdojo.suites import load_suites
 from sandbox_images.tool_host.toolset import Session, Toolset, ToolsetError
 
-_DUMPS: dict[str, Callable[[Any], str]] = {
-    "yaml": dump,
+_DUMP_FUNCTIONS: dict[str, Callable[[Any], str]] = {
+    "yaml": dump_yaml,
     # AgentDojo's own JSON format, `json.dumps`, raises on the dates that many tools give.
     "json": partial(json.dumps, default=str),
 }
@@ -57,20 +57,20 @@ class AgentDojoToolset(Toolset):
         self._version = version
         self._names = suites
         self._folder = folder
-        self._executor = ToolsExecutor(partial(tool_result_to_str, dump_fn=_DUMPS[tool_output]))
+        self._executor = ToolsExecutor(partial(tool_result_to_str, dump_fn=_DUMP_FUNCTIONS[tool_output]))
         self._suites: dict[str, LoadedSuite] = {}
 
     def preload(self) -> None:
         """Loads the suites and builds each one's default environment."""
-        spare_deepdiff()
-        look_in(self._folder)
+        install_fast_comparison()
+        add_import_folder(self._folder)
         for name, suite in load_suites(self._version, self._names).items():
             self._suites[name] = loaded = LoadedSuite(self._version, suite)
             for task in suite.user_tasks.values():
                 with suppress(Exception):  # a task that is broken shows in its own episodes
-                    self._rehearse(loaded, task)
+                    self._rehearse_task(loaded, task)
 
-    def _rehearse(self, loaded: LoadedSuite, task: BaseUserTask) -> None:
+    def _rehearse_task(self, loaded: LoadedSuite, task: BaseUserTask) -> None:
         """Plays a task: what Python and pydantic build on first use is then there for every session.
 
         All 97 take half a second, and make an episode a tenth cheaper than one alone does.
@@ -94,7 +94,7 @@ class AgentDojoToolset(Toolset):
             return {}
         if task.get("injections") is not None:
             return dict(task["injections"])
-        loaded = self._suite(task)
+        loaded = self._find_suite(task)
         return loaded.attacks.injections(
             task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
         )
@@ -118,14 +118,14 @@ class AgentDojoToolset(Toolset):
 
         With `computes_injections`, a session whose state is what the task's attack injects.
         """
-        loaded = self._suite(task)
+        loaded = self._find_suite(task)
         if task.get("computes_injections"):
             return InjectionsSession(
                 loaded.attacks.injections(
                     task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
                 )
             )
-        attack = attack_class(task["attack"]) if task.get("attack") is not None else None
+        attack = find_attack_class(task["attack"]) if task.get("attack") is not None else None
         user_task = loaded.task(task["user_task"]) if task.get("user_task") else None
         injection_task = loaded.task(task["injection_task"]) if task.get("injection_task") else None
         try:
@@ -142,7 +142,7 @@ class AgentDojoToolset(Toolset):
             loaded, user_task, injection_task, environment, before, fresh, attack, self._executor
         )
 
-    def _suite(self, task: dict[str, Any]) -> LoadedSuite:
+    def _find_suite(self, task: dict[str, Any]) -> LoadedSuite:
         if task.get("suite") not in self._suites:
             raise ToolsetError(
                 f"suite {task.get('suite')!r} is not loaded; loaded are {', '.join(self._suites)}"

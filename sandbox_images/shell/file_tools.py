@@ -5,7 +5,7 @@ from itertools import islice
 
 from sandbox_images.shell.workspace import Entry, FileError, Workspace
 
-_ENTRIES = 500
+_MAX_ENTRIES = 500
 
 
 class FileTools:
@@ -31,10 +31,10 @@ class FileTools:
         last = count if lines is None else min(count, start - 1 + lines)
         shown: list[str] = []
         room = self._output_cap
-        for line in islice(_lines(all_text), start - 1, last):
+        for line in islice(_iterate_lines(all_text), start - 1, last):
             room -= len(line.encode())
             if room < 0 and not shown:
-                return f"{_cut(line, self._output_cap)}\n[line {start:,} is too long to be shown whole]"
+                return f"{_truncate(line, self._output_cap)}\n[line {start:,} is too long to be shown whole]"
             if room < 0:
                 break
             shown.append(line)
@@ -66,14 +66,14 @@ class FileTools:
         """What is below a folder, one entry a line."""
         shown: list[str] = []
         for entry in self._workspace.entries(path):
-            if len(shown) == _ENTRIES:
-                shown.append(f"[there are more; these are the first {_ENTRIES}]")
+            if len(shown) == _MAX_ENTRIES:
+                shown.append(f"[there are more; these are the first {_MAX_ENTRIES}]")
                 break
-            shown.append(_line(entry))
-        return _cut("\n".join(shown), self._output_cap) or "[the folder is empty]"
+            shown.append(_entry_line(entry))
+        return _truncate("\n".join(shown), self._output_cap) or "[the folder is empty]"
 
 
-def _lines(text: str) -> Iterator[str]:
+def _iterate_lines(text: str) -> Iterator[str]:
     """Its lines, one at a time: all of them at once can take many times the memory of the text."""
     start = 0
     while start < len(text):
@@ -82,7 +82,7 @@ def _lines(text: str) -> Iterator[str]:
         start = end
 
 
-def _line(entry: Entry) -> str:
+def _entry_line(entry: Entry) -> str:
     path = entry.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     match entry.kind:
         case "folder":
@@ -95,6 +95,6 @@ def _line(entry: Entry) -> str:
             return f"{path}  no regular file"
 
 
-def _cut(text: str, cap: int) -> str:
+def _truncate(text: str, cap: int) -> str:
     encoded = text.encode()
     return text if len(encoded) <= cap else encoded[:cap].decode("utf-8", "ignore") + "…"

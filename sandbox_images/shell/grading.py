@@ -4,12 +4,12 @@ import errno
 from typing import Any
 
 from sandbox_images.shell.mistakes import find_mistake
-from sandbox_images.shell.processes import BeyondKilling
+from sandbox_images.shell.processes import UnkillableProcesses
 from sandbox_images.shell.subject import Subject, SubmissionFailed
 from sandbox_images.tool_host.toolset import Scores, ToolsetError
 
-_SOURCE = "<hidden tests>"
-_MISTAKES = (
+_SOURCE_NAME = "<hidden tests>"
+_MISTAKE_TYPES = (
     NameError,
     AttributeError,
     TypeError,
@@ -19,7 +19,7 @@ _MISTAKES = (
     NotImplementedError,
 )
 """What a test raises by its author's mistake, where the submission has had no part in it."""
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT}
+_SHORTAGE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT}
 """What the system says when it has no more of something, which a submission may have used up."""
 
 
@@ -43,11 +43,11 @@ def grade(source: str, subject: Subject) -> Scores:
     """
     names: dict[str, Any] = {"__name__": "hidden_tests"}
     try:
-        exec(compile(source, _SOURCE, "exec"), names)
+        exec(compile(source, _SOURCE_NAME, "exec"), names)
     except Exception as error:
         if is_shortage(error):
-            return failed(error)
-        raise ToolsetError(f"the hidden tests do not load: {_named(error)}") from error
+            return failed_scores(error)
+        raise ToolsetError(f"the hidden tests do not load: {_error_name(error)}") from error
     mistake = find_mistake(source, names)
     if mistake is not None:
         raise ToolsetError(f"the hidden tests are at fault: {mistake}")
@@ -61,15 +61,21 @@ def grade(source: str, subject: Subject) -> Scores:
             subject.asked = False
             test(subject)
         except SubmissionFailed as error:
-            failures[name] = _worded(error)
+            failures[name] = _describe_failure(error)
         except ToolsetError:
             raise
-        except BeyondKilling as error:  # they would write to what the other tests look at
-            return failed(error)
+        except UnkillableProcesses as error:  # they would write to what the other tests look at
+            return failed_scores(error)
         except Exception as error:
-            if isinstance(error, _MISTAKES) and not subject.asked and _raises_afresh(source, name, subject):
-                raise ToolsetError(f"the hidden tests are at fault: {name}, {_worded(error)}") from error
-            failures[name] = _worded(error)
+            if (
+                isinstance(error, _MISTAKE_TYPES)
+                and not subject.asked
+                and _raises_afresh(source, name, subject)
+            ):
+                raise ToolsetError(
+                    f"the hidden tests are at fault: {name}, {_describe_failure(error)}"
+                ) from error
+            failures[name] = _describe_failure(error)
             if is_shortage(error):
                 shortages.append(name)
     passed = 1 - len(failures) / len(tests)
@@ -87,18 +93,18 @@ def _raises_afresh(source: str, name: str, subject: Subject) -> bool:
     names: dict[str, Any] = {"__name__": "hidden_tests"}
     subject.asked = False
     try:
-        exec(compile(source, _SOURCE, "exec"), names)
+        exec(compile(source, _SOURCE_NAME, "exec"), names)
         names[name](subject)
-    except _MISTAKES:
+    except _MISTAKE_TYPES:
         return not subject.asked
     except Exception:  # noqa: BLE001 - something else, which may be the submission's doing
         return False
     return False
 
 
-def failed(error: BaseException) -> Scores:
+def failed_scores(error: BaseException) -> Scores:
     """The scores of a submission that broke its own examination as a whole."""
-    details: dict[str, Any] = {"tests": 0, "failures": {"examination": _named(error)}}
+    details: dict[str, Any] = {"tests": 0, "failures": {"examination": _error_name(error)}}
     if is_shortage(error):
         details["shortages"] = ["examination"]
     return Scores({"solved": 0.0, "tests_passed": 0.0}, details)
@@ -106,18 +112,18 @@ def failed(error: BaseException) -> Scores:
 
 def is_shortage(error: BaseException) -> bool:
     """Whether an error says that there is no more memory, or no more of something else."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SHORTAGES)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SHORTAGE_ERRORS)
 
 
-def _worded(error: Exception) -> str:
+def _describe_failure(error: Exception) -> str:
     """What a test failed with, and at which of its lines."""
     line, trace = 0, error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == _SOURCE:
+        if trace.tb_frame.f_code.co_filename == _SOURCE_NAME:
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f"line {line}: {_named(error)}"
+    return f"line {line}: {_error_name(error)}"
 
 
-def _named(error: BaseException) -> str:
+def _error_name(error: BaseException) -> str:
     return f"{type(error).__name__}: {error!s:.300}"

@@ -22,7 +22,7 @@ def find_mistake(source: str, names: Mapping[str, Any]) -> str | None:
     """
     own = [value for value in names.values() if isinstance(value, FunctionType)]
     own = [function for function in own if function.__globals__ is names]
-    codes = [code for function in own for code in _codes(function.__code__)]
+    codes = [code for function in own for code in _iterate_codes(function.__code__)]
     known = {*names, *dir(builtins)}
     for code in codes:
         known |= {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
@@ -33,11 +33,11 @@ def find_mistake(source: str, names: Mapping[str, Any]) -> str | None:
     return next(_unknown_attributes(source), None)
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
+def _iterate_codes(code: CodeType) -> Iterator[CodeType]:
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _codes(constant)
+            yield from _iterate_codes(constant)
 
 
 def _unknown_attributes(source: str) -> Iterator[str]:

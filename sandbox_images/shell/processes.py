@@ -13,18 +13,18 @@ from sandbox_images.tool_host import process
 _KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
 _MUST_BE_DEAD = 5.0
 """Seconds after which processes that are killed as fast as they appear are beyond us."""
-_LOOKS = 200
+_MAX_LOOKS = 200
 """Looks at what is left, at the least, before that is said: on a busy machine, slow is not hopeless."""
-_GIVE_UP = 20.0
+_GIVE_UP_SECONDS = 20.0
 """Seconds after which it is said however few looks there were."""
 
 
-class BeyondKilling(TimeoutError):
+class UnkillableProcesses(TimeoutError):
     """Processes multiply faster than they can be killed."""
 
 
-class Family:
-    """This process's descendants. Orphans among them stay in it: the session adopts them."""
+class ProcessFamily:
+    """The family of this process: its descendants. Orphans among them stay in it: the session adopts them."""
 
     def __init__(self) -> None:
         self._statuses: dict[int, int | None] = {}
@@ -51,7 +51,7 @@ class Family:
         """
         pid = os.fork()
         if pid == 0:
-            _become(command, environment, folder, descriptors, cpu_seconds)
+            _execute(command, environment, folder, descriptors, cpu_seconds)
         self._statuses[pid] = None
         return pid
 
@@ -65,7 +65,7 @@ class Family:
         """Takes the dead off the kernel's hands: until then each counts as a process of the container."""
         for pid, status in process.reaped():
             if os.WIFSTOPPED(status):  # it has made us its tracer, and we let nobody go on under our eyes
-                _signal({pid}, signal.SIGKILL)
+                _send_signal({pid}, signal.SIGKILL)
             elif pid in self._statuses:
                 code = os.waitstatus_to_exitcode(status)
                 self._statuses[pid] = code if code >= 0 else 128 - code
@@ -90,22 +90,22 @@ class Family:
         began = time.monotonic()
         stopped: set[int] = set()
         while fresh := self._descendants(spared) - stopped:
-            _signal(fresh, signal.SIGSTOP)
+            _send_signal(fresh, signal.SIGSTOP)
             stopped |= fresh
             if time.monotonic() - began > (_MUST_BE_DEAD if seconds is None else seconds) / 2:
                 break
         looks = 0
         while victims := self._descendants(spared):
-            _signal(victims, signal.SIGKILL)
+            _send_signal(victims, signal.SIGKILL)
             looks += 1
-            if _is_hopeless(time.monotonic() - began, looks, seconds):
-                raise BeyondKilling("the session's processes multiply faster than they can be killed")
+            if _is_killing_hopeless(time.monotonic() - began, looks, seconds):
+                raise UnkillableProcesses("the session's processes multiply faster than they can be killed")
             time.sleep(0.001)
             self.reap()
 
     def _descendants(self, spared: Collection[int]) -> set[int]:
         self.reap()
-        children_of = _listed_children if _KERNEL_LISTS_CHILDREN else _scanned_children()
+        children_of = _read_children if _KERNEL_LISTS_CHILDREN else _scan_children()
         found: set[int] = set()
         parents = [os.getpid()]
         while parents:
@@ -115,7 +115,7 @@ class Family:
         return found
 
 
-def _become(
+def _execute(
     command: list[str],
     environment: Mapping[str, str],
     folder: str | int,
@@ -144,19 +144,19 @@ def _become(
         os._exit(127)
 
 
-def _is_hopeless(passed: float, looks: int, seconds: float | None) -> bool:
+def _is_killing_hopeless(passed: float, looks: int, seconds: float | None) -> bool:
     if seconds is not None:
         return passed > seconds
-    return passed > _GIVE_UP or (passed > _MUST_BE_DEAD and looks > _LOOKS)
+    return passed > _GIVE_UP_SECONDS or (passed > _MUST_BE_DEAD and looks > _MAX_LOOKS)
 
 
-def _signal(pids: set[int], number: int) -> None:
+def _send_signal(pids: set[int], number: int) -> None:
     for pid in pids:
         with suppress(OSError):
             os.kill(pid, number)
 
 
-def _listed_children(pid: int) -> set[int]:
+def _read_children(pid: int) -> set[int]:
     """Children of all threads of a process, by the kernel's own lists."""
     found: set[int] = set()
     with suppress(OSError):
@@ -166,7 +166,7 @@ def _listed_children(pid: int) -> set[int]:
     return found
 
 
-def _scanned_children() -> Callable[[int], set[int]]:
+def _scan_children() -> Callable[[int], set[int]]:
     """The same where the kernel keeps no such lists: from what every process says of its parent."""
     children: dict[int, set[int]] = {}
     for entry in os.listdir("/proc"):

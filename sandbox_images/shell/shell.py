@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from sandbox_images.shell.output import CappedOutput, read_available, wait_until_ready
-from sandbox_images.shell.processes import BeyondKilling, Family
+from sandbox_images.shell.processes import ProcessFamily, UnkillableProcesses
 
 HIGHEST_FD = 63
 _COMMANDS, _OUTPUT, _REPORTS = 61, 62, HIGHEST_FD
@@ -24,7 +24,7 @@ _CLEANING_UP = 8.0
 worker waits longer, and takes a session that does not answer by then for one that its policy has ended."""
 _KILLING = 4.0
 """Of these, to kill. What is still there afterwards is killed before the next command, or before grading."""
-_MAX_STATE = 4 << 20
+_MAX_STATE_BYTES = 4 << 20
 _END = 128
 """More bytes than the end of a report has."""
 _OURS = re.compile(rb"^declare \S+ _kumite_[^\n]*\n", re.MULTILINE)
@@ -57,8 +57,8 @@ _LOOP = " ".join(
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What became of a command."""
+class CommandResult:
+    """The result of a command."""
 
     output: str
     """What it printed, stdout and stderr in order."""
@@ -78,7 +78,9 @@ class Shell:
         output_cap: Most bytes of a command's output to keep.
     """
 
-    def __init__(self, folder: str, environment: Mapping[str, str], family: Family, output_cap: int) -> None:
+    def __init__(
+        self, folder: str, environment: Mapping[str, str], family: ProcessFamily, output_cap: int
+    ) -> None:
         self._home = folder
         self._environment = environment
         self._family = family
@@ -89,7 +91,7 @@ class Shell:
         self._condemned: set[int] | None = None
         """Those to be spared of a kill that was not finished in time."""
 
-    def run(self, command: str, timeout: float) -> Ran:
+    def run(self, command: str, timeout: float) -> CommandResult:
         """Runs a command in the shell.
 
         What background processes have printed since the last command comes first, as in a terminal. A
@@ -116,16 +118,16 @@ class Shell:
             self._start()
         assert self._pid is not None
         pid, older = self._pid, self._family.alive() - {self._pid}
-        status = self._converse(command.encode(), timeout, output)
+        status = self._run_until_report(command.encode(), timeout, output)
         if status is not None:
-            return Ran(output.text(), status)
+            return CommandResult(output.text(), status)
         folder, status = self.folder, self._family.status(pid)
         deadline = time.monotonic() + _CLEANING_UP
-        is_clean = status is not None or self._kill(older, _KILLING)
-        self._drain(output)
+        is_clean = status is not None or self._kill_started(older, _KILLING)
+        self._read_output(output)
         self._hang_up()
         restored = status is None and is_clean and self._restore(folder, older, deadline)
-        return Ran(output.text(), status, shell_ended=not restored)
+        return CommandResult(output.text(), status, shell_ended=not restored)
 
     @property
     def folder(self) -> str:
@@ -136,11 +138,11 @@ class Shell:
                 return folder if os.path.isdir(folder) else self._home
         return self._home
 
-    def _kill(self, older: set[int], seconds: float) -> bool:
+    def _kill_started(self, older: set[int], seconds: float) -> bool:
         """Kills what a command started, or notes that it is still to be done."""
         try:
             self._family.kill(older, seconds)
-        except BeyondKilling:
+        except UnkillableProcesses:
             self._condemned = older
             return False
         return True
@@ -151,11 +153,11 @@ class Shell:
         try:
             self._start()
             left = deadline - time.monotonic()
-            if self._converse(self._state + os.fsencode(go), left, CappedOutput(2)) is not None:
+            if self._run_until_report(self._state + os.fsencode(go), left, CappedOutput(2)) is not None:
                 return True
         except OSError:  # there is no room for another one now
             pass
-        self._kill(older, 0.1)
+        self._kill_started(older, 0.1)
         self._hang_up()
         return False
 
@@ -188,7 +190,7 @@ class Shell:
         self._commands = self._output = self._reports = -1
         self._pid = None
 
-    def _converse(self, command: bytes, timeout: float, output: CappedOutput) -> int | None:
+    def _run_until_report(self, command: bytes, timeout: float, output: CappedOutput) -> int | None:
         """Sends a command and collects its output until its report comes.
 
         Returns:
@@ -213,7 +215,7 @@ class Shell:
                 elif descriptor == self._output:
                     output.feed(data)
                 elif report.feed(data):
-                    self._drain(output)
+                    self._read_output(output)
                     self._state = report.state or self._state
                     return report.status
             if self._family.status(self._pid) is not None:
@@ -228,7 +230,7 @@ class Shell:
         except BrokenPipeError:
             return len(data)  # the shell has ended, which is noticed elsewhere
 
-    def _drain(self, output: CappedOutput) -> None:
+    def _read_output(self, output: CappedOutput) -> None:
         """Takes what is in the pipe, which holds all that was printed before; no more, if it never ends."""
         left = _PIPE_BYTES
         while left > 0 and (data := read_available(self._output, left)):
@@ -250,7 +252,7 @@ class _Report:
     def feed(self, data: bytes) -> bool:
         """Takes what was read; says whether the report is complete."""
         self._seen += data
-        if len(self._seen) > _MAX_STATE:
+        if len(self._seen) > _MAX_STATE_BYTES:
             self._overflowed = True
             del self._seen[:-_END]
         end = self._end.search(self._seen, max(0, len(self._seen) - _END))

@@ -17,12 +17,12 @@ from typing import Any, BinaryIO, cast
 
 from sandbox_images.shell.bans import GUARD
 from sandbox_images.shell.output import read_available, wait_until_ready
-from sandbox_images.shell.processes import Family
+from sandbox_images.shell.processes import ProcessFamily
 from sandbox_images.shell.workspace import FileError, Workspace
 from sandbox_images.tool_host.toolset import ToolsetError
 
-_RESULT = 3
-_MOST_BYTES = 4 << 20
+_RESULT_DESCRIPTOR = 3
+_MAX_OUTPUT_BYTES = 4 << 20
 """Most that a submission may say, in bytes."""
 _CPU_SECONDS = 5
 """CPU time that a submission has for one answer, in seconds, unless a test gives it more."""
@@ -46,7 +46,7 @@ def answer():  # in a function: a submission can import what is global here
         if request["guard"]:
             guard = {{"__name__": "guard"}}
             exec(compile(request["guard"], "<guard>", "exec"), guard)
-            guard["admit"](request["of"], request["without"], folder, {_RESULT})
+            guard["admit"](request["of"], request["without"], folder, {_RESULT_DESCRIPTOR})
         exec(code, names)
         return json.dumps({{"value": names.get("result")}})
     except BaseException as error:
@@ -55,7 +55,7 @@ def answer():  # in a function: a submission can import what is global here
 
 unsaid = memoryview(answer().encode())
 while unsaid:
-    unsaid = unsaid[os.write({_RESULT}, unsaid):]
+    unsaid = unsaid[os.write({_RESULT_DESCRIPTOR}, unsaid):]
 os._exit(0)
 """
 
@@ -66,7 +66,7 @@ class SubmissionFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Completed:
-    """What became of a command."""
+    """The result of a command."""
 
     status: int
     """Its exit code, 128 + the signal's number if it was killed."""
@@ -89,7 +89,7 @@ class Subject:
     def __init__(
         self,
         workspace: Workspace,
-        family: Family,
+        family: ProcessFamily,
         environment: Mapping[str, str],
         output: str | None,
         expected: Any,
@@ -186,7 +186,7 @@ class Subject:
         Raises:
             SubmissionFailed: See `call`; or it uses what is banned.
         """
-        answer = self._answer(code, cpu_seconds, inputs, of, without)
+        answer = self._run_for_answer(code, cpu_seconds, inputs, of, without)
         if "raised" in answer:
             raise SubmissionFailed(f"raised {answer['raised'][0]}: {answer['message']}")
         return answer["value"]
@@ -205,7 +205,7 @@ class Subject:
         Raises:
             SubmissionFailed: It took too long or ended without an answer, or uses what is banned.
         """
-        return self._answer(code, cpu_seconds, inputs, of, without).get("raised", [])
+        return self._run_for_answer(code, cpu_seconds, inputs, of, without).get("raised", [])
 
     def run(self, *command: str, stdin: str = "", cpu_seconds: int = _CPU_SECONDS) -> Completed:
         """Runs a command in the workspace.
@@ -213,10 +213,10 @@ class Subject:
         Raises:
             SubmissionFailed: It took too long or printed too much.
         """
-        status, stdout = self._watched(list(command), stdin.encode(), 1, cpu_seconds)
+        status, stdout = self._run_watched(list(command), stdin.encode(), 1, cpu_seconds)
         return Completed(status, stdout.decode("utf-8", "replace"))
 
-    def _answer(
+    def _run_for_answer(
         self, code: str, cpu_seconds: int, inputs: dict[str, Any], of: str | None, without: Sequence[str]
     ) -> dict[str, Any]:
         if without and of is None:
@@ -226,7 +226,9 @@ class Subject:
             request = json.dumps({**asked, "guard": GUARD if without else ""}).encode()
         except TypeError as error:
             raise ToolsetError(f"the hidden tests give a submission what is no JSON: {error}") from error
-        _, said = self._watched([sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT, cpu_seconds)
+        _, said = self._run_watched(
+            [sys.executable, "-I", "-S", "-c", _EVALUATE], request, _RESULT_DESCRIPTOR, cpu_seconds
+        )
         try:
             read: Any = json.loads(said)
         except (ValueError, RecursionError):
@@ -234,22 +236,24 @@ class Subject:
         answer = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
         if isinstance(answer.get("refused"), str):
             raise SubmissionFailed(f"does not do the work itself: {answer['refused']:.200}")
-        if not ("value" in answer or _says_what_was_raised(answer)):
+        if not ("value" in answer or _is_raised_answer(answer)):
             raise SubmissionFailed("ended without an answer")
         return answer
 
-    def _watched(self, command: list[str], stdin: bytes, watched: int, cpu_seconds: int) -> tuple[int, bytes]:
+    def _run_watched(
+        self, command: list[str], stdin: bytes, watched: int, cpu_seconds: int
+    ) -> tuple[int, bytes]:
         """Runs a process to its end, and gives its exit code and what it wrote to one descriptor."""
         self.asked = True
         deadline = min(time.monotonic() + _WAITING * cpu_seconds, self._deadline)
         with ExitStack() as ends:
-            pid, writer, reader = self._spawned(command, watched, cpu_seconds, ends)
+            pid, writer, reader = self._spawn_watched(command, watched, cpu_seconds, ends)
             try:
-                return self._conversation(pid, writer, reader, stdin, deadline)
+                return self._exchange_data(pid, writer, reader, stdin, deadline)
             finally:
                 self._family.kill()
 
-    def _spawned(
+    def _spawn_watched(
         self, command: list[str], watched: int, cpu_seconds: int, ends: ExitStack
     ) -> tuple[int, BinaryIO, int]:
         with ExitStack() as theirs:
@@ -269,7 +273,7 @@ class Subject:
             )
         return pid, writer, reader
 
-    def _conversation(
+    def _exchange_data(
         self, pid: int, writer: BinaryIO, reader: int, stdin: bytes, deadline: float
     ) -> tuple[int, bytes]:
         unsent = memoryview(stdin)
@@ -281,25 +285,25 @@ class Subject:
             status = self._family.status(pid)  # before the look at the pipe: what it said is there by then
             readable, writable = wait_until_ready(readers, [writer.fileno()] if unsent else [], _POLL)
             if writable:
-                unsent = unsent[_write(writer, unsent) :]
+                unsent = unsent[_write_available(writer, unsent) :]
             if readable:
                 data = read_available(reader)
                 said += data or b""
                 if data is None:
                     readers = []
-            if len(said) > _MOST_BYTES:
-                raise SubmissionFailed(f"said more than {_MOST_BYTES:,} bytes")
+            if len(said) > _MAX_OUTPUT_BYTES:
+                raise SubmissionFailed(f"said more than {_MAX_OUTPUT_BYTES:,} bytes")
             if status is not None and not readable:
                 return status, bytes(said)
         raise SubmissionFailed("took too long")
 
 
-def _says_what_was_raised(answer: dict[str, Any]) -> bool:
+def _is_raised_answer(answer: dict[str, Any]) -> bool:
     raised = answer.get("raised")
     return isinstance(raised, list) and raised != [] and isinstance(answer.get("message"), str)
 
 
-def _write(pipe: BinaryIO, data: memoryview) -> int:
+def _write_available(pipe: BinaryIO, data: memoryview) -> int:
     try:
         return pipe.write(data) or 0
     except BrokenPipeError:

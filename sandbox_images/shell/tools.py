@@ -18,7 +18,7 @@ def tool_schemas(default_timeout: float, max_timeout: float) -> list[dict[str, A
     }
     path = {"type": "string", "description": "Path of the file, relative to the workspace."}
     return [
-        _schema(
+        _make_schema(
             "bash",
             "Runs a command in a bash shell that lasts for the whole session: the working directory, "
             "variables and functions stay from call to call. Gives stdout and stderr together, and the exit "
@@ -26,14 +26,14 @@ def tool_schemas(default_timeout: float, max_timeout: float) -> list[dict[str, A
             {"command": {"type": "string", "description": "The command, of any number of lines."}},
             {"timeout": timeout},
         ),
-        _schema(
+        _make_schema(
             "python",
             "Runs a Python program in a fresh interpreter, in the shell's working directory and environment. "
             "Gives stdout and stderr together, and the exit code.",
             {"code": {"type": "string", "description": "The program's source."}},
             {"timeout": timeout},
         ),
-        _schema(
+        _make_schema(
             "read_file",
             "Reads a text file, or some lines of it.",
             {"path": path},
@@ -42,12 +42,12 @@ def tool_schemas(default_timeout: float, max_timeout: float) -> list[dict[str, A
                 "lines": {"type": "integer", "description": "How many lines to read."},
             },
         ),
-        _schema(
+        _make_schema(
             "write_file",
             "Writes a text file, over one that is there, and makes the folders on the way to it.",
             {"path": path, "content": {"type": "string", "description": "All of the file's text."}},
         ),
-        _schema(
+        _make_schema(
             "edit_file",
             "Replaces a text in a file by another.",
             {
@@ -56,7 +56,7 @@ def tool_schemas(default_timeout: float, max_timeout: float) -> list[dict[str, A
                 "new": {"type": "string", "description": "The text to put in its place."},
             },
         ),
-        _schema(
+        _make_schema(
             "list_files",
             "Lists all files and folders below a folder of the workspace.",
             {},
@@ -65,7 +65,7 @@ def tool_schemas(default_timeout: float, max_timeout: float) -> list[dict[str, A
     ]
 
 
-def complaint(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+def find_argument_error(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     """What is wrong with a call's arguments, in words for the policy to read; None when nothing is."""
     tool, properties = schema["name"], schema["parameters"]["properties"]
     for name in schema["parameters"]["required"]:
@@ -87,7 +87,7 @@ def complaint(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     return None
 
 
-def _schema(
+def _make_schema(
     name: str, description: str, required: dict[str, Any], optional: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     return {

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sandbox_images.shell.file_tools import FileTools
-from sandbox_images.shell.grading import failed, grade
-from sandbox_images.shell.processes import Family
-from sandbox_images.shell.shell import HIGHEST_FD, Ran, Shell
+from sandbox_images.shell.grading import failed_scores, grade
+from sandbox_images.shell.processes import ProcessFamily
+from sandbox_images.shell.shell import HIGHEST_FD, CommandResult, Shell
 from sandbox_images.shell.state import WorkspaceState
 from sandbox_images.shell.subject import Subject
-from sandbox_images.shell.tools import complaint, tool_schemas
+from sandbox_images.shell.tools import find_argument_error, tool_schemas
 from sandbox_images.shell.workspace import FileError, Workspace
 from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.session_variables import given_variables
 from sandbox_images.tool_host.toolset import Scores, Session, ToolResult, Toolset, ToolsetError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LONGEST = 100_000
+_MAX_TEXT_LENGTH = 100_000
 """Most bytes of a command or program: Linux takes 128 KiB in one argument."""
 
 
@@ -98,7 +98,7 @@ class ShellSession(Session):
             "PYTHONUNBUFFERED": "1",
             **given_variables(),
         }
-        self._family = Family()
+        self._family = ProcessFamily()
         self._shell = Shell(str(root), self._environment, self._family, toolset.output_cap)
         self._workspace = Workspace(str(root), toolset.max_file_bytes)
         self._files = FileTools(self._workspace, toolset.output_cap)
@@ -124,7 +124,7 @@ class ShellSession(Session):
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Runs a tool. Whatever the model's code does, the answer is text, and not too long to be sent."""
         try:
-            result = self._answer(tool, arguments)
+            result = self._run_tool(tool, arguments)
         except FileError as error:
             result = ToolResult("", str(error))
         except MemoryError:
@@ -135,7 +135,7 @@ class ShellSession(Session):
             result.error = f"{result.error:.{self._limits.output_cap}}"
         return result
 
-    def _answer(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
+    def _run_tool(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         schema = self._schemas.get(tool)
         if schema is None:
             return ToolResult("", f"there is no tool {tool!r:.100}; there are {', '.join(self._schemas)}")
@@ -143,17 +143,17 @@ class ShellSession(Session):
         given: dict[str, Any] = {
             name: value for name, value in arguments.items() if value is not None or name in required
         }
-        problem = complaint(schema, given)
+        problem = find_argument_error(schema, given)
         if problem is not None:
             return ToolResult("", problem)
         match tool:
             case "bash":
-                return self._run(given["command"], given["command"], given.get("timeout"))
+                return self._run_command(given["command"], given["command"], given.get("timeout"))
             case "python":
                 program = f"command python3 -c {shlex.quote(given['code'])}"
-                return self._run(program, given["code"], given.get("timeout"))
+                return self._run_command(program, given["code"], given.get("timeout"))
             case _:
-                self._workspace.find_anew()
+                self._workspace.reopen()
                 return ToolResult(getattr(self._files, tool)(**given))
 
     def state_patch(self) -> Patch | None:
@@ -192,26 +192,28 @@ class ShellSession(Session):
         )
         try:
             self._family.kill()
-            self._workspace.find_anew()
+            self._workspace.reopen()
             return grade(trace["tests"], subject)
         except ToolsetError:
             raise
         except Exception as error:  # noqa: BLE001 - see above
             traceback.print_exc()
-            return failed(error)
+            return failed_scores(error)
 
-    def _run(self, command: str, source: str, timeout: float | None) -> ToolResult:
+    def _run_command(self, command: str, source: str, timeout: float | None) -> ToolResult:
         size = len(source.encode())
-        if size > _LONGEST:
-            return ToolResult("", f"{size:,} bytes are too many for one call: up to {_LONGEST:,} can be run")
+        if size > _MAX_TEXT_LENGTH:
+            return ToolResult(
+                "", f"{size:,} bytes are too many for one call: up to {_MAX_TEXT_LENGTH:,} can be run"
+            )
         limit = self._limits.command_timeout if timeout is None else timeout
         if not limit > 0:
             return ToolResult("", f"timeout must be more than 0 seconds, got {limit}")
         limit = min(limit, self._limits.max_command_timeout)
-        return ToolResult(_worded(self._shell.run(command, limit), limit))
+        return ToolResult(_describe_command(self._shell.run(command, limit), limit))
 
 
-def _worded(ran: Ran, limit: float) -> str:
+def _describe_command(ran: CommandResult, limit: float) -> str:
     """What the policy reads of a command."""
     gap = "" if not ran.output or ran.output.endswith("\n") else "\n"
     if ran.status is None:

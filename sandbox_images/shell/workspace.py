@@ -17,7 +17,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_DEEPEST = 32
+_MAX_DEPTH = 32
 """Levels of folders that a listing goes down: each takes descriptors."""
 
 
@@ -54,7 +54,7 @@ class Workspace:
         """The open folder: it stays the same one, whatever is moved to its path."""
         return self._root_fd
 
-    def find_anew(self) -> None:
+    def reopen(self) -> None:
         """Takes what is now at the folder's path, if it is a folder: the policy may have made it anew."""
         with suppress(OSError):
             found = os.open(self.root, _FOLDER)
@@ -67,7 +67,7 @@ class Workspace:
         Raises:
             FileError: There is no such file, it is none to be read, or it is too large.
         """
-        with self._opened(path, _READ) as file:
+        with self._open_file(path, _READ) as file:
             size = os.fstat(file).st_size
             if size > self.max_bytes:
                 raise FileError(f"{path} has {size:,} bytes; files up to {self.max_bytes:,} can be read")
@@ -103,7 +103,7 @@ class Workspace:
             raise FileError(
                 f"{len(content):,} bytes are too many; files up to {self.max_bytes:,} can be written"
             )
-        with self._opened(path, _WRITE, make_folders=True) as file:
+        with self._open_file(path, _WRITE, make_folders=True) as file:
             os.ftruncate(file, 0)
             unwritten = memoryview(content)
             while unwritten:
@@ -120,8 +120,8 @@ class Workspace:
             FileError: There is no such folder.
         """
         parts = self._parts(path)
-        with self._walked(path, parts) as folder:
-            yield from _below(folder, "/".join(parts), limit, _DEEPEST)
+        with self._walk_to_folder(path, parts) as folder:
+            yield from _list_below(folder, "/".join(parts), limit, _MAX_DEPTH)
 
     def _parts(self, path: str) -> list[str]:
         """The components of a path. No component is a link, so `..` can be resolved without looking."""
@@ -134,13 +134,13 @@ class Workspace:
         return [] if normal == "." else normal.split("/")
 
     @contextmanager
-    def _walked(self, path: str, parts: list[str], make_folders: bool = False) -> Generator[int]:
+    def _walk_to_folder(self, path: str, parts: list[str], make_folders: bool = False) -> Generator[int]:
         """The folder that the components lead to."""
-        with _worded(path, path):
+        with _describe_error(path, path):
             folder = os.dup(self._root_fd)
         try:
             for part in parts:
-                with _worded(path, part):
+                with _describe_error(path, part):
                     below = _open_folder(part, folder, make_folders)
                 os.close(folder)
                 folder = below
@@ -149,22 +149,22 @@ class Workspace:
             os.close(folder)
 
     @contextmanager
-    def _opened(self, path: str, flags: int, make_folders: bool = False) -> Generator[int]:
+    def _open_file(self, path: str, flags: int, make_folders: bool = False) -> Generator[int]:
         """The regular file at a path."""
         parts = self._parts(path)
         if not parts:
             raise FileError(f"{path} is a folder")
-        with self._walked(path, parts[:-1], make_folders) as folder:
-            with _worded(path, parts[-1]):
+        with self._walk_to_folder(path, parts[:-1], make_folders) as folder:
+            with _describe_error(path, parts[-1]):
                 file = os.open(parts[-1], flags, 0o644, dir_fd=folder)
             try:
-                with _worded(path, parts[-1]):
+                with _describe_error(path, parts[-1]):
                     mode = os.fstat(file).st_mode
                 if stat.S_ISDIR(mode):
                     raise FileError(f"{path} is a folder")
                 if not stat.S_ISREG(mode):
                     raise FileError(f"{path} is no regular file")
-                with _worded(path, parts[-1]):
+                with _describe_error(path, parts[-1]):
                     yield file
             finally:
                 os.close(file)
@@ -190,7 +190,7 @@ def _open_folder(name: str, folder: int, make: bool = False) -> int:
 
 
 @contextmanager
-def _worded(path: str, part: str) -> Generator[None]:
+def _describe_error(path: str, part: str) -> Generator[None]:
     """Words the system's errors at one component of a path."""
     try:
         yield
@@ -215,7 +215,7 @@ def _worded(path: str, part: str) -> Generator[None]:
         raise FileError(what) from error
 
 
-def _below(folder: int, prefix: str, limit: int, levels: int) -> Iterator[Entry]:
+def _list_below(folder: int, prefix: str, limit: int, levels: int) -> Iterator[Entry]:
     try:
         with os.scandir(folder) as scan:
             found = sorted(entry.name for entry in islice(scan, limit))
@@ -236,7 +236,7 @@ def _below(folder: int, prefix: str, limit: int, levels: int) -> Iterator[Entry]
             except OSError:
                 continue
             try:
-                yield from _below(below, path, limit, levels - 1)
+                yield from _list_below(below, path, limit, levels - 1)
             finally:
                 os.close(below)
         elif stat.S_ISREG(status.st_mode):

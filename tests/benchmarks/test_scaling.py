@@ -6,7 +6,7 @@ from cluster.plan.plan import load_plan
 
 
 def test_simulated_nodes_are_given_episodes_that_can_be_played():
-    config = RunConfig.model_validate(nodes.config(2, "127.0.0.1:1"))
+    config = RunConfig.model_validate(nodes.make_config(2, "127.0.0.1:1"))
     environment, plan = load_plan(config, "run")
     assert environment.toolset is None
     assert plan.episodes == 2 * nodes.PER_WORKER * nodes.ROUNDS

@@ -16,9 +16,9 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError
 from cluster.observe.progress import Progress
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from cluster.policy.weights.full_weights import FullWeights
-from cluster.policy.weights.rolling import roll
+from cluster.policy.weights.rolling import roll_out
 from cluster.policy.weights.versions import VersionFolder
 from cluster.pool.ray_worker import PlayFailed, ResultLost
 from cluster.pool.worker_pool import WorkerPool
@@ -83,9 +83,9 @@ class Play:
         assert not self.progress._tally.in_flight
         room = self.pool._config.episodes_per_worker * len(self.pool.workers)
         async with asyncio.timeout(60):
-            seats = [await self.pool.seat(1) for _ in range(room)]
+            seats = [await self.pool.acquire_seat(1) for _ in range(room)]
         for seat in seats:
-            await self.pool.leave(seat)
+            await self.pool.release_seat(seat)
 
 
 @pytest.mark.parametrize("again", AGAIN)
@@ -109,10 +109,10 @@ async def test_a_coordinator_that_is_cancelled_anywhere_leaves_no_seat_no_task_a
 @pytest.mark.parametrize(
     ("task", "number"),
     [
-        ("Coordinator._see_through", 1),
+        ("Coordinator._play_until_recorded", 1),
         ("WorkerPool.play", 2),
-        ("WorkerPool.seat", 5),
-        ("WorkerPool._bring_up", 2),
+        ("WorkerPool.acquire_seat", 5),
+        ("WorkerPool._start_worker", 2),
     ],
 )
 async def test_any_task_of_a_run_may_be_cancelled_anywhere(task: str, number: int, again: int | None) -> None:
@@ -157,8 +157,8 @@ async def test_a_pool_whose_end_is_cancelled_anywhere_ends_all_its_workers(again
 async def test_who_waits_for_a_seat_when_the_pool_is_closed_is_told() -> None:
     play = Play(workers={"max": 1, "episodes_per_worker": 1})
     await play.pool.start(1)
-    await play.pool.seat(1)
-    waiting = asyncio.create_task(play.pool.seat(1))
+    await play.pool.acquire_seat(1)
+    waiting = asyncio.create_task(play.pool.acquire_seat(1))
     await asyncio.sleep(0)
     await play.pool.close()
     with pytest.raises(RunError, match="given back"):
@@ -178,7 +178,7 @@ async def test_a_worker_that_is_alive_takes_back_what_lost_results_have_told(
     monkeypatch.setattr("tests.helpers.loop_engine.StageWorker.play", lose)
     [unit] = units(1)
     with pytest.raises(error):
-        await play.pool.play(unit, await play.pool.seat(1))
+        await play.pool.play(unit, await play.pool.acquire_seat(1))
     assert play.stage.cancelled == [unit[0].episode_id], "else a base state would be named by nobody"
     await play.pool.close()
 
@@ -223,7 +223,7 @@ async def test_a_roll_out_of_weights_that_is_cancelled_leaves_all_replicas_with_
             has[replica] = version
             await asyncio.sleep(0)
 
-        reached = await cancelled_at(roll([(name, 0) for name in has], load, 1), suspension, again)
+        reached = await cancelled_at(roll_out([(name, 0) for name in has], load, 1), suspension, again)
         assert len(set(has.values())) == 1
     assert suspension > 6
 
@@ -236,7 +236,7 @@ def check_run(folder: Path, stage: Stage) -> None:
     """Every episode on record was played to its end, and what is not there is accounted for."""
     ids = [record.episode_id for record in iterate_records(folder)]
     assert len(ids) == len(set(ids)) and set(ids) <= set(stage.ended)
-    summary = summarise(folder)
+    summary = summarise_run(folder)
     assert summary.planned == summary.finished + summary.failed + summary.cancelled
     assert stage.playing == 0
 
@@ -249,7 +249,7 @@ async def test_an_iteration_that_is_left_is_broken_off_though_what_follows_comes
     stage = Stage()
     before = asyncio.all_tasks()
     async with stage_engine(monkeypatch, tmp_path / "run", stage, Tasks(8)) as engine:
-        pool = engine._parts[0].pool
+        pool = engine._components[0].pool
         stage.open.clear()
         stage.free, stage.holds = 2, "/1"
         kept = engine.rollouts(8)
@@ -271,7 +271,7 @@ async def test_an_iteration_that_is_left_is_broken_off_though_what_follows_comes
         await closing
     await nothing_left(before)
     check_run(tmp_path / "run", stage)
-    assert summarise(tmp_path / "run").planned == (20 if then == "next" else 16)
+    assert summarise_run(tmp_path / "run").planned == (20 if then == "next" else 16)
 
 
 @pytest.mark.parametrize("again", AGAIN)
@@ -281,7 +281,7 @@ async def test_rollouts_that_are_cancelled_while_they_are_prepared_or_played_giv
     stage = Stage()
     before = asyncio.all_tasks()
     async with stage_engine(monkeypatch, tmp_path / "run", stage, Tasks(5)) as engine:
-        pool = engine._parts[0].pool
+        pool = engine._components[0].pool
         suspension, reached, played = 0, True, 0
         while reached:
             suspension += 1
@@ -307,7 +307,7 @@ async def test_a_call_that_is_cancelled_while_it_is_prepared_takes_no_task(
         with pytest.raises(asyncio.CancelledError):
             await first
     assert {group.task_id for group in groups} == {"t0", "t1"}
-    assert summarise(tmp_path / "run").planned == 2
+    assert summarise_run(tmp_path / "run").planned == 2
 
 
 @pytest.mark.parametrize("again", AGAIN)

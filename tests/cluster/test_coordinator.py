@@ -17,7 +17,7 @@ from cluster.dataset.durable import RunFolderError
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import RunError
 from cluster.observe.progress import Progress
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from cluster.plan.groups import Groups
 from cluster.pool.ray_worker import NodeLost, WorkerDied
 from workers.records import (
@@ -102,13 +102,13 @@ class Pool:
     def expect(self, episodes):
         self.expected.append(episodes)
 
-    async def seat(self, places):
+    async def acquire_seat(self, places):
         await self.seats.acquire()
         seat = object()
         self.taken.add(seat)
         return seat
 
-    async def leave(self, seat):
+    async def release_seat(self, seat):
         if seat in self.taken:
             self.taken.remove(seat)
             self.seats.release()
@@ -122,7 +122,7 @@ class Pool:
             return await self.act(unit)
         finally:
             self.in_flight -= 1
-            await self.leave(seat)
+            await self.release_seat(seat)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def coordinator(pool, dataset, groups=None, version=lambda: None, **episode):
     return Coordinator(config, pool, dataset, progress, "r", "m", groups, version)
 
 
-async def recorded(dataset):
+async def read_recorded(dataset):
     await dataset.commit()
     tables = list(iterate_episodes(dataset.run_dir, ["task_id", "status", "attempt", "error", "reward"]))
     return {row["task_id"]: row for table in tables for row in table.to_pylist()}
@@ -151,7 +151,7 @@ async def test_every_episode_is_recorded_and_no_more_are_in_flight_than_fit(data
 
     pool = Pool(act, capacity=4)
     await coordinator(pool, dataset).run([spec] for spec in specs(25))
-    assert len(await recorded(dataset)) == 25
+    assert len(await read_recorded(dataset)) == 25
     assert pool.most <= 4
 
 
@@ -195,7 +195,7 @@ async def test_an_episode_whose_sandbox_died_is_played_again(dataset):
         return [result(spec, status="failed", failure="sandbox") if spec.attempt == 1 else result(spec)]
 
     await coordinator(Pool(act), dataset, attempts={"sandbox": 2, "worker": 2}).run([specs(1)])
-    [row] = (await recorded(dataset)).values()
+    [row] = (await read_recorded(dataset)).values()
     assert (row["status"], row["attempt"]) == ("finished", 2)
 
 
@@ -208,7 +208,7 @@ async def test_an_episode_whose_version_has_gone_again_and_again_has_its_attempt
         return [result(spec, status="failed", failure=failures[spec.attempt - 1]) if failed else result(spec)]
 
     await coordinator(Pool(act), dataset).run([specs(1)])
-    [row] = (await recorded(dataset)).values()
+    [row] = (await read_recorded(dataset)).values()
     assert (row["status"], row["attempt"]) == ("finished", 6)
 
 
@@ -217,7 +217,7 @@ async def test_an_episode_whose_version_always_goes_is_not_played_for_ever(datas
         return [result(spec, status="failed", failure="version") for spec in unit]
 
     await coordinator(Pool(act), dataset, attempts={"version": 3}).run([specs(1)])
-    [row] = (await recorded(dataset)).values()
+    [row] = (await read_recorded(dataset)).values()
     assert (row["status"], row["attempt"]) == ("failed", 3)
 
 
@@ -228,7 +228,7 @@ async def test_an_episode_that_fails_by_itself_is_not_played_again(dataset):
     pool = Pool(act)
     await coordinator(pool, dataset, attempts={"sandbox": 3}).run([specs(1)])
     assert pool.played == ["t0"]
-    assert (await recorded(dataset))["t0"]["reward"] is None
+    assert (await read_recorded(dataset))["t0"]["reward"] is None
 
 
 async def test_an_episode_that_kills_its_worker_each_time_is_recorded_as_failed(dataset):
@@ -239,7 +239,7 @@ async def test_an_episode_that_kills_its_worker_each_time_is_recorded_as_failed(
 
     pool = Pool(act)
     await coordinator(pool, dataset, attempts={"sandbox": 2, "worker": 2}).run([spec] for spec in specs(3))
-    rows = await recorded(dataset)
+    rows = await read_recorded(dataset)
     assert pool.played.count("t1") == 2
     assert rows["t1"]["status"] == "failed"
     assert rows["t1"]["error"]["stage"] == "worker"
@@ -254,7 +254,7 @@ async def test_an_episode_under_which_nodes_are_lost_is_played_on(dataset):
         return [result(spec) for spec in unit]
 
     await coordinator(Pool(act), dataset, attempts={"worker": 1, "node": 5}).run([specs(1)])
-    [row] = (await recorded(dataset)).values()
+    [row] = (await read_recorded(dataset)).values()
     assert (row["status"], row["attempt"]) == ("finished", 5)
 
 
@@ -269,7 +269,7 @@ async def test_a_group_is_played_again_as_a_whole(dataset):
     pool = Pool(act)
     await coordinator(pool, dataset, attempts={"sandbox": 2, "worker": 2}).run([specs(3)])
     assert len(pool.played) == 6
-    assert {row["attempt"] for row in (await recorded(dataset)).values()} == {2}
+    assert {row["attempt"] for row in (await read_recorded(dataset)).values()} == {2}
 
 
 async def test_episodes_are_dispatched_with_the_policys_version_and_workers_hear_of_a_new_one(
@@ -314,7 +314,7 @@ async def test_cancelling_keeps_what_had_ended(dataset):
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert set(await recorded(dataset)) == {"t0", "t1"}
+    assert set(await read_recorded(dataset)) == {"t0", "t1"}
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 100])
@@ -364,7 +364,7 @@ async def test_a_resumed_group_needs_only_what_it_lacks(dataset):
 
     groups = Groups(4, {"r/t0": 3})
     await coordinator(Pool(act, 1), dataset, groups).run([s] for s in specs(1, samples=8)[3:])
-    assert len(await recorded(dataset)) == 1
+    assert len(await read_recorded(dataset)) == 1
     assert groups.cancelled == 4
 
 
@@ -390,7 +390,7 @@ async def test_a_full_disk_ends_the_run_with_a_clear_error_and_a_dataset_that_lo
         split="train",
         cache_dir=str(tmp_path / "hf"),
     )
-    assert loaded.num_rows == len(set(loaded["task_id"])) == summarise(run_dir).finished > 30
+    assert loaded.num_rows == len(set(loaded["task_id"])) == summarise_run(run_dir).finished > 30
     assert list((run_dir / "journal").iterdir()) == []
     assert not (run_dir / ".reserve").exists()
 

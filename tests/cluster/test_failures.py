@@ -14,11 +14,11 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import ConfigError, RunStopped
-from cluster.observe.failure_groups import FailureGroups, likeness
+from cluster.observe.failure_groups import FailureGroups, normalise_message
 from cluster.observe.failure_row import FailureRow
 from cluster.observe.observers import Observers
-from cluster.observe.outcome import MostFailed
-from cluster.observe.summary import summarise, write_summary
+from cluster.observe.outcome import FailureLimit
+from cluster.observe.summary import summarise_run, write_summary
 from tests.cluster.observe.test_summary import run_of, shown
 from tests.cluster.synthetic import episode, failed_episode, result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec, episode_id
@@ -61,7 +61,7 @@ WRONG_KEY = "PolicyRefusal: Error code: 401 - wrong key (request req_1a2b{})"
     ],
 )
 def test_messages_that_differ_in_numbers_and_ids_only_are_alike(one: str, other: str, alike: bool) -> None:
-    assert (likeness(one) == likeness(other)) is alike
+    assert (normalise_message(one) == normalise_message(other)) is alike
 
 
 def test_the_causes_of_failures_are_bounded() -> None:
@@ -85,7 +85,7 @@ async def test_summary_names_each_cause_with_its_count_an_episode_and_where_it_w
         )
 
     records = [episode(0), *(failed_episode(n, error=error(n)) for n in (1, 2, 3)), failed_episode(4)]
-    summary = summarise(await run_of(tmp_path, records, journalled=2))
+    summary = summarise_run(await run_of(tmp_path, records, journalled=2))
     first, second = summary.failure_groups
     assert (first.stage, first.type, first.message, first.count) == ("scoring", "KeyError", "'oops1'", 3)
     assert first.episode_id == records[1].episode_id and second.count == 1
@@ -108,11 +108,11 @@ class Everyone:
 
     def set_version(self, version: int) -> None: ...
 
-    async def seat(self, places: int) -> object:
+    async def acquire_seat(self, places: int) -> object:
         await self._seats.acquire()
         return object()
 
-    async def leave(self, seat: object) -> None:
+    async def release_seat(self, seat: object) -> None:
         self._seats.release()
 
     async def play(self, unit: list[EpisodeSpec], seat: object) -> list[EpisodeResult]:
@@ -198,14 +198,14 @@ async def test_most_failures_are_a_count_or_a_share(
     tmp_path: Path, given: str, finished: int, failed: int, complains: bool
 ) -> None:
     records = [*map(episode, range(finished)), *(failed_episode(finished + n) for n in range(failed))]
-    summary = summarise(await run_of(tmp_path, records))
-    assert (MostFailed(given).complaint(summary) is not None) is complains
+    summary = summarise_run(await run_of(tmp_path, records))
+    assert (FailureLimit(given).complaint(summary) is not None) is complains
 
 
 @pytest.mark.parametrize("given", ["half", "-1", "1.5", "200%", ""])
 def test_most_failures_that_are_neither_are_refused(given: str) -> None:
     with pytest.raises(ConfigError, match=r"--max-failed: got .* give a count"):
-        MostFailed(given)
+        FailureLimit(given)
 
 
 async def test_exit_code_of_a_run_that_failed_is_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ async def test_exit_code_of_a_run_that_failed_is_3(tmp_path: Path, monkeypatch: 
     await run_of(tmp_path / "bad", [episode(0), failed_episode(1), failed_episode(2)])
 
     def run(*_: object) -> object:
-        return summarise(tmp_path / "bad")
+        return summarise_run(tmp_path / "bad")
 
     def stop(_: object, target: Target, __: object) -> object:
         raise RunStopped("20 episodes in a row: 401")

@@ -15,7 +15,7 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.episodes import iterate_records
 from cluster.errors import ConfigError, RunError, UpdateRefused
 from cluster.observe.policy_watch import PolicyWatch
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 from cluster.pool.worker_pool import WorkerPool
 from cluster.rollout_engine import RolloutEngine, RolloutGroup
@@ -51,7 +51,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     config: RunConfig, policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     policy.lets_through = 0  # until a look at the policy has come, so that it comes before an episode's end
-    monkeypatch.setattr("cluster.observe.policy_watch._EVERY", 0.05)
+    monkeypatch.setattr("cluster.observe.policy_watch._INTERVAL", 0.05)
     idle = EngineMetrics(max_requests=4)
     monkeypatch.setattr("cluster.policy.endpoint.EndpointPolicyClient.metrics", lambda _: idle)
     heeded: list[EngineMetrics] = []
@@ -59,15 +59,15 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     async def heed(pool: WorkerPool, metrics: EngineMetrics) -> None:
         heeded.append(metrics)
 
-    monkeypatch.setattr(WorkerPool, "heed", heed)
+    monkeypatch.setattr(WorkerPool, "apply_metrics", heed)
     waited_for: defaultdict[str, float] = defaultdict(float)
-    look = PolicyWatch.look
+    look = PolicyWatch.add_metrics
 
     def noted_look(watch: PolicyWatch, now: float, metrics: EngineMetrics) -> None:
         look(watch, now, metrics)
         waited_for.update(watch.use.waited_for if watch.use else {})
 
-    monkeypatch.setattr(PolicyWatch, "look", noted_look)
+    monkeypatch.setattr(PolicyWatch, "add_metrics", noted_look)
     async with RolloutEngine(config, tmp_path / "run") as engine:
         iteration = asyncio.create_task(all_of(engine.rollouts(3)))
         await eventually(lambda: heeded and waited_for["ramp_up"])
@@ -96,7 +96,7 @@ async def test_a_trainers_loop_gets_groups_and_leaves_a_run(
     played = {episode.episode_id for group in first + second + named for episode in group.episodes}
     assert len(played) == 20, "each episode of each iteration is another one"
     assert played <= {episode.episode_id for episode in iterate_records(engine.folder)}
-    summary = summarise(engine.folder)
+    summary = summarise_run(engine.folder)
     assert summary.planned == 20 + 64
     assert summary.finished + summary.cancelled == summary.planned, "what was broken off is not missing"
     assert summary.policy is not None
@@ -130,7 +130,7 @@ async def test_an_iteration_that_was_left_is_over_when_the_next_begins(
         await waiting
     assert [group.task_id for group in groups] == ["Japan"]
     assert len(list(iterate_records(engine.folder))) == 2
-    summary = summarise(engine.folder)
+    summary = summarise_run(engine.folder)
     assert (summary.planned, summary.finished, summary.cancelled) == (5, 2, 3)
 
 
@@ -175,7 +175,7 @@ async def test_workers_stay_while_the_trainer_learns_and_the_log_tells_what_happ
     workers = {"max": 2, "episodes_per_worker": 1, "idle_seconds": 0.0}
     config = RunConfig.model_validate({**config.model_dump(), "workers": workers})
     async with RolloutEngine(config, tmp_path / "run") as engine:
-        pool = engine._parts[0].pool
+        pool = engine._components[0].pool
         while pool.state.up < 2:
             await asyncio.sleep(0.05)
         first = [group async for group in engine.rollouts(2, samples=2)]
@@ -212,7 +212,7 @@ async def test_a_loop_that_was_killed_is_taken_up_again_with_other_episodes(
     assert sorted(record.episode_id for record in records) == sorted(
         episode.episode_id for group in first + second for episode in group.episodes
     )
-    summary = summarise(killed)
+    summary = summarise_run(killed)
     assert (summary.planned, summary.finished, summary.cancelled) == (6, 5, 1)
 
 
@@ -222,7 +222,7 @@ async def test_an_engine_that_does_not_come_up_lets_go_of_its_folder(
     def refuse(*_: object) -> None:
         raise RunError("nothing can be measured")
 
-    monkeypatch.setattr("cluster.measures.Measures.taken", refuse)
+    monkeypatch.setattr("cluster.measures.RunObservers.observing", refuse)
     with pytest.raises(RunError, match="nothing can be measured") as raised:
         async with RolloutEngine(config, tmp_path / "run"):
             pass

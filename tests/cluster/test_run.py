@@ -19,11 +19,11 @@ from cluster.dataset.run_folder import Target
 from cluster.ending import Interrupted
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary
-from cluster.parts import Parts
+from cluster.parts import RunComponents
 from cluster.plan.plan import load_plan
 from cluster.policy.oracle import OraclePolicyClient
 from cluster.pool.worker_pool import WorkerPool
-from cluster.run import _play
+from cluster.run import _play_plan
 from tests.cluster.synthetic import episode, result
 from workers.records import EpisodeResult, EpisodeSpec
 
@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def come_up(self) -> None: ...
+    async def wait_until_ready(self) -> None: ...
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         fields = ("episode_id", "task_id", "group_id", "sample_index")
@@ -52,7 +52,7 @@ class Worker:
 
     def set_version(self, version: int) -> None: ...
 
-    async def end(self) -> str:
+    async def wait_for_end(self) -> str:
         return await asyncio.get_running_loop().create_future()
 
     async def stop(self) -> None: ...
@@ -75,9 +75,9 @@ class Run:
             return Worker(name)
 
         pool = WorkerPool(config.workers, ask)
-        parts = Parts(plan, lambda split: plan, OraclePolicyClient(), pool, "oracle", None)
+        parts = RunComponents(plan, lambda split: plan, OraclePolicyClient(), pool, "oracle", None)
         return await asyncio.wait_for(
-            _play(config, parts, Progress(Console(file=io.StringIO())), self.target), 60
+            _play_plan(config, parts, Progress(Console(file=io.StringIO())), self.target), 60
         )
 
 

@@ -31,7 +31,7 @@ from cluster.dataset.remote import RemoteFolder, local_folder, open_uri
 from cluster.dataset.run_folder import Target
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import ClusterError
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from tests.cluster.synthetic import episode, failed_episode, result
 from tests.helpers.failing_storage import SCHEME, Bucket, Disk, Killed
 
@@ -91,7 +91,7 @@ class RunLife(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None, prefix="run-life-"))
         self.loop = asyncio.new_event_loop()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(claims, "_PATIENCE", 0.0)
+        self.patch.setattr(claims, "_CLAIM_TIMEOUT", 0.0)
         # A reserve of disk space in memory would be copied at each kill.
         self.patch.setattr(Dataset, "_set_aside", lambda dataset, size: dataset._reserve.touch())
         ids = random.Random(0)
@@ -427,7 +427,7 @@ class RunLife(RuleBasedStateMachine):
         assert not [i for i, n in found.items() if n > 1], "an episode is in the bucket twice"
         assert found.keys() <= self.played
         assert self.copied <= found.keys(), f"gone from the bucket: {self.copied - found.keys()}"
-        summary, planned = summarise(folder), load_manifest(folder).planned
+        summary, planned = summarise_run(folder), load_manifest(folder).planned
         assert summary.finished + summary.failed + summary.cancelled <= (planned or PLANNED)
 
     def settle(self) -> None:

@@ -16,7 +16,7 @@ import yaml
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from tests.e2e.kumite import until
 from tests.helpers import slow_environment
 from tests.helpers.ray_head import RayHead
@@ -99,7 +99,7 @@ def test_submitted_run_tells_its_progress_in_lines_and_leaves_a_dataset(
     progress = LINE.findall(done.stdout)
     assert progress and progress[-1] == ("32", "32"), done.stdout
     assert len(set(episode_ids(run))) == len(episode_ids(run)) == 32
-    summary = summarise(run)
+    summary = summarise_run(run)
     assert (summary.planned, summary.finished, summary.failed) == (32, 32, 0)
 
 
@@ -130,7 +130,7 @@ def test_job_stop_lets_episodes_in_flight_finish_and_commits(
     ids = episode_ids(run)
     assert len(ids) == len(set(ids)) == 2 * AT_ONCE, logs
     assert not any((run / "journal").iterdir())
-    assert summarise(run).failed == 0
+    assert summarise_run(run).failed == 0
 
 
 def test_wrong_token_is_turned_away(head: RayHead, tree: Path) -> None:

@@ -11,7 +11,7 @@ from tests.faults.conftest import Pools
 from tests.helpers.fake_engine import CREATE, START, FakeEngine
 from tests.helpers.sandboxes import said
 from workers.errors import SandboxStartError
-from workers.failures import kind_of
+from workers.failures import failure_kind
 from workers.sandbox.creation import AT_ONCE
 
 pytestmark = [pytest.mark.docker, pytest.mark.faults]
@@ -35,7 +35,7 @@ async def test_engine_that_hangs_fails_the_start_in_time_and_leaves_nothing(
     with pytest.raises(SandboxStartError, match=r"within sandbox\.start_timeout, 1 s") as failed:
         await pool.acquire("one")
     assert time.monotonic() - began < 60  # the engine hangs for longer
-    assert kind_of(failed.value) == "sandbox"
+    assert failure_kind(failed.value) == "sandbox"
     fake_engine.heal()  # what hung comes through late, and must not stay
     patient = pools.make()
     await said(await pools.session(patient), "echo")
@@ -51,7 +51,7 @@ async def test_engine_without_space_says_so_and_the_next_start_works(
     fake_engine.fail_on(request_line, "mkdir /var/lib/docker/overlay2/x: no space left on device")
     with pytest.raises(SandboxStartError, match="no space left on device") as failed:
         await pool.acquire("one")
-    assert kind_of(failed.value) == "sandbox"
+    assert failure_kind(failed.value) == "sandbox"
     fake_engine.heal()
     await said(await pools.session(pool), "echo")
     await pool.close()

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.conftest import Pools
 from tests.helpers.sandboxes import eventually, said
 from workers.errors import SandboxDied, SandboxError, SessionLost
-from workers.failures import kind_of
+from workers.failures import failure_kind
 from workers.sandbox.base import Session
 
 pytestmark = [pytest.mark.docker, pytest.mark.faults]
@@ -42,7 +42,7 @@ async def test_sigkill_of_the_tool_host_costs_its_sessions_and_the_next_is_repla
     os.kill(init(engine, one), signal.SIGKILL)
     for outcome in await asyncio.gather(*waiting, return_exceptions=True):
         assert isinstance(outcome, SandboxDied) and "its stream closed" in str(outcome)
-        assert kind_of(outcome) == "sandbox"  # so it is retried
+        assert failure_kind(outcome) == "sandbox"  # so it is retried
     await said(other, "echo")
     again = await pools.session(pool)
     assert again.sandbox is not one.sandbox
@@ -60,7 +60,7 @@ async def test_sigkill_of_one_session_costs_only_it(pools: Pools, engine: docker
     os.kill(its_pid, signal.SIGKILL)
     with pytest.raises(SessionLost, match=r"its process ended by itself \(exit -9\)") as lost:
         await waiting
-    assert kind_of(lost.value) == "sandbox"
+    assert failure_kind(lost.value) == "sandbox"
     assert (await going_on).content == "slept"
     assert (await pools.session(pool)).sandbox is one.sandbox
 
@@ -104,7 +104,7 @@ async def test_container_out_of_memory_does_not_thrash(pools: Pools) -> None:
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     lost = [outcome for outcome in outcomes if isinstance(outcome, SandboxError)]
     assert lost
-    assert {kind_of(error) for error in lost} == {"sandbox"}
+    assert {failure_kind(error) for error in lost} == {"sandbox"}
     for session in sessions:
         with suppress(SandboxError):
             await pool.release(session)
@@ -128,7 +128,7 @@ async def test_container_that_memory_does_not_come_back_to_is_replaced(
     ends = [outcome for outcome in outcomes if isinstance(outcome, SandboxError)]
     assert len(ends) == len(outcomes)
     # Who was found to have taken the memory must answer for it; the others are played again.
-    assert all((kind_of(end) == "sandbox") != (end.cause == "memory") for end in ends)
+    assert all((failure_kind(end) == "sandbox") != (end.cause == "memory") for end in ends)
     for session in sessions:
         with suppress(SandboxError):
             await pool.release(session)

@@ -15,7 +15,7 @@ from tests.helpers.leftovers import Holdings, assert_nothing_left
 from tests.helpers.own_engine import OwnEngine, own_engine
 from tests.helpers.sandboxes import said
 from workers.errors import SandboxDied, SandboxStartError
-from workers.failures import kind_of
+from workers.failures import failure_kind
 from workers.sandbox.base import Session
 from workers.sandbox.pool import SandboxPool
 
@@ -68,7 +68,7 @@ async def all_is_lost(
                 await outcome.call("echo", {})
             continue
         assert isinstance(outcome, SandboxDied | SandboxStartError), outcome
-        assert kind_of(outcome) == "sandbox"  # so it is retried
+        assert failure_kind(outcome) == "sandbox"  # so it is retried
     for pool in (shared, alone):
         with pytest.raises(SandboxStartError, match="Docker engine"):
             await pool.acquire("while it is down")

@@ -28,6 +28,6 @@ def tokens(answer: Response) -> ResponseTokens:
 
 def read_served_version() -> int:
     """The version of the weights that the kept deployment serves."""
-    status = kept_policy.status()
+    status = kept_policy.read_policy_status()
     assert status is not None and status.state == "ready"
     return status.version

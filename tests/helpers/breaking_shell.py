@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sandbox_images.shell.processes import BeyondKilling, Family
+from sandbox_images.shell.processes import ProcessFamily, UnkillableProcesses
 from sandbox_images.shell.toolset import ShellSession, ShellToolset
 from sandbox_images.tool_host.toolset import Scores, ToolResult
 
@@ -63,7 +63,7 @@ def _stop_tool_host(later: float = 0.0) -> None:
 
 class UnkillableShell(ShellToolset):
     def preload(self) -> None:
-        def kill(self: Family, spared: Any = (), seconds: Any = None) -> None:
-            raise BeyondKilling("the session's processes multiply faster than they can be killed")
+        def kill(self: ProcessFamily, spared: Any = (), seconds: Any = None) -> None:
+            raise UnkillableProcesses("the session's processes multiply faster than they can be killed")
 
-        Family.kill = kill  # type: ignore[method-assign]
+        ProcessFamily.kill = kill  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.config import RunConfig
-from cluster.parts import Parts
+from cluster.parts import RunComponents
 from cluster.plan.plan import Plan
 from cluster.policy.oracle import OraclePolicyClient
 from cluster.pool.worker_pool import WorkerPool
@@ -46,7 +46,7 @@ class StageWorker:
         self.name = name
         self.stage = stage
 
-    async def come_up(self) -> None:
+    async def wait_until_ready(self) -> None:
         await asyncio.sleep(0)
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
@@ -70,7 +70,7 @@ class StageWorker:
 
     def set_version(self, version: int) -> None: ...
 
-    async def end(self) -> str:
+    async def wait_for_end(self) -> str:
         return await asyncio.get_running_loop().create_future()
 
     async def stop(self) -> None:
@@ -127,12 +127,12 @@ def stage_engine(
     @contextmanager
     def parts(
         config: RunConfig, run_id: str, progress: Any, seed: str | None = None, check: Any = None, *_: Any
-    ) -> Iterator[Parts]:
+    ) -> Iterator[RunComponents]:
         plan = Plan(config, tasks, run_id, seed)
         if check is not None:
             check(plan)
         pool = WorkerPool(config.workers, stage.ask)
-        yield Parts(plan, lambda split: plan, OraclePolicyClient(), pool, "oracle", None)
+        yield RunComponents(plan, lambda split: plan, OraclePolicyClient(), pool, "oracle", None)
 
-    monkeypatch.setattr("cluster.rollout_engine.brought_up", parts)
+    monkeypatch.setattr("cluster.rollout_engine.start_components", parts)
     return RolloutEngine(config, folder, resume=resume)

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from cluster.policy.vllm.application import routing
+from cluster.policy.vllm.application import make_router_config
 
 GROUPS, SAMPLES, TURNS, AT_ONCE = 24, 4, 4, 6
 SYSTEM = "You are an assistant with tools for a bank account, and here is how you use them. " * 20
@@ -68,7 +68,7 @@ def main() -> None:
         "max_ongoing_requests": 64,
         "ray_actor_options": {"num_cpus": 0},
     }
-    deployed = serve.deployment(Replica, **options, request_router_config=routing("cpu"))
+    deployed = serve.deployment(Replica, **options, request_router_config=make_router_config("cpu"))
     handle = serve.run(deployed.bind(), name="policy", route_prefix=None)
     print(json.dumps(asyncio.run(play(handle))), flush=True)
     serve.shutdown()

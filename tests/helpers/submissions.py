@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tests.helpers.shell import graded, output, ran
-from workers.environments.shell.dataset import ShellTask, shell_task
+from workers.environments.shell.dataset import ShellTask, make_shell_task
 from workers.sandbox.base import Sandbox, Scores, Session
 from workers.sandbox.process import ProcessSandbox
 from workers.settings import Settings
@@ -57,7 +57,7 @@ async def judged(sandbox: Sandbox, name: str, submission: Submission, whole: boo
         submission: What is in the workspace.
         whole: Whether all hidden tests examine it, or, of a wrong one, only that which it is to fail.
     """
-    task = shell_task(name, 0)
+    task = make_shell_task(name, 0)
     files = {file["path"]: file for file in task.files}
     if submission.start == "oracle":
         files |= {path: {"path": path, "text": text} for path, text in _written_by_oracle(task).items()}

@@ -15,7 +15,7 @@ from cluster.dataset.dataset import Dataset
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.dataset.sequences import write_sequences
-from cluster.observe.summary import summarise, write_summary
+from cluster.observe.summary import summarise_run, write_summary
 from cluster.plan.plan import load_plan
 from cluster.policy.models.description import describe_run
 from tests.helpers.mock_policy import MockPolicy, Reply
@@ -136,7 +136,7 @@ def play_run(folder: Path, config: RunConfig, endpoint: PolicyEndpoint) -> None:
         worker.stop()
     asyncio.run(_write(folder, plan.episodes, results))
     end_session(folder, endpoint.version)
-    write_summary(folder, summarise(folder))
+    write_summary(folder, summarise_run(folder))
 
 
 async def _write(folder: Path, planned: int, results: list[EpisodeResult]) -> None:

@@ -122,12 +122,12 @@ def test_cache_is_the_cluster_sides(environment: dict[str, str], monkeypatch: py
 def test_packages_are_installed_once_per_requirements(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requirements = tree / TINY / "requirements.txt"
     said: list[str] = []
-    site = packages.site_packages(requirements, "x86_64", said.append)
+    site = packages.install_site_packages(requirements, "x86_64", said.append)
     assert (site / "tiny.py").read_text() == "ANSWER = 42\n"
     assert len(said) == 1
 
     monkeypatch.setattr(packages, "run", lambda *_, **__: pytest.fail("installed again"))
-    assert packages.site_packages(requirements, "x86_64", said.append) == site
+    assert packages.install_site_packages(requirements, "x86_64", said.append) == site
     assert len(said) == 1
 
 
@@ -135,7 +135,7 @@ def test_failed_install_leaves_nothing_in_the_cache(tree: Path) -> None:
     requirements = tree / TINY / "requirements.txt"
     requirements.write_text("tiny @ file:///nowhere/tiny-1.0-py3-none-any.whl\n")
     with pytest.raises(ImageBuildError, match=f"packages of image {TINY}"):
-        packages.site_packages(requirements, "x86_64", lambda line: None)
+        packages.install_site_packages(requirements, "x86_64", lambda line: None)
     assert list((tree.parent / "cache" / "sites").iterdir()) == []
 
 

@@ -16,9 +16,9 @@ from workers.settings import Settings
 PAGES = [docs.FOLDER.parent / "README.md", *sorted(docs.FOLDER.glob("*.md"))]
 
 
-@pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", docs.make_pages(), ids=lambda path: path.name)
 def test_page_is_what_the_models_say(path: Path):
-    assert path.read_text() == docs.pages()[path], "stale: run `python -m scripts.docs`"
+    assert path.read_text() == docs.make_pages()[path], "stale: run `python -m scripts.docs`"
 
 
 def keys(model: type[Settings], prefix: str = "") -> set[str]:

@@ -15,7 +15,7 @@ from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import LONG
 from tests.helpers.shell import output, shell_session, shell_toolset
 from workers.environments.shell import environment as shell_environment
-from workers.environments.shell.dataset import shell_task
+from workers.environments.shell.dataset import make_shell_task
 from workers.errors import SandboxError, SessionLost
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.rollout_worker import RolloutWorker
@@ -82,7 +82,7 @@ def _quoted(code: str) -> str:
 
 
 def honest_script() -> list[Reply]:
-    solution = shell_task(TASK, 0).solution
+    solution = make_shell_task(TASK, 0).solution
     return [Reply(None, [(call.tool, call.arguments)]) for call in solution.calls]
 
 
@@ -101,7 +101,7 @@ def play_hostile_episodes(seeds: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         shell_environment,
         "shell_task",
-        lambda *args: shell_task(*args).model_copy(update={"tests": TESTS}),
+        lambda *args: make_shell_task(*args).model_copy(update={"tests": TESTS}),
     )
     sandbox = {"backend": "docker", "image": build_image("shell"), **SMALL}
     scripts = {"honest": honest_script(), **{seed: hostile_script(seed) for seed in seeds}}

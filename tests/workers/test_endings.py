@@ -16,7 +16,7 @@ from tests.helpers import breaking_shell, run_containers
 from tests.helpers.dummy_episodes import ENVIRONMENT, one, put, task, turn
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
-from workers.endings import ENDINGS, NOTHING, PLAYED_AGAIN, Ending, Recorded
+from workers.endings import ENDINGS, RETRIED_FAILURES, ZERO_SCORE, EpisodeEnding, EpisodeOutcome
 from workers.environments.shell import environment as shell_environment
 from workers.records import EpisodeResult
 from workers.sandbox import base, connection, process
@@ -191,8 +191,8 @@ def session_babbles(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
     babbling = in_shell(bash("break: babble"))
     raising = in_shell(bash("break: raise"))
     graded = in_shell(WRITTEN, default="break: raise")
-    assert (babbling.metrics, recorded(babbling)) == (raising.metrics, recorded(raising))
-    assert (babbling.metrics, recorded(babbling)) == (graded.metrics, recorded(graded))
+    assert (babbling.metrics, outcome_of(babbling)) == (raising.metrics, outcome_of(raising))
+    assert (babbling.metrics, outcome_of(babbling)) == (graded.metrics, outcome_of(graded))
     return babbling
 
 
@@ -266,7 +266,7 @@ def among_neighbours(*calls: tuple[str, dict[str, Any]]) -> EpisodeResult:
 def one_of_many(_: pytest.MonkeyPatch) -> EpisodeResult:
     babbling = among_neighbours(("forge", {"frames": ["[]"]}))
     late = among_neighbours(("sleep", {"seconds": 30}))
-    assert recorded(babbling) == recorded(late)
+    assert outcome_of(babbling) == outcome_of(late)
     return babbling
 
 
@@ -343,7 +343,7 @@ def unkillable(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
     return in_shell(bash("sleep 100 &"))
 
 
-def recorded(result: EpisodeResult) -> Recorded:
+def outcome_of(result: EpisodeResult) -> EpisodeOutcome:
     if result.failure is None:
         assert (result.status, result.error_message) == ("finished", None)
         return "score"
@@ -351,18 +351,18 @@ def recorded(result: EpisodeResult) -> Recorded:
     return "failed and tried again" if result.failure in AttemptsConfig.model_fields else "failed and final"
 
 
-def marked(ending: Ending) -> Any:
+def marked(ending: EpisodeEnding) -> Any:
     marks = [pytest.mark.docker] if ending.name in IN_A_CONTAINER else []
     return pytest.param(ending, id=ending.name, marks=marks)
 
 
 @pytest.mark.parametrize("ending", [marked(each) for each in ENDINGS if each.name not in PROVEN_ELSEWHERE])
 def test_episode_that_ends_so_is_on_record_as_the_table_says(
-    ending: Ending, monkeypatch: pytest.MonkeyPatch
+    ending: EpisodeEnding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = PROOFS[ending.name](monkeypatch)
-    assert (recorded(result), result.failure) == (ending.recorded, ending.failure), result.error_message
-    if ending.score == NOTHING:
+    assert (outcome_of(result), result.failure) == (ending.outcome, ending.failure), result.error_message
+    if ending.score == ZERO_SCORE:
         assert result.reward == 0.0
         assert result.metrics == {"solved": 0.0, "tests_passed": 0.0, "session_ended": 1.0}
     if ending.score == "0":
@@ -379,4 +379,4 @@ def test_every_ending_has_a_proof_and_every_proof_an_ending() -> None:
 
 
 def test_what_the_table_says_is_played_again_is_what_has_attempts() -> None:
-    assert set(AttemptsConfig.model_fields) == PLAYED_AGAIN
+    assert set(AttemptsConfig.model_fields) == RETRIED_FAILURES

@@ -3,9 +3,9 @@
 import pytest
 import verifiers as vf
 
-from workers.environments.classic.outages import outage
+from workers.environments.classic.outages import classify_outage
 from workers.errors import EnvironmentInfraError, EpisodeBlocked, EpisodeFailed, ToolsetError
-from workers.failures import kind_of
+from workers.failures import failure_kind
 
 
 def failed_of(error: BaseException) -> EpisodeFailed:
@@ -29,7 +29,7 @@ def failed_of(error: BaseException) -> EpisodeFailed:
 def test_infrastructure_is_tried_again_and_the_environments_own_is_not(
     error: BaseException, kind: str
 ) -> None:
-    assert kind_of(error) == kind_of(failed_of(error)) == kind
+    assert failure_kind(error) == failure_kind(failed_of(error)) == kind
 
 
 class Answered(Exception):
@@ -53,7 +53,7 @@ class Answered(Exception):
     ],
 )
 def test_an_outage_is_told_from_a_bug(error: Exception, is_: str | None) -> None:
-    assert outage(error) == is_
+    assert classify_outage(error) == is_
     wrapped = RuntimeError("Judge model API error")
     wrapped.__cause__ = error
-    assert outage(wrapped) == is_
+    assert classify_outage(wrapped) == is_

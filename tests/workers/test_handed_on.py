@@ -16,12 +16,12 @@ def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_this_machine_all_goes_but_what_is_a_processs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MY_JUDGE_KEY", "RAY_ADDRESS", "PYTHONPATH"):
         monkeypatch.setenv(name, "as the driver has it")
-    given = handed_on.handed_on([], all_of_them=True)
+    given = handed_on.select_worker_variables([], all_of_them=True)
     assert {"MY_JUDGE_KEY", "PATH"} <= given.keys()
     assert not {"RAY_ADDRESS", "PYTHONPATH"} & given.keys()
     monkeypatch.setenv("OF_WHOEVER_STARTED_RAY", "1")
     monkeypatch.setenv("RAY_ADDRESS", "as the worker has it")
-    made = handed_on.as_handed_on(given, instead=True)
+    made = handed_on.process_environment(given, instead=True)
     assert made["MY_JUDGE_KEY"] == "as the driver has it"
     assert made["RAY_ADDRESS"] == "as the worker has it"
     assert "OF_WHOEVER_STARTED_RAY" not in made
@@ -29,10 +29,10 @@ def test_on_this_machine_all_goes_but_what_is_a_processs_own(monkeypatch: pytest
 
 def test_on_a_cluster_what_is_named_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_JUDGE_KEY", "as the driver has it")
-    given = handed_on.handed_on(["MY_JUDGE_KEY"], all_of_them=False)
+    given = handed_on.select_worker_variables(["MY_JUDGE_KEY"], all_of_them=False)
     assert given == {"MY_JUDGE_KEY": SecretStr("as the driver has it")}
     monkeypatch.setenv("OF_THE_NODE", "1")
-    assert handed_on.as_handed_on(given, instead=False)["OF_THE_NODE"] == "1"
+    assert handed_on.process_environment(given, instead=False)["OF_THE_NODE"] == "1"
     assert "driver" not in repr(given)
 
 

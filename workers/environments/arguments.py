@@ -12,7 +12,7 @@ from workers.settings import Settings
 _Settings = TypeVar("_Settings", bound=Settings)
 
 
-def checked(model: type[_Settings], arguments: Mapping[str, Any], *section: str) -> _Settings:
+def check_arguments(model: type[_Settings], arguments: Mapping[str, Any], *section: str) -> _Settings:
     """The settings that arguments are.
 
     Args:
@@ -27,11 +27,11 @@ def checked(model: type[_Settings], arguments: Mapping[str, Any], *section: str)
         return model.model_validate(arguments)
     except ValidationError as error:
         raise EnvironmentLoadError(
-            "; ".join(_complaint(entry, section, model) for entry in error.errors())
+            "; ".join(_describe_error(entry, section, model) for entry in error.errors())
         ) from error
 
 
-def distinct(values: list[Any] | None) -> list[Any] | None:
+def check_distinct(values: list[Any] | None) -> list[Any] | None:
     """A list argument as it is, for a validator: what is in it twice would be played twice under one name.
 
     Raises:
@@ -44,10 +44,10 @@ def distinct(values: list[Any] | None) -> list[Any] | None:
     return values
 
 
-def _complaint(entry: Any, section: tuple[str, ...], model: type[Settings]) -> str:
+def _describe_error(entry: Any, section: tuple[str, ...], model: type[Settings]) -> str:
     if entry["type"] == "extra_forbidden":
         name = str(entry["loc"][-1])
-        known = _model_at(model, entry["loc"][:-1])
+        known = _find_model(model, entry["loc"][:-1])
         close = difflib.get_close_matches(name, known, n=1)
         place = ".".join(map(str, ("environment.args", *section, *entry["loc"])))
         hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}" if known else ""
@@ -60,7 +60,7 @@ def _complaint(entry: Any, section: tuple[str, ...], model: type[Settings]) -> s
     )
 
 
-def _model_at(model: type[Settings], path: tuple[Any, ...]) -> list[str]:
+def _find_model(model: type[Settings], path: tuple[Any, ...]) -> list[str]:
     """Keys of the settings at a path within others; none where there are no settings."""
     for part in path:
         field = model.model_fields.get(str(part))

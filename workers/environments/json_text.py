@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON text; of numbers that JSON can't say, the text `NaN`, `Infinity` or `-Infinity`.
+    """Returns a value as JSON text; numbers that JSON can't say become `"NaN"`, `"Infinity"`, `"-Infinity"`.
 
     What is no JSON at all stands as its own text.
 
@@ -18,24 +18,24 @@ def json_text(value: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps(_sayable(value, 0), allow_nan=False)
+        return json.dumps(_escape_unsupported(value, 0), allow_nan=False)
 
 
-_DEEPEST = 64
+_MAX_DEPTH = 64
 """Levels of nesting below which a value stands as its text: it may hold itself."""
 
 
-def _sayable(given: Any, depth: int) -> Any:
+def _escape_unsupported(given: Any, depth: int) -> Any:
     value: Any = given
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return repr(cast(Any, type(value)))
     if isinstance(value, Mapping):
         found = cast(Mapping[Any, Any], value)
-        return {str(key): _sayable(inner, depth + 1) for key, inner in found.items()}
+        return {str(key): _escape_unsupported(inner, depth + 1) for key, inner in found.items()}
     if isinstance(value, BaseModel):
-        return _sayable(value.__dict__, depth + 1)
+        return _escape_unsupported(value.__dict__, depth + 1)
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_sayable(inner, depth + 1) for inner in cast(list[Any], value)]
+        return [_escape_unsupported(inner, depth + 1) for inner in cast(list[Any], value)]
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float) and not math.isfinite(value):
@@ -45,7 +45,7 @@ def _sayable(given: Any, depth: int) -> Any:
     made = getattr(value, "tolist", None) or getattr(value, "item", None)  # numpy's and torch's
     if callable(made):
         try:
-            return _sayable(made(), depth + 1)
+            return _escape_unsupported(made(), depth + 1)
         except Exception:  # noqa: BLE001 - an object of anybody's
             return repr(cast(Any, type(value)))
     try:

@@ -22,21 +22,21 @@ class _LogWriter(io.TextIOBase):
     def write(self, text: str, /) -> int:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            self._say(line)
+            self._log_line(line)
         return len(text)
 
     def finish(self) -> None:
         """Logs what has no end of line yet."""
-        self._say(self._line)
+        self._log_line(self._line)
         self._line = ""
 
-    def _say(self, line: str) -> None:
+    def _log_line(self, line: str) -> None:
         if line.strip() and "\r" not in line:
             _log.info("said while the environment was loaded: %s", line.rstrip())
 
 
 @contextmanager
-def logged_output() -> Generator[None]:
+def log_library_output() -> Generator[None]:
     """Sends what libraries write to stderr to the log, and has the datasets library draw no bars."""
     writer = _LogWriter()
     bars = datasets.is_progress_bar_enabled()

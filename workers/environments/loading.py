@@ -17,18 +17,20 @@ from typing import Any
 import openai
 import verifiers as vf
 
-from workers.environments.library_output import logged_output
+from workers.environments.library_output import log_library_output
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
 _log = logging.getLogger(__name__)
-_OURS = {
+_BUNDLED_ENVIRONMENTS = {
     "agentdojo": "workers.environments.agentdojo.environment",
     "shell": "workers.environments.shell.environment",
 }
 
 
-def load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]) -> Any:
+def load_classic_environment(
+    settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]
+) -> Any:
     """A `vf.MultiTurnEnv`, as its module's `load_environment` makes it.
 
     On the main thread: verifiers installs signal handlers, which are put back here.
@@ -42,12 +44,12 @@ def load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
-    _take_empty_datasets()
-    with _signal_handlers_kept(), logged_output():
-        return _load(settings, search_path, offered)
+    _accept_empty_datasets()
+    with _keep_signal_handlers(), log_library_output():
+        return _load_verifiers_environment(settings, search_path, offered)
 
 
-def _take_empty_datasets() -> None:
+def _accept_empty_datasets() -> None:
     """Has verifiers take a dataset without rows that has a column of ids: it looks at the first row's."""
     environment: Any = vf.Environment
     if getattr(environment._format_dataset, "takes_empty_datasets", False):
@@ -64,16 +66,18 @@ def _take_empty_datasets() -> None:
     environment._format_dataset = formatted
 
 
-def _load(settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]) -> Any:
-    folder = _folder(settings, search_path)
+def _load_verifiers_environment(
+    settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]
+) -> Any:
+    folder = _module_folder(settings, search_path)
     if folder is not None and str(folder) not in sys.path:
         sys.path.append(str(folder))
-    module = _module(settings.id, search_path)
+    module = _import_module(settings.id, search_path)
     load = getattr(module, "load_environment", None)
     if load is None:
         raise EnvironmentLoadError(f"environment.id: module {module.__name__} has no `load_environment`")
     offered = {**offered, "folder": folder}
-    asked_for = _asked_for(load, offered) - settings.args.keys()
+    asked_for = _select_offered(load, offered) - settings.args.keys()
     given = {**{name: offered[name] for name in asked_for}, **settings.args}
     _check_arguments(load, given, settings)
     try:
@@ -89,7 +93,7 @@ def _load(settings: EnvironmentSettings, search_path: Path | None, offered: dict
     return env
 
 
-def _asked_for(load: Any, offered: dict[str, Any]) -> set[str]:
+def _select_offered(load: Any, offered: dict[str, Any]) -> set[str]:
     """Which of ours a `load_environment` asks for: arguments of such names that have no value of its own.
 
     One with a default other than None is an argument of the user's which happens to be called the same.
@@ -197,7 +201,7 @@ def _check_environment(env: Any, settings: EnvironmentSettings) -> None:
         )
 
 
-def _folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
+def _module_folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
     """Where modules of a user's own are; on another node, in the worker's copy of the driver's folder."""
     folder = settings.folder
     if folder is None or folder.is_dir() or search_path is None:
@@ -205,15 +209,15 @@ def _folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | N
     return Path(os.path.relpath(folder, search_path)).resolve()
 
 
-def _module(name: str, search_path: Path | None) -> ModuleType:
+def _import_module(name: str, search_path: Path | None) -> ModuleType:
     try:
         if name.endswith(".py"):
-            return _module_from_file(name, search_path or Path())
-        return importlib.import_module(_OURS.get(name, name.replace("-", "_")))
+            return _import_module_file(name, search_path or Path())
+        return importlib.import_module(_BUNDLED_ENVIRONMENTS.get(name, name.replace("-", "_")))
     except EnvironmentLoadError:
         raise
     except ImportError as error:
-        known = ", ".join(f"`{ours}`" for ours in _OURS)
+        known = ", ".join(f"`{ours}`" for ours in _BUNDLED_ENVIRONMENTS)
         raise EnvironmentLoadError(
             f"environment.id: {name!r} cannot be imported: {error}; give {known}, an importable module, or "
             "the path of a Python file"
@@ -229,7 +233,7 @@ def _module(name: str, search_path: Path | None) -> ModuleType:
         ) from error
 
 
-def _module_from_file(name: str, search_path: Path) -> ModuleType:
+def _import_module_file(name: str, search_path: Path) -> ModuleType:
     path = search_path / name
     if not path.is_file():  # on another node, where `ray job submit` has put a copy of the driver's folder
         path = Path(os.path.relpath(path, search_path))
@@ -244,7 +248,7 @@ def _module_from_file(name: str, search_path: Path) -> ModuleType:
 
 
 @contextmanager
-def _signal_handlers_kept() -> Generator[None]:
+def _keep_signal_handlers() -> Generator[None]:
     """Puts back the handlers that `vf.Environment.__init__` replaces."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

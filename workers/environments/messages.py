@@ -12,17 +12,17 @@ from workers.records import FunctionCall, Message, ToolCall
 
 def to_record(message: Any) -> Message:
     """One message, be it one of verifiers' models or a plain dictionary."""
-    fields = _fields(message)
+    fields = _message_fields(message)
     made: Any = fields.get("tool_calls") or []
     calls = (
         [_tool_call(call) for call in cast(Sequence[Any], made)] if isinstance(made, (list, tuple)) else []
     )
     return Message(
-        role=_said(fields.get("role")) or "user",
-        content=_text(fields.get("content")),
-        reasoning_content=_text(fields.get("reasoning_content")),
+        role=_as_text(fields.get("role")) or "user",
+        content=_content_text(fields.get("content")),
+        reasoning_content=_content_text(fields.get("reasoning_content")),
         tool_calls=calls or None,
-        tool_call_id=_said(fields.get("tool_call_id")),
+        tool_call_id=_as_text(fields.get("tool_call_id")),
     )
 
 
@@ -60,22 +60,22 @@ class Conversation:
 
 
 def _tool_call(call: Any) -> ToolCall:
-    fields: Any = _fields(_read(call))
+    fields: Any = _message_fields(_read_saved_call(call))
     function = fields.get("function") or fields
     if not isinstance(function, Mapping):
         function = fields
     found = cast(Mapping[str, Any], function)
     arguments: Any = found.get("arguments")
     return ToolCall(
-        id=_said(fields.get("id")) or "",
+        id=_as_text(fields.get("id")) or "",
         function=FunctionCall(
-            name=_said(found.get("name")) or "",
+            name=_as_text(found.get("name")) or "",
             arguments=arguments if isinstance(arguments, str) else json_text(arguments or {}),
         ),
     )
 
 
-def _read(call: Any) -> Any:
+def _read_saved_call(call: Any) -> Any:
     """A call that is JSON text, as verifiers saves them, as what it says."""
     if isinstance(call, str):
         try:
@@ -85,7 +85,7 @@ def _read(call: Any) -> Any:
     return call
 
 
-def _fields(value: Any) -> Mapping[str, Any]:
+def _message_fields(value: Any) -> Mapping[str, Any]:
     """What a model or a dictionary holds; of anything else, its text as content."""
     if isinstance(value, BaseModel):
         return {**value.__dict__, **(value.__pydantic_extra__ or {})}
@@ -94,20 +94,20 @@ def _fields(value: Any) -> Mapping[str, Any]:
     return {"content": value if isinstance(value, str) or value is None else str(value)}
 
 
-def _said(value: Any) -> str | None:
+def _as_text(value: Any) -> str | None:
     """Text as it is, and of anything else the text that it is as JSON."""
     if value is None:
         return None
     return value if isinstance(value, str) else json_text(value)
 
 
-def _text(content: Any) -> str | None:
+def _content_text(content: Any) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, (list, tuple)):
-        return _said(content)
+        return _as_text(content)
     made = cast(Sequence[Any], content)
-    parts = [part if isinstance(part, str) else dict(_fields(part)) for part in made]
+    parts = [part if isinstance(part, str) else dict(_message_fields(part)) for part in made]
     if all(isinstance(part, str) or (part.get("type") == "text" and "text" in part) for part in parts):
-        return "".join(_said(part if isinstance(part, str) else part["text"]) or "" for part in parts)
+        return "".join(_as_text(part if isinstance(part, str) else part["text"]) or "" for part in parts)
     return json_text(parts)

@@ -6,7 +6,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 
-def sendable(messages: Any, known: dict[int, tuple[Any, Any]] | None = None) -> Any:
+def replace_unsendable(messages: Any, known: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """The same messages, with U+FFFD for what is in their text but in no UTF-8; themselves if there is none.
 
     A tool that reads a file byte by byte, or cuts a text in the middle of an emoji, gives such text, and a
@@ -18,20 +18,20 @@ def sendable(messages: Any, known: dict[int, tuple[Any, Any]] | None = None) -> 
     """
     known = {} if known is None else known
     if isinstance(messages, str):
-        return clean(messages)
+        return clean_text(messages)
     if not isinstance(messages, list):
         return messages
     made: list[Any] = []
     for message in cast(list[Any], messages):
         if id(message) not in known:
-            new = sendable_message(message)
+            new = replace_unsendable_message(message)
             known[id(message)] = message, new
             known[id(new)] = new, new
         made.append(known[id(message)][1])
     return made
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """Text as UTF-8 can hold it."""
     if text.isascii():
         return text
@@ -42,8 +42,8 @@ def clean(text: str) -> str:
     return text
 
 
-def sendable_message(message: Any) -> Any:
-    """`sendable` for one message."""
+def replace_unsendable_message(message: Any) -> Any:
+    """`replace_unsendable` for one message."""
     own: Any = getattr(message, "__dict__", None)
     is_mapping = isinstance(message, Mapping)
     if not is_mapping and not isinstance(own, Mapping):
@@ -51,7 +51,7 @@ def sendable_message(message: Any) -> Any:
     fields = cast(Mapping[str, Any], message if is_mapping else own)
     changed: dict[str, Any] = {}
     for name, value in fields.items():
-        new = _cleaned(value)
+        new = _clean_value(value)
         if new is not value:
             changed[name] = new
     if not changed:
@@ -61,14 +61,14 @@ def sendable_message(message: Any) -> Any:
     return {**cast(dict[str, Any], message), **changed}
 
 
-def _cleaned(value: Any) -> Any:
+def _clean_value(value: Any) -> Any:
     """The value, or, where text in it changes, another."""
     if isinstance(value, str):
-        return clean(value)
+        return clean_text(value)
     if isinstance(value, list):
         parts = cast(list[Any], value)
-        new = [_cleaned(part) for part in parts]
+        new = [_clean_value(part) for part in parts]
         return parts if all(a is b for a, b in zip(new, parts, strict=True)) else new
     if isinstance(value, (dict, BaseModel)):
-        return sendable_message(cast(Any, value))
+        return replace_unsendable_message(cast(Any, value))
     return value

@@ -10,7 +10,7 @@ EXTRA = "tool_errors"
 """Key of a trajectory step's `extras` under which an environment says it itself: a truth value per call."""
 
 
-def say_tool_errors(state: Any, errors: list[bool]) -> None:
+def declare_tool_errors(state: Any, errors: list[bool]) -> None:
     """Says, as an environment, which tool calls of the last action failed: a truth value per call."""
     state["trajectory"][-1].setdefault("extras", {})[EXTRA] = errors
 
@@ -32,7 +32,9 @@ def note_tool_errors(env: Any, messages: Any, state: Any, trace: EpisodeTrace, c
     calls: list[Any] = (getattr(messages[-1], "tool_calls", None) or []) if messages else []
     ids = [str(call.id) for call in calls]
     if ids and trace.turns:
-        trace.turns[-1].tool_errors = _said(state, len(ids)) or _seen(env, ids, trace, calls_before)
+        trace.turns[-1].tool_errors = _declared_errors(state, len(ids)) or _observed_errors(
+            env, ids, trace, calls_before
+        )
     trace.calls_raised.clear()
 
 
@@ -57,7 +59,7 @@ def observe_calls(env: Any, current: Any) -> None:
     cast(Any, env).call_tool = noted
 
 
-def _said(state: Any, calls: int) -> list[bool] | None:
+def _declared_errors(state: Any, calls: int) -> list[bool] | None:
     trajectory: list[Any] = state.get("trajectory") or []
     extras = cast(dict[str, Any], trajectory[-1].get("extras") or {}) if trajectory else {}
     said: Any = extras.get(EXTRA)
@@ -66,20 +68,20 @@ def _said(state: Any, calls: int) -> list[bool] | None:
     return [bool(each) for each in cast(list[Any], said)]
 
 
-def _seen(env: Any, ids: list[str], trace: EpisodeTrace, calls_before: int) -> list[bool] | None:
+def _observed_errors(env: Any, ids: list[str], trace: EpisodeTrace, calls_before: int) -> list[bool] | None:
     raised = dict(trace.calls_raised)
     in_session = trace.session.call_errors[calls_before:] if trace.session is not None else []
     if len(in_session) == len(ids):
         return [failed or raised.get(each, False) for failed, each in zip(in_session, ids, strict=True)]
     if in_session:
         return None  # it cannot be told which call of the action made which of the session's
-    if _is_verifiers_own(env):
+    if _has_verifiers_tool_loop(env):
         return [raised.get(each, True) for each in ids]  # what was not called could not be read
     if ids and all(each in raised for each in ids):
         return [raised[each] for each in ids]
     return None
 
 
-def _is_verifiers_own(env: Any) -> bool:
+def _has_verifiers_tool_loop(env: Any) -> bool:
     own = cast(Any, type(env))
     return own.env_response in (vf.ToolEnv.env_response, vf.StatefulToolEnv.env_response)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_SCHEMAS = frozenset(
+_SCHEMA_MAP_KEYS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_SCHEMA_KEYS = frozenset(
     {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
     | {"unevaluatedProperties", "unevaluatedItems", "additionalItems"}
 )
-_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-_VALUES = frozenset({"default", "const"})
+_SCHEMA_LIST_KEYS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_VALUE_KEYS = frozenset({"default", "const"})
 """Keywords of which null may be the value that is meant."""
 
 
@@ -47,21 +47,21 @@ def drop_arrow_nulls(schema: Any) -> Any:
     kept: dict[str, Any] = {}
     for name, value in cast(Mapping[str, Any], schema).items():
         if value is None:
-            if name in _VALUES and _lets_be_null(cast(Mapping[str, Any], schema)):
+            if name in _VALUE_KEYS and _allows_null(cast(Mapping[str, Any], schema)):
                 kept[name] = None
-        elif name in _MAPS and isinstance(value, Mapping):
+        elif name in _SCHEMA_MAP_KEYS and isinstance(value, Mapping):
             parts = cast(Mapping[str, Any], value)
             kept[name] = {key: drop_arrow_nulls(part) for key, part in parts.items() if part is not None}
-        elif name in _SCHEMAS:
+        elif name in _SCHEMA_KEYS:
             kept[name] = drop_arrow_nulls(value)
-        elif name in _LISTS and isinstance(value, list):
+        elif name in _SCHEMA_LIST_KEYS and isinstance(value, list):
             kept[name] = [drop_arrow_nulls(part) for part in cast(list[Any], value)]
         else:
             kept[name] = value
     return kept
 
 
-def _lets_be_null(schema: Mapping[str, Any]) -> bool:
+def _allows_null(schema: Mapping[str, Any]) -> bool:
     kind: Any = schema.get("type")
     if kind == "null" or (isinstance(kind, list) and "null" in kind) or schema.get("nullable") is True:
         return True
@@ -74,7 +74,7 @@ def _lets_be_null(schema: Mapping[str, Any]) -> bool:
             inner = [
                 cast(Mapping[str, Any], each) for each in cast(list[Any], parts) if isinstance(each, Mapping)
             ]
-            return any(_lets_be_null(part) for part in inner)
+            return any(_allows_null(part) for part in inner)
     names = ("type", "enum", "$ref", "allOf", "properties")
     return all(schema.get(name) is None for name in names)
 

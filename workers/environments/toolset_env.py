@@ -39,7 +39,7 @@ class ToolsetEnv(SandboxedEnv):
         **kwargs: Any,
     ) -> None:
         spec = ToolsetSpec(image or toolset.partition(":")[0], toolset, dict(config or {}))
-        kwargs.setdefault("rubric", vf.Rubric([_metric(name) for name in rewards], [*rewards.values()]))
+        kwargs.setdefault("rubric", vf.Rubric([_make_metric(name) for name in rewards], [*rewards.values()]))
         kwargs.setdefault("eval_dataset", Dataset.from_list(rows))
         super().__init__(spec, SandboxSettings(), max_turns=max_turns, **kwargs)
 
@@ -65,7 +65,7 @@ class ToolsetEnv(SandboxedEnv):
         last: Any = messages[-1]
         session = cast(Session, state["sandbox"])
         return [
-            vf.ToolMessage(content=await _answer(call, session), tool_call_id=call.id)
+            vf.ToolMessage(content=await _run_tool_call(call, session), tool_call_id=call.id)
             for call in cast(list[Any], last.tool_calls or [])
         ]
 
@@ -82,7 +82,7 @@ class ToolsetEnv(SandboxedEnv):
             await self._sandboxes.release(session)
 
 
-async def _answer(call: vf.ToolCall, session: Session) -> str:
+async def _run_tool_call(call: vf.ToolCall, session: Session) -> str:
     try:
         arguments: Any = json.loads(call.arguments)  # the model wrote them: they may be anything
     except (ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ async def _answer(call: vf.ToolCall, session: Session) -> str:
     return (await session.call(call.name, cast(dict[str, Any], arguments))).text
 
 
-def _metric(name: str) -> Any:
+def _make_metric(name: str) -> Any:
     def metric(state: vf.State) -> float:
         return float(state["scores"][name])
 

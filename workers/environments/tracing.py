@@ -123,8 +123,8 @@ class EpisodeTrace:
         return Timings(**self.seconds, total=total)
 
 
-current: ContextVar[EpisodeTrace | None] = ContextVar("kumite_episode_trace", default=None)
+current_trace: ContextVar[EpisodeTrace | None] = ContextVar("kumite_episode_trace", default=None)
 """The episode that the running task plays; verifiers has no argument to hand it down by."""
 
-scored: ContextVar[tuple[EpisodeTrace, ...]] = ContextVar("kumite_scored_traces", default=())
+scored_traces: ContextVar[tuple[EpisodeTrace, ...]] = ContextVar("kumite_scored_traces", default=())
 """The episodes that are being scored."""

@@ -11,11 +11,11 @@ from typing import Any
 SLOTS = 256
 """Lanes that one worker may have at once."""
 
-_CELLS = 3
-_LONG = 0.1
+_CELLS_PER_SLOT = 3
+_LONG_STEP_SECONDS = 0.1
 """Seconds from which on one step of a task holds the others up."""
 
-mark: ContextVar[int] = ContextVar("kumite_lane_mark", default=0)
+current_mark: ContextVar[int] = ContextVar("kumite_lane_mark", default=0)
 """Number of the unit that the running task belongs to; 0 for none."""
 
 
@@ -28,44 +28,44 @@ class Board:
 
     def __init__(self, file: int) -> None:
         self.file = file
-        self._memory = mmap.mmap(file, SLOTS * 8 * _CELLS)
+        self._memory = mmap.mmap(file, SLOTS * 8 * _CELLS_PER_SLOT)
         self._cells = memoryview(self._memory).cast("Q")
 
     @classmethod
     def create(cls) -> "Board":
         """A new one, whose descriptor a child process may be given."""
         file = os.memfd_create("kumite-board")
-        os.ftruncate(file, SLOTS * 8 * _CELLS)
+        os.ftruncate(file, SLOTS * 8 * _CELLS_PER_SLOT)
         return cls(file)
 
     def turns(self, slot: int) -> int:
         """How often a lane's loop has said that it turns."""
-        return self._cells[_CELLS * slot]
+        return self._cells[_CELLS_PER_SLOT * slot]
 
     def running(self, slot: int) -> int:
         """The unit whose code a lane is running just now."""
-        return self._cells[_CELLS * slot + 1]
+        return self._cells[_CELLS_PER_SLOT * slot + 1]
 
     def held(self, slot: int) -> float:
         """Seconds for which steps that took long have held a lane's loop up, all of them together."""
-        return self._cells[_CELLS * slot + 2] / 1000
+        return self._cells[_CELLS_PER_SLOT * slot + 2] / 1000
 
     def turn(self, slot: int) -> None:
         """Says that a lane's loop turns."""
-        self._cells[_CELLS * slot] += 1
+        self._cells[_CELLS_PER_SLOT * slot] += 1
 
     def clear(self, slot: int) -> None:
         """Makes a slot ready for another lane."""
-        for cell in range(_CELLS * slot, _CELLS * (slot + 1)):
+        for cell in range(_CELLS_PER_SLOT * slot, _CELLS_PER_SLOT * (slot + 1)):
             self._cells[cell] = 0
 
-    def marked(self, slot: int, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+    def mark_steps(self, slot: int, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """The same coroutine; while a step of it runs, the board names the unit that it was made in."""
-        number = mark.get()
-        return _Marked(work, self._cells, _CELLS * slot + 1, number) if number else work
+        number = current_mark.get()
+        return _MarkedCoroutine(work, self._cells, _CELLS_PER_SLOT * slot + 1, number) if number else work
 
 
-class _Marked(Coroutine[Any, Any, Any]):
+class _MarkedCoroutine(Coroutine[Any, Any, Any]):
     __slots__ = ("_cell", "_cells", "_number", "_work")
 
     def __init__(
@@ -79,7 +79,7 @@ class _Marked(Coroutine[Any, Any, Any]):
         try:
             return self._work.send(value)
         finally:
-            self._over(began)
+            self._end_step(began)
 
     def throw(self, *error: Any) -> Any:
         self._cells[self._cell] = self._number
@@ -87,11 +87,11 @@ class _Marked(Coroutine[Any, Any, Any]):
         try:
             return self._work.throw(*error)
         finally:
-            self._over(began)
+            self._end_step(began)
 
-    def _over(self, began: float) -> None:
+    def _end_step(self, began: float) -> None:
         self._cells[self._cell] = 0
-        if monotonic() - began > _LONG:
+        if monotonic() - began > _LONG_STEP_SECONDS:
             self._cells[self._cell + 1] += int(1000 * (monotonic() - began))
 
     def close(self) -> None:

@@ -35,18 +35,18 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.handed_on import as_handed_on
+from workers.handed_on import process_environment
 from workers.lanes.board import SLOTS, Board
 from workers.lanes.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied
 from workers.lanes.signals import INTERRUPT, PID, STACKS
-from workers.lanes.wire import packed, read, read_now, send_now
-from workers.lost_episodes import lost_result
+from workers.lanes.wire import pack_message, read_message, read_message_now, send_message_now
+from workers.lost_episodes import make_lost_result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
 from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import WorkerSettings
 
 _log = logging.getLogger(__name__)
-_START = (
+_START_COMMAND = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from workers.lanes.process import main; main()"
 )
@@ -54,19 +54,19 @@ _LOOK_EVERY = 0.25
 """Seconds between two looks at the lanes."""
 _BLOCKED_AFTER = 1.0
 """Seconds without a turn after which a lane gets no more episodes."""
-_LATELY = 20.0
+_RECENT_SECONDS = 20.0
 """Seconds in which what has held a loop up is forgotten, but for a third of it."""
-_LATELY_HELD = 3.0
+_RECENT_HELD_LIMIT = 3.0
 """Seconds of steps that take long, lately, from which on each new episode gets a lane to itself."""
 _ALONE_FOR = 60.0
 """Seconds after a block for which each new episode gets a lane to itself."""
 _GRACE = 1.0
 """Seconds beyond an episode's limit that its lane gets to say so."""
-_BREAK_OFF = 4.0
+_INTERRUPT_GRACE = 4.0
 """Seconds that code gets to end after the signal that breaks it off, before its lane is killed."""
-_STOP = 25.0
+_STOP_TIMEOUT = 25.0
 """Seconds that a lane gets to end in order: its sandbox, and the environment's teardown."""
-_MOST_MOVES = 5
+_MAX_MOVES = 5
 """Times a unit is moved; one that still finds no lane that turns is lost with the next."""
 
 
@@ -135,15 +135,15 @@ class Lanes:
         self._control, theirs = socket.socketpair()
         passed = (theirs.fileno(), self._board.file, self._stacks)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, passed)],
+            [sys.executable, "-c", _START_COMMAND, json.dumps(sys.path), *map(str, passed)],
             pass_fds=passed,
             stdin=subprocess.DEVNULL,
-            env=as_handed_on(settings.env, instead=settings.whole_env),
+            env=process_environment(settings.env, instead=settings.whole_env),
         )
         theirs.close()
         try:
-            send_now(self._control, (settings, worker_id, node_id))
-            what, said = read_now(self._control)
+            send_message_now(self._control, (settings, worker_id, node_id))
+            what, said = read_message_now(self._control)
         except (EOFError, OSError) as error:
             raise EnvironmentLoadError(
                 f"environment.id: the process that loads {settings.environment.id} ended by itself, with "
@@ -174,10 +174,10 @@ class Lanes:
         Raises:
             SandboxStartError: It does not come up.
         """
-        self._own(self._watch())
-        lane = await self._fork()
+        self._track_task(self._watch_lanes())
+        lane = await self._fork_lane()
         try:
-            await self._ask(lane, "warm up")
+            await self._request_lane(lane, "warm up")
         except RuntimeError as error:
             from workers.errors import SandboxStartError  # imports verifiers, which this process does without
 
@@ -192,7 +192,7 @@ class Lanes:
         unit = _Unit(next(self._numbers), specs, asyncio.get_running_loop().create_future())
         self._units.add(unit)
         try:
-            await self._give(unit)
+            await self._give_to_lane(unit)
             return await unit.answer
         finally:
             self._units.discard(unit)
@@ -201,35 +201,35 @@ class Lanes:
         """Breaks off the units of these episodes, in lanes that are stuck, too."""
         for lane in self._lanes:
             # One that has given their results is told, too: they are not used, nor the base states with them.
-            self._tell(lane, "cancel", episode_ids)
+            self._send_to_lane(lane, "cancel", episode_ids)
             mine = [u for u in lane.units.values() if episode_ids & {s.episode_id for s in u.specs}]
             if mine and lane.silent_for() > _BLOCKED_AFTER:
                 for unit in mine:
                     del lane.units[unit.number]
-                    _settle(unit, [])
+                    _set_outcome(unit, [])
                 if not lane.units:
-                    self._kill(lane)
+                    self._kill_lane(lane)
 
     def set_version(self, version: int) -> None:
         """Tells that the policy has a new version."""
         self._version = version
         for lane in self._lanes:
-            self._tell(lane, "version", version)
+            self._send_to_lane(lane, "version", version)
 
     async def stop(self) -> None:
         """Ends all lanes in order, and those that do not end, by force."""
         self._closing = True
-        await asyncio.gather(*(self._end(lane) for lane in list(self._lanes)))
+        await asyncio.gather(*(self._end_lane(lane) for lane in list(self._lanes)))
         for task in self._tasks:
             task.cancel()
         for unit in list(self._units):
-            _settle(unit, [])
+            _set_outcome(unit, [])
         self._control.close()
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
 
     def _check_memory(self) -> None:
-        most, used = self._settings.memory_mb, _resident_mb(self._process.pid)
+        most, used = self._settings.memory_mb, _read_resident_mb(self._process.pid)
         if most is not None and used >= most:
             self._process.kill()
             self._process.wait()
@@ -238,32 +238,32 @@ class Lanes:
                 "its first episode; give more, or leave it out"
             )
 
-    async def _give(self, unit: _Unit) -> None:
-        lane = next((lane for lane in self._lanes if self._takes(lane, unit)), None)
-        lane = lane or await self._fork()
+    async def _give_to_lane(self, unit: _Unit) -> None:
+        lane = next((lane for lane in self._lanes if self._can_take(lane, unit)), None)
+        lane = lane or await self._fork_lane()
         unit.given_at = time.monotonic()
         lane.units[unit.number] = unit
         lane.used = True
-        self._tell(lane, "play", unit.specs, unit.number)
+        self._send_to_lane(lane, "play", unit.specs, unit.number)
 
-    def _takes(self, lane: _Lane, unit: _Unit) -> bool:
+    def _can_take(self, lane: _Lane, unit: _Unit) -> bool:
         if lane.condemned or lane.dead or lane.silent_for() > _BLOCKED_AFTER:
             return False
         if not lane.units:
             return True
-        return not self._alone and lane.episodes() + len(unit.specs) <= self._settings.episodes
+        return not self._gives_lane_per_unit and lane.episodes() + len(unit.specs) <= self._settings.episodes
 
     @property
-    def _alone(self) -> bool:
+    def _gives_lane_per_unit(self) -> bool:
         """Whether each unit gets a lane to itself."""
         return self.toolset is None and time.monotonic() - self._blocked_at < _ALONE_FOR
 
-    async def _fork(self) -> _Lane:
+    async def _fork_lane(self) -> _Lane:
         if not self._free:
             raise LaneDied(f"this worker has {SLOTS} processes that are stuck, and starts no more")
         slot = self._free.pop()
         self._board.clear(slot)
-        send_now(self._control, slot)
+        send_message_now(self._control, slot)
         self._control.settimeout(60.0)
         message, descriptors, _, _ = socket.recv_fds(self._control, PID.size, 1)
         self._control.settimeout(None)
@@ -274,23 +274,23 @@ class Lanes:
         reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=descriptors[0]))
         lane = _Lane(slot, pid, writer)
         self._lanes.append(lane)
-        self._own(self._listen(lane, reader))
+        self._track_task(self._read_messages(lane, reader))
         if self._version is not None:
-            self._tell(lane, "version", self._version)
+            self._send_to_lane(lane, "version", self._version)
         return lane
 
-    async def _listen(self, lane: _Lane, reader: asyncio.StreamReader) -> None:
+    async def _read_messages(self, lane: _Lane, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                what, number, said = await read(reader)
+                what, number, said = await read_message(reader)
                 if (asked := lane.asked.pop(number, None)) is not None:
                     if not asked.done():
                         asked.set_result(said) if what == "done" else asked.set_exception(RuntimeError(said))
                 elif (unit := lane.units.pop(number, None)) is not None:
-                    _settle(unit, said if what == "done" else LaneDied(said))
-        self._bury(lane)
+                    _set_outcome(unit, said if what == "done" else LaneDied(said))
+        self._remove_ended_lane(lane)
 
-    def _bury(self, lane: _Lane) -> None:
+    def _remove_ended_lane(self, lane: _Lane) -> None:
         """Sees to what a lane that has ended leaves behind."""
         lane.dead = True
         self._lanes.remove(lane)
@@ -306,45 +306,45 @@ class Lanes:
         units, lane.units = list(lane.units.values()), {}
         for unit in units:
             if lane.broken_off_at is not None and unit is culprit:
-                _settle(unit, [self._blocked(unit, spec, lane) for spec in unit.specs])
+                _set_outcome(unit, [self._make_blocked_result(unit, spec, lane) for spec in unit.specs])
             elif culprit is None or unit is culprit:
-                _settle(unit, LaneDied(f"the process {lane.pid} that played it ended"))
+                _set_outcome(unit, LaneDied(f"the process {lane.pid} that played it ended"))
             else:
-                self._move(unit)
+                self._move_unit(unit)
         if units and not self._closing:
             _log.warning("process %d of this worker ended with %d units in it", lane.pid, len(units))
 
-    def _move(self, unit: _Unit) -> None:
+    def _move_unit(self, unit: _Unit) -> None:
         """Has a unit played anew that another one held up; that costs it no attempt."""
         unit.moves += 1
         if unit.answer.done():
             return
-        if self._closing or unit.moves > _MOST_MOVES:
-            _settle(
+        if self._closing or unit.moves > _MAX_MOVES:
+            _set_outcome(
                 unit, LaneDied(f"the processes that played it were held up by others, {unit.moves} times")
             )
             return
-        self._own(self._moved(unit))
+        self._track_task(self._move_later(unit))
 
-    async def _moved(self, unit: _Unit) -> None:
+    async def _move_later(self, unit: _Unit) -> None:
         try:
-            await self._give(unit)
+            await self._give_to_lane(unit)
         except (LaneDied, OSError) as error:
-            _settle(unit, LaneDied(str(error)))
+            _set_outcome(unit, LaneDied(str(error)))
 
-    async def _watch(self) -> None:
+    async def _watch_lanes(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             for lane in list(self._lanes):
-                self._look_at(lane)
+                self._check_lane(lane)
 
-    def _look_at(self, lane: _Lane) -> None:
-        self._note_held(lane)
+    def _check_lane(self, lane: _Lane) -> None:
+        self._note_held_time(lane)
         turns = self._board.turns(lane.slot)
         if turns != lane.turns:
             lane.turns, lane.turned_at = turns, time.monotonic()
             lane.broken_off_at = None
-            self._retire(lane)
+            self._retire_lane(lane)
             return
         silent = lane.silent_for()
         if silent < _BLOCKED_AFTER or not lane.units:
@@ -355,20 +355,20 @@ class Lanes:
         if culprit is not None:
             self._blocked_at = time.monotonic()
         if silent + lane.held_lately >= self._settings.block_seconds and culprit and len(lane.units) > 1:
-            self._clear(lane, culprit)
+            self._move_all_but(lane, culprit)
         limit = culprit.limit() if culprit else self._settings.block_seconds
         began = culprit.given_at if culprit else lane.turned_at
         if limit is not None and time.monotonic() - began > limit + _GRACE:
-            self._break_off(lane)
+            self._interrupt_lane(lane)
 
-    def _note_held(self, lane: _Lane) -> None:
+    def _note_held_time(self, lane: _Lane) -> None:
         held = self._board.held(lane.slot)
-        lane.held_lately = lane.held_lately * (1 - _LOOK_EVERY / _LATELY) + held - lane.held
+        lane.held_lately = lane.held_lately * (1 - _LOOK_EVERY / _RECENT_SECONDS) + held - lane.held
         lane.held = held
-        if lane.held_lately > _LATELY_HELD and len(lane.units) > 1:
+        if lane.held_lately > _RECENT_HELD_LIMIT and len(lane.units) > 1:
             self._blocked_at = time.monotonic()
 
-    def _clear(self, lane: _Lane, culprit: _Unit) -> None:
+    def _move_all_but(self, lane: _Lane, culprit: _Unit) -> None:
         """Moves all but the one that blocks."""
         others = [unit for unit in lane.units.values() if unit is not culprit]
         _log.warning(
@@ -379,65 +379,65 @@ class Lanes:
         )
         lane.condemned = True
         lane.units = {culprit.number: culprit}
-        self._tell(lane, "cancel", {spec.episode_id for unit in others for spec in unit.specs})
+        self._send_to_lane(lane, "cancel", {spec.episode_id for unit in others for spec in unit.specs})
         for unit in others:
-            self._move(unit)
+            self._move_unit(unit)
 
-    def _break_off(self, lane: _Lane) -> None:
+    def _interrupt_lane(self, lane: _Lane) -> None:
         now = time.monotonic()
         if lane.broken_off_at is None:
             lane.broken_off_at = now
             lane.condemned = True
             os.ftruncate(self._stacks, 0)
-            _signal(lane.pid, STACKS)
-            _signal(lane.pid, INTERRUPT)
-        elif now - lane.broken_off_at > _BREAK_OFF:
+            _send_signal(lane.pid, STACKS)
+            _send_signal(lane.pid, INTERRUPT)
+        elif now - lane.broken_off_at > _INTERRUPT_GRACE:
             lane.stacks = os.pread(self._stacks, 4000, 0).decode(errors="replace")
             _log.warning("process %d of this worker does not answer, and is killed", lane.pid)
-            self._kill(lane)
+            self._kill_lane(lane)
 
-    def _retire(self, lane: _Lane) -> None:
+    def _retire_lane(self, lane: _Lane) -> None:
         """Lets a lane end, if it is time, when it has nothing to do; one that is too large gets no more."""
         most = self._settings.memory_mb
-        if most is not None and not lane.condemned and lane.used and _resident_mb(lane.pid) > most:
+        if most is not None and not lane.condemned and lane.used and _read_resident_mb(lane.pid) > most:
             _log.info("process %d is above workers.memory_mb, %d, and is replaced", lane.pid, most)
             lane.condemned = True
-        spare = len(self._lanes) > 1 and not self._alone and lane is not self._lanes[0]
+        spare = len(self._lanes) > 1 and not self._gives_lane_per_unit and lane is not self._lanes[0]
         if not lane.units and not lane.asked and (lane.condemned or spare):
             lane.condemned = True
-            self._own(self._end(lane))
+            self._track_task(self._end_lane(lane))
 
-    async def _end(self, lane: _Lane) -> None:
+    async def _end_lane(self, lane: _Lane) -> None:
         with contextlib.suppress(TimeoutError, RuntimeError):
             await asyncio.wait_for(
-                self._ask(lane, "stop"), _STOP if lane.silent_for() < _BLOCKED_AFTER else 1.0
+                self._request_lane(lane, "stop"), _STOP_TIMEOUT if lane.silent_for() < _BLOCKED_AFTER else 1.0
             )
-        self._kill(lane)
+        self._kill_lane(lane)
 
-    def _kill(self, lane: _Lane) -> None:
+    def _kill_lane(self, lane: _Lane) -> None:
         if lane.dead:  # its number may be another's by now
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(lane.pid, signal.SIGKILL)
 
-    async def _ask(self, lane: _Lane, what: str) -> Any:
+    async def _request_lane(self, lane: _Lane, what: str) -> Any:
         number = next(self._numbers)
         lane.asked[number] = asyncio.get_running_loop().create_future()
-        self._tell(lane, what, None, number)
+        self._send_to_lane(lane, what, None, number)
         return await lane.asked[number]
 
-    def _tell(self, lane: _Lane, what: str, said: Any, number: int = 0) -> None:
+    def _send_to_lane(self, lane: _Lane, what: str, said: Any, number: int = 0) -> None:
         if not lane.dead:
-            lane.writer.write(packed((what, number, said)))
+            lane.writer.write(pack_message((what, number, said)))
 
-    def _blocked(self, unit: _Unit, spec: EpisodeSpec, lane: _Lane) -> EpisodeResult:
+    def _make_blocked_result(self, unit: _Unit, spec: EpisodeSpec, lane: _Lane) -> EpisodeResult:
         lines = [line.strip() for line in lane.stacks.splitlines() if line.strip().startswith("File")][:8]
         error = EpisodeBlocked(
             f"its environment's code did not give the event loop back within {unit.limit()} s, nor when it "
             "was to be broken off, so that its process was killed"
             + (f"; it was at: {' < '.join(lines)}" if lines else "")
         )
-        return lost_result(
+        return make_lost_result(
             spec,
             EpisodeError.of("worker", "environment", error),
             run_id=self._settings.run_id,
@@ -447,13 +447,13 @@ class Lanes:
             node_id=self._node_id,
         )
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def _track_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-def _settle(unit: _Unit, outcome: list[EpisodeResult] | Exception) -> None:
+def _set_outcome(unit: _Unit, outcome: list[EpisodeResult] | Exception) -> None:
     if unit.answer.done():
         return
     if isinstance(outcome, Exception):
@@ -462,12 +462,12 @@ def _settle(unit: _Unit, outcome: list[EpisodeResult] | Exception) -> None:
         unit.answer.set_result(outcome)
 
 
-def _signal(pid: int, number: int) -> None:
+def _send_signal(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
-def _resident_mb(pid: int) -> int:
+def _read_resident_mb(pid: int) -> int:
     """Memory that a process has in use, in MiB; 0 if it is gone."""
     try:
         with open(f"/proc/{pid}/statm") as file:

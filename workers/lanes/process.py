@@ -29,18 +29,18 @@ from workers.errors import EnvironmentLoadError, EpisodeBlocked
 from workers.lanes import board
 from workers.lanes.board import Board, die_with_parent
 from workers.lanes.signals import INTERRUPT, PID, STACKS
-from workers.lanes.wire import packed, read, read_now, send_now
+from workers.lanes.wire import pack_message, read_message, read_message_now, send_message_now
 from workers.records import EpisodeSpec
 from workers.sandbox import ownership
 from workers.settings import WorkerSettings
 
 _log = logging.getLogger("workers.lane")
-_THREADS = 512
+_MAX_THREADS = 512
 """Most threads for what an environment hands to one: as under verifiers' own runner, so that a few that hang
 leave room for others."""
-_TURN = 0.2
+_TURN_INTERVAL = 0.2
 """Seconds between two times that a lane says that its loop turns."""
-_TEARDOWN = 20.0
+_TEARDOWN_TIMEOUT = 20.0
 """Seconds that an environment's `@vf.teardown` gets."""
 
 
@@ -49,19 +49,19 @@ def main() -> NoReturn:
     die_with_parent()
     control = socket.socket(fileno=int(sys.argv[1]))
     shared, stacks = Board(int(sys.argv[2])), int(sys.argv[3])
-    settings, worker_id, node_id = read_now(control)
+    settings, worker_id, node_id = read_message_now(control)
     logs.log_to_stderr(run=settings.run_id, worker=worker_id, node=node_id)
     try:
         environment = ClassicEnvironment(settings.environment, settings.search_path, settings.policy.model)
     except EnvironmentLoadError as error:
-        send_now(control, ("failed", str(error)))
+        send_message_now(control, ("failed", str(error)))
         os._exit(1)
-    send_now(control, ("loaded", environment.toolset))
+    send_message_now(control, ("loaded", environment.toolset))
     gc.collect()
     gc.freeze()
     while True:
         try:
-            slot: int = read_now(control)
+            slot: int = read_message_now(control)
         except (EOFError, OSError):
             os._exit(0)
         with contextlib.suppress(ChildProcessError):
@@ -106,30 +106,30 @@ class _Lane:
         if os.getppid() != parent:
             os._exit(1)
         os.setpgid(0, 0)  # what the environment's code starts goes with it
-        _reseed()
+        _reseed_generators()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(INTERRUPT, _interrupt)
+        signal.signal(INTERRUPT, _interrupt_episode)
         file = os.open(f"/proc/self/fd/{self._stacks}", os.O_WRONLY | os.O_APPEND)
         faulthandler.register(STACKS, file=file, all_threads=False)
-        with asyncio.Runner(loop_factory=self._loop) as runner:
+        with asyncio.Runner(loop_factory=self._make_loop) as runner:
             runner.run(self._serve(connection, settings, environment, worker_id, node_id))
 
-    def _loop(self) -> asyncio.AbstractEventLoop:
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
-        loop.set_default_executor(ThreadPoolExecutor(_THREADS))
+        loop.set_default_executor(ThreadPoolExecutor(_MAX_THREADS))
 
         def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
             if asyncio.iscoroutine(work):
-                work = self._board.marked(self._slot, work)
+                work = self._board.mark_steps(self._slot, work)
             return asyncio.Task(work, loop=loop, **options)
 
         loop.set_task_factory(make)
         return loop
 
-    def _turn(self) -> None:
+    def _report_turns(self) -> None:
         self._board.turn(self._slot)
-        asyncio.get_running_loop().call_later(_TURN, self._turn)
+        asyncio.get_running_loop().call_later(_TURN_INTERVAL, self._report_turns)
 
     async def _serve(
         self,
@@ -141,19 +141,19 @@ class _Lane:
     ) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=connection)
         player = await EpisodePlayer.create(settings, environment, worker_id, node_id)
-        self._turn()
+        self._report_turns()
         while True:
             try:
-                what, number, given = await read(reader)
+                what, number, given = await read_message(reader)
             except (asyncio.IncompleteReadError, ConnectionError):
                 os._exit(0)  # the worker is gone, and nobody waits for anything
             match what:
                 case "play":
-                    board.mark.set(number)  # for the task that is made now, and what it makes
-                    self._start(self._answer(writer, number, _play(player, given)))
-                    board.mark.set(0)
+                    board.current_mark.set(number)  # for the task that is made now, and what it makes
+                    self._start_task(self._send_answer(writer, number, _play(player, given)))
+                    board.current_mark.set(0)
                 case "warm up":
-                    self._start(self._answer(writer, number, _warm_up(player, settings)))
+                    self._start_task(self._send_answer(writer, number, _warm_up(player, settings)))
                 case "cancel":
                     player.cancel(given)
                 case "version":
@@ -161,26 +161,26 @@ class _Lane:
                 case _:
                     await player.shut_down()
                     try:
-                        await asyncio.wait_for(environment.tear_down(), _TEARDOWN)
+                        await asyncio.wait_for(environment.tear_down(), _TEARDOWN_TIMEOUT)
                     except Exception as error:  # noqa: BLE001 - code of the environment's; we go all the same
                         _log.warning("the environment could not be torn down: %r", error)
-                    await _said(writer, ("done", number, None))
+                    await _send_message(writer, ("done", number, None))
                     sys.stdout.flush()
                     os._exit(0)  # without verifiers' exit handlers, which would tear down once more
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(
+    async def _send_answer(
         self, writer: asyncio.StreamWriter, number: int, work: Coroutine[Any, Any, Any]
     ) -> None:
         try:
             answer = ("done", number, await work)
         except (Exception, EpisodeBlocked, asyncio.CancelledError) as error:  # noqa: BLE001 - told over there
             answer = ("failed", number, f"{type(error).__name__}: {error}")
-        await _said(writer, answer)
+        await _send_message(writer, answer)
 
 
 async def _play(player: EpisodePlayer, specs: list[EpisodeSpec]) -> Any:
@@ -197,28 +197,28 @@ async def _warm_up(player: EpisodePlayer, settings: WorkerSettings) -> None:
     await player.warm_up()
 
 
-async def _said(writer: asyncio.StreamWriter, message: Any) -> None:
+async def _send_message(writer: asyncio.StreamWriter, message: Any) -> None:
     with contextlib.suppress(ConnectionError):
-        writer.write(packed(message))
+        writer.write(pack_message(message))
         await writer.drain()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt_episode(number: int, frame: FrameType | None) -> None:
     """Runs in the middle of what holds the loop up, and ends the episode that it is of."""
-    trace = tracing.current.get()
-    traces = [trace] if trace is not None else list(tracing.scored.get())
+    trace = tracing.current_trace.get()
+    traces = [trace] if trace is not None else list(tracing.scored_traces.get())
     if not traces:
         return  # it is nobody's code, or it has just ended
     error = EpisodeBlocked(
         "its environment's code did not give the event loop back until the episode's limit was passed; it "
-        f"was broken off in {_place(frame)}"
+        f"was broken off in {_describe_place(frame)}"
     )
     for each in traces:
         each.blocked = error
     raise error
 
 
-def _place(frame: FrameType | None) -> str:
+def _describe_place(frame: FrameType | None) -> str:
     """Where that was, in code that is no package's, if there is such code among what called it."""
     inner, found = frame, frame
     while frame is not None:
@@ -232,7 +232,7 @@ def _place(frame: FrameType | None) -> str:
     return f"{found.f_code.co_name} ({os.path.basename(found.f_code.co_filename)}, line {found.f_lineno})"
 
 
-def _reseed() -> None:
+def _reseed_generators() -> None:
     """Lanes are forks of one process, and must not draw the same numbers."""
     random.seed()
     numpy: Any = sys.modules.get("numpy")

@@ -9,13 +9,13 @@ from typing import Any
 _LENGTH = struct.Struct(">Q")
 
 
-def packed(message: Any) -> bytes:
+def pack_message(message: Any) -> bytes:
     """A message as a frame."""
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
 
 
-async def read(reader: asyncio.StreamReader) -> Any:
+async def read_message(reader: asyncio.StreamReader) -> Any:
     """The next message.
 
     Raises:
@@ -26,22 +26,22 @@ async def read(reader: asyncio.StreamReader) -> Any:
     return pickle.loads(await reader.readexactly(length))
 
 
-def send_now(connection: socket.socket, message: Any) -> None:
+def send_message_now(connection: socket.socket, message: Any) -> None:
     """Sends a message, off any loop."""
-    connection.sendall(packed(message))
+    connection.sendall(pack_message(message))
 
 
-def read_now(connection: socket.socket) -> Any:
+def read_message_now(connection: socket.socket) -> Any:
     """The next message, off any loop.
 
     Raises:
         EOFError: The other end is gone.
     """
-    [length] = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
-    return pickle.loads(_exactly(connection, length))
+    [length] = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size))
+    return pickle.loads(_receive_exactly(connection, length))
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes:
+def _receive_exactly(connection: socket.socket, length: int) -> bytes:
     parts = bytearray()
     while len(parts) < length:
         part = connection.recv(min(1 << 20, length - len(parts)))

@@ -54,7 +54,7 @@ class LanedWorker:
         Raises:
             SandboxStartError: It does not come up.
         """
-        self._on_loop(self._lanes.warm_up())
+        self._run_on_lanes_loop(self._lanes.warm_up())
 
     def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         """Plays one episode, or the episodes of one group; each comes to exactly one result.
@@ -64,7 +64,7 @@ class LanedWorker:
         Raises:
             LaneDied: The process that played it died of it.
         """
-        return self._on_loop(self._lanes.play(specs))
+        return self._run_on_lanes_loop(self._lanes.play(specs))
 
     def cancel(self, episode_ids: Collection[str]) -> None:
         """Breaks off the units that these episodes are in; those that are not here are passed over."""
@@ -76,7 +76,7 @@ class LanedWorker:
 
     def answers(self) -> None:
         """Returns: whoever asks knows that this process and its loop are alive."""
-        self._on_loop(asyncio.sleep(0))
+        self._run_on_lanes_loop(asyncio.sleep(0))
 
     def set_version(self, version: int) -> None:
         """Tells that the policy has a new version."""
@@ -84,8 +84,8 @@ class LanedWorker:
 
     def stop(self) -> None:
         """Breaks off what is in flight and ends the lanes; returns when nothing of them is left."""
-        self._on_loop(self._lanes.stop())
+        self._run_on_lanes_loop(self._lanes.stop())
         self._stopped.set()
 
-    def _on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def _run_on_lanes_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from workers.errors import PolicyError
 
-_EXCERPT = 300
-_REASONING = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+_EXCERPT_LENGTH = 300
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "reasoning_content"})
 
 
@@ -23,7 +23,7 @@ def read_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """
     read = {**message, "role": "assistant"}
     content, reasoning = _read_content(message.get("content"))
-    for name in _REASONING:
+    for name in _REASONING_FIELDS:
         if name in message:
             reasoning = _text_of(message[name]) or reasoning
             del read[name]
@@ -69,7 +69,7 @@ def _text_of(value: Any) -> str:
             return "".join(_text_of(each) for each in cast(list[Any], value))
         case dict():
             fields = cast(dict[str, Any], value)
-            for name in ("text", "content", "value", "refusal", "summary", *_REASONING):
+            for name in ("text", "content", "value", "refusal", "summary", *_REASONING_FIELDS):
                 if fields.get(name) is not None:
                     return _text_of(fields[name])
             return "" if "type" in fields else json.dumps(fields)
@@ -98,7 +98,7 @@ def _read_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         read = _read_call(call)
         if read["id"] in taken:
-            read["id"] = _new_id()
+            read["id"] = _make_call_id()
         taken.add(read["id"])
         calls.append(read)
     return calls
@@ -124,7 +124,7 @@ def _read_call(call: Any) -> dict[str, Any]:
             break
     given: Any = fields.get("id") or fields.get("call_id") or fields.get("tool_call_id")
     return {
-        "id": str(given) if given not in (None, "") else _new_id(),
+        "id": str(given) if given not in (None, "") else _make_call_id(),
         "type": "function",
         "function": {"name": name, "arguments": _arguments_text(arguments)},
     }
@@ -137,11 +137,11 @@ def _arguments_text(arguments: Any) -> str:
     return "{}" if arguments is None else json.dumps(arguments, ensure_ascii=False)
 
 
-def _new_id() -> str:
+def _make_call_id() -> str:
     """An id that no other call of an episode has: nine letters and digits, as Mistral's servers insist."""
     return uuid.uuid4().hex[:9]
 
 
 def excerpt(text: str) -> str:
     """As much of a text as an error has room for."""
-    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
+    return text if len(text) <= _EXCERPT_LENGTH else f"{text[:_EXCERPT_LENGTH]}…"

@@ -12,8 +12,8 @@ from renderers import ParsedResponse, ParsedToolCall, ToolCallParseStatus
 
 from workers.errors import TemplateError
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>|<tool_call>(.*)", re.DOTALL)
-_SIGNS = string.ascii_letters + string.digits
+_TOOL_CALL_PATTERN = re.compile(r"<tool_call>(.*?)</tool_call>|<tool_call>(.*)", re.DOTALL)
+_ID_CHARACTERS = string.ascii_letters + string.digits
 
 
 class AnswerReader(Protocol):
@@ -63,7 +63,11 @@ class HermesReader:
     def read(self, text: str, ids: list[int], tools: Sequence[Any]) -> ParsedResponse:
         """See `AnswerReader`."""
         content, opened, _ = text.partition("<tool_call>")
-        calls = [_parsed(closed or cut) for closed, cut in _CALL.findall(text)] if opened and tools else []
+        calls = (
+            [_parse_call(closed or cut) for closed, cut in _TOOL_CALL_PATTERN.findall(text)]
+            if opened and tools
+            else []
+        )
         if any(call.status != ToolCallParseStatus.OK for call in calls):
             return ParsedResponse(content=text)  # as vLLM's parser has it: no call, all of it content
         return ParsedResponse(content=content if calls else text, tool_calls=calls)
@@ -129,7 +133,7 @@ class VllmReader:
         except Exception:  # noqa: BLE001 - vLLM answers such a text as it is
             return ParsedResponse(content=text)
         made = [
-            ParsedToolCall(raw=call.arguments, name=call.name, arguments=call.arguments, id=_new_id())
+            ParsedToolCall(raw=call.arguments, name=call.name, arguments=call.arguments, id=_make_call_id())
             for call in cast("list[Any]", calls or [])
         ]
         return ParsedResponse(content=content or "", reasoning_content=reasoning, tool_calls=made)
@@ -150,12 +154,12 @@ def make_reader(
     return VllmReader(tools, reasoning, tokenizer, options)
 
 
-def _new_id() -> str:
+def _make_call_id() -> str:
     """A call's id of nine letters and digits, the one form that every template takes."""
-    return "".join(secrets.choice(_SIGNS) for _ in range(9))
+    return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
 
 
-def _parsed(text: str) -> ParsedToolCall:
+def _parse_call(text: str) -> ParsedToolCall:
     try:
         call = json.loads(text)
         name, arguments = str(call["name"]), json.dumps(call["arguments"], ensure_ascii=False)
@@ -166,4 +170,4 @@ def _parsed(text: str) -> ParsedToolCall:
         arguments.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write, and UTF-8 cannot
         arguments = json.dumps(call["arguments"])
-    return ParsedToolCall(raw=text, name=name, arguments=arguments, id=_new_id())
+    return ParsedToolCall(raw=text, name=name, arguments=arguments, id=_make_call_id())

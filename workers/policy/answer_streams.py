@@ -17,7 +17,7 @@ def join_stream(text: str) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     message: dict[str, Any] = {}
     choice: dict[str, Any] = {}
-    for chunk in _chunks(text):
+    for chunk in _read_chunks(text):
         if chunk.get("error"):
             return chunk
         whole |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
@@ -42,7 +42,7 @@ def join_stream(text: str) -> dict[str, Any]:
     return {**whole, "choices": [{**choice, "message": message}]}
 
 
-def _chunks(text: str) -> Iterable[dict[str, Any]]:
+def _read_chunks(text: str) -> Iterable[dict[str, Any]]:
     for line in text.splitlines():
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if not data or data == "[DONE]":

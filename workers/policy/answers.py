@@ -17,7 +17,7 @@ from workers.policy.answer_messages import excerpt, read_message
 from workers.policy.answer_streams import join_stream
 from workers.policy.refusals import AnsweredError
 
-_REASONS = {
+_FINISH_REASON_WORDS = {
     "stop": "stop eos eos_token end end_turn stop_sequence stop_str stop_word stop_token stop_criteria "
     "complete completed done finish finished success normal malformed_function_call",
     "length": "length max_length max_tokens max_output_tokens max_new_tokens max_completion_tokens "
@@ -29,8 +29,8 @@ _REASONS = {
     "timeout server_error engine_error failed",
 }
 """OpenAI's word for a finish reason, and what other servers say for it. `error`: they broke it off."""
-_REASON_OF = {word: reason for reason, words in _REASONS.items() for word in words.split()}
-_CODES = {
+_FINISH_REASON_OF = {word: reason for reason, words in _FINISH_REASON_WORDS.items() for word in words.split()}
+_STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "resource_exhausted": 429,
@@ -92,10 +92,10 @@ def _read_odd_completion(answer: httpx.Response, limit: int | None = None) -> Ch
         raise PolicyError(f"it has no choice: {excerpt(json.dumps(body, default=str))}")
     usage = _read_usage(body.get("usage"))
     made: dict[str, Any] = {
-        "id": _text(body.get("id")),
+        "id": _error_text(body.get("id")),
         "object": "chat.completion",
         "created": body["created"] if _is_count(body.get("created")) else 0,
-        "model": _text(body.get("model")),
+        "model": _error_text(body.get("model")),
         "usage": usage,
         "prompt_token_ids": _read_ids(body.get("prompt_token_ids")),
     }
@@ -112,7 +112,7 @@ def _read_odd_completion(answer: httpx.Response, limit: int | None = None) -> Ch
 
 def status_error(failure: Mapping[str, Any], answer: httpx.Response) -> openai.APIStatusError:
     """An error that came with status 200, as the package words one that has a status of its own."""
-    message = _text(failure.get("message")) or excerpt(json.dumps(failure, default=str))
+    message = _error_text(failure.get("message")) or excerpt(json.dumps(failure, default=str))
     status = 500
     for name in ("code", "status", "status_code", "type"):
         value: Any = failure.get(name)
@@ -120,17 +120,17 @@ def status_error(failure: Mapping[str, Any], answer: httpx.Response) -> openai.A
         if number is not None and 400 <= number < 600:
             status = number
             break
-        if isinstance(value, str) and value.lower() in _CODES:
-            status = _CODES[value.lower()]
+        if isinstance(value, str) and value.lower() in _STATUS_OF_CODE:
+            status = _STATUS_OF_CODE[value.lower()]
             break
     request = httpx.Request("POST", _url_of(answer))
-    headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in _OF_THE_BODY]
+    headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in _BODY_HEADERS]
     body = {"error": dict(failure)}
     response = httpx.Response(status, headers=headers, json=body, request=request)
     return AnsweredError(message, response=cast(Any, response), body=body)
 
 
-_OF_THE_BODY = ("content-length", "content-encoding", "content-type", "transfer-encoding")
+_BODY_HEADERS = ("content-length", "content-encoding", "content-type", "transfer-encoding")
 
 
 def _url_of(answer: httpx.Response) -> str:
@@ -183,7 +183,7 @@ def _find_error(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         error = cast(Mapping[str, Any], choices[0]).get("error")
     if not error:
         return None
-    return cast(Mapping[str, Any], error) if isinstance(error, Mapping) else {"message": _text(error)}
+    return cast(Mapping[str, Any], error) if isinstance(error, Mapping) else {"message": _error_text(error)}
 
 
 def _read_choice(
@@ -230,7 +230,7 @@ def _read_finish_reason(
     if isinstance(reason, Mapping):
         reason = cast(Mapping[str, Any], reason).get("type")
     word = str(reason or "").lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
-    known = _REASON_OF.get(word)
+    known = _FINISH_REASON_OF.get(word)
     if known == "error":
         raise PolicyError(f"the server broke it off: its finish reason is {reason!r}")
     if known == "tool_calls" and not has_calls:
@@ -251,9 +251,9 @@ def _read_usage(usage: Any) -> dict[str, int] | None:
     if not isinstance(usage, Mapping):
         return None
     fields = cast(Mapping[str, Any], usage)
-    prompt = _count(fields, "prompt_tokens", "input_tokens", "prompt_token_count")
-    completion = _count(fields, "completion_tokens", "output_tokens", "candidates_token_count")
-    total = _count(fields, "total_tokens")
+    prompt = _read_count(fields, "prompt_tokens", "input_tokens", "prompt_token_count")
+    completion = _read_count(fields, "completion_tokens", "output_tokens", "candidates_token_count")
+    total = _read_count(fields, "total_tokens")
     if completion is None and total is not None and prompt is not None:
         completion = total - prompt
     if prompt is None and total is not None and completion is not None:
@@ -267,13 +267,13 @@ def _read_usage(usage: Any) -> dict[str, int] | None:
     }
     details: Any = fields.get("completion_tokens_details")
     if isinstance(details, Mapping):
-        reasoning = _count(cast(Mapping[str, Any], details), "reasoning_tokens")
+        reasoning = _read_count(cast(Mapping[str, Any], details), "reasoning_tokens")
         if reasoning is not None:
             made["completion_tokens_details"] = {"reasoning_tokens": reasoning}
     return made
 
 
-def _count(fields: Mapping[str, Any], *names: str) -> int | None:
+def _read_count(fields: Mapping[str, Any], *names: str) -> int | None:
     for name in names:
         value: Any = fields.get(name)
         if _is_count(value):
@@ -297,7 +297,7 @@ def _read_ids(ids: Any) -> list[int] | None:
 
 
 def _read_logprobs(logprobs: Any) -> dict[str, Any] | None:
-    """OpenAI's shape for them. One that is no number is NaN here, for `unusable_logprobs` to name."""
+    """OpenAI's shape for them. One that is no number is NaN here, for `find_unusable_logprobs` to name."""
     if isinstance(logprobs, Mapping):
         fields = cast(Mapping[str, Any], logprobs)
         content: Any = fields.get("content")
@@ -318,7 +318,7 @@ def _read_logprob(entry: Any) -> dict[str, Any]:
     return {"token": "", "logprob": float(value) if number else math.nan, "bytes": None, "top_logprobs": []}
 
 
-def unusable_logprobs(ids: list[int], logprobs: list[float]) -> str | None:
+def find_unusable_logprobs(ids: list[int], logprobs: list[float]) -> str | None:
     """Why log-probabilities cannot be those of the tokens beside them; None if they can."""
     if len(logprobs) != len(ids):
         return f"the policy sent {len(logprobs)} log-probabilities for {len(ids)} sampled tokens"
@@ -328,7 +328,7 @@ def unusable_logprobs(ids: list[int], logprobs: list[float]) -> str | None:
     return None
 
 
-def _text(value: Any) -> str:
+def _error_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else excerpt(json.dumps(value, default=str))

@@ -14,20 +14,20 @@ from verifiers.legacy.clients.openai_chat_completions_client import OpenAIChatCo
 from verifiers.legacy.types import Response
 
 from workers.environments import tracing
-from workers.environments.sendable import sendable
+from workers.environments.sendable import replace_unsendable
 from workers.environments.tool_schemas import comes_from_arrow, tool_fields
 from workers.errors import PolicyError, PolicyRefusal, StaleEpisode
 from workers.policy.answers import page_title, read_completion
 from workers.policy.connection import PolicyConnection
 from workers.policy.endpoint_watch import EndpointWatch
-from workers.policy.outage import outlast
+from workers.policy.outage import retry_until_answered
 from workers.policy.overlong_prompts import is_overlong
-from workers.policy.refusals import refusal_of, stated_wait
-from workers.policy.request_limits import TokenLimit, is_ignored, limit_of
+from workers.policy.refusals import classify_refusal, stated_wait
+from workers.policy.request_limits import TokenLimit, is_limit_ignored, token_limit_of
 from workers.policy.request_pace import RequestPace
 from workers.policy.requests import note_exchange, plain_message, request_body, with_json_arguments
 from workers.policy.turn_seeds import seed_turn
-from workers.policy.versions import HEADER, model_name, version_of
+from workers.policy.versions import HEADER, model_name, parse_version
 from workers.settings import PolicyEndpoint
 
 _T = TypeVar("_T")
@@ -37,10 +37,10 @@ CONNECT_TIMEOUT = 10.0
 RETRIES = 6
 """Tries after the first, for refused and broken connections, and 5xx: about 24 s of backoff in all."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_GONE = 410
+_VERSION_GONE_STATUS = 410
 """What our deployments say of an adapter that has been superseded too often."""
-_NO_TOKENS = "the policy sent no token ids, or no log-probabilities"
-_NO_KEY = "none"
+_NO_TOKENS_REASON = "the policy sent no token ids, or no log-probabilities"
+_PLACEHOLDER_KEY = "none"
 """The package insists on a key; servers that ask for none ignore it."""
 
 
@@ -79,8 +79,8 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         Raises:
             verifiers.Error: There is none.
         """
-        prompt = sendable(prompt)
-        trace = tracing.current.get()
+        prompt = replace_unsendable(prompt)
+        trace = tracing.current_trace.get()
         try:
             native: Any = (await self.to_native_prompt(prompt))[0]
             sent: list[Any] = [plain_message(message) for message in native]
@@ -95,7 +95,9 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         except Exception as error:
             raise vf.ModelError from error
         if trace is not None:
-            missing = _NO_TOKENS if self._endpoint.token_ids and response.message.tokens is None else None
+            missing = (
+                _NO_TOKENS_REASON if self._endpoint.token_ids and response.message.tokens is None else None
+            )
             note_exchange(trace, response, sent, missing)
         return response
 
@@ -113,7 +115,7 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
 
     async def from_native_response(self, response: Any) -> Response:
         """The answer as verifiers sees it; an action that says nothing has the empty string for content."""
-        return with_content(await super().from_native_response(response))
+        return fill_empty_content(await super().from_native_response(response))
 
     async def _ask(
         self, messages: list[Any], model: str, sampling: dict[str, Any], tools: list[Any]
@@ -146,13 +148,13 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
     async def _complete(
         self, messages: list[Any], model: str, sampling: dict[str, Any], tools: list[Any]
     ) -> ChatCompletion:
-        limit = limit_of(sampling)
+        limit = token_limit_of(sampling)
         names = self._limit.names
 
         async def ask() -> ChatCompletion:
             nonlocal names
             names = self._limit.names
-            body = request_body(messages, versioned(model), self._limit.apply(sampling), tools)
+            body = request_body(messages, versioned_model_name(model), self._limit.apply(sampling), tools)
             raw: Any = await self.client.post("/chat/completions", body=body, cast_to=httpx.Response)
             return read_completion(raw, limit)
 
@@ -165,10 +167,10 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
             return await ask()
 
         is_first = all(message["role"] != "assistant" for message in messages)
-        answer = await answer_of(self._endpoint, ask_under_other_names, self.watch.pace, is_first)
+        answer = await request_answer(self._endpoint, ask_under_other_names, self.watch.pace, is_first)
         note_version(answer.model, self._endpoint.model)
         sampled = answer.usage.completion_tokens if answer.usage is not None else None
-        if is_ignored(limit, sampled):
+        if is_limit_ignored(limit, sampled):
             self.watch.notice(
                 f"it sampled {sampled} tokens in one turn, and the limit (policy.sampling.max_tokens) is "
                 f"{limit}: it was sent as {' and '.join(names)}, and is not heeded"
@@ -176,13 +178,13 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         return answer
 
 
-async def answer_of(
+async def request_answer(
     endpoint: PolicyEndpoint,
     ask: Callable[[], Awaitable[_T]],
     pace: RequestPace | None = None,
     first_turn: bool = False,
 ) -> _T:
-    """What a request to an endpoint is answered, within its limit.
+    """Sends a request to an endpoint and returns its answer, within its limit.
 
     Args:
         endpoint: The policy.
@@ -194,11 +196,11 @@ async def answer_of(
         PolicyError: The policy refused, failed, or did not answer in time.
         verifiers.OverlongPromptError: The prompt is longer than the policy's context.
     """
-    with policy_errors(endpoint, first_turn):
-        return await outlast(ask, endpoint.request_timeout, pace)
+    with word_policy_errors(endpoint, first_turn):
+        return await retry_until_answered(ask, endpoint.request_timeout, pace)
 
 
-def with_content(answer: Response) -> Response:
+def fill_empty_content(answer: Response) -> Response:
     """The same answer; an action that says nothing and calls nothing gets the empty string for content."""
     message = answer.message
     if message.content is None and not message.tool_calls:
@@ -206,15 +208,15 @@ def with_content(answer: Response) -> Response:
     return answer
 
 
-def versioned(model: str) -> str:
+def versioned_model_name(model: str) -> str:
     """The model's name at the version that the running episode acts with."""
-    trace = tracing.current.get()
+    trace = tracing.current_trace.get()
     return model_name(model, trace.policy_version if trace else None)
 
 
 def note_version(named: str | None, model: str) -> None:
     """Notes which version of a model has acted, where the answer names it: weights change between turns."""
-    trace, acted = tracing.current.get(), version_of(named, model)
+    trace, acted = tracing.current_trace.get(), parse_version(named, model)
     if trace is not None and trace.policy_version is not None and acted is not None:
         trace.policy_version = acted
 
@@ -230,7 +232,7 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
     # A proxy named in the environment is for the world outside, never for this machine's own ports.
     local = httpx.URL(endpoint.base_url).host in _LOOPBACK
     return PolicyConnection(
-        key=endpoint.api_key.get_secret_value() if endpoint.api_key else _NO_KEY,
+        key=endpoint.api_key.get_secret_value() if endpoint.api_key else _PLACEHOLDER_KEY,
         base_url=endpoint.base_url,
         retries=RETRIES,
         timeout=endpoint.request_timeout,
@@ -241,7 +243,7 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
 
 
 @contextmanager
-def policy_errors(endpoint: PolicyEndpoint, first_turn: bool = False) -> Generator[None]:
+def word_policy_errors(endpoint: PolicyEndpoint, first_turn: bool = False) -> Generator[None]:
     """Words what goes wrong with a request to an endpoint.
 
     Raises:
@@ -256,12 +258,12 @@ def policy_errors(endpoint: PolicyEndpoint, first_turn: bool = False) -> Generat
     except (TimeoutError, openai.APITimeoutError) as error:
         raise PolicyError(f"{where} gave no answer within policy.request_timeout, {limit} s") from error
     except openai.APIStatusError as error:
-        said = _words_of(error)
-        if error.status_code == _GONE and endpoint.version is not None:
+        said = _refusal_text(error)
+        if error.status_code == _VERSION_GONE_STATUS and endpoint.version is not None:
             raise StaleEpisode(f"{where} no longer acts by this version: {said}") from error
         if is_overlong(error.status_code, error.response.text, first_turn):
             raise vf.OverlongPromptError(f"{where} answered {error.status_code}: {said}") from error
-        refusal = refusal_of(error)
+        refusal = classify_refusal(error)
         if refusal == "lasting" and endpoint.version is None:
             raise PolicyRefusal(f"{where} answered {error.status_code}: {said}") from error
         if refusal == "busy":
@@ -280,7 +282,7 @@ def policy_errors(endpoint: PolicyEndpoint, first_turn: bool = False) -> Generat
         raise PolicyError(f"{where} sent no chat completion: {error}") from error
 
 
-def _words_of(error: openai.APIStatusError) -> str:
+def _refusal_text(error: openai.APIStatusError) -> str:
     """What a refusal says; of a web page, its title."""
     title = page_title(error.response.text)
     if title is not None:

@@ -19,7 +19,7 @@ def prepare_messages(
         messages: In OpenAI's shape.
         content_format: What the template takes; see `detect_content_format`.
     """
-    return [_prepared(message, content_format) for message in messages]
+    return [_prepare_message(message, content_format) for message in messages]
 
 
 def as_system_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -36,21 +36,24 @@ def as_system_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any
     system = [message for message in renamed if message["role"] == "system"]
     if len(system) == 1 and renamed[0] is system[0]:
         return renamed
-    texts = [text for message in system if (text := _joined(message.get("content")))]
+    texts = [text for message in system if (text := _join_content(message.get("content")))]
     others = [message for message in renamed if message["role"] != "system"]
     return [{"role": "system", "content": "\n\n".join(texts)}, *others]
 
 
-def _prepared(message: Mapping[str, Any], content_format: ContentFormat) -> dict[str, Any]:
+def _prepare_message(message: Mapping[str, Any], content_format: ContentFormat) -> dict[str, Any]:
     role = message["role"]
-    parts = _parts(message.get("content"))
+    parts = _content_parts(message.get("content"))
     wrapped = content_format == "openai" and role != "tool"
     is_text = all(part.get("type") == "text" for part in parts)
-    prepared: dict[str, Any] = {"role": role, "content": parts if wrapped or not is_text else _joined(parts)}
+    prepared: dict[str, Any] = {
+        "role": role,
+        "content": parts if wrapped or not is_text else _join_content(parts),
+    }
     if role == "assistant":
         calls = cast("Sequence[Mapping[str, Any]] | None", message.get("tool_calls"))
         if calls:
-            prepared["tool_calls"] = [_prepared_call(call) for call in calls]
+            prepared["tool_calls"] = [_prepare_call(call) for call in calls]
         reasoning = message.get("reasoning") or message.get("reasoning_content")
         if reasoning is None:
             reasoning = message.get("reasoning_content")
@@ -65,7 +68,7 @@ def _prepared(message: Mapping[str, Any], content_format: ContentFormat) -> dict
     return prepared
 
 
-def _parts(content: Any) -> list[dict[str, Any]]:
+def _content_parts(content: Any) -> list[dict[str, Any]]:
     if content is None:
         return []
     if isinstance(content, str):
@@ -76,22 +79,22 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _joined(content: Any) -> str:
-    texts = [str(part.get("text") or "") for part in _parts(content)]
+def _join_content(content: Any) -> str:
+    texts = [str(part.get("text") or "") for part in _content_parts(content)]
     return "\n".join(text for text in texts if text)
 
 
-def _prepared_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _prepare_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
     known: dict[str, Any] = {
         "id": call.get("id"),
-        "function": {"arguments": _object(function.get("arguments")), "name": function["name"]},
+        "function": {"arguments": _arguments_object(function.get("arguments")), "name": function["name"]},
         "type": call.get("type", "function"),
     }
     return known if "id" in call else {name: value for name, value in known.items() if name != "id"}
 
 
-def _object(arguments: Any) -> dict[str, Any]:
+def _arguments_object(arguments: Any) -> dict[str, Any]:
     """Arguments as an object; as in vLLM, those that are none are an empty one."""
     if isinstance(arguments, str):
         try:

@@ -65,13 +65,15 @@ class ChatTemplate:
         Raises:
             TemplateError: The template refuses the conversation.
         """
-        schemas = offered(tools)
+        schemas = offered_tools(tools)
         try:
             written: str = self.tokenizer.get_chat_template(tools=schemas)
             prepared = prepare_messages(messages, self._content_format or detect_content_format(written))
-            if any(message["role"] == "developer" for message in prepared) and not _knows_developers(written):
+            if any(message["role"] == "developer" for message in prepared) and not _knows_developer_role(
+                written
+            ):
                 prepared = as_system_messages(prepared)
-            with _clock_of(written, self._moment):
+            with _set_template_clock(written, self._moment):
                 return cast(
                     str,
                     self.tokenizer.apply_chat_template(
@@ -108,7 +110,9 @@ class ChatTemplate:
         """The text of token ids, special tokens included."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def suffix(self, following: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
+    def next_turn_suffix(
+        self, following: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> str:
         """What a prompt has after the end token of the turn before.
 
         Args:
@@ -118,7 +122,7 @@ class ChatTemplate:
         Raises:
             TemplateError: The template writes what came before differently when these follow.
         """
-        before = [{"role": "user", "content": "x"}, _caller_of(following)]
+        before = [{"role": "user", "content": "x"}, _find_caller(following)]
         following = without_tool_names(following)
         closed = self.text(before, tools, prompt=False)
         whole = self.text([*before, *following], tools)
@@ -129,7 +133,7 @@ class ChatTemplate:
             )
         return close + whole[len(closed) :]
 
-    def extended(
+    def extend_prompt(
         self,
         prompt: Sequence[int],
         sampled: Sequence[int],
@@ -141,9 +145,9 @@ class ChatTemplate:
         A turn that was cut off is ended with the end token, which was not sampled.
 
         Raises:
-            TemplateError: See `suffix`.
+            TemplateError: See `next_turn_suffix`.
         """
-        text = self.suffix(following, tools)
+        text = self.next_turn_suffix(following, tools)
         ended = bool(sampled) and sampled[-1] == self.end_id
         return [*prompt, *sampled, *self.encode(text if ended else self.end + text)]
 
@@ -167,7 +171,7 @@ class ChatTemplate:
             )
 
     def check_exact(self, reader: AnswerReader | None = None) -> None:
-        """Proves on conversations that turns can be put together by `extended`, and answers be read.
+        """Proves on conversations that turns can be put together by `extend_prompt`, and answers be read.
 
         Args:
             reader: How answers are read. None: as hermes-style tool calls.
@@ -180,13 +184,13 @@ class ChatTemplate:
         TemplateProbe(self, reader or HermesReader()).check()
 
 
-def offered(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+def offered_tools(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """Tools in OpenAI's shape, as requests and templates have them; None where there are none."""
     return [{"type": "function", "function": dict(tool)} for tool in tools] or None
 
 
 @contextmanager
-def _clock_of(template: str, moment: datetime | None) -> Generator[None]:
+def _set_template_clock(template: str, moment: datetime | None) -> Generator[None]:
     """Has a template's `strftime_now` tell this moment; transformers compiles each text once."""
     if moment is None or "strftime_now" not in template:
         yield
@@ -203,19 +207,19 @@ def _clock_of(template: str, moment: datetime | None) -> Generator[None]:
         known["strftime_now"] = before
 
 
-def _knows_developers(template: str) -> bool:
+def _knows_developer_role(template: str) -> bool:
     return '"developer"' in template or "'developer'" in template
 
 
-def _caller_of(following: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _find_caller(following: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """An assistant's message that these can follow: some templates insist on the calls of tool messages."""
     ids = [message.get("tool_call_id") or "call00000" for message in following if message["role"] == "tool"]
     names = [message.get("name") or "tool" for message in following if message["role"] == "tool"]
-    calls = [_call(i, {"name": name, "arguments": "{}"}) for i, name in zip(ids, names, strict=True)]
+    calls = [_make_call(i, {"name": name, "arguments": "{}"}) for i, name in zip(ids, names, strict=True)]
     return {"role": "assistant", "content": "x", **({"tool_calls": calls} if calls else {})}
 
 
-def _call(identity: str, function: dict[str, str]) -> dict[str, Any]:
+def _make_call(identity: str, function: dict[str, str]) -> dict[str, Any]:
     return {"id": identity, "type": "function", "function": function}
 
 

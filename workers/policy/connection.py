@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 from pydantic_core import to_json
 from yarl import URL
 
-from workers.policy.refusals import refusal_of
+from workers.policy.refusals import classify_refusal
 from workers.policy.transport import PolicyTransport
 
 
@@ -81,7 +81,7 @@ class PolicyConnection(AsyncOpenAI):
             error = self._make_status_error_from_response(response)
         except RuntimeError:  # it has no request, and so no error
             return super()._should_retry(response)
-        return refusal_of(error) is None and super()._should_retry(response)
+        return classify_refusal(error) is None and super()._should_retry(response)
 
     def _url(self, path: str) -> URL:
         if path not in self._urls:

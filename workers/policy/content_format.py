@@ -37,7 +37,7 @@ def _loops_over_content(tree: nodes.Template) -> Iterator[bool]:
         if isinstance(loop.iter, nodes.Name) and loop.iter.name == "content":
             yield True
         for name in messages:
-            if _is_access(loop.iter, name, "content"):
+            if _accesses_variable(loop.iter, name, "content"):
                 yield True
 
 
@@ -45,7 +45,7 @@ def _message_names(tree: nodes.Template) -> Iterator[str]:
     """Names of the loop variables that stand for one message."""
     lists = list(_names_of(tree, "messages"))
     for loop in tree.find_all(nodes.For):
-        if isinstance(loop.target, nodes.Name) and any(_is_access(loop.iter, name) for name in lists):
+        if isinstance(loop.target, nodes.Name) and any(_accesses_variable(loop.iter, name) for name in lists):
             yield loop.target.name
 
 
@@ -59,19 +59,23 @@ def _names_of(tree: nodes.Template, name: str) -> Iterator[str]:
             target = assignment.target
             if not isinstance(target, nodes.Name) or target.name in seen:
                 continue
-            if _is_access(assignment.node, current):
+            if _accesses_variable(assignment.node, current):
                 seen.add(target.name)
                 waiting.append(target.name)
 
 
-def _is_access(node: nodes.Node, name: str, key: str | None = None) -> bool:
+def _accesses_variable(node: nodes.Node, name: str, key: str | None = None) -> bool:
     """Whether an expression is a variable, or its attribute `key`, filtered, tested or sliced or not."""
     if isinstance(node, nodes.Filter | nodes.Test):
-        return node.node is not None and _is_access(node.node, name, key)
+        return node.node is not None and _accesses_variable(node.node, name, key)
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
-        return _is_access(node.node, name, key)
+        return _accesses_variable(node.node, name, key)
     if key is None:
         return isinstance(node, nodes.Name) and node.ctx == "load" and node.name == name
     if isinstance(node, nodes.Getitem):
-        return _is_access(node.node, name) and isinstance(node.arg, nodes.Const) and node.arg.value == key
-    return isinstance(node, nodes.Getattr) and _is_access(node.node, name) and node.attr == key
+        return (
+            _accesses_variable(node.node, name)
+            and isinstance(node.arg, nodes.Const)
+            and node.arg.value == key
+        )
+    return isinstance(node, nodes.Getattr) and _accesses_variable(node.node, name) and node.attr == key

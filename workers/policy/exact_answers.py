@@ -7,7 +7,7 @@ from typing import Any
 from renderers import ToolCallParseStatus
 
 from workers.policy.sampling_keys import ExactRequest
-from workers.policy.template_renderer import TemplateRenderer, before_stop
+from workers.policy.template_renderer import TemplateRenderer, cut_at_stop
 
 
 def read_answer(
@@ -47,8 +47,8 @@ def read_answer(
             for token in tokenizer.all_special_tokens:
                 content = (content or "").replace(token, "")
         if ended:
-            content = before_stop(content or "", asked.stop)
-            reasoning = before_stop(reasoning, asked.stop) if reasoning else reasoning
+            content = cut_at_stop(content or "", asked.stop)
+            reasoning = cut_at_stop(reasoning, asked.stop) if reasoning else reasoning
     called = any(call.status == ToolCallParseStatus.OK for call in calls or [])
     finish = ("tool_calls" if called else "stop") if ended else answer.get("finish_reason")
     return {
@@ -69,10 +69,10 @@ def _ends_turn(renderer: Any, tokenizer: Any, ids: list[int], asked: ExactReques
     if ids[-1] in renderer.get_stop_token_ids():
         return True
     text = str(tokenizer.decode(ids, skip_special_tokens=False))
-    if asked.params.get("stop") and any(each in text for each in _texts(asked.params["stop"])):
+    if asked.params.get("stop") and any(each in text for each in _stop_texts(asked.params["stop"])):
         return False
     return ids[-1] in tokenizer.all_special_ids
 
 
-def _texts(stop: Any) -> list[str]:
+def _stop_texts(stop: Any) -> list[str]:
     return [stop] if isinstance(stop, str) else [str(each) for each in stop]

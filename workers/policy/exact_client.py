@@ -11,10 +11,21 @@ from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
 from workers.errors import PolicyError, TemplateError
-from workers.policy.chat_client import ChatPolicyClient, answer_of, open_client, versioned, with_content
+from workers.policy.chat_client import (
+    ChatPolicyClient,
+    fill_empty_content,
+    open_client,
+    request_answer,
+    versioned_model_name,
+)
 from workers.policy.endpoint_watch import EndpointWatch
 from workers.policy.exact_answers import read_answer
-from workers.policy.sampling_keys import ExactRequest, exact_request, settings_arguments, template_options
+from workers.policy.sampling_keys import (
+    ExactRequest,
+    make_exact_request,
+    make_sampling_arguments,
+    template_options,
+)
 from workers.policy.template_renderer import make_renderer
 from workers.policy.turn_seeds import seed_turn
 from workers.settings import PolicyEndpoint
@@ -44,8 +55,8 @@ class ExactPolicyClient(_RendererClient):
         made = make_renderer(endpoint)
         super().__init__(open_client(endpoint), renderer=made)
         sampling = endpoint.sampling
-        told = template_options({**settings_arguments(sampling), **sampling.extra_body})
-        self._renderers: dict[str, Any] = {_key_of(ExactRequest(options=told)): made}
+        told = template_options({**make_sampling_arguments(sampling), **sampling.extra_body})
+        self._renderers: dict[str, Any] = {_renderer_key(ExactRequest(options=told)): made}
 
     async def get_native_response(
         self,
@@ -61,15 +72,17 @@ class ExactPolicyClient(_RendererClient):
             PolicyError: The policy refused, failed, did not answer in time, or cannot go on exactly.
             verifiers.OverlongPromptError: The prompt is longer than the policy's context.
         """
-        asked = exact_request(seed_turn(sampling_args))
+        asked = make_exact_request(seed_turn(sampling_args))
         renderer = await self._renderer_for(asked)
         _renderer.set(renderer)
         headers = sampling_args.get("extra_headers")
         arguments = {"extra_body": asked.params, **({"extra_headers": headers} if headers else {})}
         parent: Any = super()
-        ask = partial(parent.get_native_response, prompt, versioned(model), arguments, tools, **kwargs)
+        ask = partial(
+            parent.get_native_response, prompt, versioned_model_name(model), arguments, tools, **kwargs
+        )
         try:
-            answer = await answer_of(self._endpoint, ask, self.watch.pace)
+            answer = await request_answer(self._endpoint, ask, self.watch.pace)
         except TemplateError as error:
             raise PolicyError(
                 f"policy.tokens is `exact`, and {error}; set policy.tokens to `per_turn`"
@@ -83,7 +96,7 @@ class ExactPolicyClient(_RendererClient):
 
     async def _renderer_for(self, asked: ExactRequest) -> Any:
         """The renderer for what a turn tells the chat template, and the ids that end it."""
-        key = _key_of(asked)
+        key = _renderer_key(asked)
         if key not in self._renderers:
             sampling = self._endpoint.sampling.model_copy(
                 update={"extra_body": {"chat_template_kwargs": asked.options}}
@@ -102,7 +115,7 @@ class ExactPolicyClient(_RendererClient):
     async def from_native_response(self, response: Any) -> Response:
         """The answer as verifiers sees it."""
         parent: Any = super()
-        return with_content(await parent.from_native_response(response))
+        return fill_empty_content(await parent.from_native_response(response))
 
     def _check_continues(self, ids: list[int], prompt: list[Any], state: Any) -> None:
         trajectory: Any = state.get("trajectory") if state else None
@@ -133,7 +146,7 @@ class ExactPolicyClient(_RendererClient):
         )
 
 
-def _key_of(asked: ExactRequest) -> str:
+def _renderer_key(asked: ExactRequest) -> str:
     """What two turns with one renderer have in common."""
     return json.dumps([asked.options, sorted(asked.stop_token_ids)], sort_keys=True, default=str)
 

@@ -39,10 +39,10 @@ class OracleClient(Client[Any, Any, Any, Any]):
         state = kwargs["state"]
         script = state.get("oracle")
         if script is None:
-            script = state["oracle"] = await _script(state)
+            script = state["oracle"] = await _read_script(state)
         turn_index = len(state["trajectory"])
         if tools and sampling_args.get("tool_choice") == "none":
-            turn = _answer(script)
+            turn = _describe_ground_truth(script)
         elif script:
             turn = script.pop(0)
         else:
@@ -89,13 +89,13 @@ class OracleClient(Client[Any, Any, Any, Any]):
         """There is nothing to close."""
 
 
-def _answer(script: list[dict[str, Any]]) -> dict[str, Any]:
+def _describe_ground_truth(script: list[dict[str, Any]]) -> dict[str, Any]:
     """What to say where tools may only be spoken of: which ones the ground truth will need."""
     names = dict.fromkeys(call["name"] for turn in script for call in turn["tool_calls"])
     return {"content": ", ".join(names), "tool_calls": []}
 
 
-async def _script(state: Any) -> list[dict[str, Any]]:
+async def _read_script(state: Any) -> list[dict[str, Any]]:
     session = state.get("sandbox")
     if isinstance(session, Session):
         return await session.oracle()

@@ -7,19 +7,21 @@ from typing import TypeVar
 
 import openai
 
-from workers.policy.refusals import refusal_of, stated_wait, waiting_time
+from workers.policy.refusals import classify_refusal, requested_wait, stated_wait
 from workers.policy.request_pace import RequestPace
 
 _T = TypeVar("_T")
 
-_SHORTEST, _LONGEST = 1.0, 15.0
+_MIN_WAIT, _MAX_WAIT = 1.0, 15.0
 """Seconds between two looks at a policy that is down."""
-_LONGEST_HINT = 60.0
+_MAX_HINTED_WAIT = 60.0
 """Most seconds that are waited for a rate limit's reset at a time, which tells when all of it is back."""
 
 
-async def outlast(ask: Callable[[], Awaitable[_T]], seconds: float, pace: RequestPace | None = None) -> _T:
-    """Asks until there is an answer, while it is the policy that is down or busy, and not the request bad.
+async def retry_until_answered(
+    ask: Callable[[], Awaitable[_T]], seconds: float, pace: RequestPace | None = None
+) -> _T:
+    """Asks until there is an answer, for as long as the policy is down or busy, and the request is not bad.
 
     Args:
         ask: Makes the request. It may repeat it at once a few times, as the openai package does.
@@ -34,7 +36,7 @@ async def outlast(ask: Callable[[], Awaitable[_T]], seconds: float, pace: Reques
     loop = asyncio.get_running_loop()
     refused: openai.APIError | None = None
     deadline: float | None = None
-    backoff = _SHORTEST
+    backoff = _MIN_WAIT
     ticket = pace.take_ticket() if pace is not None else 0
     try:
         while True:
@@ -47,12 +49,12 @@ async def outlast(ask: Callable[[], Awaitable[_T]], seconds: float, pace: Reques
                 async with asyncio.timeout_at(deadline):
                     answer = await ask()
             except openai.APIError as error:
-                refusal = refusal_of(error)
+                refusal = classify_refusal(error)
                 if refusal not in ("busy", "down"):
-                    _note(pace, ticket)
+                    _note_success(pace, ticket)
                     raise
                 refused = error
-                wait = _wait(error, deadline - loop.time())
+                wait = _hinted_wait(error, deadline - loop.time())
                 if pace is not None and refusal == "busy":
                     pace.refuse(ticket, wait)
                     continue
@@ -62,36 +64,36 @@ async def outlast(ask: Callable[[], Awaitable[_T]], seconds: float, pace: Reques
                 if pace is not None and not isinstance(error, Exception):
                     pace.drop(ticket)
                 else:
-                    _note(pace, ticket)
+                    _note_success(pace, ticket)
                 raise
             else:
-                _note(pace, ticket)
+                _note_success(pace, ticket)
                 return answer
             async with asyncio.timeout_at(deadline):
                 await asyncio.sleep(backoff if wait is None else max(wait, 0.05) * random.uniform(1.0, 1.1))
-            backoff = min(2 * backoff, _LONGEST)
+            backoff = min(2 * backoff, _MAX_WAIT)
     except TimeoutError:
         if refused is not None:
             raise refused from None
         raise
 
 
-def _note(pace: RequestPace | None, ticket: int) -> None:
+def _note_success(pace: RequestPace | None, ticket: int) -> None:
     if pace is not None:
         pace.answer(ticket)
 
 
-def _wait(error: openai.APIError, left: float) -> float | None:
+def _hinted_wait(error: openai.APIError, left: float) -> float | None:
     """Seconds to wait as the policy says; None if it does not.
 
     Raises:
         openai.APIError: It is more than is left.
     """
-    wait = waiting_time(error)
+    wait = requested_wait(error)
     if wait is None:
         return None
     if isinstance(error, openai.APIStatusError) and stated_wait(error.response.headers) is not None:
         if wait > left:
             raise error
         return wait
-    return min(wait, _LONGEST_HINT)
+    return min(wait, _MAX_HINTED_WAIT)

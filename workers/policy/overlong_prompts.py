@@ -5,14 +5,14 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 
-_TOO_LARGE = 413
-_STATUSES = frozenset({400, _TOO_LARGE, 422, 500})
+_TOO_LARGE_STATUS = 413
+_OVERLONG_STATUSES = frozenset({400, _TOO_LARGE_STATUS, 422, 500})
 """Statuses that come with it. 500: llama.cpp and LM Studio before they had a status for it, Triton."""
-_CODES = re.compile(
+_OVERLONG_CODES = re.compile(
     r"context_length_exceeded|context_window_exceeded|exceed_context_size_error|prompt_too_long"
     r"|model_context_window_exceeded|request_too_large|context_overflow"
 )
-_WORDS = re.compile(
+_OVERLONG_WORDS = re.compile(
     "|".join(
         (
             # vLLM, SGLang, OpenAI, Azure, DeepSeek, OpenRouter, Mistral, xAI
@@ -58,8 +58,8 @@ _WORDS = re.compile(
         )
     )
 )
-_RATES = re.compile(r"(tokens?|requests?) per (minute|day|hour|second)|\((tpm|tpd|rpm|rpd)\)")
-_LIMIT_ALONE = re.compile(
+_RATE_LIMIT_WORDS = re.compile(r"(tokens?|requests?) per (minute|day|hour|second)|\((tpm|tpd|rpm|rpd)\)")
+_OUTPUT_LIMIT_WORDS = re.compile(
     r"(at most|supports? .{0,40}|only) \d+ (completion|output) tokens"
     r"|(?<!default_)max(imum)?[_ ](completion_|output |output_)?tokens.{0,60}"
     r"(must be|should be|less than or equal|not in range|range)"
@@ -86,26 +86,26 @@ def is_overlong(status: int, text: str, first_turn: bool = False) -> bool:
         text: Its body.
         first_turn: Whether nothing of the prompt is the policy's own yet.
     """
-    said = _readable(text)
-    if status not in _STATUSES:
+    said = _normalise_text(text)
+    if status not in _OVERLONG_STATUSES:
         # Providers that count tokens by the minute refuse for good what is more than a minute's worth.
-        return status == 429 and bool(_CODES.search(said))
-    if status == _TOO_LARGE:
+        return status == 429 and bool(_OVERLONG_CODES.search(said))
+    if status == _TOO_LARGE_STATUS:
         return True
-    sizes = _sizes(said)
+    sizes = _read_sizes(said)
     if sizes is not None:
         small = first_turn and sizes.prompt < min(sizes.context // 2, sizes.sampled)
         return sizes.prompt >= sizes.context or not (small or sizes.sampled >= sizes.context)
-    if _CODES.search(said):
+    if _OVERLONG_CODES.search(said):
         return True
     if status == 500 and "context" not in said and "prompt" not in said:
         return False
-    if _LIMIT_ALONE.search(said) or (_RATES.search(said) and "context" not in said):
+    if _OUTPUT_LIMIT_WORDS.search(said) or (_RATE_LIMIT_WORDS.search(said) and "context" not in said):
         return False
-    return bool(_WORDS.search(said))
+    return bool(_OVERLONG_WORDS.search(said))
 
 
-_FORMS = (
+_SIZE_PATTERNS = (
     # vLLM until 0.10, DeepSeek, OpenAI
     (
         re.compile(
@@ -140,15 +140,15 @@ _FORMS = (
 """Refusals that name the context, the prompt and the limit on sampled tokens; and which number is which."""
 
 
-def _sizes(said: str) -> _Sizes | None:
-    for form, (context, prompt, sampled) in _FORMS:
+def _read_sizes(said: str) -> _Sizes | None:
+    for form, (context, prompt, sampled) in _SIZE_PATTERNS:
         if found := form.search(said):
             numbers = [int(number) for number in found.groups()]
             return _Sizes(numbers[context], numbers[prompt], numbers[sampled])
     return None
 
 
-def _readable(text: str) -> str:
+def _normalise_text(text: str) -> str:
     """The words of a body in small letters, without the backslashes of JSON within JSON."""
     with suppress(ValueError):
         text = json.dumps(json.loads(text), ensure_ascii=False)

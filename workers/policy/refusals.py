@@ -12,9 +12,9 @@ Refusal = Literal["busy", "down", "lasting"]
 """`busy`: the server takes no more requests just now. `down`: it is not there, or not itself. `lasting`: it
 will refuse this request, or this account, however often it is asked."""
 
-_BUSY = frozenset({429, 498, 503, 529})
-_DOWN = frozenset({502, 504})
-_LASTING = frozenset({400, 401, 402, 403, 404, 405, 411, 413, 415, 422})
+_BUSY_STATUSES = frozenset({429, 498, 503, 529})
+_DOWN_STATUSES = frozenset({502, 504})
+_LASTING_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 411, 413, 415, 422})
 _DEAD_ENGINE = "enginedeaderror"
 """What vLLM says, with status 500, until Ray Serve has put another replica in its place: minutes later."""
 _BUSY_WORDS = re.compile(
@@ -30,11 +30,20 @@ _TRY_AGAIN = re.compile(
     r"(?:(?:try|retry) again (?:in|after)|retry (?:in|after)|retrydelay\W+|available in|wait(?: for)?)\s*"
     r"((?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?)(?![a-z])\s*)+)"
 )
-_PIECE = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|us|µs|ns|milliseconds?|s|m|h|d)[a-z]*")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_EPOCH = 1e9
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|us|µs|ns|milliseconds?|s|m|h|d)[a-z]*")
+_SECONDS_OF_UNIT = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
+_MIN_EPOCH_SECONDS = 1e9
 """A number that is larger counts from 1970, in seconds,"""
-_EPOCH_MS = 1e12
+_MIN_EPOCH_MILLISECONDS = 1e12
 """or, from here, in milliseconds."""
 
 
@@ -42,31 +51,31 @@ class AnsweredError(openai.APIStatusError):
     """An error that a server sent with status 200: its status is the one that the error names."""
 
 
-def refusal_of(error: openai.APIError) -> Refusal | None:
-    """Why a request failed, where that decides what to do next. None: it may be tried a few times."""
+def classify_refusal(error: openai.APIError) -> Refusal | None:
+    """Classifies why a request failed, for what to do next. None: it may be tried a few times."""
     if isinstance(error, openai.APITimeoutError):
         return None
     if not isinstance(error, openai.APIStatusError):
         return "down" if isinstance(error, openai.APIConnectionError) else None
-    said = f"{error.message} {_body_of(error)}".lower()
+    said = f"{error.message} {_error_body(error)}".lower()
     status = error.status_code
     if status == 402 or _EMPTY_ACCOUNT.search(said):
         return "lasting"
-    if status == 429 and _EMPTY_PLAN.search(said) and waiting_time(error) is None:
+    if status == 429 and _EMPTY_PLAN.search(said) and requested_wait(error) is None:
         # Gemini says the same of a quota per minute, and then when to come back.
         return "lasting"
-    if status in _BUSY:
+    if status in _BUSY_STATUSES:
         return "busy"
-    if status in _DOWN or (status == 500 and _DEAD_ENGINE in said):
+    if status in _DOWN_STATUSES or (status == 500 and _DEAD_ENGINE in said):
         # A gateway that answers for a provider which failed it once is itself there.
         return None if isinstance(error, AnsweredError) else "down"
     if status in (400, 403, 500) and _BUSY_WORDS.search(said) and "tool" not in said:
         return "busy"
-    return "lasting" if status in _LASTING else None
+    return "lasting" if status in _LASTING_STATUSES else None
 
 
-def waiting_time(error: openai.APIError) -> float | None:
-    """Seconds after which a server wants to be asked again; None if it does not say.
+def requested_wait(error: openai.APIError) -> float | None:
+    """Reads the seconds after which a server wants to be asked again; None if it does not say.
 
     It is said in `Retry-After` (seconds or a date), `retry-after-ms`, the words of the error, or the headers
     that tell when a rate limit is reset.
@@ -77,18 +86,18 @@ def waiting_time(error: openai.APIError) -> float | None:
     stated = stated_wait(headers)
     if stated is not None:
         return stated
-    found = _TRY_AGAIN.search(f"{error.message} {_body_of(error)}".lower())
+    found = _TRY_AGAIN.search(f"{error.message} {_error_body(error)}".lower())
     if found is not None:
-        return _duration(found.group(1))
+        return _parse_duration(found.group(1))
     return _reset_wait(headers)
 
 
 def stated_wait(headers: Mapping[str, str]) -> float | None:
     """What the headers that name a time to wait say, in seconds."""
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+    if (milliseconds := _parse_number(headers.get("retry-after-ms"))) is not None:
         return max(0.0, milliseconds / 1000)
     given = headers.get("retry-after")
-    return None if given is None else _moment(given, headers)
+    return None if given is None else _seconds_until(given, headers)
 
 
 def _reset_wait(headers: Mapping[str, str]) -> float | None:
@@ -98,9 +107,9 @@ def _reset_wait(headers: Mapping[str, str]) -> float | None:
         lower = name.lower()
         if "ratelimit" not in lower.replace("-limit", "limit") or "reset" not in lower:
             continue
-        wait = _moment(value, headers)
+        wait = _seconds_until(value, headers)
         if wait is not None:
-            left = _number(headers.get(lower.replace("reset", "remaining")))
+            left = _parse_number(headers.get(lower.replace("reset", "remaining")))
             waits.append((wait, None if left is None else left <= 0))
     used_up = [wait for wait, is_used_up in waits if is_used_up]
     if used_up:
@@ -109,20 +118,20 @@ def _reset_wait(headers: Mapping[str, str]) -> float | None:
     return min(unknown, default=None)
 
 
-def _moment(value: str, headers: Mapping[str, str]) -> float | None:
+def _seconds_until(value: str, headers: Mapping[str, str]) -> float | None:
     """Seconds until a moment, in any of the forms that headers have."""
     value = value.strip()
-    number = _number(value)
-    now = _date(headers.get("date")) or datetime.datetime.now(datetime.UTC)
+    number = _parse_number(value)
+    now = _parse_date(headers.get("date")) or datetime.datetime.now(datetime.UTC)
     if number is not None:
-        if number > _EPOCH:
-            return max(0.0, (number / 1000 if number > _EPOCH_MS else number) - now.timestamp())
+        if number > _MIN_EPOCH_SECONDS:
+            return max(0.0, (number / 1000 if number > _MIN_EPOCH_MILLISECONDS else number) - now.timestamp())
         return max(0.0, number)
-    moment = _date(value)
-    return _duration(value.lower()) if moment is None else max(0.0, (moment - now).total_seconds())
+    moment = _parse_date(value)
+    return _parse_duration(value.lower()) if moment is None else max(0.0, (moment - now).total_seconds())
 
 
-def _date(value: str | None) -> datetime.datetime | None:
+def _parse_date(value: str | None) -> datetime.datetime | None:
     if value is None or not re.search(r"\d{4}", value):
         return None
     try:
@@ -135,17 +144,18 @@ def _date(value: str | None) -> datetime.datetime | None:
     return made if made.tzinfo is not None else made.replace(tzinfo=datetime.UTC)
 
 
-def _duration(value: str) -> float | None:
+def _parse_duration(value: str) -> float | None:
     """Seconds of `1s`, `6m0s`, `250ms`, `1m 30 seconds`."""
-    pieces = _PIECE.findall(value)
+    pieces = _DURATION_PART.findall(value)
     if not pieces:
         return None
     return sum(
-        float(amount) * _SECONDS["ms" if unit.startswith("milli") else unit] for amount, unit in pieces
+        float(amount) * _SECONDS_OF_UNIT["ms" if unit.startswith("milli") else unit]
+        for amount, unit in pieces
     )
 
 
-def _number(value: str | None) -> float | None:
+def _parse_number(value: str | None) -> float | None:
     try:
         number = float(value) if value is not None else None
     except ValueError:
@@ -153,5 +163,5 @@ def _number(value: str | None) -> float | None:
     return number if number is not None and abs(number) < float("inf") else None
 
 
-def _body_of(error: openai.APIStatusError) -> str:
+def _error_body(error: openai.APIStatusError) -> str:
     return error.response.text[:4000]

@@ -14,15 +14,15 @@ _FIRST_CUT, _CUT = 0.7, 0.8
 """Shares of the rate that are taken for the server's, at least, at the first refusal and at later ones."""
 _KNOWN_SECONDS, _KNOWN_REQUESTS = 2.0, 5
 """Between two refusals that are so far apart, the rate at which requests were taken is the server's."""
-_DEPTH = 0.1
+_RATE_MARGIN = 0.1
 """Share of the server's rate by which it is stayed below after a refusal."""
 _RETURN_REQUESTS, _RETURN_SECONDS = 30.0, 25.0
 """Requests after which that rate is reached again, or seconds, where they are over first."""
-_SPARE = 1.5
+_SPARE_REQUESTS = 1.5
 """Requests at once that there is room for, beside what the rate needs on average: answers take their time."""
-_UNLIMITED = 1e4
+_UNLIMITED_RATE = 1e4
 """Requests a second from which on there is no limit."""
-_LEAST_RATE = 0.01
+_MIN_RATE = 0.01
 _LOOK_EVERY = 0.5
 """Seconds after which the limits, which grow, are looked at again."""
 _PAUSES = (0.0, 0.5, 15.0)
@@ -74,16 +74,16 @@ class RequestPace:
             now = self._clock()
             rate = _FIRST_RATE * 2.0 ** min((now - (self._began or now)) / _DOUBLES_IN, 64.0)
         else:
-            rate = self._rate * self._growth()
-        return None if rate > _UNLIMITED else rate
+            rate = self._rate * self._growth_factor()
+        return None if rate > _UNLIMITED_RATE else rate
 
     @property
     def most(self) -> int | None:
         """Requests that may be in flight now. None: any number."""
         if self._most is None:
             return None
-        most = self._most * self._growth() / (1.0 - _DEPTH)
-        return None if most > _UNLIMITED else max(1, int(most + 1e-9))
+        most = self._most * self._growth_factor() / (1.0 - _RATE_MARGIN)
+        return None if most > _UNLIMITED_RATE else max(1, int(most + 1e-9))
 
     def take_ticket(self) -> int:
         """A request's place in the order of requests."""
@@ -94,7 +94,7 @@ class RequestPace:
         """Returns when this request may be sent; one of `answer`, `refuse` and `drop` must follow."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (ticket, turn))
-        self._let_through()
+        self._admit_waiting()
         try:
             await turn
         except asyncio.CancelledError:
@@ -108,12 +108,12 @@ class RequestPace:
         if sent is not None:
             self._seconds.append(self._clock() - sent)
         self._rounds_without_answer = 0
-        self._let_through()
+        self._admit_waiting()
 
     def drop(self, ticket: int) -> None:
         """The request came to no answer, and says nothing of the server."""
         self._sent.pop(ticket, None)
-        self._let_through()
+        self._admit_waiting()
 
     def refuse(self, ticket: int, wait: float | None) -> None:
         """The server took the request for one too many.
@@ -131,15 +131,15 @@ class RequestPace:
         if sent >= self._round_at:
             self._round_at = now
             pause = self._next_pause()
-            self._cut(now)
+            self._reduce_limits(now)
         elif self._most is not None:
             self._most = max(1.0, min(self._most, float(len(self._sent))))
         if wait is not None:
             pause = wait * random.uniform(1.0, 1.05)  # so that workers do not come back all at once
         self._closed_until = max(self._closed_until, now + pause)
-        self._let_through()
+        self._admit_waiting()
 
-    def _cut(self, now: float) -> None:
+    def _reduce_limits(self, now: float) -> None:
         rate = self.rate
         grown = self._grown_from
         self._grown_from = now
@@ -156,10 +156,10 @@ class RequestPace:
             rate = _CUT * rate
         else:
             rate = min(rate, max(taken, _CUT * rate))
-        self._rate = max(rate, _LEAST_RATE)
+        self._rate = max(rate, _MIN_RATE)
         self._counted_from, self._taken, self._sent_since = now, 0, 0
         needed = self._rate * sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
-        self._most = float(max(1, len(self._sent), math.ceil(_SPARE * needed)))
+        self._most = float(max(1, len(self._sent), math.ceil(_SPARE_REQUESTS * needed)))
 
     def _next_pause(self) -> float:
         first, again, longest = _PAUSES
@@ -167,14 +167,14 @@ class RequestPace:
         self._rounds_without_answer += 1
         return first if rounds == 0 else min(longest, again * 2.0 ** (rounds - 1))
 
-    def _growth(self) -> float:
+    def _growth_factor(self) -> float:
         if self._grown_from is None:
             return 1.0
         seconds = (self._clock() - self._grown_from) / _RETURN_SECONDS
         way = min(max(seconds, self._sent_since / _RETURN_REQUESTS), 1e3)
-        return 1.0 + _DEPTH * (way - 1.0) ** 3
+        return 1.0 + _RATE_MARGIN * (way - 1.0) ** 3
 
-    def _let_through(self) -> None:
+    def _admit_waiting(self) -> None:
         """Sends what may be sent now, and sees to it that the rest is looked at again when it may be."""
         if self._timer is not None:
             self._timer.cancel()
@@ -189,16 +189,16 @@ class RequestPace:
             opens = max(self._closed_until, self._next if rate is not None else -math.inf)
             if opens > now:
                 loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(min(opens - now, _LOOK_EVERY), self._let_through)
+                self._timer = loop.call_later(min(opens - now, _LOOK_EVERY), self._admit_waiting)
                 return
             ticket, turn = heapq.heappop(self._waiting)
-            self._send(ticket, now)
+            self._admit_request(ticket, now)
             if rate is not None:
                 # A loop that is late by one turn makes up for it, so that the rate is kept on average.
                 self._next = max(self._next, now - 1 / rate) + 1 / rate
             turn.set_result(None)
 
-    def _send(self, ticket: int, now: float) -> None:
+    def _admit_request(self, ticket: int, now: float) -> None:
         if self._began is None:
             self._began = self._counted_from = now
         self._sent[ticket] = now

@@ -43,14 +43,14 @@ def with_json_arguments(messages: list[Any]) -> list[Any] | None:
     if all(_is_json_object(call["function"]["arguments"]) for call in calls):
         return None
     return [
-        {**message, "tool_calls": [_mended(call) for call in message["tool_calls"]]}
+        {**message, "tool_calls": [_mend_arguments(call) for call in message["tool_calls"]]}
         if message.get("tool_calls")
         else message
         for message in messages
     ]
 
 
-def _mended(call: Any) -> Any:
+def _mend_arguments(call: Any) -> Any:
     function = call["function"]
     if _is_json_object(function["arguments"]):
         return call

@@ -14,7 +14,7 @@ Fate: TypeAlias = Literal["passed on", "template", "heeded", "refused"]
 """`passed on`: it is in the request. `template`: the chat template is told it. `heeded`: it is no part of the
 request, and what is asked for is done by Kumite. `refused`: an error at the start names it."""
 
-_PER_TURN = "set policy.tokens to `per_turn`"
+_PER_TURN_HINT = "set policy.tokens to `per_turn`"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SamplingKey:
     """The key's name on the route of token ids, where that is another."""
     neutral: tuple[Any, ...] = ()
     """Values that ask for what is done anyway: taken on every route that refuses the key."""
-    instead: str = _PER_TURN
+    instead: str = _PER_TURN_HINT
     """What to do where it is refused."""
 
     def fate(self, route: Route) -> Fate:
@@ -43,10 +43,10 @@ class SamplingKey:
         return self.chat if route == "per_turn" or self.endpoint is None else self.endpoint
 
 
-_NO_SUCH = "give policy.sampling.extra_body.structured_outputs, as this vLLM names it"
-_LEAVE_OUT = "leave it out: Kumite sets it"
-_ONE = "leave it out, and set `samples` for more episodes of a task"
-_SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+_NO_SUCH_HINT = "give policy.sampling.extra_body.structured_outputs, as this vLLM names it"
+_LEAVE_OUT_HINT = "leave it out: Kumite sets it"
+_ONE_CHOICE_HINT = "leave it out, and set `samples` for more episodes of a task"
+_EXAMPLE_SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 
 SAMPLING_KEYS: tuple[SamplingKey, ...] = (
     SamplingKey("temperature", 0.7, "passed on"),
@@ -72,9 +72,9 @@ SAMPLING_KEYS: tuple[SamplingKey, ...] = (
     SamplingKey("skip_special_tokens", False, "heeded"),
     SamplingKey("spaces_between_special_tokens", False, "refused", neutral=(True,)),
     SamplingKey("structured_outputs", {"choice": ["a", "b"]}, "passed on"),
-    SamplingKey("response_format", _SCHEMA, "passed on", sent_as="structured_outputs"),
+    SamplingKey("response_format", _EXAMPLE_SCHEMA, "passed on", sent_as="structured_outputs"),
     *(
-        SamplingKey(name, example, "refused", "refused", "passed on", instead=_NO_SUCH)
+        SamplingKey(name, example, "refused", "refused", "passed on", instead=_NO_SUCH_HINT)
         for name, example in (
             ("guided_json", {"type": "object"}),
             ("guided_regex", "a+"),
@@ -107,18 +107,18 @@ SAMPLING_KEYS: tuple[SamplingKey, ...] = (
     SamplingKey("prompt_logprobs", 1, "refused", neutral=(0,)),
     SamplingKey("top_logprobs", 2, "refused", neutral=(0,)),
     SamplingKey("logprob_token_ids", [7], "refused"),
-    SamplingKey("logprobs", False, "refused", neutral=(True, 0, 1), instead=_LEAVE_OUT),
-    SamplingKey("return_token_ids", False, "refused", neutral=(True,), instead=_LEAVE_OUT),
+    SamplingKey("logprobs", False, "refused", neutral=(True, 0, 1), instead=_LEAVE_OUT_HINT),
+    SamplingKey("return_token_ids", False, "refused", neutral=(True,), instead=_LEAVE_OUT_HINT),
     SamplingKey("truncate_prompt_tokens", 64, "refused"),
     SamplingKey("truncation_side", "left", "refused"),
     SamplingKey("use_beam_search", True, "refused", neutral=(False,)),
     SamplingKey("length_penalty", 0.5, "refused", neutral=(1.0,)),
-    SamplingKey("n", 2, "refused", "refused", neutral=(1,), instead=_ONE),
-    SamplingKey("best_of", 2, "refused", "refused", neutral=(1,), instead=_ONE),
-    SamplingKey("stream", True, "refused", "refused", neutral=(False,), instead=_LEAVE_OUT),
-    SamplingKey("stream_options", {"include_usage": True}, "refused", "refused", instead=_LEAVE_OUT),
+    SamplingKey("n", 2, "refused", "refused", neutral=(1,), instead=_ONE_CHOICE_HINT),
+    SamplingKey("best_of", 2, "refused", "refused", neutral=(1,), instead=_ONE_CHOICE_HINT),
+    SamplingKey("stream", True, "refused", "refused", neutral=(False,), instead=_LEAVE_OUT_HINT),
+    SamplingKey("stream_options", {"include_usage": True}, "refused", "refused", instead=_LEAVE_OUT_HINT),
     *(
-        SamplingKey(name, example, "refused", "refused", instead=_LEAVE_OUT)
+        SamplingKey(name, example, "refused", "refused", instead=_LEAVE_OUT_HINT)
         for name, example in (
             ("model", "other"),
             ("messages", [{"role": "user", "content": "other"}]),
@@ -131,8 +131,8 @@ SAMPLING_KEYS: tuple[SamplingKey, ...] = (
 )
 """Every key that is known. Others are refused by `exact`, and passed on to chat completions."""
 
-_KEYS = {key.name: key for key in SAMPLING_KEYS}
-_OF_THE_CLIENT = ("extra_body", "extra_headers")
+_KEYS_BY_NAME = {key.name: key for key in SAMPLING_KEYS}
+_CLIENT_ARGUMENTS = ("extra_body", "extra_headers")
 """Arguments of the OpenAI package's methods, and none of the request."""
 
 
@@ -161,7 +161,7 @@ def route_of(endpoint: PolicyEndpoint) -> Route:
     return "endpoint" if endpoint.paced else "per_turn"
 
 
-def refusals(arguments: Mapping[str, Any], route: Route) -> Iterator[tuple[str, str]]:
+def find_refused_keys(arguments: Mapping[str, Any], route: Route) -> Iterator[tuple[str, str]]:
     """What of these arguments is refused on a route: each key's name, and what to do instead.
 
     Args:
@@ -172,25 +172,25 @@ def refusals(arguments: Mapping[str, Any], route: Route) -> Iterator[tuple[str, 
         if value is None:
             continue
         if name == "extra_body":
-            for inner, instead in refusals(cast("Mapping[str, Any]", value), route):
+            for inner, instead in find_refused_keys(cast("Mapping[str, Any]", value), route):
                 yield f"extra_body.{inner}", instead
             continue
-        key = _KEYS.get(name)
+        key = _KEYS_BY_NAME.get(name)
         if key is None:
-            if route == "exact" and name not in _OF_THE_CLIENT:
-                yield name, _PER_TURN
+            if route == "exact" and name not in _CLIENT_ARGUMENTS:
+                yield name, _PER_TURN_HINT
         elif key.fate(route) == "refused" and not _is_neutral(value, key.neutral):
             yield name, key.instead
         elif route == "exact" and name == "response_format" and _grammar_of(value) is None:
             yield name, "give a response_format of type json_schema, json_object or text"
 
 
-def settings_arguments(sampling: SamplingSettings) -> dict[str, Any]:
+def make_sampling_arguments(sampling: SamplingSettings) -> dict[str, Any]:
     """The sampling settings as arguments of a request."""
     return sampling.model_dump(exclude_none=True)
 
 
-def exact_request(arguments: Mapping[str, Any]) -> ExactRequest:
+def make_exact_request(arguments: Mapping[str, Any]) -> ExactRequest:
     """What a turn's arguments ask for on the route of token ids.
 
     Args:
@@ -200,15 +200,15 @@ def exact_request(arguments: Mapping[str, Any]) -> ExactRequest:
         PolicyError: One of them is refused.
     """
     extra = cast("dict[str, Any]", arguments.get("extra_body") or {})
-    given = {k: v for k, v in {**arguments, **extra}.items() if v is not None and k not in _OF_THE_CLIENT}
-    for name, instead in refusals(given, "exact"):
+    given = {k: v for k, v in {**arguments, **extra}.items() if v is not None and k not in _CLIENT_ARGUMENTS}
+    for name, instead in find_refused_keys(given, "exact"):
         raise PolicyError(
             f"policy.tokens is `exact`, where {name} cannot be heeded, and the environment asks for "
             f"{name}: {given[name]!r:.100}; {instead}"
         )
     made = ExactRequest(options=template_options(given))
     for name, value in given.items():
-        key = _KEYS[name]
+        key = _KEYS_BY_NAME[name]
         if name == "stop_token_ids":
             made.stop_token_ids = tuple(int(each) for each in value)
         elif name == "response_format":

@@ -17,7 +17,7 @@ from renderers.default import DefaultRenderer
 from workers.errors import TemplateError
 from workers.policy.answer_readers import AnswerReader, make_reader
 from workers.policy.chat_template import ChatTemplate, without_tool_names
-from workers.policy.sampling_keys import settings_arguments, template_options
+from workers.policy.sampling_keys import make_sampling_arguments, template_options
 from workers.settings import PolicyEndpoint
 
 _DefaultRenderer: Any = DefaultRenderer
@@ -52,8 +52,8 @@ class TemplateRenderer(_DefaultRenderer):
     ) -> RenderedTokens:
         """A first turn's prompt."""
         messages = without_tool_names(messages)
-        text = self._template.text(messages, _bare(tools), prompt=add_generation_prompt)
-        return _rendered(self._template.encode(text))
+        text = self._template.text(messages, _bare_tools(tools), prompt=add_generation_prompt)
+        return _make_rendered(self._template.encode(text))
 
     def bridge_to_next_turn(
         self,
@@ -64,8 +64,10 @@ class TemplateRenderer(_DefaultRenderer):
         tools: list[Any] | None = None,
     ) -> RenderedTokens:
         """A later turn's prompt: the turn before verbatim, then the new messages."""
-        return _rendered(
-            self._template.extended(previous_prompt_ids, previous_completion_ids, new_messages, _bare(tools))
+        return _make_rendered(
+            self._template.extend_prompt(
+                previous_prompt_ids, previous_completion_ids, new_messages, _bare_tools(tools)
+            )
         )
 
     def parse_response(
@@ -91,7 +93,7 @@ class TemplateRenderer(_DefaultRenderer):
         if skip is None or tools:
             skip = not self._reader.keeps_special_tokens(tools or [])
         text = str(self._template.tokenizer.decode(ids, skip_special_tokens=skip))
-        return self._reader.read(before_stop(text, stop), ids, tools or [])
+        return self._reader.read(cut_at_stop(text, stop), ids, tools or [])
 
 
 def make_renderer(endpoint: PolicyEndpoint, stop_token_ids: Sequence[int] = ()) -> Any:
@@ -111,7 +113,7 @@ def make_renderer(endpoint: PolicyEndpoint, stop_token_ids: Sequence[int] = ()) 
     return renderer
 
 
-def before_stop(text: str, stop: Sequence[str]) -> str:
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     """A text up to the first of these strings."""
     places = [place for each in stop if each and (place := text.find(each)) >= 0]
     return text[: min(places)] if places else text
@@ -122,7 +124,7 @@ def _make_renderer(endpoint: PolicyEndpoint) -> Any:
     name = endpoint.renderer or (None if endpoint.chat_template else _known.get(model))
     options = {
         **endpoint.template_options,
-        **template_options({**settings_arguments(endpoint.sampling), **endpoint.sampling.extra_body}),
+        **template_options({**make_sampling_arguments(endpoint.sampling), **endpoint.sampling.extra_body}),
     }
     template = ChatTemplate(model, endpoint.chat_template, options)
     written = sorted(set(cast(dict[str, str], _known).values()))
@@ -139,13 +141,13 @@ def _make_renderer(endpoint: PolicyEndpoint) -> Any:
         template.check_exact(reader)
     except TemplateError as error:
         raise TemplateError(
-            f"policy.tokens is `exact`, and {error}: {_alternative(error)}set policy.renderer to a renderer "
-            f"that is written for this model ({', '.join(written)}), or policy.tokens to `per_turn`"
+            f"policy.tokens is `exact`, and {error}: {_suggest_alternative(error)}set policy.renderer to a "
+            f"renderer that is written for this model ({', '.join(written)}), or policy.tokens to `per_turn`"
         ) from error
     return TemplateRenderer(template, reader)
 
 
-def _alternative(error: TemplateError) -> str:
+def _suggest_alternative(error: TemplateError) -> str:
     if "policy.tool_parser" in str(error):
         return "set policy.tool_parser to vLLM's parser for this model (`llama3_json`, `mistral`, …), or "
     return ""
@@ -161,7 +163,7 @@ def _library_renderer(name: str, tokenizer: Any, options: dict[str, Any]) -> Any
     config: Any = config_from_name(name)
     try:
         if "thinking_retention" in type(config).model_fields:
-            config = type(config)(**{"thinking_retention": "all", **_preserving(config, options)})
+            config = type(config)(**{"thinking_retention": "all", **_reasoning_switches(config, options)})
         return making(tokenizer, config, chat_template_kwargs=options or None)
     except Exception as error:
         raise TemplateError(
@@ -171,15 +173,15 @@ def _library_renderer(name: str, tokenizer: Any, options: dict[str, Any]) -> Any
         ) from error
 
 
-def _preserving(config: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _reasoning_switches(config: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The switches of its own by which a renderer keeps earlier reasoning, where nobody says otherwise."""
     fields, wanted = type(config).model_fields, {"preserve_thinking": True, "clear_thinking": False}
     return {key: value for key, value in wanted.items() if key in fields and key not in options}
 
 
-def _rendered(ids: list[int]) -> RenderedTokens:
+def _make_rendered(ids: list[int]) -> RenderedTokens:
     return RenderedTokens(token_ids=ids, message_indices=[-1] * len(ids))
 
 
-def _bare(tools: list[Any] | None) -> list[dict[str, Any]]:
+def _bare_tools(tools: list[Any] | None) -> list[dict[str, Any]]:
     return [tool["function"] for tool in tools or []]

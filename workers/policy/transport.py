@@ -6,7 +6,7 @@ import aiohttp
 import httpx
 from yarl import URL
 
-_KEEP_ALIVE = 30.0
+_KEEP_ALIVE_SECONDS = 30.0
 """Seconds for which an idle connection is kept."""
 
 
@@ -52,7 +52,7 @@ class PolicyTransport(httpx.AsyncBaseTransport):
             httpx.TransportError: There is no answer; the subclass says why.
         """
         if self._session is None:  # made here, for it belongs to the event loop that it is used on
-            self._session = self._open()
+            self._session = self._open_connection()
         try:
             async with self._session.request(
                 method,
@@ -80,10 +80,10 @@ class PolicyTransport(httpx.AsyncBaseTransport):
         if self._session is not None:
             await self._session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open_connection(self) -> aiohttp.ClientSession:
         context = httpx.create_ssl_context(trust_env=self._trust_env)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=context),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=context),
             trust_env=self._trust_env,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # httpx does that

@@ -31,7 +31,7 @@ def seed_turn(sampling: dict[str, Any]) -> dict[str, Any]:
     Args:
         sampling: The arguments, as verifiers hands them to a client.
     """
-    trace = tracing.current.get()
+    trace = tracing.current_trace.get()
     if trace is None or trace.seed is None or sampling.get("seed") != trace.seed:
         return sampling
     turn, trace.seeded_turns = trace.seeded_turns, trace.seeded_turns + 1

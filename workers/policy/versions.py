@@ -4,17 +4,17 @@ HEADER = "x-kumite-model"
 """Of an answer whose body has no place that clients read: the model that gave it, by version."""
 
 
-def name_of(version: int) -> str:
+def version_name(version: int) -> str:
     """What a version is called after the colon of the model's name."""
     return f"v{version}"
 
 
 def model_name(model: str, version: int | None) -> str:
     """What to call a version of a model in a request; 0 is the model that was there first."""
-    return f"{model}:{name_of(version)}" if version else model
+    return f"{model}:{version_name(version)}" if version else model
 
 
-def version_of(named: str | None, model: str) -> int | None:
+def parse_version(named: str | None, model: str) -> int | None:
     """The version of a model that a name names; None if it names none, or another model."""
     name, _, version = (named or "").rpartition(":v")
     return int(version) if name == model and version.isdecimal() else None

@@ -15,7 +15,7 @@ import docker.errors
 import requests
 
 from workers.errors import SandboxStartError
-from workers.process_ids import started
+from workers.process_ids import read_start_time
 from workers.sandbox.base import Owner
 from workers.sandbox.engine import engine
 
@@ -37,7 +37,7 @@ def labels(owner: Owner) -> dict[str, str]:
         RUN: owner.run_id,
         WORKER: owner.worker_id,
         NODE: node(),
-        OWNER: f"{pid}:{started(pid)}",
+        OWNER: f"{pid}:{read_start_time(pid)}",
     }
 
 
@@ -62,7 +62,7 @@ def _sweep(client: docker.DockerClient) -> list[str]:
     mine = {"label": [f"{NODE}={node()}", RUN]}
     for summary in cast(list[dict[str, Any]], client.api.containers(all=True, filters=mine)):
         pid, _, since = str(summary["Labels"].get(OWNER, "")).partition(":")
-        if not pid.isdigit() or started(int(pid)) == since:
+        if not pid.isdigit() or read_start_time(int(pid)) == since:
             continue
         try:
             client.api.remove_container(summary["Id"], force=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def convert_gguf(gguf: Path, folder: Path) -> None:
     """Writes the model's weights in bfloat16, and its tokenizer, to `folder`.
 
     Args:
@@ -30,4 +30,4 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -8,7 +8,7 @@ from typing import Any, cast
 from cluster.config import EndpointPolicy, RunConfig, VllmPolicy
 from cluster.dataset.run_record import RunRecord
 from cluster.policy.models import packaged_model
-from cluster.policy.models.models import Model, folder_of
+from cluster.policy.models.models import Model, find_model_folder
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json")
 
@@ -31,11 +31,13 @@ def describe_run(config: RunConfig, model: str, environment_sampling: dict[str, 
         folder = model_folder(policy.model)
         record.tool_parser, record.reasoning_parser = parser_names(policy)
         given = template_file(policy)
-        record.chat_template = _text(given) if given is not None else folder and own_template(folder)
+        record.chat_template = (
+            _read_text(given) if given is not None else folder and read_own_template(folder)
+        )
         record.tokenizer_sha256 = folder and tokenizer_digest(folder)
     elif isinstance(policy, EndpointPolicy) and policy.tokenizer is not None:
         folder = model_folder(policy.tokenizer)
-        record.chat_template = folder and own_template(folder)
+        record.chat_template = folder and read_own_template(folder)
         record.tokenizer_sha256 = folder and tokenizer_digest(folder)
     if record.chat_template is not None:
         record.chat_template_sha256 = hashlib.sha256(record.chat_template.encode()).hexdigest()
@@ -55,7 +57,7 @@ def model_folder(model: str) -> Path | None:
     if model == packaged_model.NAME:
         return packaged_model.folder() if packaged_model.is_prepared() else None
     named = Path(model).expanduser()
-    return named if named.is_dir() else folder_of(Model(model, model, local=False))
+    return named if named.is_dir() else find_model_folder(Model(model, model, local=False))
 
 
 def template_file(policy: VllmPolicy) -> Path | None:
@@ -72,9 +74,9 @@ def tokenizer_digest(folder: Path) -> str | None:
     return None
 
 
-def own_template(folder: Path) -> str | None:
+def read_own_template(folder: Path) -> str | None:
     """The text of a model's own template; None where it has none, or one for each purpose."""
-    text = _text(folder / "chat_template.jinja")
+    text = _read_text(folder / "chat_template.jinja")
     if text is not None:
         return text
     try:
@@ -85,7 +87,7 @@ def own_template(folder: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _text(path: Path) -> str | None:
+def _read_text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

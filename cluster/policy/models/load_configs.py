@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 
-def load_config(config: dict[str, Any]) -> dict[str, Any] | None:
+def load_full_config(config: dict[str, Any]) -> dict[str, Any] | None:
     """A config with all that transformers fills in, renames and drops; None if it does not know the model.
 
     No code that comes with a model is run.
@@ -29,4 +29,4 @@ def load_config(config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    json.dump([load_config(config) for config in json.load(sys.stdin)], sys.stdout)
+    json.dump([load_full_config(config) for config in json.load(sys.stdin)], sys.stdout)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 _TIMEOUT = 120.0
 """Seconds in which transformers must have loaded two configs; it took 5 on two cores."""
-_FREE = frozenset(
+_IGNORED_KEYS = frozenset(
     [
         "transformers_version",
         "torch_dtype",
@@ -80,11 +80,11 @@ _FREE = frozenset(
     ]
 )
 """Keys that a forward pass does not depend on: book-keeping, training's own, and how answers are sampled."""
-_FREE_PREFIXES = ("_", "unsloth_")
-_FREE_SUFFIXES = ("_token_id", "_token_ids", "dropout", "dropout_prob", "dropout_p")
-_ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
-_DERIVED = ("layer_types", "head_dim", "max_window_layers")
-_SAME_ACTIVATION = {"swish": "silu"}
+_IGNORED_PREFIXES = ("_", "unsloth_")
+_IGNORED_SUFFIXES = ("_token_id", "_token_ids", "dropout", "dropout_prob", "dropout_p")
+_ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
+_DERIVED_KEYS = ("layer_types", "head_dim", "max_window_layers")
+_ACTIVATION_ALIASES = {"swish": "silu"}
 
 
 def config_difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any, Any] | None:
@@ -97,10 +97,10 @@ def config_difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[st
         given: A checkpoint's `config.json`.
         served: The served model's.
     """
-    if _as_used(given) == _as_used(served):
+    if _normalise_config(given) == _normalise_config(served):
         return None
     given, served = load_configs(given, served)
-    return _difference(_as_used(given), _as_used(served))
+    return _find_difference(_normalise_config(given), _normalise_config(served))
 
 
 def is_tied(config: dict[str, Any]) -> bool | None:
@@ -115,13 +115,15 @@ def load_configs(*configs: dict[str, Any]) -> list[dict[str, Any]]:
     """Configs as transformers loads them, all of them; as they are if it does not know one of them."""
     if not all(isinstance(config.get("model_type"), str) for config in configs):
         return list(configs)
-    loaded = cast(list[dict[str, Any] | None], json.loads(_load(json.dumps(configs, sort_keys=True))))
+    loaded = cast(
+        list[dict[str, Any] | None], json.loads(_load_in_process(json.dumps(configs, sort_keys=True)))
+    )
     known = [config for config in loaded if config is not None]
     return known if len(known) == len(configs) else list(configs)
 
 
 @lru_cache(maxsize=16)
-def _load(configs: str) -> str:
+def _load_in_process(configs: str) -> str:
     """What `cluster.policy.models.load_configs` answers; a training loop gives one config at each step."""
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
@@ -140,12 +142,12 @@ def _load(configs: str) -> str:
     return done.stdout if done.returncode == 0 else unknown
 
 
-def _difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    for key in sorted(given.keys() & served.keys(), key=_order):
+def _find_difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    for key in sorted(given.keys() & served.keys(), key=_key_order):
         some: Any = given[key]
         other: Any = served[key]
         if isinstance(some, dict) and isinstance(other, dict):
-            below = _difference(cast(dict[str, Any], some), cast(dict[str, Any], other))
+            below = _find_difference(cast(dict[str, Any], some), cast(dict[str, Any], other))
             if below is not None:
                 return f"{key}.{below[0]}", below[1], below[2]
         elif some != other:
@@ -153,18 +155,18 @@ def _difference(given: dict[str, Any], served: dict[str, Any]) -> tuple[str, Any
     return None
 
 
-def _order(key: str) -> tuple[int, str]:
+def _key_order(key: str) -> tuple[int, str]:
     """The kind of model first, and last what is derived from others."""
-    return (0 if key == "model_type" else 2 if key in _DERIVED else 1), key
+    return (0 if key == "model_type" else 2 if key in _DERIVED_KEYS else 1), key
 
 
-def _as_used(config: dict[str, Any]) -> dict[str, Any]:
+def _normalise_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config without what does not count, and with one spelling of what has several."""
-    used = {key: _value(key, value) for key, value in config.items() if not _is_free(key)}
+    used = {key: _normalise_value(key, value) for key, value in config.items() if not _is_ignored(key)}
     if used.get("architectures") is None:
         used.pop("architectures", None)
-    _settle_window(used)
-    _settle_rope(used)
+    _normalise_window(used)
+    _normalise_rope(used)
     heads, size = used.get("num_attention_heads"), used.get("hidden_size")
     if isinstance(heads, int) and heads:
         if "num_key_value_heads" in used and used["num_key_value_heads"] is None:
@@ -174,19 +176,19 @@ def _as_used(config: dict[str, Any]) -> dict[str, Any]:
     return used
 
 
-def _is_free(key: str) -> bool:
-    return key in _FREE or key.startswith(_FREE_PREFIXES) or key.endswith(_FREE_SUFFIXES)
+def _is_ignored(key: str) -> bool:
+    return key in _IGNORED_KEYS or key.startswith(_IGNORED_PREFIXES) or key.endswith(_IGNORED_SUFFIXES)
 
 
-def _value(key: str, value: Any) -> Any:
-    if isinstance(value, dict) and key not in _ROPE:
-        return _as_used(cast(dict[str, Any], value))
+def _normalise_value(key: str, value: Any) -> Any:
+    if isinstance(value, dict) and key not in _ROPE_KEYS:
+        return _normalise_config(cast(dict[str, Any], value))
     if isinstance(value, str) and ("act" in key or "activation" in key):
-        return _SAME_ACTIVATION.get(value, value)
+        return _ACTIVATION_ALIASES.get(value, value)
     return cast(Any, value)
 
 
-def _settle_window(used: dict[str, Any]) -> None:
+def _normalise_window(used: dict[str, Any]) -> None:
     """Qwen's configs say apart whether the window that they name is used."""
     named = "use_sliding_window" in used
     if named and (not used.pop("use_sliding_window") or used.get("sliding_window") is None):
@@ -194,7 +196,7 @@ def _settle_window(used: dict[str, Any]) -> None:
         used.pop("max_window_layers", None)
 
 
-def _settle_rope(used: dict[str, Any]) -> None:
+def _normalise_rope(used: dict[str, Any]) -> None:
     """Transformers 5 writes `rope_parameters`, and 4 wrote `rope_theta` beside `rope_scaling`."""
     theta, scaling = used.pop("rope_theta", None), used.pop("rope_scaling", None)
     parameters = used.pop("rope_parameters", None) or scaling

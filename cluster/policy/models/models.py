@@ -62,8 +62,8 @@ def resolve_model(model: str, on_stage: OnStage) -> Model:
     return Model(model, model, local=False)
 
 
-def folder_of(model: Model) -> Path | None:
-    """Where a model's files are on this machine; None if they are not."""
+def find_model_folder(model: Model) -> Path | None:
+    """Finds the folder of a model's files on this machine; None if they are not here."""
     if model.local:
         return Path(model.source)
     from huggingface_hub import try_to_load_from_cache
@@ -72,9 +72,9 @@ def folder_of(model: Model) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def commit_of(model: Model) -> str | None:
+def find_model_commit(model: Model) -> str | None:
     """The commit of a hub's model that this machine has; None where it has none, or the model is a folder."""
-    folder = None if model.local else folder_of(model)
+    folder = None if model.local else find_model_folder(model)
     return None if folder is None else folder.name
 
 
@@ -97,13 +97,13 @@ def _check_hub(model: str) -> None:
         ) from error
 
 
-def check_tools(model: str, chat_template: Path | None) -> None:
+def check_template_shows_tools(model: str, chat_template: Path | None) -> None:
     """Sees that a model is shown the tools it may call, where its template is on this machine.
 
     Raises:
         ModelUnavailable: Its chat template never speaks of tools.
     """
-    template = _template(model, chat_template)
+    template = _find_template_text(model, chat_template)
     if template is not None and "tools" not in template:
         given = (
             f"policy.chat_template is {str(chat_template)!r}" if chat_template else "its own chat template"
@@ -114,14 +114,14 @@ def check_tools(model: str, chat_template: Path | None) -> None:
         )
 
 
-def _template(model: str, chat_template: Path | None) -> str | None:
+def _find_template_text(model: str, chat_template: Path | None) -> str | None:
     """The text of a model's chat template; None where it is not here."""
     if chat_template is not None:
         return chat_template.read_text(encoding="utf-8") if chat_template.is_file() else None
     if model == packaged_model.NAME:
         return None
     named = Path(model).expanduser()
-    folder = named if named.is_dir() else folder_of(Model(model, model, local=False))
+    folder = named if named.is_dir() else find_model_folder(Model(model, model, local=False))
     if folder is None:
         return None
     if (folder / "chat_template.jinja").is_file():

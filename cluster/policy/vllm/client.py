@@ -15,9 +15,15 @@ from cluster.policy.api_requests import list_models
 from cluster.policy.base import OnStage, PolicyClient
 from cluster.policy.exact import check_renderer
 from cluster.policy.models.description import parser_names
-from cluster.policy.models.models import Model, check_model, commit_of, folder_of, resolve_model
+from cluster.policy.models.models import (
+    Model,
+    check_model,
+    find_model_commit,
+    find_model_folder,
+    resolve_model,
+)
 from cluster.policy.vllm import application, serving
-from cluster.policy.vllm.deployment import check_same_versions, deployment_metrics, update
+from cluster.policy.vllm.deployment import check_same_versions, deployment_metrics, update_deployment
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 from cluster.policy.vllm.kept_record import KeptPolicy, read_kept_policy, write_kept_policy
 from cluster.policy.weights.probe import AdapterProbe
@@ -60,7 +66,7 @@ class VllmPolicyClient(PolicyClient):
         self.outcome = ""
 
     def endpoint(self) -> PolicyEndpoint:
-        return _endpoint(self._config, self._model, self._base_url, self.version)
+        return _make_endpoint(self._config, self._model, self._base_url, self.version)
 
     def metrics(self) -> EngineMetrics:
         return deployment_metrics(self._base_url)
@@ -74,19 +80,19 @@ class VllmPolicyClient(PolicyClient):
         return self._versions.next_version
 
     def update(self, path: Path | str, version: int) -> None:
-        if not _is_shared(self._config, self._local):
+        if not _is_folder_shared(self._config, self._local):
             raise self._versions.unshared()
         probe = None
         if self._config.adapters is not None:
             probe = AdapterProbe(self._base_url, self._model.name, self._config.adapters.probe)
-        update(self._versions, self._base_url, str(path), version, probe)
+        update_deployment(self._versions, self._base_url, str(path), version, probe)
 
     def close(self) -> None:
         if self._ends is not None:
             if _ray.is_initialized():
                 serving.delete_application(self._ends)
             else:
-                engine_folders.remove(self._ends)
+                engine_folders.remove_folder(self._ends)
             self._versions.clear()
         self._ends = None
 
@@ -107,21 +113,21 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
         PolicyUnavailable: It does not come up.
         PolicyInUse: It would have to replace a kept policy that another run uses.
     """
-    accelerator = _accelerator(config, session.local)
+    accelerator = _choose_accelerator(config, session.local)
     model = resolve_model(config.model, on_stage)
     if config.tokens == "exact":
-        check_renderer(_endpoint(config, model, None, 0))
+        check_renderer(_make_endpoint(config, model, None, 0))
     args = application.serving_args(config, model, accelerator)
     name = application.application_name(config, model, args)
     if session.local and session.kept:
-        _clear_away(name, session)
-    if _has_moved(name, model):
-        _end(name, session)
+        _end_abandoned_deployments(name, session)
+    if _has_new_commit(name, model):
+        _end_deployment(name, session)
     if serving.is_running(name):
         base_url = f"{serving.start_serve(session)}/{name}/v1"
-        if _answers(base_url, model):
+        if _is_answering(base_url, model):
             session.settle()
-            versions = _versions(config, model, name)
+            versions = _open_version_folder(config, model, name)
             check_same_versions(versions, base_url)
             client = VllmPolicyClient(config, model, base_url, versions, session.local, ends=None)
             client.outcome = f"{model.name} on the {accelerator}, kept from an earlier run"
@@ -129,8 +135,8 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
     if not config.keep_alive:
         name = f"{name}-{uuid.uuid4().hex[:6]}"
     elif session.local:
-        _replace(name, session)
-    return _start(config, session, model, args, name, on_stage)
+        _replace_kept_policy(name, session)
+    return _start_deployment(config, session, model, args, name, on_stage)
 
 
 def check_vllm(config: VllmPolicy) -> None:
@@ -154,7 +160,7 @@ def check_vllm(config: VllmPolicy) -> None:
     check_model(config.model)
 
 
-def _start(
+def _start_deployment(
     config: VllmPolicy,
     session: RaySession,
     model: Model,
@@ -165,18 +171,18 @@ def _start(
     began = time.monotonic()
     if session.local:
         _check_cpus(config, args)
-    deployment: Any = application.deploy
-    versions = _versions(config, model, name)
+    deployment: Any = application.deploy_application
+    versions = _open_version_folder(config, model, name)
     versions.clear()  # those of a deployment of this name that was there before
-    application.set_versions(args, versions.path)
+    application.add_version_folder(args, versions.path)
     if session.local:
-        engine_folders.sweep()
-        application.set_temporary(args, engine_folders.make(name, session.owner))
+        engine_folders.remove_stale_folders()
+        application.add_temporary_folder(args, engine_folders.make_folder(name, session.owner))
     try:
         deploying = deployment.remote(name, args)
         base_url = f"{serving.start_serve(session)}/{name}/v1"
-        serving.await_application(name, deploying, session, config.start_timeout, on_stage)
-        if not _answers(base_url, model):
+        serving.wait_for_application(name, deploying, session, config.start_timeout, on_stage)
+        if not _is_answering(base_url, model):
             raise PolicyUnavailable(f"the vLLM policy is up, and yet {base_url} does not list {model.name!r}")
     except BaseException:
         serving.delete_application(name, wait=False)
@@ -188,13 +194,13 @@ def _start(
                 application=name,
                 model=model.name,
                 base_url=base_url,
-                model_folder=folder_of(model),
-                commit=commit_of(model),
+                model_folder=find_model_folder(model),
+                commit=find_model_commit(model),
                 versions=versions.path,
                 max_rank=versions.max_rank,
                 kept_versions=versions.kept,
                 probe=config.adapters.probe if config.adapters else "off",
-                shared=_is_shared(config, session.local),
+                shared=_is_folder_shared(config, session.local),
                 ray_address=session.address,
                 local=session.local,
                 started_at=time.time(),
@@ -208,7 +214,7 @@ def _start(
     return client
 
 
-def _accelerator(config: VllmPolicy, local: bool) -> application.Accelerator:
+def _choose_accelerator(config: VllmPolicy, local: bool) -> application.Accelerator:
     gpus: float = _ray.cluster_resources().get("GPU", 0.0)
     if config.accelerator == "gpu" and not local:
         return "gpu"  # nodes that have them may come up only when they are asked for
@@ -241,7 +247,7 @@ def required_cpus(config: VllmPolicy) -> float:
     return replicas * application.REPLICA_CPUS + config.replicas * application.INGRESS_CPUS
 
 
-def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: int) -> PolicyEndpoint:
+def _make_endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: int) -> PolicyEndpoint:
     tool_parser, reasoning_parser = parser_names(config)
     return PolicyEndpoint(
         kind="openai",
@@ -263,34 +269,34 @@ def _endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: i
     )
 
 
-def _versions(config: VllmPolicy, model: Model, name: str) -> VersionFolder:
+def _open_version_folder(config: VllmPolicy, model: Model, name: str) -> VersionFolder:
     root = application.versions_root(config)
     max_rank = None if config.adapters is None else config.adapters.max_rank
-    return VersionFolder(root / name, folder_of(model), max_rank, config.kept_versions, [model.name])
+    return VersionFolder(root / name, find_model_folder(model), max_rank, config.kept_versions, [model.name])
 
 
-def _is_shared(config: VllmPolicy, local: bool) -> bool:
+def _is_folder_shared(config: VllmPolicy, local: bool) -> bool:
     """Whether all nodes see the folder of versions, as far as can be told from here."""
     return local or config.versions_folder is not None or not other_machines()
 
 
-def _clear_away(name: str, session: RaySession) -> None:
+def _end_abandoned_deployments(name: str, session: RaySession) -> None:
     """Ends what a run that was killed left on the kept cluster, where all drivers are of this machine."""
     kept = read_kept_policy()
     wanted = {name, kept.application if kept else None}
-    left = [other for other in serving.applications(application.PREFIX) if other not in wanted]
+    left = [other for other in serving.list_applications(application.PREFIX) if other not in wanted]
     if left and session.is_only_one():
         for other in left:
             serving.delete_application(other, wait=False)
 
 
-def _replace(name: str, session: RaySession) -> None:
-    others = [other for other in serving.applications(application.PREFIX) if other != name]
+def _replace_kept_policy(name: str, session: RaySession) -> None:
+    others = [other for other in serving.list_applications(application.PREFIX) if other != name]
     for other in others:
-        _end(other, session)
+        _end_deployment(other, session)
 
 
-def _end(other: str, session: RaySession) -> None:
+def _end_deployment(other: str, session: RaySession) -> None:
     if not session.is_only_one():
         raise PolicyInUse(
             f"policy.keep_alive is true, but another run is connected to the cluster where {other} is "
@@ -299,15 +305,15 @@ def _end(other: str, session: RaySession) -> None:
     serving.delete_application(other)
 
 
-def _has_moved(name: str, model: Model) -> bool:
+def _has_new_commit(name: str, model: Model) -> bool:
     """Whether the hub's model is of another commit now than when the kept deployment was started with it."""
-    kept, commit = read_kept_policy(), commit_of(model)
+    kept, commit = read_kept_policy(), find_model_commit(model)
     if kept is None or kept.application != name or None in (kept.commit, commit):
         return False
     return kept.commit != commit and serving.is_running(name)
 
 
-def _answers(base_url: str, model: Model) -> bool:
+def _is_answering(base_url: str, model: Model) -> bool:
     try:
         return model.name in list_models(base_url)
     except (OSError, HTTPException, ValueError):

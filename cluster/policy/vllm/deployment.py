@@ -9,11 +9,11 @@ from pydantic import BaseModel
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy.api_requests import request_json
-from cluster.policy.vllm.engine_metrics import EngineMetrics, total
-from cluster.policy.weights.fetched import fetched
+from cluster.policy.vllm.engine_metrics import EngineMetrics, total_metrics
+from cluster.policy.weights.fetched import fetch_weights
 from cluster.policy.weights.probe import AdapterProbe
 from cluster.policy.weights.served_model import ServedModel
-from cluster.policy.weights.versions import Current, VersionFolder
+from cluster.policy.weights.versions import CurrentVersion, VersionFolder
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def deployment_metrics(base_url: str) -> EngineMetrics:
     """
     try:
         told = request_json(base_url.removesuffix("/v1"), "kumite/engine", None, _METRICS_TIMEOUT)
-        return total(EngineMetrics(**replica) for replica in told)
+        return total_metrics(EngineMetrics(**replica) for replica in told)
     except (OSError, HTTPException, ValueError, TypeError) as error:
         raise PolicyUnavailable(f"the policy at {base_url} does not say how busy it is: {error}") from error
 
@@ -47,7 +47,7 @@ class DeploymentVersions(BaseModel):
 
     folder: str
     """Where it reads them."""
-    current: Current
+    current: CurrentVersion
     """What is in use, as that folder says."""
     bases: list[int]
     """Of each replica, the version of its full weights."""
@@ -88,10 +88,10 @@ def check_same_versions(versions: VersionFolder, base_url: str) -> None:
             f"run would take it to be at version {here.version}, in {versions.path}: set "
             "policy.versions_folder to a folder that both see, or end it with `kumite policy down`"
         )
-    _bring_back(versions, base_url, there)
+    _restart_replicas(versions, base_url, there)
 
 
-def update(
+def update_deployment(
     versions: VersionFolder, base_url: str, place: str, version: int, probe: AdapterProbe | None = None
 ) -> None:
     """Gives a deployment new weights: put beside the others, loaded by every replica, and only then in use.
@@ -107,19 +107,19 @@ def update(
         UpdateRefused: They are not taken; the version before keeps serving.
         PolicyUnavailable: The deployment does not answer.
     """
-    served = _served_model(versions, base_url)
-    with fetched(place) as folder:
-        kind = versions.put(folder, version, place, served)
+    served = _describe_served_model(versions, base_url)
+    with fetch_weights(place) as folder:
+        kind = versions.add_version(folder, version, place, served)
     busy: list[int] = []
     try:
         if kind == "adapter":
-            _bring_replicas_back(versions, base_url)
+            _restart_stray_replicas(versions, base_url)
         probed = probe if kind == "adapter" else None
         # Old adapters go only once it is certain that the new one comes.
-        busy = _load(base_url, place, kind, version, 0 if probed else versions.oldest())
+        busy = _load_on_replicas(base_url, place, kind, version, 0 if probed else versions.oldest())
         if probed is not None:
             probed.check(versions, version, f"the {kind} {place}")
-            busy = _load(base_url, place, "kept", version, versions.oldest())
+            busy = _load_on_replicas(base_url, place, "kept", version, versions.oldest())
     except (OSError, HTTPException, ValueError, KeyError) as error:
         said = (
             error.read(2000).decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else error
@@ -128,13 +128,13 @@ def update(
         raise PolicyUnavailable(f"the policy at {base_url} did not load version {version}: {said}") from error
     except (UpdateRefused, PolicyUnavailable):
         if kind == "adapter" and probe is not None:
-            _forget(base_url, version)
+            _forget_on_replicas(base_url, version)
         versions.drop(version)
         raise
-    versions.use(version, kind, busy)
+    versions.use_version(version, kind, busy)
 
 
-def _load(
+def _load_on_replicas(
     base_url: str, place: str, kind: Literal["adapter", "checkpoint", "kept"], version: int, oldest: int
 ) -> list[int]:
     """Has all replicas load weights; gives the adapters older than `oldest` that are still busy.
@@ -148,7 +148,7 @@ def _load(
     return list(told["busy"])
 
 
-def _forget(base_url: str, version: int) -> None:
+def _forget_on_replicas(base_url: str, version: int) -> None:
     asked = {"version": version, "kind": "refused", "oldest": 0}
     try:
         request_json(base_url.removesuffix("/v1"), "kumite/versions", None, _TIMEOUT["adapter"], asked)
@@ -156,7 +156,7 @@ def _forget(base_url: str, version: int) -> None:
         _log.warning("version %d, which is refused, may still be loaded by a replica: %s", version, error)
 
 
-def _served_model(versions: VersionFolder, base_url: str) -> ServedModel:
+def _describe_served_model(versions: VersionFolder, base_url: str) -> ServedModel:
     """What new weights are compared with: the model's files here, or as the replicas describe theirs."""
     served = ServedModel.of_folder(versions.model)
     if served.is_whole:
@@ -175,19 +175,19 @@ def _served_model(versions: VersionFolder, base_url: str) -> ServedModel:
     return served
 
 
-def _bring_replicas_back(versions: VersionFolder, base_url: str) -> None:
+def _restart_stray_replicas(versions: VersionFolder, base_url: str) -> None:
     try:
         there = deployment_versions(base_url)
     except PolicyUnavailable as error:
         _log.debug("%s", error)
         return
-    _bring_back(versions, base_url, there)
+    _restart_replicas(versions, base_url, there)
 
 
-def _bring_back(versions: VersionFolder, base_url: str, there: DeploymentVersions) -> None:
+def _restart_replicas(versions: VersionFolder, base_url: str, there: DeploymentVersions) -> None:
     """Has replicas that were left with full weights that did not come into use take those in use."""
     base = versions.current.base
     if all(had == base for had in there.bases):
         return
     _log.warning("replicas have the full weights of %s, and %d are in use: they take them", there.bases, base)
-    _load(base_url, str(versions.base_folder), "checkpoint", base, 0)
+    _load_on_replicas(base_url, str(versions.base_folder), "checkpoint", base, 0)

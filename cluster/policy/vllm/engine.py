@@ -14,19 +14,19 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from cluster.policy.models.models import Model, folder_of
+from cluster.policy.models.models import Model, find_model_folder
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 from cluster.policy.weights.full_weights import FullWeights
 from cluster.policy.weights.served_model import ServedModel
 from cluster.policy.weights.versions import VersionFolder
 from workers.cancellation import run_to_end
-from workers.policy.versions import name_of, version_of
+from workers.policy.versions import parse_version, version_name
 
 _VLLMEngine: Any = VLLMEngine
 _StatLogger: Any = StatLoggerBase
 
 
-class Counts(_StatLogger):
+class EngineStepCounts(_StatLogger):
     """Adds up what vLLM tells of each engine step."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
@@ -65,7 +65,7 @@ class PolicyEngine(_VLLMEngine):
     weights that are loaded, whichever older ones were asked for.
     """
 
-    counts: Counts
+    counts: EngineStepCounts
 
     def __init__(self, llm_config: Any) -> None:
         super().__init__(llm_config)
@@ -77,7 +77,7 @@ class PolicyEngine(_VLLMEngine):
         base: Any = super()
         client = base._start_async_llm_engine(engine_args, engine_config, placement_group)
         self._first = engine_config.model_config.model
-        self.counts = Counts(engine_config)
+        self.counts = EngineStepCounts(engine_config)
         if client.logger_manager is not None:  # the engine argument disable_log_stats leaves none
             client.logger_manager.stat_loggers.append(self.counts)
         return client
@@ -101,7 +101,7 @@ class PolicyEngine(_VLLMEngine):
         from vllm.exceptions import VLLMClientError
 
         serving = self._app_state.serving_tokens
-        async with self._acting(body.get("model")) as (model, named):
+        async with self._hold_version(body.get("model")) as (model, named):
             try:
                 request = GenerateRequest.model_validate({**body, "model": model})
                 answer = await serving.serve_tokens(request, raw_request)
@@ -109,12 +109,12 @@ class PolicyEngine(_VLLMEngine):
                 return {"error": {"message": str(error), "type": "BadRequestError", "code": 400}}
             except (ValueError, VLLMClientError) as error:
                 answer = serving.create_error_response(error)
-            return _signed(answer, named).model_dump(mode="json")
+            return _name_version(answer, named).model_dump(mode="json")
 
     def describe_model(self) -> ServedModel:
         """The model that this replica was started with, as its files say."""
         local = Path(self._first).is_dir()
-        return ServedModel.of_folder(folder_of(Model(self._first, self._first, local)))
+        return ServedModel.of_folder(find_model_folder(Model(self._first, self._first, local)))
 
     async def forget_adapters(self, *names: str) -> None:
         """Unloads those of these adapters that are loaded."""
@@ -129,7 +129,7 @@ class PolicyEngine(_VLLMEngine):
         """
         busy = self.weights.retire(oldest)
         own = str(self.llm_config.model_id)
-        loaded = {name: version_of(name, own) for name in self._oai_models.lora_requests}
+        loaded = {name: parse_version(name, own) for name in self._oai_models.lora_requests}
         old = (name for name, v in loaded.items() if v is not None and v < oldest and v not in busy)
         await self.forget_adapters(*old)
         return busy
@@ -151,25 +151,25 @@ class PolicyEngine(_VLLMEngine):
             await run_to_end(client.resume_generation())
 
     async def _answers(self, give: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any]:
-        async with self._acting(request.model) as (request.model, named):
+        async with self._hold_version(request.model) as (request.model, named):
             async for answer in give(request, raw_request_info):
-                yield _signed(answer, named)
+                yield _name_version(answer, named)
 
     @asynccontextmanager
-    async def _acting(self, asked: str | None) -> AsyncGenerator[tuple[str, str]]:
-        """What vLLM knows the weights by that act for this name, and what answers call them.
+    async def _hold_version(self, asked: str | None) -> AsyncGenerator[tuple[str, str]]:
+        """Holds the weights that act for a model name: yields what vLLM and what answers call them.
 
         Inside, they stay.
         """
         own = str(self.llm_config.model_id)
-        async with self.weights.acting(version_of(asked, own)) as version:
+        async with self.weights.acting(parse_version(asked, own)) as version:
             if asked is not None and version > self.weights.version:
                 yield asked, asked
             else:
-                yield own, f"{own}:{name_of(version)}"
+                yield own, f"{own}:{version_name(version)}"
 
 
-def _signed(answer: Any, model: str) -> Any:
+def _name_version(answer: Any, model: str) -> Any:
     if hasattr(answer, "model"):
         answer.model = model
     return answer

@@ -34,8 +34,8 @@ class EngineMetrics:
     """Of several replicas: the counts of each."""
 
 
-def total(replicas: Iterable[EngineMetrics]) -> EngineMetrics:
-    """The counts of several replicas as those of one."""
+def total_metrics(replicas: Iterable[EngineMetrics]) -> EngineMetrics:
+    """Adds up the counts of several replicas as those of one."""
     each = list(replicas)
     sums: dict[str, Any] = {
         field.name: sum(getattr(metrics, field.name) for metrics in each)

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-_ERROR = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt)\w*): ?(.*)$")
-_ENGINE = re.compile(r"^\((?:EngineCore|Worker)\w* pid=\d+\) ERROR \S+ \S+ \[[^\]]*\] ?")
-_NOT_THE_CAUSE = ("Engine core initialization failed", "Worker proc initialization failed")
-_NOISE = ("For further information visit", "^^^")
-_LONGEST = 800
+_ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt)\w*): ?(.*)$")
+_ENGINE_PREFIX = re.compile(r"^\((?:EngineCore|Worker)\w* pid=\d+\) ERROR \S+ \S+ \[[^\]]*\] ?")
+_FOLLOW_UP_ERRORS = ("Engine core initialization failed", "Worker proc initialization failed")
+_NOISE_LINES = ("For further information visit", "^^^")
+_MAX_REASON_LENGTH = 800
 """Characters of a reason; vLLM can print whole configs."""
 
 
@@ -15,11 +15,11 @@ def last_error(text: str) -> str:
     """The last error that a traceback names, with the lines that belong to it; else its last line."""
     lines = text.strip().splitlines()
     for start in range(len(lines) - 1, -1, -1):
-        match = _ERROR.match(lines[start].strip())
-        if match and not any(said in match[2] for said in _NOT_THE_CAUSE):
-            told = [f"{match[1]}: {match[2]}", *_following(lines[start + 1 :])]
-            return " ".join(told)[:_LONGEST]
-    return lines[-1].strip()[:_LONGEST] if lines else "no reason given"
+        match = _ERROR_LINE.match(lines[start].strip())
+        if match and not any(said in match[2] for said in _FOLLOW_UP_ERRORS):
+            told = [f"{match[1]}: {match[2]}", *_following_lines(lines[start + 1 :])]
+            return " ".join(told)[:_MAX_REASON_LENGTH]
+    return lines[-1].strip()[:_MAX_REASON_LENGTH] if lines else "no reason given"
 
 
 def engine_error(logs: Path, application: str) -> str | None:
@@ -33,18 +33,18 @@ def engine_error(logs: Path, application: str) -> str | None:
         text = path.read_text(errors="replace")
         if f":ServeReplica:{application}:" not in text:
             continue
-        said = [_ENGINE.sub("", line) for line in text.splitlines() if _ENGINE.match(line)]
+        said = [_ENGINE_PREFIX.sub("", line) for line in text.splitlines() if _ENGINE_PREFIX.match(line)]
         if said:
             return last_error("\n".join(said))
     return None
 
 
-def _following(lines: list[str]) -> list[str]:
+def _following_lines(lines: list[str]) -> list[str]:
     told: list[str] = []
     for line in lines:
         text = line.strip()
         if not text or text.startswith(("Traceback", "The above exception", "During handling", "INFO ")):
             break
-        if not any(noise in text for noise in _NOISE):
+        if not any(noise in text for noise in _NOISE_LINES):
             told.append(text)
     return told

@@ -9,11 +9,11 @@ _SUFFIXES = frozenset(
     (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 )
 """Of files that vLLM may read: weights, configs, tokenizers, chat templates, a model's own code."""
-_WHOLE = 1 << 25
+_WHOLE_FILE_BYTES = 1 << 25
 """Bytes up to which a file is read as a whole."""
-_SAMPLE = 1 << 16
+_SAMPLE_BYTES = 1 << 16
 """Bytes that are read of a larger one at its beginning, at its end, and at places between."""
-_PLACES = 16
+_SAMPLE_COUNT = 16
 
 
 def content_digest(model: Path | None, settings: Any, *files: Path | None) -> str:
@@ -29,38 +29,38 @@ def content_digest(model: Path | None, settings: Any, *files: Path | None) -> st
         files: Further files.
     """
     digest = hashlib.blake2b(digest_size=16)
-    named = [Path(text).expanduser() for text in _texts(settings) if "/" in text]
+    named = [Path(text).expanduser() for text in _settings_texts(settings) if "/" in text]
     for path in (model, *files, *named):
         if path is None or not path.exists():
             digest.update(b"-")
         elif path.is_dir():
             for file in sorted([*path.glob("*.*"), *path.glob("additional_chat_templates/*.*")]):
                 if file.suffix in _SUFFIXES and file.is_file():
-                    _add(digest, str(file.relative_to(path)), file)
+                    _add_file(digest, str(file.relative_to(path)), file)
         else:
-            _add(digest, "", path)
+            _add_file(digest, "", path)
     return digest.hexdigest()
 
 
-def _texts(settings: Any) -> Iterable[str]:
+def _settings_texts(settings: Any) -> Iterable[str]:
     if isinstance(settings, str):
         yield settings
     elif isinstance(settings, dict):
         for value in cast(dict[str, Any], settings).values():
-            yield from _texts(value)
+            yield from _settings_texts(value)
     elif isinstance(settings, list):
         for value in cast(list[Any], settings):
-            yield from _texts(value)
+            yield from _settings_texts(value)
 
 
-def _add(digest: "hashlib.blake2b", name: str, file: Path) -> None:
+def _add_file(digest: "hashlib.blake2b", name: str, file: Path) -> None:
     stat = file.stat()
     digest.update(f"{name}\0{stat.st_size}\0".encode())
     with file.open("rb") as opened:
-        if stat.st_size <= _WHOLE:
+        if stat.st_size <= _WHOLE_FILE_BYTES:
             digest.update(hashlib.blake2b(opened.read()).digest())
             return
         digest.update(str(stat.st_mtime_ns).encode())
-        for place in range(_PLACES + 1):
-            opened.seek(max(0, stat.st_size - _SAMPLE) * place // _PLACES)
-            digest.update(hashlib.blake2b(opened.read(_SAMPLE)).digest())
+        for place in range(_SAMPLE_COUNT + 1):
+            opened.seek(max(0, stat.st_size - _SAMPLE_BYTES) * place // _SAMPLE_COUNT)
+            digest.update(hashlib.blake2b(opened.read(_SAMPLE_BYTES)).digest())

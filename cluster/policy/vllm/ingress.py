@@ -15,9 +15,9 @@ from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
 from cluster.policy.vllm.token_request import TokenRequest
-from cluster.policy.weights.rolling import roll
+from cluster.policy.weights.rolling import roll_out
 from cluster.policy.weights.versions import VersionFolder
-from workers.policy.versions import HEADER, name_of, version_of
+from workers.policy.versions import HEADER, parse_version, version_name
 
 _Ingress: Any = OpenAiIngress
 _Broadcastable: Any = ReplicaBroadcastable
@@ -42,7 +42,7 @@ class PolicyIngress(_Ingress, _Broadcastable):
         base: Any = super()
         found: str = await base._get_model_id(model)
         own = next(iter(self._model_cards))
-        version = version_of(found, own)
+        version = parse_version(found, own)
         return found if version is None or VersionFolder.of_replica().adapter(version) else own
 
     async def generate_tokens(self, request: Request) -> Response:
@@ -82,7 +82,7 @@ class PolicyIngress(_Ingress, _Broadcastable):
         """
         body: dict[str, Any] = await request.json()
         model = next(iter(self._model_cards))
-        named = {"model": f"{model}:{name_of(int(body['version']))}"}
+        named = {"model": f"{model}:{version_name(int(body['version']))}"}
         if body["kind"] == "checkpoint":
             refusal = await self._load_checkpoint(model, int(body["version"]))
             return {"refusals": [] if refusal is None else [refusal], "busy": []}
@@ -103,10 +103,10 @@ class PolicyIngress(_Ingress, _Broadcastable):
             told = await self._broadcast_to_replicas(model, "load_checkpoint", given)
             return next((reason for reason in told if reason is not None), None)
 
-        return await roll(await self._broadcast_to_replicas(model, "base_version"), load, version)
+        return await roll_out(await self._broadcast_to_replicas(model, "base_version"), load, version)
 
 
-def build(args: dict[str, Any]) -> Any:
+def build_application(args: dict[str, Any]) -> Any:
     """The Ray Serve application: `ray.serve.llm.build_openai_app`, with our ingress.
 
     Args:

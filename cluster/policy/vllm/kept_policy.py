@@ -12,7 +12,7 @@ from cluster.errors import ConfigError, PolicyInUse, PolicyUnavailable
 from cluster.policy.api_requests import list_models
 from cluster.policy.base import OnStage
 from cluster.policy.vllm.client import check_vllm, open_vllm, required_cpus
-from cluster.policy.vllm.deployment import update
+from cluster.policy.vllm.deployment import update_deployment
 from cluster.policy.vllm.kept_record import KeptPolicy, forget_kept_policy, read_kept_policy
 from cluster.policy.vllm.serving import delete_application
 from cluster.policy.weights.probe import AdapterProbe
@@ -36,8 +36,8 @@ class PolicyStatus(BaseModel):
     """Version of its weights."""
 
 
-def status() -> PolicyStatus | None:
-    """The kept policy and how it is; None if none is kept. Takes seconds at most, and does not join Ray."""
+def read_policy_status() -> PolicyStatus | None:
+    """Reads which policy is kept, and its state; None if none is. It takes seconds at most without Ray."""
     policy = read_kept_policy()
     if policy is None:
         return None
@@ -48,13 +48,13 @@ def status() -> PolicyStatus | None:
     return PolicyStatus(
         policy=policy,
         state="ready" if answers else "not answering",
-        in_use=kept_ray.in_use(),
+        in_use=kept_ray.has_leases(),
         uptime=time.time() - policy.started_at,
-        version=_versions(policy).version,
+        version=_open_kept_versions(policy).version,
     )
 
 
-def update_kept(path: Path | str, version: int) -> None:
+def update_kept_policy(path: Path | str, version: int) -> None:
     """Gives the kept policy new weights. Runs in flight take them up, too.
 
     Args:
@@ -68,19 +68,19 @@ def update_kept(path: Path | str, version: int) -> None:
     policy = read_kept_policy()
     if policy is None:
         raise PolicyUnavailable("no policy is kept; `kumite policy up` brings one up")
-    versions = _versions(policy)
+    versions = _open_kept_versions(policy)
     if not policy.shared:
         raise versions.unshared()
     probe = AdapterProbe(policy.base_url, policy.model, policy.probe)
-    update(versions, policy.base_url, str(path), version, probe)
+    update_deployment(versions, policy.base_url, str(path), version, probe)
 
 
-def _versions(policy: KeptPolicy) -> VersionFolder:
+def _open_kept_versions(policy: KeptPolicy) -> VersionFolder:
     names = [policy.model]
     return VersionFolder(policy.versions, policy.model_folder, policy.max_rank, policy.kept_versions, names)
 
 
-def up(config: RunConfig, on_stage: OnStage) -> str:
+def start_kept_policy(config: RunConfig, on_stage: OnStage) -> str:
     """Brings up a run's policy, to be kept; one that does as well stays as it is.
 
     Args:
@@ -109,7 +109,7 @@ def up(config: RunConfig, on_stage: OnStage) -> str:
         return client.outcome
 
 
-def down(force: bool = False) -> bool:
+def stop_kept_policy(force: bool = False) -> bool:
     """Ends the kept policy, and the local Ray cluster kept for it.
 
     Args:
@@ -123,13 +123,13 @@ def down(force: bool = False) -> bool:
         RayUnavailable: It is on a cluster that someone else runs, which cannot be joined.
     """
     policy = read_kept_policy()
-    if not force and kept_ray.in_use():
+    if not force and kept_ray.has_leases():
         raise PolicyInUse("a run is using the kept policy: wait for its end, or use --force")
     if policy is not None and not policy.local:
         with connect(RayConfig(address=policy.ray_address)):
             delete_application(policy.application)
     stopped = kept_ray.stop_kept()
     if policy is not None:
-        _versions(policy).clear()
+        _open_kept_versions(policy).clear()
     forget_kept_policy()
     return stopped or policy is not None

@@ -43,7 +43,7 @@ class KeptPolicy(BaseModel):
 
 def write_kept_policy(policy: KeptPolicy) -> None:
     """Writes down which policy is kept."""
-    path = _path()
+    path = _record_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}-{os.getpid()}")
     fresh.write_text(policy.model_dump_json())
@@ -53,7 +53,7 @@ def write_kept_policy(policy: KeptPolicy) -> None:
 def read_kept_policy() -> KeptPolicy | None:
     """Reads which policy is kept; None if none is, or the local cluster it lived on is gone."""
     try:
-        policy = KeptPolicy.model_validate_json(_path().read_bytes())
+        policy = KeptPolicy.model_validate_json(_record_path().read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
     kept = kept_ray.find_kept() if policy.local else None
@@ -64,8 +64,8 @@ def read_kept_policy() -> KeptPolicy | None:
 
 def forget_kept_policy() -> None:
     """Removes the record."""
-    _path().unlink(missing_ok=True)
+    _record_path().unlink(missing_ok=True)
 
 
-def _path() -> Path:
+def _record_path() -> Path:
     return cache_dir() / "policy" / "kept.json"

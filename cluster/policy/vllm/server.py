@@ -19,7 +19,7 @@ from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 from cluster.policy.vllm.engine import PolicyEngine
 from cluster.policy.vllm.token_request import TokenRequest
 from cluster.policy.weights.versions import VersionFolder
-from workers.policy.versions import version_of
+from workers.policy.versions import parse_version
 
 _LLMServer: Any = LLMServer
 _Loader: Any = LoraModelLoader
@@ -35,7 +35,7 @@ class FolderAdapters(_Loader):
         Raises:
             HTTPException: 404, there is no such adapter.
         """
-        version = version_of(lora_model_id, llm_config.model_id)
+        version = parse_version(lora_model_id, llm_config.model_id)
         path = None if version is None else VersionFolder.of_replica().adapter(version)
         if path is None:
             name = lora_model_id.removeprefix(f"{llm_config.model_id}:")
@@ -63,7 +63,7 @@ class PolicyServer(_LLMServer):
         base._init_multiplex_loader(model_downloader_cls or FolderAdapters)
 
     async def _maybe_resolve_lora_from_multiplex(self) -> None:
-        asked = version_of(_serve.get_multiplexed_model_id(), self._llm_config.model_id)
+        asked = parse_version(_serve.get_multiplexed_model_id(), self._llm_config.model_id)
         if asked is None:
             return
         await self.engine.weights.catch_up(asked)
@@ -100,7 +100,7 @@ class PolicyServer(_LLMServer):
         """
         await self.engine.forget_adapters(model)  # of an update that another replica refused
         try:
-            if (version := version_of(model, self._llm_config.model_id)) is not None:
+            if (version := parse_version(model, self._llm_config.model_id)) is not None:
                 await asyncio.to_thread(VersionFolder.of_replica().check_copy, version)
             adapter = await FolderAdapters().load_model_from_config(model, self._llm_config)
             await self.engine.resolve_lora(adapter)

@@ -19,7 +19,7 @@ from cluster.policy.vllm.failure import engine_error, last_error
 from cluster.ray_session import engine_folders
 from cluster.ray_session.session import RaySession
 
-_POLL = 0.25
+_POLL_INTERVAL = 0.25
 """Seconds between two looks at the application's status; one costs a millisecond."""
 _SHARED_PORT = 8000
 """Ray Serve's own default, for clusters of several nodes."""
@@ -33,28 +33,28 @@ def start_serve(session: RaySession) -> str:
     Returns:
         The URL of its HTTP proxy, as workers reach it.
     """
-    _quiet()
+    _quiet_logs()
     if session.local:
         options = {"host": "127.0.0.1", "port": _free_port()}
         _serve.start(proxy_location="HeadOnly", http_options=options)
     else:
         options = {"host": "0.0.0.0", "port": _SHARED_PORT}
         _serve.start(proxy_location="EveryNode", http_options=options)
-    client = _client()
+    client = _connect_controller()
     host = "127.0.0.1" if session.local else _head_address()
     return f"http://{host}:{client.http_config.port}"
 
 
-def applications(prefix: str) -> list[str]:
+def list_applications(prefix: str) -> list[str]:
     """Names of the applications that begin so."""
-    client = _client()
+    client = _connect_controller()
     names = [] if client is None else [overview.name for overview in client.list_serve_statuses()]
     return [name for name in names if name.startswith(prefix)]
 
 
 def is_running(name: str) -> bool:
     """Whether the application is there and healthy."""
-    status = _status(name)
+    status = _read_status(name)
     return status is not None and status.app_status.status.value == "RUNNING"
 
 
@@ -65,14 +65,14 @@ def delete_application(name: str, wait: bool = True) -> None:
         name: The application's.
         wait: Return when its processes are gone; one that is still starting up takes its time.
     """
-    _quiet()
+    _quiet_logs()
     # With the controller gone, so is the application.
     with suppress(RayServeException, RayError, TimeoutError):
         _serve.delete(name, _blocking=wait)
-    engine_folders.remove(name)
+    engine_folders.remove_folder(name)
 
 
-def await_application(
+def wait_for_application(
     name: str, deployment: Any, session: RaySession, timeout: float, on_stage: OnStage
 ) -> None:
     """Waits until an application is ready.
@@ -90,26 +90,26 @@ def await_application(
     began, said, status = time.monotonic(), "", None
     while True:
         if deployment is not None and _ray.wait([deployment], timeout=0)[0]:
-            _get(deployment)
+            _find_deployment(deployment)
             deployment = None
         if deployment is None:
-            status = _status(name)
+            status = _read_status(name)
             _raise_if_failed(name, status, session.logs)
             if status is not None and status.app_status.status.value == "RUNNING":
                 return
-        stage = _stage(status, deployment is not None)
+        stage = _describe_stage(status, deployment is not None)
         if stage != said:
             said = stage
             on_stage(stage)
         if time.monotonic() - began > timeout:
             raise PolicyUnavailable(
                 f"the vLLM policy was not ready within policy.start_timeout, {timeout:.0f} s; last seen: "
-                f"{said}{_complaints(status)}; Ray's logs are in {session.logs}"
+                f"{said}{_find_complaints(status)}; Ray's logs are in {session.logs}"
             )
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL)
 
 
-def _stage(status: Any, building: bool) -> str:
+def _describe_stage(status: Any, building: bool) -> str:
     if building or status is None:
         return "describing the deployment to Ray Serve (imports vLLM)"
     waiting = [
@@ -120,7 +120,7 @@ def _stage(status: Any, building: bool) -> str:
     return f"starting vLLM: waiting for {', '.join(waiting) or 'Ray Serve'}"
 
 
-def _complaints(status: Any) -> str:
+def _find_complaints(status: Any) -> str:
     if status is None:
         return ""
     parts = [status.app_status, *status.deployment_statuses]
@@ -129,7 +129,7 @@ def _complaints(status: Any) -> str:
     return f" ({told})" if told else ""
 
 
-def _get(deployment: Any) -> None:
+def _find_deployment(deployment: Any) -> None:
     try:
         _ray.get(deployment)
     except RayTaskError as error:
@@ -153,7 +153,7 @@ def _raise_if_failed(name: str, status: Any, logs: Path) -> None:
         raise PolicyUnavailable(f"the vLLM policy does not start: {last_error(status.app_status.message)}")
 
 
-def _client() -> Any:
+def _connect_controller() -> Any:
     """The driver's way to Ray Serve's controller; None if there is no controller.
 
     `serve.status()` would do, but to name a deployment's router it imports vLLM: 10 s and 500 MB.
@@ -161,8 +161,8 @@ def _client() -> Any:
     return _get_global_client(raise_if_no_controller_running=False)
 
 
-def _status(name: str) -> Any:
-    client = _client()
+def _read_status(name: str) -> Any:
+    client = _connect_controller()
     overview = None if client is None else client.get_serve_status(name)
     return None if overview is None or overview.app_status.status.value == "NOT_STARTED" else overview
 
@@ -180,5 +180,5 @@ def _free_port() -> int:
         return port
 
 
-def _quiet() -> None:
+def _quiet_logs() -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-_FIRST = 0x10000
+_FIRST_CHARACTER = 0x10000
 
 
 @dataclass(frozen=True)
@@ -14,4 +14,4 @@ class TokenRequest:
     @property
     def prompt(self) -> str:
         """A character per token id, for Ray's prefix-aware router, which compares the beginnings of texts."""
-        return "".join(chr(_FIRST + token) for token in self.body.get("token_ids") or [0])
+        return "".join(chr(_FIRST_CHARACTER + token) for token in self.body.get("token_ids") or [0])

@@ -9,11 +9,11 @@ import numpy as np
 from cluster.errors import UpdateRefused
 from cluster.policy.weights.tensor_files import first_numbers, folder_tensors
 
-_COMPARED = 256
+_COMPARED_NUMBERS = 256
 """Numbers of each tensor by which two folders are seen to hold the same model."""
 _PRECISION = 0.01
 """Share by which these may differ: two kinds of numbers that a checkpoint may be written in."""
-_REPACKED = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
+_REPACKED_SUFFIX = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
 
 
 def check_base_name(given: str, named: str | None, bases: Mapping[str, Path | None]) -> None:
@@ -36,7 +36,7 @@ def check_base_name(given: str, named: str | None, bases: Mapping[str, Path | No
     folder = Path(named).expanduser()
     here = [base for base in bases.values() if base is not None]
     if folder.is_dir() and here:
-        if not any(_holds_same(folder, base) for base in here):
+        if not any(_holds_same_model(folder, base) for base in here):
             raise UpdateRefused(
                 f"{given} is for another base model: its base_model_name_or_path is {named!r}, whose weights "
                 f"are others than those of the served one, {known}"
@@ -53,10 +53,10 @@ def check_base_name(given: str, named: str | None, bases: Mapping[str, Path | No
 
 
 def _last_part(name: str) -> str:
-    return _REPACKED.sub("", Path(name).name.lower())
+    return _REPACKED_SUFFIX.sub("", Path(name).name.lower())
 
 
-def _holds_same(one: Path, other: Path) -> bool:
+def _holds_same_model(one: Path, other: Path) -> bool:
     """Whether two folders hold the same model, however it is divided into files, and in any precision."""
     if one.resolve() == other.resolve():
         return True
@@ -71,7 +71,7 @@ def _holds_same(one: Path, other: Path) -> bool:
     for name in some.keys() & others.keys():
         if some[name].shape != others[name].shape:
             return False
-        a, b = first_numbers(some[name], _COMPARED), first_numbers(others[name], _COMPARED)
+        a, b = first_numbers(some[name], _COMPARED_NUMBERS), first_numbers(others[name], _COMPARED_NUMBERS)
         if (
             a is not None
             and b is not None

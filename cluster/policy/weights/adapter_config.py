@@ -9,7 +9,7 @@ from typing import Any, cast
 from cluster.errors import UpdateRefused
 
 CONFIG = "adapter_config.json"
-_SAYS_NOTHING = frozenset(
+_IGNORED_KEYS = frozenset(
     [
         "peft_version",
         "auto_mapping",
@@ -27,7 +27,7 @@ _SAYS_NOTHING = frozenset(
     ]
 )
 """Keys that no answer depends on, whatever they hold: book-keeping, and what begins or steadies training."""
-_CHECKED = frozenset(
+_CHECKED_KEYS = frozenset(
     [
         "peft_type",
         "r",
@@ -44,7 +44,7 @@ _CHECKED = frozenset(
         "bias",
     ]
 )
-_UNSERVED = {
+_UNSERVED_FEATURES = {
     "use_dora": "DoRA scales each row of a weight anew, which vLLM does not: merge it into a full checkpoint",
     "modules_to_save": "whole modules that were trained beside the adapter are not served: give a full "
     "checkpoint",
@@ -56,7 +56,7 @@ _UNSERVED = {
     "alora_invocation_tokens": "vLLM would use the adapter from the first token on",
     "megatron_config": "vLLM reads what PEFT writes for transformers' modules",
 }
-_FINE_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
+_NEUTRAL_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 """Ways to initialise an adapter that leave the base model as it is."""
 
 
@@ -81,18 +81,18 @@ class AdapterConfig:
             raise UpdateRefused(f"{given} is malformed: {CONFIG} holds no object")
         self._config = cast(dict[str, Any], config)
         self._check_kind()
-        self.rank = self._whole("r")
+        self.rank = self._read_whole_number("r")
         if self.rank < 1:
             raise UpdateRefused(f"{given} has rank r {self.rank}, and it must be at least 1")
-        self.base: str | None = self._text("base_model_name_or_path")
-        self._alpha = self._number("lora_alpha", 8.0)
-        self._rank_pattern = self._pattern("rank_pattern")
-        self._alpha_pattern = self._pattern("alpha_pattern")
+        self.base: str | None = self._read_text("base_model_name_or_path")
+        self._alpha = self._read_number("lora_alpha", 8.0)
+        self._rank_pattern = self._read_pattern("rank_pattern")
+        self._alpha_pattern = self._read_pattern("alpha_pattern")
         self._check_features()
 
     def rank_of(self, module: str) -> int:
         """The rank that PEFT gives a module's adapter."""
-        return int(_value_for(self._rank_pattern, module, self.rank))
+        return int(_matching_value(self._rank_pattern, module, self.rank))
 
     def check_scaling(self, module: str) -> None:
         """Sees that vLLM scales a module's adapter as PEFT does: it has one scale for all.
@@ -100,8 +100,8 @@ class AdapterConfig:
         Raises:
             UpdateRefused: It does not.
         """
-        rank, alpha = self.rank_of(module), _value_for(self._alpha_pattern, module, self._alpha)
-        meant, served = self._scale(alpha, rank), self._scale(self._alpha, self.rank)
+        rank, alpha = self.rank_of(module), _matching_value(self._alpha_pattern, module, self._alpha)
+        meant, served = self._compute_scale(alpha, rank), self._compute_scale(self._alpha, self.rank)
         if math.isclose(meant, served, rel_tol=1e-6):
             return
         names = [
@@ -110,7 +110,7 @@ class AdapterConfig:
                 ("alpha_pattern", self._alpha_pattern),
                 ("rank_pattern", self._rank_pattern),
             )
-            if _key_for(pattern, module) is not None
+            if _matching_key(pattern, module) is not None
         ]
         raise UpdateRefused(
             f"{self._given} has {' and '.join(names)}, by which PEFT scales {module!r} by {meant:g}; "
@@ -154,7 +154,7 @@ class AdapterConfig:
                 f"{self._given} has bias {bias!r}, and vLLM serves no biases of an adapter: train with 'none'"
             )
         beginning = self._config.get("init_lora_weights")
-        if beginning not in _FINE_BEGINNINGS:
+        if beginning not in _NEUTRAL_INITIALISATIONS:
             raise UpdateRefused(
                 f"{self._given} has init_lora_weights {beginning!r}, by which PEFT changes the base "
                 "model's own weights, and the deployment has the unchanged ones: save it with "
@@ -166,11 +166,11 @@ class AdapterConfig:
                 f"{self._given} is malformed: its use_rslora is {rslora!r}, not true or false"
             )
         for name, value in sorted(self._config.items()):
-            if name in _SAYS_NOTHING or name in _CHECKED or not value:
+            if name in _IGNORED_KEYS or name in _CHECKED_KEYS or not value:
                 continue
             if name == "ensure_weight_tying":
                 continue  # of embeddings and output weights: an adapter of embeddings is refused by itself
-            why = _UNSERVED.get(name, "vLLM does not read that")
+            why = _UNSERVED_FEATURES.get(name, "vLLM does not read that")
             raise UpdateRefused(f"{self._given} has {name} {value!r}: {why}")
 
     def _is_chosen_layer(self, module: str) -> bool:
@@ -186,28 +186,28 @@ class AdapterConfig:
         layers: list[Any] = cast(list[Any], chosen) if isinstance(chosen, list) else [chosen]
         return found is not None and int(found["index"]) in layers
 
-    def _scale(self, alpha: float, rank: int) -> float:
+    def _compute_scale(self, alpha: float, rank: int) -> float:
         return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
 
-    def _whole(self, name: str) -> int:
+    def _read_whole_number(self, name: str) -> int:
         value = self._config.get(name)
         if type(value) is not int:
             raise UpdateRefused(f"{self._given} is malformed: its {name} is {value!r}, not a whole number")
         return value
 
-    def _number(self, name: str, default: float) -> float:
+    def _read_number(self, name: str, default: float) -> float:
         value = self._config.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UpdateRefused(f"{self._given} is malformed: its {name} is {value!r}, not a finite number")
         return float(value)
 
-    def _text(self, name: str) -> str | None:
+    def _read_text(self, name: str) -> str | None:
         value = self._config.get(name)
         if value is not None and not isinstance(value, str):
             raise UpdateRefused(f"{self._given} is malformed: its {name} is {value!r}, not a text")
         return value or None
 
-    def _pattern(self, name: str) -> dict[str, float]:
+    def _read_pattern(self, name: str) -> dict[str, float]:
         pattern: Any = self._config.get(name) or {}
         if not isinstance(pattern, dict):
             raise UpdateRefused(f"{self._given} is malformed: its {name} is {pattern!r}, not an object")
@@ -228,13 +228,13 @@ def _is_pattern(text: str) -> bool:
     return True
 
 
-def _key_for(pattern: dict[str, float], module: str) -> str | None:
+def _matching_key(pattern: dict[str, float], module: str) -> str | None:
     """The first key of a pattern that matches a module, as PEFT's `get_pattern_key` finds it."""
     return next((key for key in pattern if re.match(rf"(.*\.)?({key})$", module)), None)
 
 
-def _value_for(pattern: dict[str, float], module: str, default: float) -> float:
-    key = _key_for(pattern, module)
+def _matching_value(pattern: dict[str, float], module: str, default: float) -> float:
+    key = _matching_key(pattern, module)
     return default if key is None else pattern[key]
 
 

@@ -15,14 +15,14 @@ from cluster.policy.weights.tensor_files import Tensor, file_tensors, find_non_f
 
 _log = logging.getLogger(__name__)
 WEIGHTS = "adapter_model.safetensors"
-_ROOT = "base_model.model."
+_KEY_PREFIX = "base_model.model."
 """PEFT's prefix of the names of the base model's modules."""
-_WEIGHT = re.compile(rf"{re.escape(_ROOT)}(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_WRAPPERS = re.compile(r"^((?:language_)?model\.)+")
+_KEY_PATTERN = re.compile(rf"{re.escape(_KEY_PREFIX)}(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_FLOAT_KINDS = ("F64", "F32", "F16", "BF16")
+_WRAPPER_PREFIX = re.compile(r"^((?:language_)?model\.)+")
 """What a language model's layers are named below; transformers' versions differ in it, and vLLM maps it."""
-_LAYER = re.compile(r"layers\.(\d+)\.")
-_TOWERS = re.compile(r"(^|\.)(vision|visual|audio|speech|image|video)(_\w+)?\.")
+_LAYER_NUMBER = re.compile(r"layers\.(\d+)\.")
+_TOWER_NAMES = re.compile(r"(^|\.)(vision|visual|audio|speech|image|video)(_\w+)?\.")
 
 
 def check_adapter(
@@ -57,7 +57,7 @@ def check_adapter(
     if isinstance(base, Path) and bases is None:
         bases = {base.name: base}
     check_base_name(given, config.base, bases or {})
-    pairs = _pair(given, tensors)
+    pairs = _pair_matrices(given, tensors)
     served = base if isinstance(base, ServedModel) else ServedModel.of_folder(base)
     modules = None if served.tensors is None else _linear_modules(served.tensors)
     for module, (a, b) in sorted(pairs.items()):
@@ -65,7 +65,7 @@ def check_adapter(
             _check_module(given, module, a, b, modules)
         _check_pair(given, module, a, b, config, max_rank)
         _check_served(given, module, served, config)
-    _check_targets(given, config, pairs.keys(), modules, _layers(served))
+    _check_targets(given, config, pairs.keys(), modules, _count_layers(served))
     for name, tensor in tensors.items():
         if (found := find_non_finite(tensor)) is not None:
             raise UpdateRefused(f"{given} holds {found} in {name!r}; all its numbers must be finite")
@@ -87,11 +87,11 @@ def _read_tensors(adapter: Path, given: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _pair(given: str, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def _pair_matrices(given: str, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """The two low-rank matrices of each module; every tensor is one of them."""
     sides: dict[str, dict[str, Tensor]] = {}
     for name, tensor in sorted(tensors.items()):
-        found = _WEIGHT.fullmatch(name)
+        found = _KEY_PATTERN.fullmatch(name)
         if found is None:
             if ".lora_embedding_" in name or ".embed_tokens." in name:
                 raise UpdateRefused(
@@ -109,9 +109,9 @@ def _pair(given: str, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Ten
                 f"{given} is malformed: {name!r} has shape {tensor.shape}, and should have two dimensions "
                 "above 0 (weights that were saved while they were spread over several devices have not)"
             )
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in _FLOAT_KINDS:
             raise UpdateRefused(
-                f"{given} is malformed: {name!r} is of {tensor.dtype}; vLLM takes {', '.join(_FLOATS)}"
+                f"{given} is malformed: {name!r} is of {tensor.dtype}; vLLM takes {', '.join(_FLOAT_KINDS)}"
             )
         sides.setdefault(found["module"], {})[found["side"]] = tensor
     for module, has in sides.items():
@@ -144,7 +144,7 @@ def _check_pair(given: str, module: str, a: Tensor, b: Tensor, config: AdapterCo
 def _linear_modules(tensors: dict[str, TensorKind]) -> dict[str, list[int]]:
     """The shapes of all weights of linear modules, by the module's name without what it is named below."""
     return {
-        _WRAPPERS.sub("", name.removesuffix(".weight")): tensor.shape
+        _WRAPPER_PREFIX.sub("", name.removesuffix(".weight")): tensor.shape
         for name, tensor in tensors.items()
         if name.endswith(".weight") and len(tensor.shape) == 2
     }
@@ -152,7 +152,7 @@ def _linear_modules(tensors: dict[str, TensorKind]) -> dict[str, list[int]]:
 
 def _check_module(given: str, module: str, a: Tensor, b: Tensor, modules: dict[str, list[int]]) -> None:
     """Compares a pair of low-rank matrices with the weight that it is added to."""
-    name = _WRAPPERS.sub("", module)
+    name = _WRAPPER_PREFIX.sub("", module)
     if name == "lm_head" and name not in modules and "embed_tokens" in modules:
         name = "embed_tokens"  # which are the output weights, too
     elif name.endswith("embed_tokens"):
@@ -179,12 +179,12 @@ def _check_served(given: str, module: str, served: ServedModel, config: AdapterC
             f"{given} has use_rslora and adapts {module!r}: vLLM scales experts by lora_alpha / r even so; "
             "train without use_rslora, or without experts"
         )
-    if isinstance((served.config or {}).get("text_config"), dict) and _TOWERS.search(f"{module}."):
+    if isinstance((served.config or {}).get("text_config"), dict) and _TOWER_NAMES.search(f"{module}."):
         raise UpdateRefused(
             f"{given} adapts {module!r}, and vLLM adapts the language model alone: leave it out of "
             "target_modules (exclude_modules)"
         )
-    layers, found = _layers(served), _LAYER.match(_WRAPPERS.sub("", module))
+    layers, found = _count_layers(served), _LAYER_NUMBER.match(_WRAPPER_PREFIX.sub("", module))
     if layers is not None and found is not None and int(found[1]) >= layers:
         raise UpdateRefused(
             f"{given} adapts {module!r}, and the served model has {layers} layers, counted from 0"
@@ -207,14 +207,14 @@ def _check_targets(
             )
     if modules is None:
         return
-    known = {_WRAPPERS.sub("", module): module for module in adapted}
+    known = {_WRAPPER_PREFIX.sub("", module): module for module in adapted}
     wrapper = next(
         (full.removesuffix(name) for name, full in known.items() if name.startswith("layers.")), ""
     )
     lacking: list[str] = []
     adapts_experts = any(".experts." in name for name in known)
     for name in sorted(modules):
-        found = _LAYER.match(name)
+        found = _LAYER_NUMBER.match(name)
         if name in known or found is None or (layers is not None and int(found[1]) >= layers):
             continue
         if ".experts." in name and adapts_experts:
@@ -234,7 +234,7 @@ def _check_targets(
     _log.warning("%s%s: it is served without an effect there, as PEFT takes it", named, more)
 
 
-def _layers(served: ServedModel) -> int | None:
+def _count_layers(served: ServedModel) -> int | None:
     """How many layers the served language model has; None if that is not known."""
     config = served.config or {}
     text: Any = config.get("text_config")

@@ -11,11 +11,11 @@ from cluster.policy.weights.served_model import ServedModel, TensorKind, read_co
 from cluster.policy.weights.tensor_files import Tensor, find_non_finite, folder_tensors
 
 _HEAD, _EMBEDDINGS = "lm_head.weight", "embed_tokens.weight"
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOAT_KINDS = ("F64", "F32", "F16", "BF16")
 """Kinds of numbers that vLLM turns into the one that it computes with."""
-_COMPUTED = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias)$")
+_COMPUTED_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias)$")
 """Buffers that older checkpoints hold, and that every model computes by itself."""
-_LAYER = re.compile(
+_LAYER_NUMBER = re.compile(
     r"^(?:model\.|language_model\.|model\.language_model\.|language_model\.model\.)?layers\.(\d+)\."
 )
 """Of the language model; a vision tower counts its own."""
@@ -69,7 +69,7 @@ def _check_config(given: str, config: dict[str, Any], served: dict[str, Any]) ->
 def _check_tensors(
     given: str, tensors: dict[str, Tensor], served: dict[str, TensorKind], config: dict[str, Any]
 ) -> None:
-    missing = sorted(name for name in served.keys() - tensors.keys() if not _is_spare(name, config))
+    missing = sorted(name for name in served.keys() - tensors.keys() if not _is_unused(name, config))
     heads = [name for name in missing if _is_head(name)]
     if heads and is_tied(config):
         missing = [name for name in missing if name not in heads]
@@ -85,7 +85,7 @@ def _check_tensors(
         )
     for name, tensor in sorted(tensors.items()):
         if name not in served:
-            if not (_is_spare(name, config) or (_is_head(name) and _repeats_embeddings(name, tensors))):
+            if not (_is_unused(name, config) or (_is_head(name) and _repeats_embeddings(name, tensors))):
                 raise UpdateRefused(
                     f"{given} is of another architecture: the served model has no {name!r}"
                     + ("; its embeddings are its output weights" if _is_head(name) else "")
@@ -97,10 +97,10 @@ def _check_tensors(
                 f"model's {served[name].shape}"
             )
         right = served[name].dtype
-        if tensor.dtype != right and not (tensor.dtype in _FLOATS and right in _FLOATS):
+        if tensor.dtype != right and not (tensor.dtype in _FLOAT_KINDS and right in _FLOAT_KINDS):
             raise UpdateRefused(
                 f"{given} is of another architecture: {name!r} is of {tensor.dtype}, and the served model's "
-                f"of {right}; vLLM converts between {', '.join(_FLOATS)} only"
+                f"of {right}; vLLM converts between {', '.join(_FLOAT_KINDS)} only"
             )
     for head in filter(_is_head, tensors):
         if is_tied(config) and not _repeats_embeddings(head, tensors):
@@ -121,23 +121,23 @@ def _needs_head(tensors: dict[str, Tensor], config: dict[str, Any]) -> bool:
     return causal and f"model.{_EMBEDDINGS}" in tensors and is_tied(config) is False
 
 
-def _is_spare(name: str, config: dict[str, Any]) -> bool:
+def _is_unused(name: str, config: dict[str, Any]) -> bool:
     """Whether vLLM's model goes without a tensor: a buffer, or a layer that predicts tokens further on."""
-    if _COMPUTED.search(name) or name.startswith(("mtp.", "model.mtp.")):
+    if _COMPUTED_BUFFERS.search(name) or name.startswith(("mtp.", "model.mtp.")):
         return True
     text = config.get("text_config")
     layers = (text if isinstance(text, dict) else config).get("num_hidden_layers")  # pyright: ignore
-    found = _LAYER.search(name)
+    found = _LAYER_NUMBER.search(name)
     return found is not None and isinstance(layers, int) and int(found[1]) >= layers
 
 
 def _repeats_embeddings(head: str, tensors: dict[str, Tensor]) -> bool:
     """Whether a head holds the numbers of the embeddings, byte by byte; true where it has none."""
     embeddings = [tensor for name, tensor in tensors.items() if name.endswith(f".{_EMBEDDINGS}")]
-    return any(_are_equal(tensors[head], tensor) for tensor in embeddings) if embeddings else True
+    return any(_have_equal_bytes(tensors[head], tensor) for tensor in embeddings) if embeddings else True
 
 
-def _are_equal(one: Tensor, other: Tensor) -> bool:
+def _have_equal_bytes(one: Tensor, other: Tensor) -> bool:
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     left = one.end - one.begin

@@ -9,12 +9,12 @@ from cluster.cache import cache_dir
 from cluster.dataset.remote import is_uri, open_uri
 from cluster.errors import UpdateRefused
 
-_FILES = (".json", ".safetensors")
+_COPIED_SUFFIXES = (".json", ".safetensors")
 
 
 @contextmanager
-def fetched(place: str) -> Generator[Path]:
-    """A folder with the weights, for as long as it is open: they are copied on from there.
+def fetch_weights(place: str) -> Generator[Path]:
+    """Gives a folder with the weights for as long as it is open: they are copied on from there.
 
     Args:
         place: A folder, or the URI of one: `s3://bucket/path`, `gs://bucket/path`, or what else fsspec knows.
@@ -32,7 +32,7 @@ def fetched(place: str) -> Generator[Path]:
             files, folder = open_uri(place.rstrip("/"))
             for path in files.ls(folder, detail=False):
                 name = str(path).rstrip("/").rpartition("/")[2]
-                if name.endswith(_FILES):
+                if name.endswith(_COPIED_SUFFIXES):
                     files.get_file(path, f"{scratch}/{name}")
         except (ImportError, ValueError, OSError) as error:
             raise UpdateRefused(f"the weights {place} cannot be read: {error}") from error

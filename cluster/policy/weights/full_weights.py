@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import HTTPException
 
-from cluster.policy.weights.gate import Gate
+from cluster.policy.weights.gate import RequestLock
 from cluster.policy.weights.versions import VersionFolder
 from workers.cancellation import run_to_end
 
@@ -30,7 +30,7 @@ class FullWeights:
         self._seen = 0
         self._oldest = 0
         self._inside = Counter[int]()
-        self._gate = Gate()
+        self._gate = RequestLock()
         self._loading = asyncio.Lock()
 
     async def load(self, version: int) -> str | None:
@@ -43,7 +43,7 @@ class FullWeights:
             Exception: It has neither; the replica must go.
         """
         async with self._loading:
-            return await self._load(version)
+            return await self._load_version(version)
 
     async def catch_up(self, asked: int | None = None) -> None:
         """Loads the full weights in use, where this replica has others: it came up since, or meanwhile.
@@ -59,7 +59,7 @@ class FullWeights:
             return
         async with self._loading:  # of many requests that come at once, the first one has it loaded
             current = self._versions.current
-            if current.base > self.version and (refusal := await self._load(current.base)):
+            if current.base > self.version and (refusal := await self._load_version(current.base)):
                 raise RuntimeError(f"version {current.base} is in use, and does not load: {refusal}")
             self._seen = max(self._seen, current.version)
             self._oldest = max(self._oldest, current.oldest)
@@ -85,7 +85,7 @@ class FullWeights:
 
     @asynccontextmanager
     async def acting(self, asked: int | None) -> AsyncGenerator[int]:
-        """The version that acts for a request: what it asks for, if that is an adapter, else these weights.
+        """Holds the version that acts for a request: the adapter that it asks for, or these weights.
 
         Inside, they stay.
 
@@ -110,16 +110,16 @@ class FullWeights:
             finally:
                 self._inside[asked] -= 1
 
-    async def _load(self, version: int) -> str | None:
+    async def _load_version(self, version: int) -> str | None:
         if version:
             try:  # before requests have to wait
                 await asyncio.to_thread(self._versions.check_copy, version)
             except ValueError as error:
                 return str(error)
         async with self._gate.change():
-            return await run_to_end(self._exchange(version))
+            return await run_to_end(self._exchange_weights(version))
 
-    async def _exchange(self, version: int) -> str | None:
+    async def _exchange_weights(self, version: int) -> str | None:
         """To be done to its end: one that was broken off would leave weights that nobody can name."""
         try:
             await self._reload(version)

@@ -1,12 +1,12 @@
-"""Requests to a replica, and a change of its weights: never both at once."""
+"""The lock that keeps requests to a replica and a change of its weights apart."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
-class Gate:
-    """Lets any number of requests in, or one change. What waits for a change's end waits here.
+class RequestLock:
+    """A lock that any number of requests hold together, or one change of the weights alone.
 
     vLLM can pause by itself, and yet not say which weights an answer that comes at that moment is of.
     """
@@ -20,7 +20,7 @@ class Gate:
 
     @asynccontextmanager
     async def request(self) -> AsyncGenerator[None]:
-        """Inside, the weights do not change."""
+        """Holds the lock as a request: the weights do not change inside."""
         while not self._open.is_set():
             await self._open.wait()
         self._inside += 1
@@ -34,7 +34,7 @@ class Gate:
 
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[None]:
-        """Inside, no request is: those that were have ended, and new ones wait."""
+        """Holds the lock as a change: it waits for the requests inside to end, and new ones wait for it."""
         async with self._change:
             self._open.clear()
             try:

@@ -30,14 +30,14 @@ _TIMEOUT = 180.0
 """Seconds that a request of a probe, or PEFT's part of it, may take."""
 _TEXTS, _GIVEN, _SAMPLED = 3, 8, 24
 """Of the compared tokens: sequences, and in each the ids that are given and those that are sampled."""
-_CERTAIN = 0.05
+_MIN_TOLERANCE = 0.05
 """Nats a token by which two correct computations may always differ: vLLM may compute in bfloat16."""
 _OF_NOISE, _OF_EFFECT = 3.0, 0.15
 """They may differ by this many times what they differ by without the adapter, or by this share of what the
 adapter changes."""
-_ROOM = 1 << 30
+_PEFT_MEMORY = 1 << 30
 """Bytes that PEFT's process takes beside the model."""
-_NOT_ITS_KIND = ("base_model_name_or_path", "revision", "peft_version", "inference_mode", "lora_dropout")
+_KEYS_OUTSIDE_KIND = ("base_model_name_or_path", "revision", "peft_version", "inference_mode", "lora_dropout")
 _log = logging.getLogger(__name__)
 
 
@@ -76,24 +76,24 @@ class AdapterProbe:
         assert adapter is not None, f"version {version} was put there as an adapter"
         served = ServedModel.of_folder(versions.base_folder)
         texts = _random_texts(served)
-        self._score(texts[0][:_GIVEN], version, called)
-        kind = _kind_of(adapter)
+        self._score_text(texts[0][:_GIVEN], version, called)
+        kind = _adapter_kind(adapter)
         if self._when == "first" and kind in versions.current.proven:
             return
         base = versions.base_folder
-        why = None if base is None else _why_not_here(base)
+        why = None if base is None else _why_not_comparable(base)
         if base is None or why is not None:
             why = why or "the base model's weights are not on this machine"
             _log.warning("%s is not compared with what PEFT computes: %s", called, why)
             return
         began = time.monotonic()
-        if not self._compare(versions.current.base, base, adapter, version, called, texts):
+        if not self._compare_with_peft(versions.current.base, base, adapter, version, called, texts):
             return
         _log.info("%s was compared with what PEFT computes in %.1f s", called, time.monotonic() - began)
         if kind not in versions.current.proven:
             versions.set_proven(kind)
 
-    def _compare(
+    def _compare_with_peft(
         self, below: int, base: Path, adapter: Path, version: int, called: str, texts: list[list[int]]
     ) -> bool:
         """Whether it could be compared.
@@ -101,22 +101,22 @@ class AdapterProbe:
         Raises:
             UpdateRefused: It is served as something else.
         """
-        texts = [self._continue(text, version, called) for text in texts]
-        with_it = [score for text in texts for score in self._score(text, version, called)]
-        without = [score for text in texts for score in self._score(text, below, called)]
-        meant = _ask_peft(base, adapter, texts)
+        texts = [self._sample_continuation(text, version, called) for text in texts]
+        with_it = [score for text in texts for score in self._score_text(text, version, called)]
+        without = [score for text in texts for score in self._score_text(text, below, called)]
+        meant = _score_with_peft(base, adapter, texts)
         if "adapter" not in meant:
             told = meant["error"]
             if meant.get("stage") == "adapter":
                 raise UpdateRefused(f"{called}: PEFT does not load it: {told}")
             _log.warning("%s is not compared with what PEFT computes: %s", called, told)
             return False
-        off = _distances(with_it, meant["adapter"])
+        off = _mean_distances(with_it, meant["adapter"])
         noise, effect = (
-            _mean(_distances(without, meant["base"])),
-            _mean(_distances(meant["adapter"], meant["base"])),
+            _mean(_mean_distances(without, meant["base"])),
+            _mean(_mean_distances(meant["adapter"], meant["base"])),
         )
-        allowed = max(_CERTAIN, _OF_NOISE * noise, _OF_EFFECT * effect)
+        allowed = max(_MIN_TOLERANCE, _OF_NOISE * noise, _OF_EFFECT * effect)
         told = (
             f"its log-probabilities differ from PEFT's by {_mean(off):.3f} nats a token on average, "
             f"{max(off):.3f} at worst (the base model's alone by {noise:.3f}; the adapter changes them by "
@@ -129,7 +129,7 @@ class AdapterProbe:
         _log.info("%s: %s", called, told)
         return True
 
-    def _continue(self, text: list[int], version: int, called: str) -> list[int]:
+    def _sample_continuation(self, text: list[int], version: int, called: str) -> list[int]:
         """A text with what the adapter samples after it: where it changes most, it is seen most."""
         body = {
             "model": model_name(self._model, version),
@@ -140,10 +140,10 @@ class AdapterProbe:
             "ignore_eos": True,
             "return_token_ids": True,
         }
-        sampled: list[int] = self._ask(body, called)["token_ids"]
+        sampled: list[int] = self._request_completion(body, called)["token_ids"]
         return [*text[:_GIVEN], *sampled]
 
-    def _score(self, text: list[int], version: int, called: str) -> list[float]:
+    def _score_text(self, text: list[int], version: int, called: str) -> list[float]:
         """Log-probabilities of all ids but the first."""
         body = {
             "model": model_name(self._model, version),
@@ -152,7 +152,7 @@ class AdapterProbe:
             "temperature": 1.0,
             "prompt_logprobs": 0,
         }
-        given: list[Any] = self._ask(body, called)["prompt_logprobs"]
+        given: list[Any] = self._request_completion(body, called)["prompt_logprobs"]
         scores = [
             float(entry[str(token)]["logprob"]) for token, entry in zip(text[1:], given[1:], strict=True)
         ]
@@ -160,7 +160,7 @@ class AdapterProbe:
             raise UpdateRefused(f"{called}: the log-probabilities that it is served with are not finite")
         return scores
 
-    def _ask(self, body: dict[str, Any], called: str) -> Any:
+    def _request_completion(self, body: dict[str, Any], called: str) -> Any:
         try:
             return request_json(self._base_url, "completions", None, _TIMEOUT, body)["choices"][0]
         except urllib.error.HTTPError as error:
@@ -182,18 +182,18 @@ def _random_texts(served: ServedModel) -> list[list[int]]:
     return [[chance.randrange(3, most) for _ in range(_GIVEN + _SAMPLED)] for _ in range(_TEXTS)]
 
 
-def _kind_of(adapter: Path) -> str:
+def _adapter_kind(adapter: Path) -> str:
     """What adapters have in common that differ in their numbers alone: settings, names and shapes."""
     config: dict[str, Any] = json.loads((adapter / CONFIG).read_bytes())
     if isinstance(config.get("target_modules"), list):
         config["target_modules"] = sorted(config["target_modules"])
-    settings = {name: value for name, value in sorted(config.items()) if name not in _NOT_ITS_KIND}
+    settings = {name: value for name, value in sorted(config.items()) if name not in _KEYS_OUTSIDE_KIND}
     shapes = {name: [tensor.shape, tensor.dtype] for name, tensor in file_tensors(adapter / WEIGHTS).items()}
     text = json.dumps([settings, sorted(shapes.items())])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _why_not_here(base: Path) -> str | None:
+def _why_not_comparable(base: Path) -> str | None:
     """Why PEFT's part cannot be done on this machine; None if it can."""
     for package in ("peft", "transformers", "torch"):
         if importlib.util.find_spec(package) is None:
@@ -204,17 +204,17 @@ def _why_not_here(base: Path) -> str | None:
         return f"the base model's weights cannot be read: {error}"
     if not tensors:
         return "the base model's weights are not on this machine, or not as safetensors"
-    needed, free = 2 * _numbers(base) + _ROOM, free_memory()
+    needed, free = 2 * _count_numbers(base) + _PEFT_MEMORY, read_free_memory()
     if free < needed:
         return f"the base model takes {needed / 1e9:.1f} GB of memory here, and {free / 1e9:.1f} GB are free"
     return None
 
 
-def _numbers(base: Path) -> int:
+def _count_numbers(base: Path) -> int:
     return sum(math.prod(tensor.shape) for tensor in folder_tensors(base).values())
 
 
-def free_memory() -> float:
+def read_free_memory() -> float:
     """Bytes of memory that this process could still take: the machine's, or its control group's."""
     free = math.inf
     try:
@@ -235,9 +235,9 @@ def free_memory() -> float:
     return free
 
 
-def _ask_peft(base: Path, adapter: Path, texts: list[list[int]]) -> dict[str, Any]:
+def _score_with_peft(base: Path, adapter: Path, texts: list[list[int]]) -> dict[str, Any]:
     """Log-probabilities as PEFT computes them, from a process of its own."""
-    wide = free_memory() > 4 * _numbers(base) + _ROOM
+    wide = read_free_memory() > 4 * _count_numbers(base) + _PEFT_MEMORY
     asked = {"base": str(base), "adapter": str(adapter), "texts": texts, "wide": wide}
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
@@ -260,7 +260,7 @@ def _ask_peft(base: Path, adapter: Path, texts: list[list[int]]) -> dict[str, An
     return told
 
 
-def _distances(some: list[float], others: list[float]) -> list[float]:
+def _mean_distances(some: list[float], others: list[float]) -> list[float]:
     return [abs(a - b) for a, b in zip(some, others, strict=True)]
 
 

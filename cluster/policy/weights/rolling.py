@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from workers.cancellation import run_to_end
 
 
-async def roll(
+async def roll_out(
     replicas: Sequence[tuple[str, int]],
     load: Callable[[str, int], Awaitable[str | None]],
     version: int,

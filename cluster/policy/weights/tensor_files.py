@@ -11,7 +11,7 @@ import numpy as np
 
 INDEX = "model.safetensors.index.json"
 """Of a checkpoint in several files: names each tensor's file."""
-_BITS = {
+_BITS_PER_NUMBER = {
     "BOOL": 8,
     "U8": 8,
     "I8": 8,
@@ -31,7 +31,7 @@ _BITS = {
     "F64": 64,
     "C64": 64,
 }
-_BLOCK = 1 << 24
+_BLOCK_BYTES = 1 << 24
 """Bytes that are looked at in one go."""
 
 
@@ -105,13 +105,13 @@ def file_tensors(file: Path) -> dict[str, Tensor]:
         if not 0 < length <= size - 8:
             raise ValueError(f"{file.name} is no safetensors file")
         try:
-            header = _object_without_doubles(opened.read(length), file)
+            header = _parse_without_duplicates(opened.read(length), file)
         except RecursionError as error:
             raise ValueError(f"{file.name} is no safetensors file") from error
     header.pop("__metadata__", None)
     start = 8 + length
     try:
-        tensors = {name: _tensor(name, entry, file, start) for name, entry in header.items()}
+        tensors = {name: _make_tensor(name, entry, file, start) for name, entry in header.items()}
     except (TypeError, KeyError, IndexError) as error:
         raise ValueError(f"{file.name} is no safetensors file") from error
     end = max((tensor.end for tensor in tensors.values()), default=start)
@@ -139,8 +139,8 @@ def find_non_finite(tensor: Tensor) -> str | None:
         opened.seek(tensor.begin)
         left = tensor.end - tensor.begin
         while left:
-            block = np.frombuffer(opened.read(min(left, _BLOCK)), kind)
-            left -= min(left, _BLOCK)
+            block = np.frombuffer(opened.read(min(left, _BLOCK_BYTES)), kind)
+            left -= min(left, _BLOCK_BYTES)
             if tensor.dtype == "BF16":
                 # The upper half of a float32: the exponent's eight bits are all set.
                 bad = block[(block & 0x7F80) == 0x7F80]
@@ -163,7 +163,7 @@ def first_numbers(tensor: Tensor, count: int) -> "np.ndarray[Any, np.dtype[np.fl
     """The first numbers of a tensor as float32; None where they are of a kind that numpy cannot read."""
     if tensor.dtype not in ("F16", "BF16", "F32", "F64"):
         return None
-    width = _BITS[tensor.dtype] // 8
+    width = _BITS_PER_NUMBER[tensor.dtype] // 8
     with tensor.file.open("rb") as opened:
         opened.seek(tensor.begin)
         raw = opened.read(min(tensor.end - tensor.begin, count * width))
@@ -173,7 +173,7 @@ def first_numbers(tensor: Tensor, count: int) -> "np.ndarray[Any, np.dtype[np.fl
     return np.frombuffer(raw, kind).astype(np.float32)
 
 
-def _object_without_doubles(text: bytes, file: Path) -> dict[str, Any]:
+def _parse_without_duplicates(text: bytes, file: Path) -> dict[str, Any]:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(pairs)
         if len(built) != len(pairs):
@@ -186,13 +186,13 @@ def _object_without_doubles(text: bytes, file: Path) -> dict[str, Any]:
     return cast(dict[str, Any], header)
 
 
-def _tensor(name: str, entry: Any, file: Path, start: int) -> Tensor:
+def _make_tensor(name: str, entry: Any, file: Path, start: int) -> Tensor:
     begin, end = entry["data_offsets"]
     shape, dtype = list(entry["shape"]), str(entry["dtype"])
     numbers = [begin, end, *shape]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise TypeError("a size is no whole number")
-    bits = _BITS.get(dtype)
+    bits = _BITS_PER_NUMBER.get(dtype)
     if begin > end or (bits is not None and (end - begin) * 8 != math.prod(shape) * bits):
         raise ValueError(
             f"{file.name} is no safetensors file: {name!r} has {end - begin} bytes, and shape "

@@ -13,16 +13,16 @@ from cluster.errors import UpdateRefused
 from cluster.policy.weights import adapters, checkpoints
 from cluster.policy.weights.served_model import ServedModel, read_config
 from cluster.policy.weights.tensor_files import weight_files
-from cluster.policy.weights.weights_copy import SUMS, check_copy, copy_weights
-from workers.policy.versions import name_of
+from cluster.policy.weights.weights_copy import CHECKSUM_FILE, check_copy, copy_weights
+from workers.policy.versions import version_name
 
 FOLDER_VARIABLE = "KUMITE_VERSIONS"
 """Tells replicas the folder. In it a version N is the folder `vN`."""
 Kind: TypeAlias = Literal["adapter", "checkpoint"]
 
 
-class Current(BaseModel):
-    """What is in use."""
+class CurrentVersion(BaseModel):
+    """The version that is in use."""
 
     version: int = 0
     """The version that new episodes act with."""
@@ -39,7 +39,7 @@ class Current(BaseModel):
 
 
 class VersionFolder:
-    """A deployment's versions.
+    """The folder of a deployment's weight versions.
 
     Args:
         path: The folder; it need not be there yet.
@@ -65,12 +65,12 @@ class VersionFolder:
         self.kept = kept
 
     @property
-    def current(self) -> Current:
-        """What is in use."""
+    def current(self) -> CurrentVersion:
+        """The version that is in use."""
         try:
-            return Current.model_validate_json((self.path / "current.json").read_bytes())
+            return CurrentVersion.model_validate_json((self.path / "current.json").read_bytes())
         except (FileNotFoundError, ValidationError):
-            return Current()
+            return CurrentVersion()
 
     @property
     def version(self) -> int:
@@ -96,18 +96,18 @@ class VersionFolder:
 
     def adapter(self, version: int) -> Path | None:
         """Folder of a version that is an adapter; None if it is none, or not here."""
-        folder = self.path / name_of(version)
+        folder = self.path / version_name(version)
         return folder if (folder / adapters.CONFIG).is_file() else None
 
     def checkpoint(self, version: int) -> Path | None:
         """Folder of a version's full weights; None if it has none here, as 0 has not."""
-        folder = self.path / name_of(version)
+        folder = self.path / version_name(version)
         return folder if (folder / checkpoints.CONFIG).is_file() else None
 
-    def put(
+    def add_version(
         self, weights: Path, version: int, called: str | None = None, served: ServedModel | None = None
     ) -> Kind:
-        """Checks new weights and copies them in; they are not in use before `use`.
+        """Checks new weights and copies them in; they are not in use before `use_version`.
 
         Args:
             weights: A LoRA adapter's folder as PEFT writes it, or a full checkpoint's as transformers does.
@@ -126,12 +126,12 @@ class VersionFolder:
             raise UpdateRefused(
                 f"version {version} is not above the policy's present one, {self.version}; versions only grow"
             )
-        kind = self._check(weights, called, served or ServedModel.of_folder(self.model))
-        target = self.path / name_of(version)
+        kind = self._check_weights(weights, called, served or ServedModel.of_folder(self.model))
+        target = self.path / version_name(version)
         fresh = self.path / f".{target.name}-{os.getpid()}"
         try:
-            digest = copy_weights(self._files(weights, kind), fresh)
-            self._claim(version, digest)
+            digest = copy_weights(self._list_files(weights, kind), fresh)
+            self._claim_number(version, digest)
             shutil.rmtree(target, ignore_errors=True)  # of an update that was refused half-way
             fresh.rename(target)
         except (OSError, ValueError) as error:
@@ -146,13 +146,13 @@ class VersionFolder:
         Raises:
             ValueError: They are not.
         """
-        check_copy(self.path / name_of(version))
+        check_copy(self.path / version_name(version))
 
     def oldest(self) -> int:
         """The oldest of the adapters that stay; 0 if there are none."""
         return min(self._adapters()[-(self.kept or 0) :], default=0)
 
-    def use(self, version: int, kind: Kind, busy: Collection[int] = ()) -> None:
+    def use_version(self, version: int, kind: Kind, busy: Collection[int] = ()) -> None:
         """Makes a version that was put there the present one; what can no longer act goes.
 
         Args:
@@ -163,23 +163,25 @@ class VersionFolder:
         before = self.current
         base = version if kind == "checkpoint" else before.base
         given = {number: digest for number, digest in before.given.items() if number > version}
-        current = Current(version=version, base=base, oldest=self.oldest(), given=given, proven=before.proven)
-        self._write(current)
+        current = CurrentVersion(
+            version=version, base=base, oldest=self.oldest(), given=given, proven=before.proven
+        )
+        self._write_current(current)
         if kind == "adapter":
-            gone = {name_of(old) for old in self._adapters() if old < current.oldest and old not in busy}
+            gone = {version_name(old) for old in self._adapters() if old < current.oldest and old not in busy}
         else:
-            gone = {folder.name for folder in self.path.glob("v*")} - {name_of(version)}
+            gone = {folder.name for folder in self.path.glob("v*")} - {version_name(version)}
         for name in gone:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def set_proven(self, kind: str) -> None:
         """Notes a kind of adapter that the deployment serves as PEFT means it."""
         current = self.current
-        self._write(current.model_copy(update={"proven": [*current.proven, kind]}))
+        self._write_current(current.model_copy(update={"proven": [*current.proven, kind]}))
 
     def drop(self, version: int) -> None:
         """Takes away a version that the deployment refused; its number stays that of these weights."""
-        shutil.rmtree(self.path / name_of(version), ignore_errors=True)
+        shutil.rmtree(self.path / version_name(version), ignore_errors=True)
 
     def clear(self) -> None:
         """Takes away all versions: the deployment is at the first one again, or gone."""
@@ -198,7 +200,7 @@ class VersionFolder:
         versions = sorted(int(name) for name in names if name.isdecimal())
         return [version for version in versions if self.adapter(version) is not None]
 
-    def _claim(self, version: int, digest: str) -> None:
+    def _claim_number(self, version: int, digest: str) -> None:
         """Gives weights their number, for ever."""
         current = self.current
         before = current.given.get(version, digest)
@@ -207,13 +209,13 @@ class VersionFolder:
                 f"version {version} was given for other weights before, which were not taken, and which "
                 f"replicas may hold under that number; the next number is {self.next_version}"
             )
-        self._write(current.model_copy(update={"given": {**current.given, version: digest}}))
+        self._write_current(current.model_copy(update={"given": {**current.given, version: digest}}))
 
-    def _write(self, current: Current) -> None:
+    def _write_current(self, current: CurrentVersion) -> None:
         with replacing(self.path / "current.json") as temporary:
             temporary.write_text(current.model_dump_json(), encoding="utf-8")
 
-    def _bases(self) -> Mapping[str, Path | None]:
+    def _list_base_names(self) -> Mapping[str, Path | None]:
         """What an adapter may call its base model, with the folder of each name, where it is here."""
         bases: dict[str, Path | None] = {name: self.model for name in self._names}
         if self.model is not None:
@@ -228,12 +230,12 @@ class VersionFolder:
             if isinstance(said, str) and said:
                 bases.setdefault(said, self.model)
         if bases and (base := self.current.base):
-            bases[str(self.path / name_of(base))] = self.checkpoint(base)
+            bases[str(self.path / version_name(base))] = self.checkpoint(base)
         return bases
 
-    def _check(self, weights: Path, called: str, served: ServedModel) -> Kind:
+    def _check_weights(self, weights: Path, called: str, served: ServedModel) -> Kind:
         if (weights / adapters.CONFIG).is_file():
-            adapters.check_adapter(weights, called, served, self.max_rank, self._bases())
+            adapters.check_adapter(weights, called, served, self.max_rank, self._list_base_names())
             return "adapter"
         if (weights / checkpoints.CONFIG).is_file():
             checkpoints.check_checkpoint(weights, called, served)
@@ -245,7 +247,7 @@ class VersionFolder:
             + "; give a LoRA adapter's folder or a full checkpoint's"
         )
 
-    def _files(self, weights: Path, kind: Kind) -> list[Path]:
+    def _list_files(self, weights: Path, kind: Kind) -> list[Path]:
         """What is copied: the files that were checked, and the settings beside them."""
         checked = [weights / adapters.WEIGHTS] if kind == "adapter" else weight_files(weights)
-        return sorted([*(file for file in weights.glob("*.json") if file.name != SUMS), *checked])
+        return sorted([*(file for file in weights.glob("*.json") if file.name != CHECKSUM_FILE), *checked])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-SUMS = "kumite-sums.json"
+CHECKSUM_FILE = "kumite-sums.json"
 """In the folder of each version: what was copied there."""
-_BLOCK = 1 << 24
+_BLOCK_BYTES = 1 << 24
 
 
 class CopiedFile(BaseModel):
@@ -47,7 +47,7 @@ def copy_weights(files: list[Path], target: Path) -> str:
         before = file.stat()
         hashed = hashlib.blake2b(digest_size=16)
         with file.open("rb") as source, (target / file.name).open("wb") as sink:
-            while block := source.read(_BLOCK):
+            while block := source.read(_BLOCK_BYTES):
                 hashed.update(block)
                 sink.write(block)
         after = file.stat()
@@ -55,7 +55,7 @@ def copy_weights(files: list[Path], target: Path) -> str:
             raise ValueError(f"{file.name} was written to meanwhile; give the folder once it is complete")
         copied[file.name] = CopiedFile(size=after.st_size, digest=hashed.hexdigest())
     weights = CopiedWeights(files=copied)
-    (target / SUMS).write_text(weights.model_dump_json(), encoding="utf-8")
+    (target / CHECKSUM_FILE).write_text(weights.model_dump_json(), encoding="utf-8")
     return weights.digest
 
 
@@ -66,23 +66,25 @@ def check_copy(folder: Path) -> None:
         ValueError: A file is missing, or is another.
     """
     try:
-        weights = CopiedWeights.model_validate_json((folder / SUMS).read_bytes())
+        weights = CopiedWeights.model_validate_json((folder / CHECKSUM_FILE).read_bytes())
     except FileNotFoundError:
         return
     except (OSError, ValidationError) as error:
-        raise ValueError(f"{folder / SUMS} cannot be read: {error}") from error
+        raise ValueError(f"{folder / CHECKSUM_FILE} cannot be read: {error}") from error
     for name, copied in weights.files.items():
         try:
-            same = (folder / name).stat().st_size == copied.size and _digest(folder / name) == copied.digest
+            same = (folder / name).stat().st_size == copied.size and _file_digest(
+                folder / name
+            ) == copied.digest
         except OSError as error:
             raise ValueError(f"{folder / name} cannot be read: {error}") from error
         if not same:
             raise ValueError(f"{folder / name} is not the file that was put there: its checksum differs")
 
 
-def _digest(file: Path) -> str:
+def _file_digest(file: Path) -> str:
     hashed = hashlib.blake2b(digest_size=16)
     with file.open("rb") as opened:
-        while block := opened.read(_BLOCK):
+        while block := opened.read(_BLOCK_BYTES):
             hashed.update(block)
     return hashed.hexdigest()

@@ -10,11 +10,11 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cluster.cli.debug import debug
+from cluster.cli.debug import play_debug_episode
 from cluster.cli.main import app
 from cluster.config.file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
-from cluster.observe.printed import note_printed, show_printed
+from cluster.observe.printed import log_episode_output, show_episode_output
 from tests.helpers.rollouts import played, rollout_worker, rows
 from tests.helpers.rollouts import spec as spec_of
 from workers.records import EpisodeRecord
@@ -117,7 +117,7 @@ def config_of(folder: Path, where: str, **policy: str) -> Path:
 
 def debugged(folder: Path, where: str, task: str | None = None) -> tuple[EpisodeRecord, str]:
     said = io.StringIO()
-    record = debug(load_config(config_of(folder, where)), Console(file=said, width=200), task)
+    record = play_debug_episode(load_config(config_of(folder, where)), Console(file=said, width=200), task)
     return record, said.getvalue()
 
 
@@ -165,7 +165,7 @@ def test_a_breakpoint_stops_on_the_main_thread(folder: Path, monkeypatch: pytest
 def test_without_a_deployment_it_says_what_to_do(folder: Path) -> None:
     config = load_config(config_of(folder, "nowhere", kind="vllm"))
     with pytest.raises(PolicyUnavailable, match="kumite policy up CONFIG"):
-        debug(config, Console(file=io.StringIO()))
+        play_debug_episode(config, Console(file=io.StringIO()))
 
 
 def test_command_exits_with_3_where_the_episode_fails(folder: Path) -> None:
@@ -184,9 +184,9 @@ def test_what_environment_and_toolset_print_is_logged_by_episode_and_shown_if_as
     ) as worker:
         [first, second] = played(worker, *(spec_of(row) for row in rows(worker)))
     said = io.StringIO()
-    show_printed(Console(file=said, width=200))
+    show_episode_output(Console(file=said, width=200))
     with caplog.at_level(logging.INFO, "cluster"):
-        note_printed(first)
+        log_episode_output(first)
     assert second.printed == first.printed == "set up by the environment\nsaid by the toolset\n"
     [line] = [record for record in caplog.records if record.name == "cluster.observe.printed"]
     assert "said by the toolset" in line.getMessage() and line.episode == first.episode_id  # pyright: ignore

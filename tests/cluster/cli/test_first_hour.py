@@ -13,13 +13,13 @@ from cluster.config.file import load_config
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session
 from cluster.errors import ConfigError, RunError
-from cluster.observe.tally import Tally
+from cluster.observe.tally import LiveTally
 from cluster.plan.resume import check_image
 from cluster.policy.models.description import describe_run
 from cluster.pool import images
-from cluster.run import _in_flight
+from cluster.run import _describe_in_flight
 from tests.cluster.synthetic import episode, result
-from workers.environments.arguments import checked
+from workers.environments.arguments import check_arguments
 from workers.environments.shell.environment import ShellArgs
 from workers.errors import EnvironmentLoadError
 from workers.sandbox.base import ToolsetSpec
@@ -54,7 +54,7 @@ def test_arguments_of_an_environment_are_corrected_in_the_same_words() -> None:
         EnvironmentLoadError,
         match=r"environment\.args\.max_turn: there is no such key; did you mean max_turns\?",
     ):
-        checked(ShellArgs, {"max_turn": 3})
+        check_arguments(ShellArgs, {"max_turn": 3})
 
 
 @pytest.mark.parametrize("job", [{"RAY_JOB_ID": "raysubmit_1"}, {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}])
@@ -79,8 +79,8 @@ def test_in_a_job_a_relative_output_is_refused(
 def test_what_an_error_about_an_own_image_advises_can_work() -> None:
     own = ToolsetSpec("notes", "notes:Notes", {})
     with pytest.raises(RunError, match=r"docker build -t notes:1 .*sandbox\.image: notes:1"):
-        images.image_of(own, SandboxSettings())
-    said = images._remedy(own, "notes:1")
+        images.resolve_image_tag(own, SandboxSettings())
+    said = images._suggest_remedy(own, "notes:1")
     assert "docker build -t notes:1" in said and "kumite images build" not in said
 
 
@@ -110,13 +110,13 @@ def test_check_fails_for_a_config_that_cannot_start(tmp_path: Path) -> None:
 
 
 def test_time_left_and_what_a_signal_drops_are_told() -> None:
-    tally = Tally(total=10)
+    tally = LiveTally(total=10)
     assert tally.seconds_left() is None
     tally.began -= 20
     tally.add(result(episode(0)))
     tally.add(result(episode(1)))
     assert tally.seconds_left() == pytest.approx(80, rel=0.2)
-    said = _in_flight(7, 10.0)
+    said = _describe_in_flight(7, 10.0)
     assert "the 7 in flight have 10 s" in said and "--drain SECONDS" in said and "--resume" in said
 
 
@@ -150,9 +150,9 @@ def test_own_shell_tasks_are_validated_and_mistakes_in_hidden_tests_named(
     assert said.exit_code == 0 and "1 of 1 tasks" in said.stdout
     tests = tmp_path / "twice" / "tests.py"
     tests.write_text(tests.read_text().replace("number) ==", "numbr) =="))
-    from workers.environments.shell.dataset import shell_task
+    from workers.environments.shell.dataset import make_shell_task
 
-    shell_task.cache_clear()
+    make_shell_task.cache_clear()
     said = invoke("tasks", "twice.yaml", "--validate", *WITHOUT_DOCKER)
     assert said.exit_code == 1
     assert "test_numbers uses numbr, which is nowhere defined" in " ".join(said.stdout.split())

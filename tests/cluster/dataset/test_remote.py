@@ -18,7 +18,7 @@ from cluster.dataset.durable import lock_folder
 from cluster.dataset.remote import RemoteFolder, open_uri
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError, RunError
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from tests.cluster.synthetic import episode, result
 
 
@@ -47,7 +47,7 @@ async def test_the_copy_is_the_run(uri, tmp_path, monkeypatch):
     await play(RemoteFolder(uri), range(10))
     on_another_machine(tmp_path, monkeypatch)
     there = RemoteFolder(uri).fetch()
-    assert len(episode_statuses(there)) == summarise(there).finished == 10
+    assert len(episode_statuses(there)) == summarise_run(there).finished == 10
     file_system, root = fsspec.url_to_fs(uri)
     assert len(file_system.glob(f"{root}/episodes/*.parquet")) == 3
 
@@ -149,7 +149,7 @@ async def test_a_copy_still_under_way_at_the_end_takes_nothing_away(uri, tmp_pat
         asyncio.get_running_loop().call_later(0.3, goes_on.set)
     await asyncio.get_running_loop().shutdown_default_executor()  # as at the end of a run
     on_another_machine(tmp_path, monkeypatch)
-    assert summarise(RemoteFolder(uri).fetch()).finished == 1
+    assert summarise_run(RemoteFolder(uri).fetch()).finished == 1
 
 
 async def test_a_segment_compacted_during_a_copy_is_in_it_nonetheless(uri, tmp_path, monkeypatch):

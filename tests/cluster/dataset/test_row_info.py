@@ -9,7 +9,7 @@ from cluster.config.file import load_config
 from cluster.errors import ConfigError
 from cluster.plan.plan import Plan, load_plan
 from cluster.plan.resume import order_seed
-from cluster.plan.tasks import select
+from cluster.plan.tasks import select_tasks
 from tests.helpers.loop_engine import Tasks, config_of
 
 ENVIRONMENT = """
@@ -38,14 +38,14 @@ def written(folder: Path, args: str, more: str = "") -> Path:
 
 def test_an_empty_dataset_with_a_column_of_ids_selects_no_task(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="they select no task at all"):
-        select(load_config(written(tmp_path, "{tasks: 0}")))
+        select_tasks(load_config(written(tmp_path, "{tasks: 0}")))
 
 
 @pytest.mark.parametrize("text", ["easy", "", "[1]", "3", '"x"', "{"])
 def test_info_that_is_text_but_no_json_object_is_named(tmp_path: Path, text: str) -> None:
     config = load_config(written(tmp_path, f"{{tasks: 2, text: {text!r}}}"))
     with pytest.raises(ConfigError, match=r"`info` of row 0 of .*rows_environment\.py's dataset is the text"):
-        select(config)
+        select_tasks(config)
 
 
 @pytest.mark.parametrize("info", [[1], 3, "[]"])
@@ -70,6 +70,6 @@ def test_info_that_is_an_object_its_text_or_nothing_is_taken(info: Any) -> None:
 )
 def test_tasks_are_listed_in_the_order_of_the_run_that_follows(tmp_path: Path, more: str) -> None:
     config = load_config(written(tmp_path, "{tasks: 50}", more))
-    shown = [task.task_id for task in select(config).tasks]
+    shown = [task.task_id for task in select_tasks(config).tasks]
     _, plan = load_plan(config, "mine-20260101-000000", order_seed(tmp_path / "run", config))
     assert [str(row["example_id"]) for row in plan.rows()] == shown

@@ -8,9 +8,9 @@ pytestmark = pytest.mark.vllm
 def test_requests_whose_grammar_is_not_ready_wait_like_the_others():
     stats = pytest.importorskip("vllm.v1.metrics.stats")
     config = pytest.importorskip("vllm.config")
-    from cluster.policy.vllm.engine import Counts
+    from cluster.policy.vllm.engine import EngineStepCounts
 
-    counts = Counts(config.VllmConfig())
+    counts = EngineStepCounts(config.VllmConfig())
     counts.record(
         stats.SchedulerStats(num_running_reqs=4, num_waiting_reqs=1, num_skipped_waiting_reqs=27), None
     )

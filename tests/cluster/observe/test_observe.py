@@ -216,6 +216,6 @@ def test_stragglers_are_named_oldest_first(monkeypatch):
     progress.ended(spec(9), ended(episode(9)))  # it took 15 s
     now += 58
     assert progress._tally.stragglers() == [("t1", 63.0)]
-    assert "stragglers 1 (t1 for 1:03)" in progress._line()
+    assert "stragglers 1 (t1 for 1:03)" in progress._progress_line()
     progress.returned([spec(1)])
     assert progress._tally.stragglers() == []

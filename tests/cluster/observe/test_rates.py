@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from cluster.observe.rates import ScoreRow, Scores, mode_of, wilson
+from cluster.observe.rates import ScoreRow, Scores, episode_mode, wilson_rate
 
 
 @pytest.mark.parametrize(
@@ -18,24 +18,24 @@ from cluster.observe.rates import ScoreRow, Scores, mode_of, wilson
     ],
 )
 def test_interval_is_wilsons(successes: int, episodes: int, low: float, high: float):
-    rate = wilson(successes, episodes)
+    rate = wilson_rate(successes, episodes)
     assert (rate.value, rate.episodes) == (successes / episodes, episodes)
     assert (rate.low, rate.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
 def test_interval_ends_are_where_the_share_is_as_unlikely_as_5_percent():
     for successes, episodes in product(range(8), [7, 20, 1000]):
-        rate = wilson(min(successes, episodes), episodes)
+        rate = wilson_rate(min(successes, episodes), episodes)
         for end in {rate.low, rate.high} - {0.0, 1.0}:
             deviation = abs(rate.value - end) / (end * (1 - end) / episodes) ** 0.5
             assert deviation == pytest.approx(1.959964, abs=1e-6)
 
 
 def test_modes_are_told_by_their_labels():
-    assert mode_of(None, None, None, None) is None
-    assert mode_of("slack", "user_task_0", None, None) == "benign"
-    assert mode_of("slack", "user_task_0", "injection_task_1", "direct") == "attack"
-    assert mode_of("slack", None, "injection_task_1", None) == "injection"
+    assert episode_mode(None, None, None, None) is None
+    assert episode_mode("slack", "user_task_0", None, None) == "benign"
+    assert episode_mode("slack", "user_task_0", "injection_task_1", "direct") == "attack"
+    assert episode_mode("slack", None, "injection_task_1", None) == "injection"
 
 
 def ended(status: str = "finished", **labels: Any) -> dict[str, Any]:
@@ -56,10 +56,10 @@ def test_rates_are_per_suite_attack_and_injection_task():
         scores.add(ended(suite=suite, attack=attack, **pair), metrics)
     rows = scores.rows()
     whole = only(rows, suite=None, attack="direct", injection_task=None)
-    assert whole.utility == wilson(12, 12) and whole.attack_success == wilson(2, 12)
-    assert only(rows, suite="slack", attack="dos", injection_task=None).attack_success == wilson(1, 6)
+    assert whole.utility == wilson_rate(12, 12) and whole.attack_success == wilson_rate(2, 12)
+    assert only(rows, suite="slack", attack="dos", injection_task=None).attack_success == wilson_rate(1, 6)
     one = only(rows, suite="travel", attack="dos", injection_task="injection_task_2")
-    assert one.attack_success == wilson(1, 2)
+    assert one.attack_success == wilson_rate(1, 2)
     by_task = [row.injection_task for row in rows if row.suite == "slack" and row.attack == "dos"]
     assert by_task == [None, "injection_task_1", "injection_task_2", "injection_task_10"]
 
@@ -69,7 +69,7 @@ def test_failed_episodes_are_counted_and_in_no_rate():
     scores.add(ended(suite="slack", user_task="user_task_0"), {"utility": 0.0})
     scores.add(ended("failed", suite="slack", user_task="user_task_0"), {"utility": 1.0})
     row = only(scores.rows(), suite="slack")
-    assert (row.finished, row.failed, row.utility) == (1, 1, wilson(0, 1))
+    assert (row.finished, row.failed, row.utility) == (1, 1, wilson_rate(0, 1))
 
 
 def test_what_is_no_share_has_no_rate():

@@ -10,8 +10,8 @@ from cluster.cli.main import app
 from cluster.dataset.conditions import matching_rows, parse_conditions
 from cluster.dataset.episodes import find_record
 from cluster.errors import ConfigError
-from cluster.observe.conversation import episode_lines
-from cluster.observe.printing import table_lines, visible
+from cluster.observe.conversation import render_episode
+from cluster.observe.printing import escape_invisible, render_table
 from tests.cluster.synthetic import episode, failed_episode, full_step, write_segment
 from workers.records import EpisodeError, EpisodeRecord, FunctionCall, Message, ToolCall
 
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def said(record: EpisodeRecord) -> str:
-    return "\n".join(f"{' ' * line.indent}{line.text}" for line in episode_lines(record))
+    return "\n".join(f"{' ' * line.indent}{line.text}" for line in render_episode(record))
 
 
 def test_a_conversation_has_calls_their_results_and_errors_and_rewards() -> None:
@@ -137,7 +137,7 @@ def test_the_command_lists_and_shows(run: Path) -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 140, None])
 def test_a_table_keeps_its_first_columns_whole(width: int | None) -> None:
-    lines = table_lines({"id": ["a" * 30, "b"], "prompt": ["p" * 200, "日本" * 60]}, width)
+    lines = render_table({"id": ["a" * 30, "b"], "prompt": ["p" * 200, "日本" * 60]}, width)
     assert any("a" * 30 in line for line in lines)
     if width is None:
         assert any("p" * 200 in line for line in lines)
@@ -146,6 +146,6 @@ def test_a_table_keeps_its_first_columns_whole(width: int | None) -> None:
 
 
 def test_white_space_is_made_visible_where_it_is_all_there_is() -> None:
-    assert visible(" \t\n") == "·→⏎"
-    assert visible("a b") == "a b"
-    assert visible("\x1b[2J\u202e") == "\\x1b[2J\\u202e"
+    assert escape_invisible(" \t\n") == "·→⏎"
+    assert escape_invisible("a b") == "a b"
+    assert escape_invisible("\x1b[2J\u202e") == "\\x1b[2J\\u202e"

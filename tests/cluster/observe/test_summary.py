@@ -7,9 +7,9 @@ from rich.console import Console
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import Manifest, ManifestError, write_manifest
 from cluster.observe.failure_groups import FailureGroup
-from cluster.observe.rates import ScoreRow, wilson
-from cluster.observe.summary import Seconds, Summary, SummaryRow, summarise, write_summary
-from cluster.observe.summary_view import render
+from cluster.observe.rates import ScoreRow, wilson_rate
+from cluster.observe.summary import Seconds, Summary, SummaryRow, summarise_run, write_summary
+from cluster.observe.summary_view import render_summary
 from tests.cluster.synthetic import bare_step, episode, failed_episode, line, result, write_segment
 from workers.records import EpisodeError, EpisodeRecord, Timings, Usage
 
@@ -44,7 +44,9 @@ FAILED = {record.episode_id: record.error for record in EPISODES if record.error
 
 @pytest.mark.parametrize("journalled", [0, 3, 7])
 async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalled: int):
-    summary = summarise(await run_of(tmp_path, EPISODES, journalled=journalled), planned=9, wall_seconds=3.5)
+    summary = summarise_run(
+        await run_of(tmp_path, EPISODES, journalled=journalled), planned=9, wall_seconds=3.5
+    )
     assert summary == Summary(
         run_id="run-1",
         environment="agentdojo",
@@ -97,7 +99,9 @@ def scored(
     **rates: tuple[int, int],
 ) -> ScoreRow:
     """A row of scores; each rate is given as successes of episodes."""
-    found = {name: wilson(*rates[name]) if name in rates else None for name in ("utility", "attack_success")}
+    found = {
+        name: wilson_rate(*rates[name]) if name in rates else None for name in ("utility", "attack_success")
+    }
     labels = {"suite": suite, "mode": mode, "attack": attack, "injection_task": injection_task}
     return ScoreRow.model_validate({**labels, "finished": finished, "failed": failed, **found})
 
@@ -116,7 +120,7 @@ def row(
 
 async def test_error_is_never_a_score(tmp_path: Path):
     scored_failure = failed_episode(1, reward=1.0, metrics=metrics(1.0, 1.0), **ATTACK)
-    summary = summarise(await run_of(tmp_path, [scored_failure]))
+    summary = summarise_run(await run_of(tmp_path, [scored_failure]))
     assert (summary.reward, summary.metrics, summary.seconds) == (None, {}, {})
     assert summary.rows == [row("banking", "attack", 1, 1)]
     assert [(one.finished, one.failed, one.utility, one.attack_success) for one in summary.scores] == 3 * [
@@ -127,7 +131,7 @@ async def test_error_is_never_a_score(tmp_path: Path):
 async def test_environment_without_suites_is_one_row(tmp_path: Path):
     changes = {"environment": "counting", "suite": None, "user_task": None, "metrics": '{"exact": 0.5}'}
     records = [episode(number, **changes) for number in range(3)]
-    summary = summarise(await run_of(tmp_path, records))
+    summary = summarise_run(await run_of(tmp_path, records))
     assert summary.rows == [row("counting", None, 3, 0, reward=1.0)]
     assert summary.metrics == {"exact": 0.5}
     assert summary.scores == []
@@ -136,7 +140,7 @@ async def test_environment_without_suites_is_one_row(tmp_path: Path):
 async def test_seconds_are_those_of_finished_episodes(tmp_path: Path):
     records = [episode(number, timings=Timings(total=float(number))) for number in range(101)]
     records.append(failed_episode(101, timings=Timings(total=1000.0)))
-    total = summarise(await run_of(tmp_path, records)).seconds["total"]
+    total = summarise_run(await run_of(tmp_path, records)).seconds["total"]
     assert (total.mean, total.p50, total.p95) == (50.0, 50.0, 95.0)
 
 
@@ -145,7 +149,7 @@ async def test_planned_and_wall_time_come_from_the_manifest(tmp_path: Path):
         await dataset.set_planned(4)
         await dataset.append(result(episode(0)))
         await dataset.commit(wall_seconds=0.5)
-    summary = summarise(tmp_path)
+    summary = summarise_run(tmp_path)
     assert (summary.planned, summary.wall_seconds, summary.episodes_per_second) == (4, 0.5, 2.0)
 
 
@@ -154,22 +158,22 @@ def test_run_at_work_is_summarised_up_to_its_torn_tail(tmp_path: Path):
     segment = write_segment(tmp_path / "journal" / "000001.jsonl", [episode(0, steps=[bare_step(0, True)])])
     with segment.open("ab") as file:
         file.write(line(episode(1).model_dump_json())[:-10])
-    assert summarise(tmp_path).finished == 1
+    assert summarise_run(tmp_path).finished == 1
 
 
 async def test_run_without_episodes_has_a_summary(tmp_path: Path):
-    summary = summarise(await run_of(tmp_path, []), wall_seconds=1.0)
+    summary = summarise_run(await run_of(tmp_path, []), wall_seconds=1.0)
     assert (summary.environment, summary.finished, summary.rows) == (None, 0, [])
     assert "no episode has ended" in shown(summary)
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(ManifestError, match="holds no run"):
-        summarise(tmp_path)
+        summarise_run(tmp_path)
 
 
 async def test_written_summary_reads_back(tmp_path: Path):
-    summary = summarise(await run_of(tmp_path, EPISODES))
+    summary = summarise_run(await run_of(tmp_path, EPISODES))
     path = write_summary(tmp_path, summary)
     assert path == tmp_path / "summary.json"
     assert Summary.model_validate_json(path.read_bytes()) == summary
@@ -178,13 +182,13 @@ async def test_written_summary_reads_back(tmp_path: Path):
 def shown(summary: Summary) -> str:
     console = Console(width=110)
     with console.capture() as capture:
-        console.print(render(summary))
+        console.print(render_summary(summary))
     return capture.get()
 
 
 async def test_view_shows_scores_failures_and_times(tmp_path: Path):
     records = [*EPISODES, episode(7, usage=Usage(prompt_tokens=1_000_000), metrics='{"turns": 2.0}')]
-    text = shown(summarise(await run_of(tmp_path, records), planned=9, wall_seconds=4.0))
+    text = shown(summarise_run(await run_of(tmp_path, records), planned=9, wall_seconds=4.0))
     assert "8 of 9 episodes: 6 finished, 2 failed (policy 1, setup 1)" in text
     assert "1,000,070 prompt tokens, 14 sampled; 4.0 s, 2.00 episodes/s" in text
     lines = [text_line.split() for text_line in text.splitlines()]
@@ -196,13 +200,13 @@ async def test_view_shows_scores_failures_and_times(tmp_path: Path):
 
 async def test_view_of_an_environment_without_suites_has_no_columns_of_those_that_have(tmp_path: Path):
     changes = {"environment": "shell", "suite": None, "user_task": None, "metrics": '{"solved": 0.5}'}
-    text = shown(summarise(await run_of(tmp_path, [episode(0, **changes), episode(1, **changes)])))
+    text = shown(summarise_run(await run_of(tmp_path, [episode(0, **changes), episode(1, **changes)])))
     assert ["environment", "episodes", "failed", "reward"] in [line.split() for line in text.splitlines()]
     assert "metrics: solved 0.500" in text
 
 
 async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_task(tmp_path: Path):
-    text = shown(summarise(await run_of(tmp_path, EPISODES)))
+    text = shown(summarise_run(await run_of(tmp_path, EPISODES)))
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
     benign = lines.index("benign")
     assert lines[benign + 1] == "suite of failed utility"

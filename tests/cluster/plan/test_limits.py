@@ -7,10 +7,10 @@ import pytest
 
 from cluster.config import RunConfig
 from cluster.dataset.run_folder import Target
-from cluster.dataset.sequences import Sequence, Written
+from cluster.dataset.sequences import Sequence, SequenceFileSummary
 from cluster.errors import ConfigError
 from cluster.plan.limits import describe_left_out, limit_order
-from cluster.plan.resume import FREE, resumable_config
+from cluster.plan.resume import CHANGEABLE_KEYS, resumable_config
 
 
 def row(number: int, suite: str | None, attack: str | None) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def test_what_a_limit_leaves_out_is_said() -> None:
 def test_keys_that_may_change_are_in_the_docs_and_in_the_config() -> None:
     page = (Path(__file__).parents[3] / "docs" / "dataset.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- resume: keys -->")[2].partition("<!-- /resume: keys -->")[0]
-    for key in FREE:
+    for key in CHANGEABLE_KEYS:
         assert f"`{key}`" in listed
         assert key.split(".")[0] in RunConfig.model_fields
 
@@ -72,8 +72,8 @@ def sequence(group: str, number: int, advantage: float, split: str | None = "tra
     )
 
 
-def written(*sequences: Sequence) -> Written:
-    found = Written("grpo")
+def written(*sequences: Sequence) -> SequenceFileSummary:
+    found = SequenceFileSummary("grpo")
     for each in sequences:
         found.add(each)
     return found
@@ -116,4 +116,4 @@ def test_a_resumption_that_is_refused_says_which_keys_may_change(tmp_path: Path)
         resumable_config(tmp_path / "run", RunConfig.model_validate({**fields, "samples": 3}))
     said = str(refused.value)
     assert "these keys may not change when a run is resumed:\n  samples: was 1, is 3" in said
-    assert f"These keys may change: {', '.join(FREE)}." in said
+    assert f"These keys may change: {', '.join(CHANGEABLE_KEYS)}." in said

@@ -13,14 +13,14 @@ from cluster.config import RunConfig
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import load_manifest, manifest_path
-from cluster.ending import in_turns
+from cluster.ending import run_in_turns
 from cluster.errors import ConfigError
 from cluster.observe.progress import Progress
 from cluster.plan.plan import Plan
 from cluster.plan.resume import check_tasks, note_tasks, order_seed
 from cluster.plan.task_list import TaskList
 from cluster.pool.worker_pool import WorkerPool
-from cluster.run import _left
+from cluster.run import _find_remaining_work
 from tests.helpers.loop_engine import Stage, Tasks, config_of, stage_engine
 from workers.records import episode_id
 
@@ -160,7 +160,7 @@ async def test_what_an_earlier_process_left_is_worked_out_in_turns_and_without_r
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    left = await in_turns(_left(plan, statuses, False))
+    left = await run_in_turns(_find_remaining_work(plan, statuses, False))
     assert turns >= 2 * 6400 / 64, "at which a signal would have been heard"
     assert tasks.read == 0
     assert len(left.surplus) == 2 * 6399 and not left.begun

@@ -8,7 +8,7 @@ import yaml
 from cluster.cli import main as cli
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
-from cluster.plan.tasks import Selection, render, select
+from cluster.plan.tasks import Selection, render_selection, select_tasks
 
 BANKING = {"suites": ["banking"], "user_tasks": ["user_task_0", "user_task_3"]}
 
@@ -19,7 +19,7 @@ def config(args: dict[str, Any], **fields: Any) -> RunConfig:
 
 
 def shown(args: dict[str, Any], width: int | None = None, **fields: Any) -> str:
-    return "\n".join(line.text for line in render(select(config(args, **fields)), width))
+    return "\n".join(line.text for line in render_selection(select_tasks(config(args, **fields)), width))
 
 
 def test_tasks_are_listed_with_suite_injection_prompt_and_difficulty():
@@ -41,7 +41,7 @@ def test_tasks_are_listed_with_suite_injection_prompt_and_difficulty():
 
 
 def test_whole_benchmark_is_counted():
-    selection = select(config({"mode": ["benign", "attack", "injection"], "attack": "direct"}))
+    selection = select_tasks(config({"mode": ["benign", "attack", "injection"], "attack": "direct"}))
     modes = [task.mode for task in selection.tasks]
     assert [modes.count(mode) for mode in ("benign", "attack", "injection")] == [97, 949, 35]
     assert len({task.task_id for task in selection.tasks}) == 97 + 949 + 35
@@ -54,7 +54,7 @@ def test_denial_of_service_takes_one_injection_task_whatever_is_named():
         "attack_model": "local",
         "injection_tasks": ["injection_task_3"],
     }
-    selection = select(config(args))
+    selection = select_tasks(config(args))
     assert len(selection.tasks) == 97
     assert {(task.suite, task.injection_task) for task in selection.tasks} == {
         ("workspace", "injection_task_0"),
@@ -65,9 +65,10 @@ def test_denial_of_service_takes_one_injection_task_whatever_is_named():
 
 
 def test_limit_and_shuffle_apply():
-    everything = [task.task_id for task in select(config({"suites": ["slack"]})).tasks]
+    everything = [task.task_id for task in select_tasks(config({"suites": ["slack"]})).tasks]
     some = [
-        task.task_id for task in select(config({"suites": ["slack"]}, limit=5, shuffle=True, seed=1)).tasks
+        task.task_id
+        for task in select_tasks(config({"suites": ["slack"]}, limit=5, shuffle=True, seed=1)).tasks
     ]
     assert len(some) == 5 and some != everything[:5] and set(some) < set(everything)
 
@@ -101,7 +102,7 @@ def test_environment_of_ones_own_is_listed_by_task_id(tmp_path: Path):
     own = RunConfig.model_validate(
         {"environment": {"id": str(environment), "args": {"tasks": 3}}, "policy": {"kind": "oracle"}}
     )
-    selection = select(own)
+    selection = select_tasks(own)
     assert [(task.task_id, task.suite, task.mode) for task in selection.tasks] == [
         ("0", None, None),
         ("1", None, None),
@@ -114,7 +115,7 @@ def test_a_split_selects_its_own_tasks():
     def select_of(split: str) -> Selection:
         environment = Path(__file__).resolve().parents[3] / "examples" / "short_answers.py"
         fields = {"environment": {"id": str(environment), "split": split}, "policy": {"kind": "oracle"}}
-        return select(RunConfig.model_validate(fields))
+        return select_tasks(RunConfig.model_validate(fields))
 
     train, held_out = select_of("train"), select_of("eval")
     assert (train.split, held_out.split) == ("train", "eval")
@@ -122,7 +123,7 @@ def test_a_split_selects_its_own_tasks():
     assert not {task.task_id for task in train.tasks} & {task.task_id for task in held_out.tasks}
     with pytest.raises(ConfigError, match=r"environment\.split: got 'train', and agentdojo has no training"):
         environment = {"id": "agentdojo", "args": BANKING, "split": "train"}
-        select(RunConfig.model_validate({"environment": environment, "policy": {"kind": "oracle"}}))
+        select_tasks(RunConfig.model_validate({"environment": environment, "policy": {"kind": "oracle"}}))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_split_selects_its_own_tasks():
 )
 def test_bad_argument_is_one_error_that_names_it(args: dict[str, Any], field: str, says: str):
     with pytest.raises(ConfigError) as raised:
-        select(config(args))
+        select_tasks(config(args))
     assert f"environment.args.{field}" in str(raised.value)
     assert says in str(raised.value)
 
@@ -164,7 +165,7 @@ def test_bad_argument_is_one_error_that_names_it(args: dict[str, Any], field: st
 def test_attack_takes_the_policys_own_name_where_agentdojo_knows_it():
     args = {**BANKING, "mode": "attack", "attack": "important_instructions"}
     known = {"kind": "endpoint", "base_url": "http://127.0.0.1:1/v1", "model": "gpt-4o-2024-05-13"}
-    tasks = select(config(args, policy=known)).tasks
+    tasks = select_tasks(config(args, policy=known)).tasks
     assert tasks[0].task_id.endswith("/important_instructions/gpt-4o-2024-05-13")
 
 
@@ -174,7 +175,7 @@ def test_ids_come_first_and_are_never_cut_at_any_width(width: int):
     text = shown({**args, "attack_model": "local"}, width, limit=60)
     lines = text.splitlines()
     ids = [line.split()[0] for line in lines if line.startswith("v1.2.2/")]
-    selected = select(config({**args, "attack_model": "local"}, limit=60)).tasks
+    selected = select_tasks(config({**args, "attack_model": "local"}, limit=60)).tasks
     assert ids == [task.task_id for task in selected]
     assert max(map(len, lines)) <= width
     assert not set(text) & set("─│┃━")
@@ -184,6 +185,6 @@ def test_ids_come_first_and_are_never_cut_at_any_width(width: int):
 
 def test_nothing_is_cut_in_a_pipe(tmp_path: Path):
     args = {"suites": ["travel"], "user_tasks": ["user_task_3"]}
-    (task,) = select(config(args)).tasks
+    (task,) = select_tasks(config(args)).tasks
     assert len(task.prompt) > 300
     assert " ".join(task.prompt.split()) in shown(args)

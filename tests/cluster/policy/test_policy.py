@@ -14,7 +14,7 @@ from cluster.errors import ConfigError, ModelUnavailable, PolicyUnavailable, Upd
 from cluster.policy import check_policy, open_policy, required_cpus
 from cluster.policy.endpoint import EndpointPolicyClient
 from cluster.policy.models import packaged_model
-from cluster.policy.models.models import Model, check_tools
+from cluster.policy.models.models import Model, check_template_shows_tools
 from cluster.policy.vllm import application, kept_policy
 from cluster.policy.vllm.cpu_precision import cpu_precision
 from cluster.policy.vllm.failure import engine_error, last_error
@@ -312,21 +312,21 @@ def test_there_is_nothing_to_bring_up_or_to_update_where_no_policy_is_kumites_ow
     monkeypatch.setenv("KUMITE_CACHE", str(tmp_path))
     config = RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}})
     with pytest.raises(ConfigError, match=r"policy\.kind is 'oracle', and there is nothing to bring up"):
-        kept_policy.up(config, print)
+        kept_policy.start_kept_policy(config, print)
     with pytest.raises(PolicyUnavailable, match="no policy is kept"):
-        kept_policy.update_kept(tmp_path, 1)
+        kept_policy.update_kept_policy(tmp_path, 1)
 
 
 def test_a_model_that_would_not_hear_of_the_tools_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     with pytest.raises(ModelUnavailable, match="its own chat template has no `tools`"):
-        check_tools(str(tmp_path), None)
+        check_template_shows_tools(str(tmp_path), None)
     (tmp_path / "chat_template.jinja").write_text("{{ tools }}{{ messages }}")
-    check_tools(str(tmp_path), None)
+    check_template_shows_tools(str(tmp_path), None)
     bare = tmp_path / "bare.jinja"
     bare.write_text("{{ messages }}")
     with pytest.raises(ModelUnavailable, match=r"policy\.chat_template is '.*bare\.jinja' has no `tools`"):
-        check_tools(str(tmp_path), bare)
+        check_template_shows_tools(str(tmp_path), bare)
     snapshot = tmp_path / "models--org--m" / "snapshots" / "c0ffee"
     snapshot.mkdir(parents=True)
     for name in ("config.json", "chat_template.jinja"):
@@ -335,9 +335,9 @@ def test_a_model_that_would_not_hear_of_the_tools_is_named(tmp_path: Path, monke
     (tmp_path / "models--org--m" / "refs" / "main").write_text("c0ffee")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelUnavailable, match="'org/m', and this environment has tools"):
-        check_tools("org/m", None)
-    check_tools("smollm2-135m", None)
-    check_tools("org/on-the-hub", None)
+        check_template_shows_tools("org/m", None)
+    check_template_shows_tools("smollm2-135m", None)
+    check_template_shows_tools("org/on-the-hub", None)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_an_adapter_of_another_model_is_refused_and_the_policy_serves_on(
 ):
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
     with pytest.raises(UpdateRefused, match="for another base model"):
-        kept_policy.update_kept(write_adapter(tmp_path / "adapter"), 1)
-    status = kept_policy.status()
+        kept_policy.update_kept_policy(write_adapter(tmp_path / "adapter"), 1)
+    status = kept_policy.read_policy_status()
     assert status is not None
     assert (status.state, status.version) == ("ready", 0)
 
@@ -104,8 +104,8 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
         return request_json(*request)
 
     with monkeypatch.context() as noting:
-        noting.setattr(deployment, "ask", told)
-        await asyncio.to_thread(kept_policy.update_kept, other, version + 1)
+        noting.setattr(deployment, "request_json", told)
+        await asyncio.to_thread(kept_policy.update_kept_policy, other, version + 1)
     assert running_at_load == [True], "it was checked and copied while the request ran"
     assert read_served_version() == version + 1
     model, ids, *_ = await in_flight
@@ -160,7 +160,7 @@ def test_of_a_version_that_has_gone_or_is_still_to_come_the_deployment_says_so(
         return 200
 
     for new in (version + 1, version + 2):
-        deployment.update(versions, url, str(adapter), new)
+        deployment.update_deployment(versions, url, str(adapter), new)
         assert status(new) == 200
     assert (status(version + 1), status(version + 2)) == (410, 200)
     assert versions.adapter(version + 1) is None

@@ -13,7 +13,7 @@ def engine(running: int, waiting: int, replicas: int = 1) -> EngineMetrics:
 def after(looks: list[EngineMetrics], in_flight: int, **settings: Any) -> Headroom:
     made = Headroom(**{"floor": 4, "ceiling": 128, **settings})
     for metrics in looks:
-        made.look(metrics, in_flight)
+        made.update_limit(metrics, in_flight)
     return made
 
 
@@ -37,7 +37,7 @@ def test_a_queue_that_is_gone_raises_the_limit_until_it_limits_nothing():
     made = after([engine(20, 40)] * 5, in_flight=70)
     limits = [made.limit]
     while made.limit is not None:
-        made.look(engine(20, 0), made.limit)
+        made.update_limit(engine(20, 0), made.limit)
         limits.append(made.limit)
     steps = limits[::5]
     assert steps == [32, 40, 50, 63, 79, 99, 124, None]
@@ -46,7 +46,7 @@ def test_a_queue_that_is_gone_raises_the_limit_until_it_limits_nothing():
 def test_a_short_queue_neither_lowers_nor_raises_it():
     made = after([engine(20, 40)] * 5, in_flight=70)
     for _ in range(20):
-        made.look(engine(20, 2), 32)
+        made.update_limit(engine(20, 2), 32)
     assert made.limit == 32
 
 
@@ -62,7 +62,7 @@ def test_the_batch_stays_full_and_is_found_again_when_it_grows():
         batch = 32 if second < 300 else 64
         running = min(batch, in_flight)
         assert running == batch or second >= 300
-        made.look(engine(running, in_flight - running), in_flight)
+        made.update_limit(engine(running, in_flight - running), in_flight)
         in_flight = max(in_flight - 1, min(128, made.limit or 128))
         if second == 299:
             assert in_flight <= 36

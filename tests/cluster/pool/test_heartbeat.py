@@ -12,8 +12,8 @@ from cluster.pool.ray_worker import RayWorker
 
 async def test_a_worker_that_does_not_answer_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[Any] = []
-    monkeypatch.setattr(ray_worker, "_BEAT_EVERY", 0.02)
-    monkeypatch.setattr(ray_worker, "_BEAT_TIMEOUT", 0.02)
+    monkeypatch.setattr(ray_worker, "_HEARTBEAT_INTERVAL", 0.02)
+    monkeypatch.setattr(ray_worker, "_HEARTBEAT_TIMEOUT", 0.02)
     monkeypatch.setattr(ray_worker.ray, "kill", killed.append)
 
     async def never() -> None:
@@ -22,12 +22,12 @@ async def test_a_worker_that_does_not_answer_is_killed(monkeypatch: pytest.Monke
     actor = SimpleNamespace(
         wait_for_stop=SimpleNamespace(remote=never), answers=SimpleNamespace(remote=never)
     )
-    assert "it has not answered for" in await RayWorker("worker-0001", actor).end()
+    assert "it has not answered for" in await RayWorker("worker-0001", actor).wait_for_end()
     assert killed == [actor]
 
 
 async def test_a_worker_that_answers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_worker, "_BEAT_EVERY", 0.01)
+    monkeypatch.setattr(ray_worker, "_HEARTBEAT_INTERVAL", 0.01)
     asked = 0
 
     async def answer() -> None:
@@ -41,4 +41,4 @@ async def test_a_worker_that_answers_is_left_alone(monkeypatch: pytest.MonkeyPat
     actor = SimpleNamespace(
         wait_for_stop=SimpleNamespace(remote=stopped), answers=SimpleNamespace(remote=answer)
     )
-    assert await RayWorker("worker-0001", actor).end() == "it was stopped"
+    assert await RayWorker("worker-0001", actor).wait_for_end() == "it was stopped"

@@ -30,7 +30,7 @@ class Worker:
         self.turns = turns
         self.go_on = asyncio.Event()
 
-    async def come_up(self) -> None: ...
+    async def wait_until_ready(self) -> None: ...
 
     async def play(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         [spec] = specs
@@ -45,7 +45,7 @@ class Worker:
 
     def set_version(self, version: int) -> None: ...
 
-    async def end(self) -> str:
+    async def wait_for_end(self) -> str:
         return await asyncio.get_running_loop().create_future()
 
     async def stop(self) -> None: ...

@@ -27,7 +27,7 @@ class Worker:
         self.dead = asyncio.get_running_loop().create_future()
         self.cancelled = []
 
-    async def come_up(self):
+    async def wait_until_ready(self):
         if self.cluster.fails > 0:
             self.cluster.fails -= 1
             raise WorkerFailed("no Docker engine answers")
@@ -46,7 +46,7 @@ class Worker:
     def cancel(self, episode_ids):
         self.cancelled += episode_ids
 
-    async def end(self):
+    async def wait_for_end(self):
         return str(await asyncio.shield(self.dead))
 
     def die(self, error=None):
@@ -80,7 +80,7 @@ async def pool_of(cluster, episodes, **config):
 
 
 async def play(pool, *unit):
-    return await pool.play(list(unit), await pool.seat(len(unit)))
+    return await pool.play(list(unit), await pool.acquire_seat(len(unit)))
 
 
 async def until(condition):
@@ -112,8 +112,8 @@ async def test_workers_that_are_held_stay_though_nothing_is_expected():
     cluster = Cluster()
     async with pool_of(cluster, 8) as pool:
         await until(lambda: pool.state.up == 4)
-        pool.hold(4)
-        pool.hold(2)
+        pool.keep_workers_for(4)
+        pool.keep_workers_for(2)
         pool.expect(0)
         await until(lambda: pool.state.up < 4)
         assert pool.state.up == 2, "all that are idle and not held go at once"
@@ -171,14 +171,14 @@ async def test_a_policy_with_a_queue_gets_no_more_episodes_and_the_run_no_more_w
         playing = [asyncio.create_task(play(pool, spec(i))) for i in range(4)]
         await until(lambda: pool.state.in_flight == 4)
         for _ in range(5):
-            await pool.heed(EngineMetrics(running=2, waiting=2))
+            await pool.apply_metrics(EngineMetrics(running=2, waiting=2))
         assert pool.state.limit == 3
         await until(lambda: pool.state.pending == 0)
         waiting = asyncio.create_task(play(pool, spec(5)))
         cluster.gate.set()
         await asyncio.gather(*playing, waiting)
         for _ in range(10):
-            await pool.heed(EngineMetrics(running=2, waiting=0))
+            await pool.apply_metrics(EngineMetrics(running=2, waiting=0))
         assert pool.state.limit == 5
         await until(lambda: pool.state.pending == 1)
 
@@ -186,7 +186,7 @@ async def test_a_policy_with_a_queue_gets_no_more_episodes_and_the_run_no_more_w
 async def test_a_policy_with_a_queue_is_left_alone_where_the_config_says_so():
     async with pool_of(Cluster(), 100, headroom="off") as pool:
         for _ in range(5):
-            await pool.heed(EngineMetrics(running=2, waiting=50))
+            await pool.apply_metrics(EngineMetrics(running=2, waiting=50))
         assert pool.state.limit is None
 
 
@@ -195,14 +195,14 @@ async def test_a_unit_that_waits_for_headroom_starts_when_it_comes():
     async with pool_of(cluster, 100) as pool:
         await until(lambda: pool.state.up == 4)
         for _ in range(5):
-            await pool.heed(EngineMetrics(running=1, waiting=9))
+            await pool.apply_metrics(EngineMetrics(running=1, waiting=9))
         assert pool.state.limit == 2
         playing = [asyncio.create_task(play(pool, spec(i))) for i in range(3)]
         await until(lambda: pool.state.in_flight == 2)
         await asyncio.sleep(0.02)
         assert pool.state.in_flight == 2
         for _ in range(5):
-            await pool.heed(EngineMetrics(running=1, waiting=0))
+            await pool.apply_metrics(EngineMetrics(running=1, waiting=0))
         await until(lambda: pool.state.in_flight == 3)
         cluster.gate.set()
         await asyncio.gather(*playing)
@@ -284,7 +284,7 @@ async def test_a_run_goes_on_when_some_workers_fail_to_come_up():
 
 
 async def test_a_run_that_has_lost_all_workers_says_what_it_waits_for(monkeypatch, caplog):
-    monkeypatch.setattr(worker_pool, "_REMIND_AFTER", 0.01)
+    monkeypatch.setattr(worker_pool, "_WAIT_WARNING_AFTER", 0.01)
     async with pool_of(Cluster(nodes=1), 1) as pool:
         pool.workers[0].die()
         await until(lambda: "no worker is up: " in caplog.text)

@@ -31,9 +31,9 @@ def policy(local: bool, shared: bool = True) -> kept_record.KeptPolicy:
 
 def test_nothing_is_kept_at_first():
     assert kept_ray.find_kept() is None
-    assert kept_policy.status() is None
-    assert not kept_ray.in_use()
-    assert not kept_policy.down()
+    assert kept_policy.read_policy_status() is None
+    assert not kept_ray.has_leases()
+    assert not kept_policy.stop_kept_policy()
 
 
 def test_a_kept_policy_on_other_machines_takes_weights_from_a_shared_folder_alone(tmp_path: Path):
@@ -41,15 +41,15 @@ def test_a_kept_policy_on_other_machines_takes_weights_from_a_shared_folder_alon
     with pytest.raises(
         UpdateRefused, match=r"policy\.versions_folder is not set: replicas on other nodes cannot"
     ):
-        kept_policy.update_kept(tmp_path / "weights", 1)
+        kept_policy.update_kept_policy(tmp_path / "weights", 1)
     kept_record.write_kept_policy(policy(local=False))
     with pytest.raises(UpdateRefused, match="there is no such folder"):
-        kept_policy.update_kept(tmp_path / "weights", 1)
+        kept_policy.update_kept_policy(tmp_path / "weights", 1)
 
 
 def test_a_lease_is_seen_by_others_until_it_is_released():
     mine = kept_ray.Lease()
-    assert kept_ray.in_use()
+    assert kept_ray.has_leases()
     assert mine.is_only_one()
     other = kept_ray.Lease()
     assert not mine.is_only_one()
@@ -57,14 +57,14 @@ def test_a_lease_is_seen_by_others_until_it_is_released():
     other.release()
     assert mine.is_only_one()
     mine.release()
-    assert not kept_ray.in_use()
+    assert not kept_ray.has_leases()
 
 
 def test_a_policy_in_use_is_not_ended_unless_forced():
     lease = kept_ray.Lease()
     with pytest.raises(PolicyInUse, match="--force"):
-        kept_policy.down()
-    assert not kept_policy.down(force=True)
+        kept_policy.stop_kept_policy()
+    assert not kept_policy.stop_kept_policy(force=True)
     lease.release()
 
 
@@ -72,7 +72,7 @@ def test_the_record_of_a_policy_whose_cluster_is_gone_counts_for_nothing():
     kept_record.write_kept_policy(policy(local=True))
     assert kept_record.read_kept_policy() is None
     kept_record.write_kept_policy(policy(local=False))
-    status = kept_policy.status()
+    status = kept_policy.read_policy_status()
     assert status is not None
     assert (status.state, status.policy.application) == ("not answering", "kumite-m-1")
 

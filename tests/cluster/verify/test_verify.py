@@ -11,7 +11,7 @@ from cluster.dataset.durable import RunFolderError
 from cluster.errors import PolicyUnavailable
 from cluster.policy.models import packaged_model
 from cluster.verify.checks import Verification, verify
-from cluster.verify.view import scorer
+from cluster.verify.view import make_scorer
 from tests.helpers.mock_policy import MockPolicy
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from tests.helpers.token_runs import template_in, two_turns, write_run
@@ -177,11 +177,11 @@ async def test_a_policy_to_score_with_that_is_not_there_is_named(
     monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
     run = await write_run(tmp_path / "run", [two_turns(template)], model=template.model)
     with pytest.raises(PolicyUnavailable, match="no policy is kept; `kumite policy up`"):
-        scorer(run, "kept")
+        make_scorer(run, "kept")
     with pytest.raises(PolicyUnavailable, match="no list of models"):
-        scorer(run, "http://127.0.0.1:9/v1")
+        make_scorer(run, "http://127.0.0.1:9/v1")
     with MockPolicy() as policy, pytest.raises(PolicyUnavailable, match="and it has mock"):
-        scorer(run, policy.base_url)
+        make_scorer(run, policy.base_url)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path):
@@ -205,7 +205,7 @@ async def test_what_cannot_be_scored_again_is_counted_with_its_reason(
 ):
     run = await write_run(tmp_path / "run", [two_turns(template)], model="mock", sampling=sampling)
     with MockPolicy() as policy:
-        found = verify(run, tokenizer=template.model, rescore=scorer(run, policy.base_url))
+        found = verify(run, tokenizer=template.model, rescore=make_scorer(run, policy.base_url))
     (report,) = (report for report in found.rules if report.rule == "logprobs")
     assert (report.checked, report.violations, sum(report.not_checked.values())) == (0, 0, 2)
     assert all(said.startswith(reason) for said in report.not_checked), report.not_checked

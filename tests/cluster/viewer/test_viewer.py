@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.errors import ConfigError
-from cluster.viewer.injections import AGENTDOJO, find_spans, injected_texts, injection_calls
+from cluster.viewer.injections import AGENTDOJO_SUITES, find_spans, injected_texts, injection_calls
 from cluster.viewer.library import Library
 from cluster.viewer.report import write_report
 from cluster.viewer.server import DIST, build_app
@@ -121,7 +121,7 @@ def test_tasks_are_grouped_with_their_pass_rates(run_dir: Path) -> None:
 
 
 def test_an_episode_is_shown_with_its_attack(run_dir: Path) -> None:
-    AGENTDOJO.wait()
+    AGENTDOJO_SUITES.wait()
     client, (key,) = client_of(run_dir)
     url = f"/api/runs/{key}/episodes/{0:016x}"
     head = client.get(url).json()

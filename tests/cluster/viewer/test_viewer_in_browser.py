@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from cluster.viewer.injections import AGENTDOJO
+from cluster.viewer.injections import AGENTDOJO_SUITES
 from cluster.viewer.library import Library
 from cluster.viewer.report import write_report
 from cluster.viewer.server import build_app
-from cluster.viewer.view import _listen
+from cluster.viewer.view import _open_listener
 from tests.cluster.viewer.made_up_runs import HOSTILE, hostile_episode, mixed_records, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -44,7 +44,7 @@ class Viewer:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    AGENTDOJO.wait()
+    AGENTDOJO_SUITES.wait()
     folder = tmp_path_factory.mktemp("runs")
     hostile = [hostile_episode(50), hostile_episode(51, steps=10_000), hostile_episode(52, output=50_000_000)]
     write_run(folder / "hostile", hostile)
@@ -60,7 +60,7 @@ def live_run(tmp_path: Path) -> Path:
 @pytest.fixture
 def viewer(runs: Path, live_run: Path) -> Iterator[Viewer]:
     library = Library([str(runs / "mixed"), str(runs / "hostile"), str(live_run)])
-    listener = _listen("127.0.0.1", 0)
+    listener = _open_listener("127.0.0.1", 0)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     app = build_app(library, "secret", frozenset({"127.0.0.1"}))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))

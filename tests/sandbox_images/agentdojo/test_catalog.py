@@ -13,7 +13,7 @@ from agentdojo.models import MODEL_NAMES
 from agentdojo.task_suite.load_suites import _SUITES
 
 from tests.helpers.agentdojo import SUITES, VERSION, as_json, suites
-from workers.environments.agentdojo.tasks import catalog
+from workers.environments.agentdojo.tasks import load_catalog
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ json.dump({name: states(suite) for name, suite in get_suites(sys.argv[1]).items(
 
 @pytest.mark.parametrize("version", ["v1", VERSION])
 def test_catalog_lists_agentdojos_own_tasks_in_its_own_order(version: str) -> None:
-    found = catalog(version)["suites"]
+    found = load_catalog(version)["suites"]
     assert list(found) == list(suites(version))
     for name, suite in suites(version).items():
         assert [(task, entry["prompt"]) for task, entry in found[name]["user_tasks"].items()] == [
@@ -49,7 +49,7 @@ def test_catalog_lists_agentdojos_own_tasks_in_its_own_order(version: str) -> No
 
 
 def test_catalog_lists_agentdojos_attacks_models_and_versions() -> None:
-    found = catalog(VERSION)
+    found = load_catalog(VERSION)
     assert {name: attack["is_dos"] for name, attack in found["attacks"].items()} == {
         name: attack.is_dos_attack for name, attack in ATTACKS.items()
     }
@@ -59,7 +59,7 @@ def test_catalog_lists_agentdojos_attacks_models_and_versions() -> None:
 
 
 def test_benchmark_has_the_tasks_that_the_readme_speaks_of() -> None:
-    found = catalog(VERSION)["suites"].values()
+    found = load_catalog(VERSION)["suites"].values()
     assert sum(len(suite["user_tasks"]) for suite in found) == 97
     assert sum(len(suite["injection_tasks"]) for suite in found) == 35
     assert sum(len(suite["user_tasks"]) * len(suite["injection_tasks"]) for suite in found) == 949

@@ -31,7 +31,7 @@ def test_deepdiff_finds_the_same_differences(one: Any, other: Any, nested: bool)
     DeepDiff._diff, DeepDiff._diff_dict = (getattr(function, "unspared", function) for function in own)
     try:
         expected = compared(one, other)
-        comparison.spare_deepdiff()
+        comparison.install_fast_comparison()
         assert compared(one, other) == expected
     finally:
         DeepDiff._diff, DeepDiff._diff_dict = own

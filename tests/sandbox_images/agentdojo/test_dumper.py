@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox_images.agentdojo.dumper import dump
+from sandbox_images.agentdojo.dumper import dump_yaml
 from tests.helpers.agentdojo import SUITES, suites
 
 TEXTS = st.one_of(
@@ -38,8 +38,8 @@ VALUES = st.recursive(
 @given(VALUES)
 @settings(max_examples=400, deadline=None)
 def test_any_value_is_written_as_pyyaml_writes_it(value: Any):
-    assert dump(value) == yaml.safe_dump(value)
-    assert dump(value) == yaml.safe_dump(value)
+    assert dump_yaml(value) == yaml.safe_dump(value)
+    assert dump_yaml(value) == yaml.safe_dump(value)
 
 
 @given(TEXTS, st.integers(0, 5), st.text("kq", min_size=1, max_size=100), st.booleans())
@@ -48,7 +48,7 @@ def test_a_text_is_broken_into_lines_as_its_place_wants_it(text: str, depth: int
     value: Any = [text] if listed else {key: text}
     for _ in range(depth):
         value = [value, {"other": text}] if listed else {key: value}
-    assert dump(value) == yaml.safe_dump(value)
+    assert dump_yaml(value) == yaml.safe_dump(value)
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -56,16 +56,16 @@ def test_every_part_of_a_suites_environment_is_written_as_pyyaml_writes_it(name:
     environment = suites()[name].load_and_inject_default_environment({})
     state = environment.model_dump()
     for part in [state, *state.values()]:
-        assert dump(part) == yaml.safe_dump(part)
+        assert dump_yaml(part) == yaml.safe_dump(part)
 
 
 def test_what_is_there_twice_gets_an_anchor():
     day = datetime.date(2024, 5, 1)
-    assert dump([day, day]) == yaml.safe_dump([day, day])
+    assert dump_yaml([day, day]) == yaml.safe_dump([day, day])
     item = {"a": 1}
-    assert "&id001" in dump([item, item])
+    assert "&id001" in dump_yaml([item, item])
 
 
 def test_what_pyyaml_refuses_is_refused():
     with pytest.raises(yaml.YAMLError):
-        dump([object()])
+        dump_yaml([object()])

@@ -146,7 +146,7 @@ def test_every_argument_of_every_injection_may_be_varied_and_success_is_always_f
         for injection_id in suite.injection_tasks:
             calls = [
                 (call.function, dict(call.args))
-                for call in search(name, user_task, injection_id)._injections_calls
+                for call in search(name, user_task, injection_id)._find_injection_calls
             ]
             for place, (function, arguments) in enumerate(calls):
                 for argument, value in arguments.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_images.shell import shell as shell_module
-from sandbox_images.shell.processes import BeyondKilling, Family
+from sandbox_images.shell.processes import ProcessFamily, UnkillableProcesses
 from sandbox_images.shell.shell import Shell
 from workers.environments.shell import environment as environment
 
@@ -26,7 +26,7 @@ def adopts_orphans() -> Iterator[None]:
     libc.prctl(36, 0, 0, 0, 0)
 
 
-class SlowFamily(Family):
+class SlowFamily(ProcessFamily):
     """The first kill of it takes longer than there is time for."""
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class SlowFamily(Family):
     def kill(self, spared: Collection[int] = (), seconds: float | None = None) -> None:
         self.kills += 1
         if self.kills == 1:
-            raise BeyondKilling("so busy is the machine")
+            raise UnkillableProcesses("so busy is the machine")
         super().kill(spared, seconds)
 
 
-def made(folder: Path, family: Family) -> Shell:
+def made(folder: Path, family: ProcessFamily) -> Shell:
     return Shell(str(folder), {"PATH": os.environ["PATH"]}, family, 1000)
 
 
@@ -49,7 +49,7 @@ def test_descriptors_of_any_number_are_waited_for(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
     taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     try:
-        family = Family()
+        family = ProcessFamily()
         shell = made(tmp_path, family)
         assert shell.run("echo on; echo " + "a" * 100_000, 60).output.startswith("on\na")
         family.kill()
@@ -78,7 +78,7 @@ def test_shell_that_does_not_come_back_in_time_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shell_module, "_CLEANING_UP", 0.0)
-    family = Family()
+    family = ProcessFamily()
     shell = made(tmp_path, family)
     began = time.monotonic()
     assert shell.run("a=1; sleep 1000", 0.3).shell_ended

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_images.shell.grading import grade
-from sandbox_images.shell.processes import Family
+from sandbox_images.shell.processes import ProcessFamily
 from sandbox_images.shell.subject import Subject
 from sandbox_images.shell.workspace import Workspace
 from sandbox_images.tool_host.toolset import ToolsetError
@@ -15,7 +15,7 @@ from sandbox_images.tool_host.toolset import ToolsetError
 def subject(tmp_path: Path) -> Subject:
     (tmp_path / "answer.txt").write_text("[]")
     workspace = Workspace(str(tmp_path), 1 << 20)
-    return Subject(workspace, Family(), {}, "done", None, float("inf"))
+    return Subject(workspace, ProcessFamily(), {}, "done", None, float("inf"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.helpers.engine_fixtures import engine
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.shell import graded, output, ran, shell_session, shell_toolset
 from tests.helpers.submissions import judged, submissions
-from workers.environments.shell.dataset import cards, shell_task
+from workers.environments.shell.dataset import load_cards, make_shell_task
 from workers.rollout_worker import RolloutWorker
 from workers.sandbox.base import Owner, Session
 from workers.sandbox.docker import DockerSandbox
@@ -68,7 +68,7 @@ def test_oracles_solve_their_tasks_each_in_a_container_of_its_own(worker: Rollou
 @in_one_container
 async def test_hidden_tests_and_solutions_are_nowhere_in_the_container(session: Session) -> None:
     """Looks for lines of them in every file, before the policy's last turn."""
-    tasks = [shell_task(name, 0) for name in cards()]
+    tasks = [make_shell_task(name, 0) for name in load_cards()]
     texts = [task.tests for task in tasks]
     texts += [str(text) for task in tasks for call in task.solution.calls for text in call.arguments.values()]
     lines = [line for text in texts for line in text.splitlines() if len(line) > 50]
@@ -300,7 +300,7 @@ def merge(intervals):
     os._exit(0)
 """
     await session.call("write_file", {"path": "intervals.py", "content": cheat})
-    task = shell_task("write-merge-intervals", 0)
+    task = make_shell_task("write-merge-intervals", 0)
     assert "test_overlapping_intervals" in task.tests
     scores = await graded(session, task.tests)
     assert scores.metrics == {"solved": 0.0, "tests_passed": 0.0}

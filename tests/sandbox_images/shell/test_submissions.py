@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.helpers.submissions import judged, submissions
-from workers.environments.shell.dataset import cards
+from workers.environments.shell.dataset import load_cards
 from workers.sandbox.process import ProcessSandbox
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 AT_ONCE = 3
 
 
-@pytest.mark.parametrize("task", cards())
+@pytest.mark.parametrize("task", load_cards())
 async def test_hidden_tests_tell_right_from_wrong(shells: ProcessSandbox, task: str) -> None:
     places = asyncio.Semaphore(AT_ONCE)
     found = submissions(task)

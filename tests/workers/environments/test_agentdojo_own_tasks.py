@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from cluster.config.file import load_config
-from cluster.plan.tasks import select
+from cluster.plan.tasks import select_tasks
 from sandbox_images.build import build_image
 from tests.helpers.engine_fixtures import engine
 from tests.parity.ours import ours
@@ -200,7 +200,7 @@ def test_own_modules_are_found_beside_the_config(tmp_path: Path):
     path.write_text(
         json.dumps({"environment": {"id": "agentdojo", "args": ARGS}, "policy": {"kind": "oracle"}})
     )
-    selection = select(load_config(path))
+    selection = select_tasks(load_config(path))
     assert [(task.suite, task.difficulty, task.prompt) for task in selection.tasks] == [
         ("notes", "medium", "What do I have to buy?"),
         ("notes", "medium", "What do I have to buy?"),

@@ -8,13 +8,13 @@ import pytest
 from tests.parity.ours import Ours, ours
 from tests.parity.script import Action, Call, Lines
 from workers.environments.agentdojo.rewards import (
-    Details,
+    CallDetails,
     Ledger,
     Reward,
     RewardSettings,
     metrics,
-    outcome,
     step_rewards,
+    weigh_metrics,
 )
 
 pytestmark = pytest.mark.slow
@@ -174,7 +174,9 @@ def test_utility_and_security_is_utility_where_there_is_no_attack():
 
 def test_metric_that_does_not_apply_weighs_nothing():
     values = metrics({"utility": 1.0, "attack_success": None}, Ledger(), 0, 1)
-    assert outcome(Reward({"utility": 1.0, "attack_success": -1.0, "injected_calls": -1.0}), values) == 1.0
+    assert (
+        weigh_metrics(Reward({"utility": 1.0, "attack_success": -1.0, "injected_calls": -1.0}), values) == 1.0
+    )
 
 
 def test_step_reward_replaces_the_presets():
@@ -185,6 +187,6 @@ def test_step_reward_replaces_the_presets():
 def test_calls_that_were_never_made_are_refused():
     values = metrics({"utility": 1.0, "attack_success": 1.0}, Ledger(run_at=[0]), 1, 1)
     reward = Reward({"utility": 1.0}, {"injected_call": -1.0, "attack_success": -1.0})
-    for details in (Details(injected=[1]), Details(succeeded_at=1)):
+    for details in (CallDetails(injected=[1]), CallDetails(succeeded_at=1)):
         with pytest.raises(IndexError):
             step_rewards(reward, values, details, Ledger(run_at=[0]), 1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from workers.environments.classic.environment import ClassicEnvironment
-from workers.environments.loading import load
+from workers.environments.loading import load_classic_environment
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
@@ -80,17 +80,17 @@ def test_what_goes_wrong_is_one_line(folder: Path, kind: str, words: str) -> Non
 
 def test_file_whose_own_code_fails_is_named_with_the_cause(folder: Path) -> None:
     with pytest.raises(EnvironmentLoadError, match=r"'broken\.py' cannot be imported.*ZeroDivisionError"):
-        load(EnvironmentSettings(id="broken.py"), folder, {})
+        load_classic_environment(EnvironmentSettings(id="broken.py"), folder, {})
 
 
 def test_argument_that_is_not_taken_is_answered_with_those_that_are(folder: Path) -> None:
     with pytest.raises(EnvironmentLoadError, match=r"'colour'; its load_environment takes kind, folder"):
-        load(EnvironmentSettings(id="odd.py", args={"colour": 1}), folder, {})
+        load_classic_environment(EnvironmentSettings(id="odd.py", args={"colour": 1}), folder, {})
 
 
 def test_defaults_of_a_users_own_stay_and_what_has_none_is_offered(folder: Path) -> None:
     offered: dict[str, Any] = {"policy": "some-model", "episode_timeout": 7.0}
-    env = load(EnvironmentSettings(id="odd.py", folder=folder), folder, offered)
+    env = load_classic_environment(EnvironmentSettings(id="odd.py", folder=folder), folder, offered)
     assert env.system_prompt == "Refunds only. retail 7.0"
 
 

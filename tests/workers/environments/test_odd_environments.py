@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.plan.tasks import _task
+from cluster.plan.tasks import _make_task
 from tests.helpers.odd_environments import one_turn
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.scripted_policy import (
@@ -91,7 +91,7 @@ def test_rewards_of_a_group_may_be_an_array() -> None:
 def test_labels_may_be_of_any_type() -> None:
     with playing(says, "labels_of_other_types") as (worker, _):
         made = episodes(worker)
-        tasks = [_task(row) for row in rows(worker)]
+        tasks = [_make_task(row) for row in rows(worker)]
     assert [(e.status, e.suite, e.attack, e.user_task) for e in made] == [("finished", "3", "true", "0")] * 2
     assert [task.difficulty for task in tasks] == ["1.5", "1.5"]
 

@@ -9,16 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from verifiers.types import Tool
 
-from cluster.plan.plan import task_id_of
-from cluster.plan.tasks import _task
+from cluster.plan.plan import row_task_id
+from cluster.plan.tasks import _make_task
 from tests.helpers.rollouts import ORACLE
 from workers.environments.base import Rollout
 from workers.environments.classic import steps
 from workers.environments.json_text import json_text
-from workers.environments.sendable import sendable
+from workers.environments.sendable import replace_unsendable
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.episode import EpisodePlayer, _Play
-from workers.lost_episodes import lost_result
+from workers.lost_episodes import make_lost_result
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, info_of, labels_of
 from workers.settings import EnvironmentSettings, SandboxSettings, WorkerSettings
@@ -134,7 +134,7 @@ def record_of_a_state(state: dict[str, Any], row: dict[str, Any], fails: bool) -
     play = _Play(a_spec(row), trace)
     outcome: Any
     try:
-        outcome = ValueError("\ud83d") if fails else steps.rollout(state, trace)
+        outcome = ValueError("\ud83d") if fails else steps.make_rollout(state, trace)
     except Exception as error:  # noqa: BLE001 - as the player has it
         outcome = error
     return assert_strict(a_player()._result(play, outcome))
@@ -177,11 +177,11 @@ def test_an_episode_whose_record_cannot_be_made_has_one_that_says_why(fails: boo
 def test_any_row_has_labels_an_id_and_a_record_of_what_it_was_lost_to(row: dict[str, Any]) -> None:
     labels_of(row).model_dump_json()
     assert isinstance(info_of(row), dict)
-    task_id_of(row).encode()
-    _task(row).model_dump_json()
+    row_task_id(row).encode()
+    _make_task(row).model_dump_json()
     error = EpisodeError.of("worker", "worker", ValueError("\ud83d"))
     assert_strict(
-        lost_result(a_spec(row), error, run_id="r", environment=EnvironmentSettings(id="e"), model="m")
+        make_lost_result(a_spec(row), error, run_id="r", environment=EnvironmentSettings(id="e"), model="m")
     )
 
 
@@ -194,8 +194,8 @@ def test_any_value_is_json_text(value: Any) -> None:
 @UNHURRIED
 @given(CONVERSATIONS)
 def test_what_is_sent_is_utf8_and_is_itself_where_it_can_be(messages: Any) -> None:
-    sent = sendable(messages)
-    sent_again = sendable(sent)
+    sent = replace_unsendable(messages)
+    sent_again = replace_unsendable(sent)
     assert repr(sent_again) == repr(sent)
 
 
@@ -215,7 +215,7 @@ def test_what_is_sent_is_utf8_and_is_itself_where_it_can_be(messages: Any) -> No
     ],
 )
 def test_a_number_is_a_number_or_none(value: Any, is_: float | None) -> None:
-    assert steps.number(value) == is_
+    assert steps.to_number(value) == is_
 
 
 @pytest.mark.parametrize(
@@ -229,4 +229,4 @@ def test_a_number_is_a_number_or_none(value: Any, is_: float | None) -> None:
     ],
 )
 def test_a_task_has_the_id_that_its_row_gives(row: dict[str, Any], task_id: str) -> None:
-    assert task_id_of(row) == task_id
+    assert row_task_id(row) == task_id

@@ -10,25 +10,25 @@ from pathlib import Path
 import pytest
 
 from workers.environments.shell import dataset as shell_dataset
-from workers.environments.shell.dataset import TaskSelection, cards, rows, shell_task
+from workers.environments.shell.dataset import TaskSelection, load_cards, make_rows, make_shell_task
 from workers.errors import EnvironmentLoadError
 
 pytestmark = pytest.mark.slow
 
-NAMES = list(cards())
+NAMES = list(load_cards())
 MADE_UP = [name for name in NAMES if (shell_dataset._FOLDER / name / "generate.py").exists()]
 
 
 def test_there_are_enough_tasks_of_every_kind() -> None:
-    kinds = Counter(card.kind for card in cards().values())
+    kinds = Counter(card.kind for card in load_cards().values())
     assert kinds["write"] >= 12 and kinds["fix"] >= 9 and kinds["find"] >= 9
-    difficulties = Counter(card.difficulty for card in cards().values())
+    difficulties = Counter(card.difficulty for card in load_cards().values())
     assert min(difficulties[level] for level in ("easy", "medium", "hard")) >= 5
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_task_is_whole(name: str) -> None:
-    task = shell_task(name, 0)
+    task = make_shell_task(name, 0)
     assert name.startswith(f"{task.card.kind}-")
     assert task.card.instruction.strip()
     assert task.tests.count("def test_") >= (1 if task.card.kind == "find" else 3)
@@ -42,7 +42,7 @@ def test_task_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_that_is_put_into_the_workspace_gives_the_tests_away(name: str) -> None:
-    task = shell_task(name, 0)
+    task = make_shell_task(name, 0)
     visible = json.dumps(task.files) + task.card.instruction
     for line in task.tests.splitlines():
         if line.startswith("def test_"):
@@ -53,7 +53,7 @@ def test_nothing_that_is_put_into_the_workspace_gives_the_tests_away(name: str) 
 
 @pytest.mark.parametrize("name", MADE_UP)
 def test_another_seed_is_another_task(name: str) -> None:
-    one, other = shell_task(name, 0), shell_task(name, 1)
+    one, other = make_shell_task(name, 0), make_shell_task(name, 1)
     assert one.files != other.files and one.expected != other.expected
     assert (one.tests, one.solution, one.card) == (other.tests, other.solution, other.card)
 
@@ -83,35 +83,37 @@ def test_made_up_data_are_the_same_in_every_process() -> None:
 
 
 def test_rows_are_in_order_and_say_nothing_of_tests_and_answers() -> None:
-    found = rows(TaskSelection(), "be good")
+    found = make_rows(TaskSelection(), "be good")
     assert [row["info"]["name"] for row in found] == sorted(NAMES)
     assert [row["example_id"] for row in found] == list(range(len(NAMES)))
     for row in found:
         assert row["prompt"][0] == {"role": "system", "content": "be good"}
-        assert row["prompt"][1]["content"] == cards()[row["info"]["name"]].instruction.strip()
+        assert row["prompt"][1]["content"] == load_cards()[row["info"]["name"]].instruction.strip()
         assert row["answer"] == ""
         assert set(row["info"]) == {"task_id", "name", "seed", "kind", "difficulty"}
 
 
 def test_tasks_are_selected_by_name_kind_and_difficulty() -> None:
     def names(**selection: object) -> list[str]:
-        return [row["info"]["name"] for row in rows(TaskSelection.model_validate(selection), "")]
+        return [row["info"]["name"] for row in make_rows(TaskSelection.model_validate(selection), "")]
 
     assert names(tasks=["write-justify", "fix-retry"]) == ["fix-retry", "write-justify"]
     assert all(name.startswith("fix-") for name in names(kinds=["fix"]))
-    assert set(names(difficulty=["hard"])) == {n for n, card in cards().items() if card.difficulty == "hard"}
+    assert set(names(difficulty=["hard"])) == {
+        n for n, card in load_cards().items() if card.difficulty == "hard"
+    }
     assert names(tasks=["write-justify", "fix-retry"], kinds=["write"]) == ["write-justify"]
 
 
 def test_another_seed_gives_other_task_ids() -> None:
-    assert rows(TaskSelection(tasks=["fix-retry"]), "")[0]["info"]["task_id"] == "fix-retry"
-    assert rows(TaskSelection(tasks=["fix-retry"], seed=7), "")[0]["info"]["task_id"] == "fix-retry/7"
+    assert make_rows(TaskSelection(tasks=["fix-retry"]), "")[0]["info"]["task_id"] == "fix-retry"
+    assert make_rows(TaskSelection(tasks=["fix-retry"], seed=7), "")[0]["info"]["task_id"] == "fix-retry/7"
 
 
 def test_selection_of_what_is_not_there_says_what_is() -> None:
     with pytest.raises(
         EnvironmentLoadError, match=r"args\.tasks: there is no task 'fix-it'; there are find-"
     ):
-        rows(TaskSelection(tasks=["fix-it"]), "")
+        make_rows(TaskSelection(tasks=["fix-it"]), "")
     with pytest.raises(EnvironmentLoadError, match="leave no task to play"):
-        rows(TaskSelection(tasks=["fix-retry"], kinds=["write"]), "")
+        make_rows(TaskSelection(tasks=["fix-retry"], kinds=["write"]), "")

@@ -16,7 +16,7 @@ from cluster.plan.plan import load_plan
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import children, eventually
-from workers.environments.shell.dataset import cards, shell_task
+from workers.environments.shell.dataset import load_cards, make_shell_task
 from workers.environments.shell.environment import load_environment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeResult
@@ -46,7 +46,7 @@ def episodes(worker: RolloutWorker) -> dict[str, EpisodeResult]:
 
 def test_every_oracle_solves_its_task(worker: RolloutWorker) -> None:
     results = episodes(worker)
-    assert list(results) == list(cards())
+    assert list(results) == list(load_cards())
     unsolved = {task: (r.metrics, r.error_message) for task, r in results.items() if r.reward != 1.0}
     assert unsolved == {}
     assert all(
@@ -68,7 +68,7 @@ def test_idler_solves_nothing() -> None:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
         with rollout_worker("shell", policy=endpoint, sandbox=ON_THIS_MACHINE) as worker:
             results = episodes(worker)
-    assert {task: result.reward for task, result in results.items()} == dict.fromkeys(cards(), 0.0)
+    assert {task: result.reward for task, result in results.items()} == dict.fromkeys(load_cards(), 0.0)
     assert all(result.metrics["solved"] == 0.0 for result in results.values())
     assert all((result.metrics["tests_passed"] or 0) < 0.5 for result in results.values())
 
@@ -223,12 +223,12 @@ def test_records_have_the_workspace_step_by_step(worker: RolloutWorker) -> None:
         "files": {},
     }
     state: Any = jsonpatch.apply_patch({"folder": ".", "files": {}}, episode.initial_state_patch or "")
-    assert state["files"]["life.py"]["text"] == shell_task("fix-game-of-life", 0).files[0]["text"]
+    assert state["files"]["life.py"]["text"] == make_shell_task("fix-game-of-life", 0).files[0]["text"]
     texts: list[str] = []
     for step in episode.steps:
         state = jsonpatch.apply_patch(state, step.state_patch or "")
         texts.append(state["files"]["life.py"]["text"])
-    assert texts[0] == shell_task("fix-game-of-life", 0).files[0]["text"]
+    assert texts[0] == make_shell_task("fix-game-of-life", 0).files[0]["text"]
     assert "for _ in range(height)" in texts[-1]
     tools = [tool["name"] for tool in json.loads(episode.tool_schemas)]
     assert tools == ["bash", "python", "read_file", "write_file", "edit_file", "list_files"]
@@ -245,7 +245,7 @@ def test_tests_and_answers_are_sent_after_the_last_turn_only(monkeypatch: pytest
 
     monkeypatch.setattr(Session, "_request", noted)
     task = "find-brute-force"
-    secrets = [shell_task(task, 0).expected, "def test_address_and_account"]
+    secrets = [make_shell_task(task, 0).expected, "def test_address_and_account"]
     with_policy(Reply(None, [("bash", {"command": "ls"})]), Reply(None, [("list_files", {})]), task=task)
     assert [op for op, _ in sent] == ["open", "call", "call", "evaluate"]
     for secret in secrets:

@@ -9,7 +9,7 @@ import pytest
 import verifiers as vf
 
 from workers.environments.setup_labels import setup_labels
-from workers.environments.tool_errors import note_tool_errors, observe_calls, say_tool_errors
+from workers.environments.tool_errors import declare_tool_errors, note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.settings import EnvironmentSettings
 
@@ -70,7 +70,7 @@ def test_of_an_own_environment_the_session_tells_or_the_environment_says(
     trace = EpisodeTrace(session=session, turns=[Turn()])
     state: Any = {"trajectory": [{}]}
     if said is not None:
-        say_tool_errors(state, said)
+        declare_tool_errors(state, said)
     note_tool_errors(OwnLoop(dataset=_dataset(), rubric=vf.Rubric()), [action("{}", "{}")], state, trace, 1)
     assert trace.turns[0].tool_errors == expected
 

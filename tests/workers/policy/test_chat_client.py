@@ -39,7 +39,7 @@ async def ask(settings: PolicyEndpoint, tools: list[Tool] | None = None, seed: i
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
-    monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
+    monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.01)
 
 
 async def test_a_tool_call_comes_back_with_its_tokens():
@@ -124,7 +124,7 @@ async def test_a_lasting_failure_is_a_policy_error_with_its_reason():
 )
 async def test_a_policy_that_is_down_for_long_costs_a_wait(fault: Fault, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("workers.policy.chat_client.RETRIES", 0)
-    monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
+    monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.01)
     with MockPolicy(*[fault] * 5, Reply(content="back again")) as policy:
         answer = await ask(endpoint(policy.base_url))
     assert answer.message.content == "back again"

@@ -19,7 +19,7 @@ def test_an_extended_prompt_begins_with_what_was_seen_and_sampled_as_it_was_samp
     template = ChatTemplate(str(make_tokenizer(tmp_path)))
     prompt = template.ids([{"role": "user", "content": "Pay Bob."}], [TOOL])
     sampled = template.encode('<tool_call>{"name":"pay",   "arguments":{}}</tool_call>' + END)
-    extended = template.extended(prompt, sampled, [answer("paid")], [TOOL])
+    extended = template.extend_prompt(prompt, sampled, [answer("paid")], [TOOL])
     assert extended[: len(prompt) + len(sampled)] == prompt + sampled
     rest = template.decode(extended[len(prompt) + len(sampled) :])
     assert rest.startswith("\n<|im_start|>user\n<tool_response>\npaid")
@@ -29,7 +29,7 @@ def test_an_extended_prompt_begins_with_what_was_seen_and_sampled_as_it_was_samp
 def test_a_turn_that_was_cut_off_is_ended_before_the_next(tmp_path: Path):
     template = ChatTemplate(str(make_tokenizer(tmp_path)))
     sampled = template.encode("I was about to s")
-    extended = template.extended([1, 2], sampled, [{"role": "user", "content": "Go on"}])
+    extended = template.extend_prompt([1, 2], sampled, [{"role": "user", "content": "Go on"}])
     assert template.decode(extended[2 + len(sampled) :]).startswith(f"{END}\n<|im_start|>user\nGo on{END}")
 
 

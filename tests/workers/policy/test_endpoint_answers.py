@@ -188,7 +188,7 @@ async def test_answer_cut_off_says_so_in_any_word(finish: str) -> None:
 async def test_answer_that_is_none_is_worded_plainly(
     made: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
+    monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.01)
     async with served(lambda _: (200, made), request_timeout=60) as (client, _):
         with pytest.raises(PolicyError, match=words) as raised:
             await ask(client)
@@ -260,13 +260,13 @@ async def test_malformed_call_goes_back_to_a_strict_server_without_arguments_and
         ToolMessage(tool_call_id="call_1", content="that is no JSON"),
     ]
     trace = EpisodeTrace()
-    token = tracing.current.set(trace)
+    token = tracing.current_trace.set(trace)
     try:
         async with served(strict) as (client, bodies):
             answer = await ask(client, prompt, [LOOK])
             await ask(client, prompt, [LOOK])
     finally:
-        tracing.current.reset(token)
+        tracing.current_trace.reset(token)
     assert len(bodies) == 3, "the second time, it is known"
     exchange = trace.exchange_of(answer)
     assert exchange is not None
@@ -282,12 +282,12 @@ async def test_messages_go_without_nulls_and_stay_on_record_as_they_were_sent() 
         ToolMessage(tool_call_id="1", content="seen"),
     ]
     trace = EpisodeTrace()
-    token = tracing.current.set(trace)
+    token = tracing.current_trace.set(trace)
     try:
         async with served(lambda _: (200, said())) as (client, bodies):
             answer = await ask(client, prompt, [LOOK])
     finally:
-        tracing.current.reset(token)
+        tracing.current_trace.reset(token)
     prompt[2].content = "rewritten"
     prompt.clear()
     assert "null" not in json.dumps(bodies[0]["messages"]).replace('{\\"a\\": null}', "")

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from workers.policy.refusals import refusal_of, waiting_time
+from workers.policy.refusals import classify_refusal, requested_wait
 
 
 def refused(status: int, said: Any = "no", **headers: str) -> openai.APIStatusError:
@@ -41,7 +41,7 @@ def refused(status: int, said: Any = "no", **headers: str) -> openai.APIStatusEr
     ],
 )
 def test_refusal_says_whether_waiting_helps(status: int, said: Any, kind: str | None) -> None:
-    assert refusal_of(refused(status, said)) == kind
+    assert classify_refusal(refused(status, said)) == kind
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_refusal_says_whether_waiting_helps(status: int, said: Any, kind: str | 
     ],
 )
 def test_wait_is_read_from_headers(headers: dict[str, str], seconds: float | None) -> None:
-    assert waiting_time(refused(429, **headers)) == seconds
+    assert requested_wait(refused(429, **headers)) == seconds
 
 
 def test_wait_until_a_moment_is_read_in_each_form() -> None:
@@ -80,9 +80,9 @@ def test_wait_until_a_moment_is_read_in_each_form() -> None:
         "x_ratelimit_reset_requests": str(int(at * 1000)),
     }
     for name, value in forms.items():
-        seconds = waiting_time(refused(429, **{name: value}))
+        seconds = requested_wait(refused(429, **{name: value}))
         assert seconds is not None and 30 < seconds <= 61, (name, value, seconds)
-    past = waiting_time(refused(429, retry_after=email.utils.formatdate(time.time() - 60, usegmt=True)))
+    past = requested_wait(refused(429, retry_after=email.utils.formatdate(time.time() - 60, usegmt=True)))
     assert past == 0.0
 
 
@@ -96,4 +96,4 @@ def test_wait_until_a_moment_is_read_in_each_form() -> None:
     ],
 )
 def test_wait_is_read_from_the_words(said: Any, seconds: float) -> None:
-    assert waiting_time(refused(429, said)) == seconds
+    assert requested_wait(refused(429, said)) == seconds

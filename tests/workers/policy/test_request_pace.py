@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from workers.errors import PolicyError, PolicyRefusal
-from workers.policy.chat_client import answer_of
+from workers.policy.chat_client import request_answer
 from workers.policy.request_pace import RequestPace
 from workers.settings import PolicyEndpoint
 
@@ -101,7 +101,7 @@ async def test_request_that_is_given_up_leaves_its_place() -> None:
 async def test_rate_limit_is_waited_out(paced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.workers.policy.test_chat_client import ask
 
-    monkeypatch.setattr("workers.policy.outage._SHORTEST", 0.01)
+    monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.01)
     monkeypatch.setattr("workers.policy.request_pace._PAUSES", (0.0, 0.01, 0.05))
     with MockPolicy(*[Fault(status=429)] * 12, Reply(content="at last")) as policy:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, paced=paced)
@@ -139,5 +139,5 @@ async def test_an_answer_frees_its_place_whatever_it_is() -> None:
         raise ValueError("no JSON")
 
     with pytest.raises(PolicyError, match="no JSON"):
-        await answer_of(endpoint, fails, pace)
+        await request_answer(endpoint, fails, pace)
     assert pace.in_flight == 0

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import record, rollout_worker, rows, spec
-from workers.policy.versions import version_of
+from workers.policy.versions import parse_version
 from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
 from workers.settings import PolicyEndpoint
@@ -152,9 +152,9 @@ def test_the_base_model_is_asked_for_by_its_own_name():
     ],
 )
 def test_a_name_names_a_version_of_one_model_only(named: str | None, version: int | None):
-    assert version_of(named, "org/m") == version
+    assert parse_version(named, "org/m") == version
 
 
 def test_a_models_own_name_may_look_like_a_version():
-    assert version_of("qwen:v2", "qwen:v2") is None
-    assert version_of("qwen:v2:v7", "qwen:v2") == 7
+    assert parse_version("qwen:v2", "qwen:v2") is None
+    assert parse_version("qwen:v2:v7", "qwen:v2") == 7

@@ -44,10 +44,10 @@ class OwnAttacks:
         pair = tuple(cast("str | None", task.get(name)) for name in names)
         async with self._computing[pair]:
             if pair not in self._injections:
-                self._injections[pair] = await self._compute(session, task)
+                self._injections[pair] = await self._compute_injections(session, task)
         return {**task, "injections": self._injections[pair]}
 
-    async def _compute(self, beside: Session, task: dict[str, Any]) -> dict[str, str]:
+    async def _compute_injections(self, beside: Session, task: dict[str, Any]) -> dict[str, str]:
         self._sessions += 1
         session = beside.sandbox.session(f"{beside.name}-attack{self._sessions}")
         try:

@@ -13,28 +13,28 @@ from verifiers.legacy.types import Tool
 
 from workers.environments.agentdojo.attacks import OwnAttacks
 from workers.environments.agentdojo.defenses import ToolOutput, load_defense
-from workers.environments.agentdojo.guard import Guard, guarded_system_message
+from workers.environments.agentdojo.guard import DefenseChain, apply_system_message_defenses
 from workers.environments.agentdojo.pipeline import PipelineSettings
 from workers.environments.agentdojo.rewards import (
     UNDER_ATTACK,
-    Details,
+    CallDetails,
     Ledger,
     Metric,
     Reward,
     RewardSettings,
     metrics,
-    outcome,
     step_rewards,
+    weigh_metrics,
 )
-from workers.environments.agentdojo.tasks import TaskSelection, rows
-from workers.environments.arguments import checked
+from workers.environments.agentdojo.tasks import TaskSelection, make_rows
+from workers.environments.arguments import check_arguments
 from workers.environments.sandboxed import SandboxedEnv
-from workers.environments.tool_errors import say_tool_errors
+from workers.environments.tool_errors import declare_tool_errors
 from workers.errors import RequestRefused, ToolsetError
 from workers.sandbox.base import Opened, Session, ToolsetSpec
 from workers.settings import SandboxSettings
 
-_ALWAYS: tuple[Metric, ...] = ("utility", "tool_calls", "tool_errors", "turns")
+_COMMON_METRICS: tuple[Metric, ...] = ("utility", "tool_calls", "tool_errors", "turns")
 """Metrics that every episode has, whatever it is rewarded for."""
 
 
@@ -42,7 +42,7 @@ class AgentDojoArgs(TaskSelection, PipelineSettings, RewardSettings):
     """`environment.args` of the environment `agentdojo`."""
 
     @model_validator(mode="after")
-    def _rewards_something(self) -> "AgentDojoArgs":
+    def _check_reward_weights(self) -> "AgentDojoArgs":
         weights = self.rubric().weights
         unattacked = [mode for mode in self.mode if mode != "attack"]
         if unattacked and not weights.keys() - set(UNDER_ATTACK):
@@ -86,7 +86,7 @@ class AgentDojoEnv(SandboxedEnv):
             eval_dataset=lambda: Dataset.from_list(self._rows(args, policy, folder)),
             max_turns=args.max_turns + self._questions,
         )
-        self.rubric = _rubric(self._reward)  # verifiers' own monitors count the same under other names
+        self.rubric = _make_rubric(self._reward)  # verifiers' own monitors count the same under other names
         self._tools: dict[str | None, list[Tool]] = {}
 
     async def setup_state(self, state: vf.State) -> vf.State:
@@ -94,12 +94,12 @@ class AgentDojoEnv(SandboxedEnv):
         session = await self._session(state)
         info = cast(dict[str, Any], state["info"])
         opened = await session.open(await self._attacks.task(session, info))
-        guard = Guard(self._defenses, str(state["prompt"][-1].content))
+        guard = DefenseChain(self._defenses, str(state["prompt"][-1].content))
         state["ledger"], state["guard"] = Ledger(), guard
-        state["tool_defs"] = guard.tools(self._suites_tools(opened))
+        state["tool_defs"] = guard.tools(self._suite_tools(opened))
         return state
 
-    def _suites_tools(self, opened: Opened) -> list[Tool]:
+    def _suite_tools(self, opened: Opened) -> list[Tool]:
         """A suite's tools, made once; a defense gets its own, since it may change them."""
         tools = self._tools.get(opened.tools_id)
         if tools is None:
@@ -112,7 +112,7 @@ class AgentDojoEnv(SandboxedEnv):
     async def get_prompt_messages(self, state: vf.State) -> vf.Messages:
         """The conversation so far; at first with the first question that a defense has."""
         if not state["trajectory"] and self._questions:
-            return [*state["prompt"], *_asked(state["guard"], 0)]
+            return [*state["prompt"], *_question_messages(state["guard"], 0)]
         return await super().get_prompt_messages(state)
 
     async def get_model_response(
@@ -133,16 +133,16 @@ class AgentDojoEnv(SandboxedEnv):
     async def env_response(self, messages: vf.Messages, state: vf.State, **_: Any) -> vf.Messages:
         """Runs the tool calls of the last message, in order, in the episode's session."""
         step = len(state["trajectory"]) - 1
-        guard, ledger = cast(Guard, state["guard"]), cast(Ledger, state["ledger"])
+        guard, ledger = cast(DefenseChain, state["guard"]), cast(Ledger, state["ledger"])
         ledger.answered = step + 1
         calls = _tool_calls(messages)
         if step < self._questions:
             for call in calls:  # there should be none
-                ledger.skip(call.name, _parsed(call.arguments))
+                ledger.skip(call.name, _parse_arguments(call.arguments))
             state["tool_defs"] = guard.tools_after(step, messages, state["tool_defs"])
-            return _asked(guard, step + 1)
-        outputs = [await self._run(call, step, state) for call in calls]
-        say_tool_errors(state, [output.error is not None for output in outputs])
+            return _question_messages(guard, step + 1)
+        outputs = [await self._run_tool_call(call, step, state) for call in calls]
+        declare_tool_errors(state, [output.error is not None for output in outputs])
         last_words = await guard.inspect(outputs, messages)
         said: list[Any] = [
             vf.ToolMessage(content=output.text, tool_call_id=call.id)
@@ -161,22 +161,22 @@ class AgentDojoEnv(SandboxedEnv):
             return
         try:
             if session.opened is not None and state.get("error") is None and state.get("trajectory"):
-                await self._score(session, state)
+                await self._evaluate_session(session, state)
         finally:
             await self._sandboxes.release(session)
 
     def _rows(self, args: AgentDojoArgs, policy: str | None, folder: Path | None) -> list[dict[str, Any]]:
-        selected = rows(args, args.system_message, policy, folder)
+        selected = make_rows(args, args.system_message, policy, folder)
         for row in selected:
             system = row["prompt"][0]
-            system["content"] = guarded_system_message(self._defenses, system["content"])
+            system["content"] = apply_system_message_defenses(self._defenses, system["content"])
         return selected
 
-    async def _run(self, call: vf.ToolCall, step: int, state: vf.State) -> ToolOutput:
+    async def _run_tool_call(self, call: vf.ToolCall, step: int, state: vf.State) -> ToolOutput:
         """Runs one tool call; one that can't be run is an error for the policy to read."""
         session = cast(Session, state["sandbox"])
         ledger = cast(Ledger, state["ledger"])
-        arguments = _parsed(call.arguments)
+        arguments = _parse_arguments(call.arguments)
         known = {tool.name for tool in session.opened.tools} if session.opened else set[str]()
         if isinstance(arguments, str):
             output = ToolOutput(call.name, {}, "", arguments)
@@ -197,22 +197,22 @@ class AgentDojoEnv(SandboxedEnv):
             ledger.errors_at.append(step)
         return output
 
-    async def _score(self, session: Session, state: vf.State) -> None:
+    async def _evaluate_session(self, session: Session, state: vf.State) -> None:
         ledger = cast(Ledger, state["ledger"])
         trajectory = cast(list[Any], state["trajectory"])
-        scores = await session.evaluate(_trace(state, ledger))
+        scores = await session.evaluate(_evaluation_trace(state, ledger))
         made = sum(len(_tool_calls(step["completion"])) for step in trajectory)
         values = metrics(scores.metrics, ledger, made, len(trajectory))
         state["scores"] = values
         if not self._reward.steps:
             return
         try:
-            details = Details.model_validate(scores.details)
+            details = CallDetails.model_validate(scores.details)
             rewards = step_rewards(self._reward, values, details, ledger, len(trajectory))
         except (ValidationError, IndexError) as error:
             raise ToolsetError(f"the scores speak of tool calls that were never made: {error}") from error
         state["scores"] = {**values, "step_rewards": sum(rewards)}
-        rewards[-1] += outcome(self._reward, values)
+        rewards[-1] += weigh_metrics(self._reward, values)
         for step, reward in zip(trajectory, rewards, strict=True):
             step["reward"] = reward
 
@@ -235,19 +235,22 @@ def load_environment(
     Raises:
         EnvironmentLoadError: An argument is not what it should be.
     """
-    settings = checked(AgentDojoArgs, args), checked(SandboxSettings, sandbox or {}, "sandbox")
+    settings = (
+        check_arguments(AgentDojoArgs, args),
+        check_arguments(SandboxSettings, sandbox or {}, "sandbox"),
+    )
     return AgentDojoEnv(*settings, policy, Path(folder) if folder is not None else None)
 
 
-def _rubric(reward: Reward) -> vf.Rubric:
+def _make_rubric(reward: Reward) -> vf.Rubric:
     """Every metric is a function of it; those that the reward does not name weigh nothing."""
-    weights: dict[str, float] = {**dict.fromkeys(_ALWAYS, 0.0), **reward.weights}
+    weights: dict[str, float] = {**dict.fromkeys(_COMMON_METRICS, 0.0), **reward.weights}
     if reward.steps:
         weights["step_rewards"] = 1.0
-    return vf.Rubric(funcs=[_metric(name) for name in weights], weights=list(weights.values()))
+    return vf.Rubric(funcs=[_make_metric(name) for name in weights], weights=list(weights.values()))
 
 
-def _metric(name: str) -> Any:
+def _make_metric(name: str) -> Any:
     async def metric(state: vf.State, name: str) -> float:
         return float(state["scores"][name] or 0.0)  # what does not apply weighs nothing
 
@@ -256,7 +259,7 @@ def _metric(name: str) -> Any:
     return bound
 
 
-def _asked(guard: Guard, number: int) -> vf.Messages:
+def _question_messages(guard: DefenseChain, number: int) -> vf.Messages:
     question = guard.question(number)
     return [] if question is None else [vf.UserMessage(content=question)]
 
@@ -267,7 +270,7 @@ def _tool_calls(messages: vf.Messages) -> list[vf.ToolCall]:
     return list(messages[-1].tool_calls or [])
 
 
-def _parsed(arguments: str) -> dict[str, Any] | str:
+def _parse_arguments(arguments: str) -> dict[str, Any] | str:
     """A tool call's arguments, or what is wrong with them, worded as AgentDojo's runtime words errors."""
     try:
         parsed = json.loads(arguments)
@@ -278,12 +281,12 @@ def _parsed(arguments: str) -> dict[str, Any] | str:
     return cast(dict[str, Any], parsed)
 
 
-def _trace(state: vf.State, ledger: Ledger) -> dict[str, Any]:
+def _evaluation_trace(state: vf.State, ledger: Ledger) -> dict[str, Any]:
     """What AgentDojo's checks need to know of the conversation: its end, and what was not run of it."""
     aborted = state.get("final_env_response")
     last = aborted or state["trajectory"][-1]["completion"]
     content = last[-1].content if last else None
     if ledger.answered < len(state["trajectory"]):
         for call in _tool_calls(state["trajectory"][-1]["completion"]):
-            ledger.skip(call.name, _parsed(call.arguments))
+            ledger.skip(call.name, _parse_arguments(call.arguments))
     return {"output": content if isinstance(content, str) else None, "unexecuted": ledger.unexecuted}

@@ -1,4 +1,4 @@
-"""The defenses of one episode at work; whatever a defense raises is the defense's failure."""
+"""The chain of an episode's defenses. Whatever a defense raises is recorded as the defense's failure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from workers.environments.agentdojo.defenses import AbortEpisode, Defense, Excha
 from workers.errors import DefenseError, EnvironmentLoadError
 
 
-class Guard:
-    """Leads one episode past every defense, in their order.
+class DefenseChain:
+    """The defenses of one episode, applied in their order.
 
     Args:
         defenses: The defenses; other episodes use the same objects.
@@ -21,7 +21,7 @@ class Guard:
         self._defenses = [(defense, Exchange(task)) for defense in defenses]
         self._asking = [place for place, (defense, _) in enumerate(self._defenses) if defense.question]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Guard":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DefenseChain":
         return self  # verifiers copies the state that carries us
 
     def question(self, number: int) -> str | None:
@@ -50,11 +50,11 @@ class Guard:
         Raises:
             DefenseError: A defense raised.
         """
-        self._hear(messages)
+        self._set_messages(messages)
         place = self._asking[number]
         defense, exchange = self._defenses[place]
         content = messages[-1].content
-        tools = _filtered(defense, tools, content if isinstance(content, str) else None, exchange)
+        tools = _filter_tools(defense, tools, content if isinstance(content, str) else None, exchange)
         return self._filter(place + 1, tools)
 
     def _filter(self, start: int, tools: Sequence[vf.Tool]) -> list[vf.Tool]:
@@ -62,7 +62,7 @@ class Guard:
         for defense, exchange in self._defenses[start:]:
             if defense.question:
                 break
-            tools = _filtered(defense, tools, None, exchange)
+            tools = _filter_tools(defense, tools, None, exchange)
         return list(tools)
 
     async def inspect(self, outputs: Sequence[ToolOutput], messages: vf.Messages) -> str | None:
@@ -74,7 +74,7 @@ class Guard:
         Raises:
             DefenseError: A defense raised.
         """
-        self._hear(messages)
+        self._set_messages(messages)
         for output in reversed(outputs):
             for defense, exchange in self._defenses:
                 try:
@@ -101,13 +101,13 @@ class Guard:
                 said.append(reminder)
         return said
 
-    def _hear(self, messages: vf.Messages) -> None:
+    def _set_messages(self, messages: vf.Messages) -> None:
         for _, exchange in self._defenses:
             exchange.messages = messages
 
 
-def guarded_system_message(defenses: Sequence[Defense], message: str) -> str:
-    """The system message as the defenses have it.
+def apply_system_message_defenses(defenses: Sequence[Defense], message: str) -> str:
+    """Applies the defenses to the system message.
 
     Raises:
         EnvironmentLoadError: A defense raised.
@@ -121,7 +121,7 @@ def guarded_system_message(defenses: Sequence[Defense], message: str) -> str:
     return message
 
 
-def _filtered(
+def _filter_tools(
     defense: Defense, tools: Sequence[vf.Tool], answer: str | None, exchange: Exchange
 ) -> list[vf.Tool]:
     try:

@@ -10,8 +10,8 @@ from typing import Any, cast
 from workers.environments.agentdojo.defenses import AbortEpisode, Defense, Exchange, ToolOutput
 from workers.errors import EnvironmentLoadError
 
-_OMITTED = "<Data omitted because a prompt injection was detected>"
-_NEEDS = ("torch", "transformers")
+_OMITTED_TEXT = "<Data omitted because a prompt injection was detected>"
+_REQUIRED_PACKAGES = ("torch", "transformers")
 
 
 class TransformersPiDetector(Defense):
@@ -34,7 +34,7 @@ class TransformersPiDetector(Defense):
         threshold: float = 0.5,
         abort: bool = False,
     ) -> None:
-        missing = [package for package in _NEEDS if importlib.util.find_spec(package) is None]
+        missing = [package for package in _REQUIRED_PACKAGES if importlib.util.find_spec(package) is None]
         if missing:
             raise EnvironmentLoadError(
                 f"environment.args.defense: transformers_pi_detector needs {' and '.join(missing)}; "
@@ -58,7 +58,7 @@ class TransformersPiDetector(Defense):
     async def tool_result(self, output: ToolOutput, exchange: Exchange) -> None:
         """Classifies the content, that of a failed call included, as AgentDojo does."""
         loop = asyncio.get_running_loop()
-        safety = await loop.run_in_executor(self._thread, self._safety, output.content)
+        safety = await loop.run_in_executor(self._thread, self._safe_probability, output.content)
         if safety >= self._threshold:
             return
         if self._abort:
@@ -66,16 +66,16 @@ class TransformersPiDetector(Defense):
                 f"aborting execution because a prompt injection was detected (score: {safety}) in message: "
                 f"{output.content}"
             )
-        output.content = _OMITTED
+        output.content = _OMITTED_TEXT
 
-    def _safety(self, text: str) -> float:
+    def _safe_probability(self, text: str) -> float:
         """The probability that a text is safe."""
-        found = cast(dict[str, Any], self._classify(text)[0])
+        found = cast(dict[str, Any], self._classifier(text)[0])
         score = float(found["score"])
         return score if found["label"] == self._safe_label else 1 - score
 
     @cached_property
-    def _classify(self) -> Any:
+    def _classifier(self) -> Any:
         torch: Any = importlib.import_module("torch")
         transformers: Any = importlib.import_module("transformers")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

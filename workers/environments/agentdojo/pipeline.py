@@ -37,7 +37,7 @@ class PipelineSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _preset(cls, data: Any) -> Any:
+    def _apply_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict) or cast(dict[str, Any], data).get("preset") is None:
             return cast(object, data)
         given = cast(dict[str, Any], data)
@@ -52,6 +52,6 @@ class PipelineSettings(Settings):
 
     @field_validator("defense", mode="before")
     @classmethod
-    def _defenses(cls, value: Any) -> Any:
+    def _list_choices(cls, value: Any) -> Any:
         choices = cast(list[Any], value) if isinstance(value, list) else [] if value is None else [value]
         return [{"id": choice} if isinstance(choice, str) else choice for choice in choices]

@@ -55,7 +55,7 @@ class RewardSettings(Settings):
 
     @field_validator("reward")
     @classmethod
-    def _known(cls, value: str | dict[Metric, float]) -> str | dict[Metric, float]:
+    def _check_reward(cls, value: str | dict[Metric, float]) -> str | dict[Metric, float]:
         if isinstance(value, str) and value not in PRESETS:
             raise ValueError(f"there is no preset of that name; there are {', '.join(PRESETS)}")
         if not value:
@@ -68,7 +68,7 @@ class RewardSettings(Settings):
         return rubric if self.step_reward is None else Reward(rubric.weights, self.step_reward)
 
 
-class Details(BaseModel):
+class CallDetails(BaseModel):
     """What the toolset's scores say of single tool calls: places among those that were run."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -122,7 +122,7 @@ def metrics(
 
 
 def step_rewards(
-    reward: Reward, values: Mapping[Metric, float | None], details: Details, ledger: Ledger, steps: int
+    reward: Reward, values: Mapping[Metric, float | None], details: CallDetails, ledger: Ledger, steps: int
 ) -> list[float]:
     """What single steps are rewarded for what happened at them.
 
@@ -147,6 +147,6 @@ def step_rewards(
     return rewards
 
 
-def outcome(reward: Reward, values: Mapping[Metric, float | None]) -> float:
+def weigh_metrics(reward: Reward, values: Mapping[Metric, float | None]) -> float:
     """The weighted sum of the metrics; what does not apply weighs nothing."""
     return sum(weight * (values[name] or 0.0) for name, weight in reward.weights.items())

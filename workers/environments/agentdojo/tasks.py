@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from workers.environments.arguments import distinct
+from workers.environments.arguments import check_distinct
 from workers.errors import EnvironmentLoadError
 from workers.settings import Settings
 
@@ -49,20 +49,20 @@ class TaskSelection(Settings):
 
     @field_validator("mode", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
+    def _list_modes(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
     @field_validator("suites", "user_tasks", "injection_tasks")
     @classmethod
-    def _selects_something(cls, value: list[str] | None) -> list[str] | None:
+    def _check_not_empty(cls, value: list[str] | None) -> list[str] | None:
         if value == []:
             raise ValueError("an empty list selects nothing; leave it out, or give null, for all")
         return value
 
-    _distinct = field_validator("suites", "user_tasks", "injection_tasks", "mode")(distinct)
+    _distinct = field_validator("suites", "user_tasks", "injection_tasks", "mode")(check_distinct)
 
 
-def catalog(
+def load_catalog(
     version: str,
     suites: Iterable[str] | None = None,
     attack: str | None = None,
@@ -84,11 +84,11 @@ def catalog(
     """
     own_suites = tuple(path for path in suites or () if ":" in path)
     own_attack = attack if attack and ":" in attack else None
-    return _catalog(version, own_suites, own_attack, folder, target if own_attack else None)
+    return _read_catalog(version, own_suites, own_attack, folder, target if own_attack else None)
 
 
 @cache
-def _catalog(
+def _read_catalog(
     version: str, suites: tuple[str, ...], attack: str | None, folder: Path | None, target: str | None
 ) -> dict[str, Any]:
     request = {
@@ -121,7 +121,7 @@ def _catalog(
     return found
 
 
-def rows(
+def make_rows(
     selection: TaskSelection,
     system_message: str | None = None,
     policy: str | None = None,
@@ -139,8 +139,8 @@ def rows(
         EnvironmentLoadError: The selection names something that AgentDojo does not have.
     """
     target = policy if selection.attack_model is None else selection.attack_model
-    known = catalog(selection.version, selection.suites, selection.attack, folder, target)
-    _check(selection, known)
+    known = load_catalog(selection.version, selection.suites, selection.attack, folder, target)
+    _check_selection(selection, known)
     model = _attack_model(selection, known, policy)
     named = model is not None and known["attacks"][selection.attack]["addresses_model"]
     system = known["system_message"] if system_message is None else system_message
@@ -151,27 +151,27 @@ def rows(
             "answer": "",
             "info": info,
         }
-        for index, (prompt, info) in enumerate(_selected(selection, known, model, named))
+        for index, (prompt, info) in enumerate(_select_rows(selection, known, model, named))
     ]
 
 
-def _selected(
+def _select_rows(
     selection: TaskSelection, known: dict[str, Any], model: str | None, named: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in selection.suites or known["suites"]:
         suite = known["suites"][name]
         task_id = [name] if ":" in name else [selection.version, name]
-        user_tasks = _some(suite["user_tasks"], selection.user_tasks)
-        injection_tasks = _some(suite["injection_tasks"], selection.injection_tasks)
+        user_tasks = _select_wanted(suite["user_tasks"], selection.user_tasks)
+        injection_tasks = _select_wanted(suite["injection_tasks"], selection.injection_tasks)
         for mode in selection.mode:
             if mode == "injection":
                 for injection_id, injection_task in injection_tasks.items():
-                    info = _info(task_id, suite, injection_task, None, injection_id)
+                    info = _make_info(task_id, suite, injection_task, None, injection_id)
                     yield injection_task["prompt"], info
                 continue
             for user_id, user_task in user_tasks.items():
                 if mode == "benign":
-                    yield user_task["prompt"], _info(task_id, suite, user_task, user_id, None)
+                    yield user_task["prompt"], _make_info(task_id, suite, user_task, user_id, None)
                     continue
                 assert selection.attack is not None
                 pairs: Iterable[str] = injection_tasks
@@ -179,11 +179,11 @@ def _selected(
                     pairs = list(suite["injection_tasks"])[:1]
                 for injection_id in pairs:
                     attack = (selection.attack, model)
-                    info = _info(task_id, suite, user_task, user_id, injection_id, attack, named)
+                    info = _make_info(task_id, suite, user_task, user_id, injection_id, attack, named)
                     yield user_task["prompt"], info
 
 
-def _info(
+def _make_info(
     suite_id: list[str],
     suite: dict[str, Any],
     task: dict[str, Any],
@@ -208,15 +208,15 @@ def _info(
     }
 
 
-def _some(tasks: dict[str, Any], wanted: list[str] | None) -> dict[str, Any]:
+def _select_wanted(tasks: dict[str, Any], wanted: list[str] | None) -> dict[str, Any]:
     return tasks if wanted is None else {name: task for name, task in tasks.items() if name in wanted}
 
 
-def _check(selection: TaskSelection, known: dict[str, Any]) -> None:
+def _check_selection(selection: TaskSelection, known: dict[str, Any]) -> None:
     suites = known["suites"]
     for name in selection.suites or []:
         if name not in suites:
-            raise _unknown("suites", "suite", name, suites, selection.version)
+            raise _refuse_unknown("suites", "suite", name, suites, selection.version)
     chosen = [suites[name] for name in selection.suites or suites]
     names = [suite["name"] for suite in chosen]
     for name in names:
@@ -230,23 +230,27 @@ def _check(selection: TaskSelection, known: dict[str, Any]) -> None:
         wanted: list[str] = getattr(selection, kind) or []
         for name in wanted:
             if name not in has:
-                raise _unknown(kind, kind[:-1].replace("_", " "), name, dict.fromkeys(has), selection.version)
+                raise _refuse_unknown(
+                    kind, kind[:-1].replace("_", " "), name, dict.fromkeys(has), selection.version
+                )
     if "attack" in selection.mode:
         if selection.attack is None:
-            has = ", ".join(_offered(known))
+            has = ", ".join(_playable_attacks(known))
             raise EnvironmentLoadError(
                 f"environment.args.attack: mode `attack` needs one; AgentDojo has {has}"
             )
         if selection.attack not in known["attacks"]:
-            raise _unknown("attack", "attack", selection.attack, _offered(known), selection.version)
+            raise _refuse_unknown(
+                "attack", "attack", selection.attack, _playable_attacks(known), selection.version
+            )
         if selection.attack == "manual":
             raise EnvironmentLoadError(
                 "environment.args.attack: `manual` asks a person for every injection; choose another one: "
-                f"{', '.join(_offered(known))}"
+                f"{', '.join(_playable_attacks(known))}"
             )
 
 
-def _offered(known: dict[str, Any]) -> list[str]:
+def _playable_attacks(known: dict[str, Any]) -> list[str]:
     """The attacks that can be played: all but the one that asks a person."""
     return [attack for attack in known["attacks"] if attack != "manual"]
 
@@ -276,7 +280,9 @@ def _attack_model(selection: TaskSelection, known: dict[str, Any], policy: str |
     )
 
 
-def _unknown(field: str, noun: str, given: str, known: Iterable[str], version: str) -> EnvironmentLoadError:
+def _refuse_unknown(
+    field: str, noun: str, given: str, known: Iterable[str], version: str
+) -> EnvironmentLoadError:
     return EnvironmentLoadError(
         f"environment.args.{field}: AgentDojo {version} has no {noun} {given!r}; it has {', '.join(known)}"
     )

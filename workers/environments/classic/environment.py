@@ -12,14 +12,14 @@ import verifiers as vf
 from workers.environments import tracing
 from workers.environments.base import Actor, Rollout, Rows
 from workers.environments.classic import scoring, steps
-from workers.environments.classic.overheads import spare_threads, with_signature
-from workers.environments.library_output import logged_output
-from workers.environments.loading import explain_load_error, load
-from workers.environments.sendable import sendable, sendable_message
+from workers.environments.classic.overheads import avoid_token_threads, cache_signature
+from workers.environments.library_output import log_library_output
+from workers.environments.loading import explain_load_error, load_classic_environment
+from workers.environments.sendable import replace_unsendable, replace_unsendable_message
 from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
-from workers.failures import kind_of
+from workers.failures import failure_kind
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings, Split
 
@@ -51,10 +51,12 @@ class ClassicEnvironment:
         episode_timeout: float | None = None,
     ) -> None:
         scoring.observe_rubrics()
-        self._env = load(settings, search_path, {"policy": policy, "episode_timeout": episode_timeout})
+        self._env = load_classic_environment(
+            settings, search_path, {"policy": policy, "episode_timeout": episode_timeout}
+        )
         self._settings = settings
-        self._members = list(_members(self._env, settings.id))
-        self.toolset = _toolset(self._members, settings.id)
+        self._members = list(_member_environments(self._env, settings.id))
+        self.toolset = _find_toolset(self._members, settings.id)
         self.needs_groups = any(scoring.scores_groups(env) for env in self._members)
         self.has_tools = self.toolset is not None or any(
             bool(getattr(env, "tool_defs", None)) for env in self._members
@@ -72,7 +74,7 @@ class ClassicEnvironment:
         Raises:
             EnvironmentLoadError: It has no such dataset.
         """
-        with logged_output():
+        with log_library_output():
             try:
                 return self._rows()
             except EnvironmentLoadError:
@@ -101,17 +103,17 @@ class ClassicEnvironment:
         self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
     ) -> Rollout:
         """See `RolloutEnvironment.play`."""
-        env, row = _played_by(self._env, row)
+        env, row = _find_player(self._env, row)
         state = await self._roll_out(env, row, actor, trace, session)
         await self._score(env, [state], [trace])
         scoring.check_scored(state, trace)
-        return steps.rollout(state, trace)
+        return steps.make_rollout(state, trace)
 
     async def play_group(
         self, row: dict[str, Any], actor: Actor, traces: list[EpisodeTrace], sessions: list[Session | None]
     ) -> list[Rollout | BaseException]:
         """See `RolloutEnvironment.play_group`. Those that fail before scoring are left out of it."""
-        env, row = _played_by(self._env, row)
+        env, row = _find_player(self._env, row)
         states = await asyncio.gather(
             *(self._roll_out(env, row, actor, t, s) for t, s in zip(traces, sessions, strict=True)),
             return_exceptions=True,
@@ -124,7 +126,7 @@ class ClassicEnvironment:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a failure of each of them
             return [s if isinstance(s, BaseException) else error for s in states]
         return [
-            s if isinstance(s, BaseException) else steps.rollout(s, t)
+            s if isinstance(s, BaseException) else steps.make_rollout(s, t)
             for s, t in zip(states, traces, strict=True)
         ]
 
@@ -146,36 +148,36 @@ class ClassicEnvironment:
             **(actor.sampling.get("extra_body") or {}),
         }
         sampling.pop("n", None)
-        token = tracing.current.set(trace)
+        token = tracing.current_trace.set(trace)
         try:
             state = await env.rollout(cast(Any, row), actor.client, actor.model, sampling)
             _check_rolled_out(env, state)
             return state
         except BaseException as error:
-            if kind_of(error) == "environment" and isinstance(error.__cause__, vf.Error):
+            if failure_kind(error) == "environment" and isinstance(error.__cause__, vf.Error):
                 await self._score_failed(env, trace)
             if (
                 trace.state is not None
             ):  # verifiers cleans up after an episode that it ends with an error, too
-                await scoring.clean_up(env, trace.state)
+                await scoring.clean_up_rubric(env, trace.state)
             raise
         finally:
-            tracing.current.reset(token)
+            tracing.current_trace.reset(token)
 
     async def _score_failed(self, env: Any, trace: EpisodeTrace) -> None:
         """As verifiers does, which scores what an environment ends with an error of verifiers' kinds."""
         if self.needs_groups or not env.score_rollouts:
             return
-        token = tracing.scored.set((trace,))
+        token = tracing.scored_traces.set((trace,))
         try:
             await scoring.score_failed(env, trace.state)
         finally:
-            tracing.scored.reset(token)
+            tracing.scored_traces.reset(token)
 
     async def _score(self, env: Any, states: list[vf.State], traces: list[EpisodeTrace]) -> None:
         if not states:
             return
-        token = tracing.scored.set(tuple(traces))
+        token = tracing.scored_traces.set(tuple(traces))
         alone = not scoring.scores_groups(env)
         try:
             for trace in traces:
@@ -183,34 +185,34 @@ class ClassicEnvironment:
             with traces[0].during("scoring"):
                 scored = False
                 try:
-                    await scoring.score(env, states, alone=alone)
+                    await scoring.score_rollouts(env, states, alone=alone)
                     scored = True
                 finally:
                     for state in states if not scored else ():
-                        await scoring.clean_up(env, state)
+                        await scoring.clean_up_rubric(env, state)
                 for state in states:
                     await env.rubric.cleanup(state)
         finally:
-            tracing.scored.reset(token)
+            tracing.scored_traces.reset(token)
         for state, trace in zip(states, traces, strict=True):
             _check_session(trace)
             if scoring.scores_singly(env):  # the usual way gives every step its episode's reward
-                trace.step_rewards = _step_rewards(state, trace.step_rewards)
+                trace.step_rewards = _read_step_rewards(state, trace.step_rewards)
 
     def _observe(self) -> None:
         """Wraps what an episode passes through; verifiers offers no hooks around these."""
-        spare_threads()
+        avoid_token_threads()
         for env in self._members:
-            _observe(env)
+            _observe_environment(env)
 
 
-def _observe(env: Any) -> None:
+def _observe_environment(env: Any) -> None:
     """Wraps what an episode passes through in one environment."""
     set_up, respond, act = env.setup_state, env.env_response, env.get_model_response
     clean_up, prompts = env.cleanup, env.get_prompt_messages
 
     async def setup_state(state: vf.State, *args: Any, **kwargs: Any) -> Any:
-        trace = _trace()
+        trace = _current_trace()
         trace.state = state
         if trace.session is not None:
             state["sandbox"] = trace.session
@@ -222,10 +224,10 @@ def _observe(env: Any) -> None:
         return ready
 
     async def get_prompt_messages(state: vf.State, *args: Any, **kwargs: Any) -> Any:
-        return sendable(await prompts(state, *args, **kwargs), _trace().sendable)
+        return replace_unsendable(await prompts(state, *args, **kwargs), _current_trace().sendable)
 
     async def get_model_response(state: vf.State, *args: Any, **kwargs: Any) -> Any:
-        trace = _trace()
+        trace = _current_trace()
         before = trace.seconds.get("policy", 0.0)
         newest = trace.newest_version() if trace.newest_version is not None else None
         if newest is not None:  # while replicas change one by one, the turn before may have had a newer one
@@ -234,7 +236,7 @@ def _observe(env: Any) -> None:
         with trace.during("policy"):
             response = await act(state, *args, **kwargs)
             _check_version(trace)
-        response.message = sendable_message(response.message)
+        response.message = replace_unsendable_message(response.message)
         calls = trace.session.calls if trace.session else 0
         turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls, tools)
         index = len(state["trajectory"])
@@ -242,7 +244,7 @@ def _observe(env: Any) -> None:
         return response
 
     async def env_response(messages: vf.Messages, state: vf.State, *args: Any, **kwargs: Any) -> Any:
-        trace = _trace()
+        trace = _current_trace()
         before = trace.seconds.get("tools", 0.0)
         calls = len(trace.session.call_errors) if trace.session else 0
         with trace.during("tools"):
@@ -256,7 +258,7 @@ def _observe(env: Any) -> None:
         return answer
 
     async def cleanup(state: vf.State, *args: Any, **kwargs: Any) -> None:
-        trace = _trace()
+        trace = _current_trace()
         if state.get("error") is not None or trace.error is not None:
             # The stage stays the one that failed, and so does the error, whatever comes of this.
             state["error"] = state.get("error") or trace.error
@@ -268,18 +270,18 @@ def _observe(env: Any) -> None:
         with trace.during("scoring"):
             await clean_up(state, *args, **kwargs)
             _check_session(trace)
-        trace.step_rewards = _step_rewards(state, [])
+        trace.step_rewards = _read_step_rewards(state, [])
 
     env.setup_state, env.env_response = setup_state, env_response
     env.get_prompt_messages = get_prompt_messages
     env.get_model_response, env.cleanup = get_model_response, cleanup
-    observe_calls(env, _trace)
+    observe_calls(env, _current_trace)
     for functions in (env._stop_conditions, env._cleanup_handlers):
-        functions[:] = [with_signature(function) for function in functions]
+        functions[:] = [cache_signature(function) for function in functions]
 
 
-def _trace() -> EpisodeTrace:
-    trace = tracing.current.get()
+def _current_trace() -> EpisodeTrace:
+    trace = tracing.current_trace.get()
     if trace is None:
         raise EnvironmentLoadError("this environment is played by Kumite's workers only")
     return trace
@@ -311,11 +313,11 @@ def _check_rolled_out(env: Any, state: vf.State) -> None:
         raise EpisodeFailed(str(error)) from (error if isinstance(error, BaseException) else None)
 
 
-def _members(env: Any, name: str) -> Iterator[Any]:
+def _member_environments(env: Any, name: str) -> Iterator[Any]:
     """The environments that play: those of a group, each with its own rows, or the one."""
     if isinstance(env, vf.EnvGroup):
         for member in env.envs:
-            yield from _members(member, name)
+            yield from _member_environments(member, name)
     elif isinstance(env, vf.MultiTurnEnv):
         yield env
     else:
@@ -325,7 +327,7 @@ def _members(env: Any, name: str) -> Iterator[Any]:
         )
 
 
-def _played_by(env: Any, row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _find_player(env: Any, row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Who plays a row, and the row as that one knows it."""
     while isinstance(env, vf.EnvGroup):
         name, routed, _ = cast(Any, env)._route_child_input(row)
@@ -333,7 +335,7 @@ def _played_by(env: Any, row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return env, row
 
 
-def _toolset(members: list[Any], name: str) -> ToolsetSpec | None:
+def _find_toolset(members: list[Any], name: str) -> ToolsetSpec | None:
     """What sandboxes must have loaded; an attribute of that name that is something else is the user's own."""
     found = [env.toolset for env in members if isinstance(getattr(env, "toolset", None), ToolsetSpec)]
     if any(toolset != found[0] for toolset in found):
@@ -344,8 +346,8 @@ def _toolset(members: list[Any], name: str) -> ToolsetSpec | None:
     return found[0] if found else None
 
 
-def _step_rewards(state: vf.State, before: list[float | None]) -> list[float | None]:
+def _read_step_rewards(state: vf.State, before: list[float | None]) -> list[float | None]:
     """The rewards of an episode's steps, as far as the environment has given any."""
     trajectory: list[Any] = state.get("trajectory") or []
-    now = [steps.number(step.get("reward")) for step in trajectory]
+    now = [steps.to_number(step.get("reward")) for step in trajectory]
     return now if any(reward is not None for reward in now) else before

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import verifiers as vf
 
-_DOWN = frozenset({408, 425, 429, 502, 503, 504, 529})
-_REFUSED = (ConnectionRefusedError, ConnectionResetError, ConnectionAbortedError, socket.gaierror)
-_CONNECTION = frozenset(
+_OUTAGE_STATUSES = frozenset({408, 425, 429, 502, 503, 504, 529})
+_CONNECTION_ERRORS = (ConnectionRefusedError, ConnectionResetError, ConnectionAbortedError, socket.gaierror)
+_CONNECTION_ERROR_NAMES = frozenset(
     {
         "APIConnectionError",
         "APITimeoutError",
@@ -26,8 +26,8 @@ _CONNECTION = frozenset(
 """Classes of openai, anthropic, httpx, aiohttp, requests and urllib3, none of which need be installed."""
 
 
-def outage(error: BaseException) -> Literal["down", "failing"] | None:
-    """Whether it, or what it was raised from, says that a service is down, or fails perhaps on this alone.
+def classify_outage(error: BaseException) -> Literal["down", "failing"] | None:
+    """Classifies whether an error, or its cause, says that a service is down, or fails perhaps on this alone.
 
     Down: a connection that is refused or breaks, 429, 503 and the like. Failing: a status of 500.
     """
@@ -38,20 +38,26 @@ def outage(error: BaseException) -> Literal["down", "failing"] | None:
         seen.add(id(cause))
         if isinstance(cause, vf.SandboxError):
             return None  # a session that is gone does not come back
-        if isinstance(cause, (*_REFUSED, vf.InfraError)) or _status(cause) in _DOWN or _by_name(cause):
+        if (
+            isinstance(cause, (*_CONNECTION_ERRORS, vf.InfraError))
+            or _http_status(cause) in _OUTAGE_STATUSES
+            or _outage_by_name(cause)
+        ):
             return "down"
-        failing = failing or _status(cause) == 500
+        failing = failing or _http_status(cause) == 500
         cause = cause.__cause__ or cause.__context__
     return "failing" if failing else None
 
 
-def _by_name(error: BaseException) -> bool:
+def _outage_by_name(error: BaseException) -> bool:
     kind = type(error)
     package = kind.__module__.partition(".")[0]
-    return kind.__name__ in _CONNECTION or (kind.__name__ == "ConnectionError" and package == "requests")
+    return kind.__name__ in _CONNECTION_ERROR_NAMES or (
+        kind.__name__ == "ConnectionError" and package == "requests"
+    )
 
 
-def _status(error: BaseException) -> Any:
+def _http_status(error: BaseException) -> Any:
     """The HTTP status that an error of some client is about, if it is about one."""
     for where in (error, getattr(error, "response", None)):
         for name in ("status_code", "status", "code"):

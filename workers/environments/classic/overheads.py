@@ -10,7 +10,7 @@ from verifiers.legacy.types import Response
 _parse_tokens: Any = multiturn_env.parse_response_tokens
 
 
-def with_signature(function: Any) -> Any:
+def cache_signature(function: Any) -> Any:
     """The same function, with its signature at hand.
 
     verifiers looks at the signature of every stop condition and every handler, each time before it calls
@@ -25,13 +25,13 @@ def with_signature(function: Any) -> Any:
     return call
 
 
-def spare_threads() -> None:
+def avoid_token_threads() -> None:
     """Has verifiers take a response's tokens apart on a thread only where there are any.
 
     To hand an empty task to a thread and wait for it costs a tenth of a worker's time on an episode.
     """
-    multiturn_env.parse_response_tokens = _tokens
+    multiturn_env.parse_response_tokens = _parse_tokens_inline
 
 
-async def _tokens(response: Response, max_seq_len: int | None = None) -> Any:
+async def _parse_tokens_inline(response: Response, max_seq_len: int | None = None) -> Any:
     return None if response.message.tokens is None else await _parse_tokens(response, max_seq_len)

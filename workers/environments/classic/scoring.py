@@ -22,7 +22,7 @@ from verifiers.legacy.rubrics.judge_rubric import JudgeRubric
 from verifiers.legacy.rubrics.rubric import Rubric
 
 from workers.environments import tracing
-from workers.environments.classic.outages import outage
+from workers.environments.classic.outages import classify_outage
 from workers.errors import EnvironmentInfraError, EpisodeFailed, SandboxError, ScoringError
 
 _T = TypeVar("_T")
@@ -52,17 +52,17 @@ def observe_rubrics() -> None:
     """Has verifiers' rubrics note what their functions raise, and ask judges what they are to be asked."""
 
     async def individual(self: Any, func: Any, state: Any) -> float:
-        return await _call_individual(self, _noting(func, None), state)
+        return await _call_individual(self, _note_failures(func, None), state)
 
     async def group(self: Any, func: Any, states: Any) -> list[float]:
-        return await _call_group(self, _noting(func, len(states)), states)
+        return await _call_group(self, _note_failures(func, len(states)), states)
 
     def is_group(self: Any, func: Any) -> bool:
         return _worked_out_once(_for_groups, func, lambda: _is_group_function(self, func))
 
     @wraps(_judge)
     async def judge(self: Any, prompt: Any, completion: Any, answer: Any, state: Any = None) -> str:
-        return await _judge(self, _as_dictionaries(prompt), completion, answer, state)
+        return await _judge(self, _message_dictionaries(prompt), completion, answer, state)
 
     rubric_class, judge_class = cast(Any, Rubric), cast(Any, JudgeRubric)
     rubric_class._call_individual_reward_func, rubric_class._call_group_reward_func = individual, group
@@ -70,7 +70,7 @@ def observe_rubrics() -> None:
     judge_class.judge = judge
 
 
-async def score(env: Any, states: list[vf.State], *, alone: bool) -> None:
+async def score_rollouts(env: Any, states: list[vf.State], *, alone: bool) -> None:
     """Scores rollouts of one task as verifiers' runner does, and waits for services that are down.
 
     Args:
@@ -93,11 +93,11 @@ async def score(env: Any, states: list[vf.State], *, alone: bool) -> None:
             if not env.score_rollouts:
                 await rubric.dummy_score_rollout(state)
             elif scores_singly(env):
-                await _to_a_score(lambda state=state: rubric.score_rollout(state))
+                await _score_or_raise(lambda state=state: rubric.score_rollout(state))
             else:  # which asks what `score_rollout` does, and takes rubrics with no function, too
-                await _to_a_score(lambda state=state: rubric.score_group([state]))
+                await _score_or_raise(lambda state=state: rubric.score_group([state]))
     elif env.score_rollouts:
-        await _to_a_score(lambda: rubric.score_group(states))
+        await _score_or_raise(lambda: rubric.score_group(states))
     else:
         await rubric.dummy_score_group(states)
     ended = max(began, time.time())  # the clock may have been set back
@@ -118,12 +118,12 @@ def scores_singly(env: Any) -> bool:
 def _way(env: Any) -> tuple[bool, bool]:
     """Whether an environment scores groups, and singly: looked at again when its rubric has other parts."""
     rubric: Any = env.rubric
-    parts = [(id(part), len(getattr(part, "funcs", ()))) for part in _rubrics(rubric)]
+    parts = [(id(part), len(getattr(part, "funcs", ()))) for part in _iterate_rubrics(rubric)]
     known = _ways.get(rubric)
     if known is not None and known[0] == parts:
         return known[1:]
-    own = _overrides(rubric, "score_rollout")
-    groups = bool(env.requires_group_rollouts) or (_overrides(rubric, "score_group") and not own)
+    own = _overrides_method(rubric, "score_rollout")
+    groups = bool(env.requires_group_rollouts) or (_overrides_method(rubric, "score_group") and not own)
     _ways[rubric] = (parts, groups, own and not groups)
     return _ways[rubric][1:]
 
@@ -135,17 +135,17 @@ async def score_failed(env: Any, state: vf.State) -> None:
     """
     try:
         async with asyncio.timeout(_FAILED_SECONDS):
-            score_it = env.rubric.score_rollout if scores_singly(env) else _as_group(env.rubric)
+            score_it = env.rubric.score_rollout if scores_singly(env) else _find_rubric_group(env.rubric)
             await score_it(state)
     except Exception as error:  # noqa: BLE001 - the failure on record is the episode's
         _log.info("a failed episode could not be scored: %r", error)
 
 
-def _as_group(rubric: Any) -> Callable[[vf.State], Awaitable[None]]:
+def _find_rubric_group(rubric: Any) -> Callable[[vf.State], Awaitable[None]]:
     return lambda state: rubric.score_group([state])
 
 
-async def clean_up(env: Any, state: vf.State) -> None:
+async def clean_up_rubric(env: Any, state: vf.State) -> None:
     """Runs the clean-up of an environment's rubric after an episode that came to no score. Never raises."""
     try:
         async with asyncio.timeout(_CLEANUP_SECONDS):
@@ -180,20 +180,20 @@ def check_scored(state: vf.State, trace: tracing.EpisodeTrace) -> None:
     raise ScoringError(f"the rubric gave {reward!r}, which is no reward")
 
 
-async def _to_a_score(score_it: Callable[[], Awaitable[None]]) -> None:
+async def _score_or_raise(score_it: Callable[[], Awaitable[None]]) -> None:
     """Scores; what a rubric's own code raises while its service is down has it scored again later."""
     try:
-        await _outlasting(score_it)
+        await _retry_during_outage(score_it)
     except (vf.Error, SandboxError, ScoringError, EnvironmentInfraError):
         raise
     except Exception as error:
-        where = tracing.scored.get()
+        where = tracing.scored_traces.get()
         if any(trace.scoring_errors for trace in where):
             return  # which says more: verifiers' own code has only stumbled over what a function gave
         raise ScoringError(f"the rubric raised {type(error).__name__}: {error}") from error
 
 
-async def _outlasting(work: Callable[[], Awaitable[_T]]) -> _T:
+async def _retry_during_outage(work: Callable[[], Awaitable[_T]]) -> _T:
     """Does work again for as long as it fails of a service that is down.
 
     Raises:
@@ -204,9 +204,9 @@ async def _outlasting(work: Callable[[], Awaitable[_T]]) -> _T:
         try:
             return await work()
         except Exception as error:
-            kind = outage(error)
+            kind = classify_outage(error)
             if kind is None or any(
-                trace.state and trace.state.get("error") for trace in tracing.scored.get()
+                trace.state and trace.state.get("error") for trace in tracing.scored_traces.get()
             ):
                 raise
             limit = OUTAGE_SECONDS if kind == "down" else _SHORT_OUTAGE_SECONDS
@@ -219,7 +219,7 @@ async def _outlasting(work: Callable[[], Awaitable[_T]]) -> _T:
         pause = min(2 * pause, _LONGEST)
 
 
-def _noting(function: Any, rollouts: int | None) -> Any:
+def _note_failures(function: Any, rollouts: int | None) -> Any:
     """A reward function that waits out what is down, and whose failure is noted before it becomes a 0.0."""
 
     @wraps(function)
@@ -229,7 +229,7 @@ def _noting(function: Any, rollouts: int | None) -> Any:
             return await value if inspect.isawaitable(value) else value
 
         try:
-            value = await _outlasting(once)
+            value = await _retry_during_outage(once)
             scores: list[Any] = [value] if rollouts is None else list(value)
             if rollouts is not None and len(scores) < rollouts:
                 raise ValueError(f"it gave {len(scores)} scores for {rollouts} rollouts")
@@ -239,17 +239,17 @@ def _noting(function: Any, rollouts: int | None) -> Any:
             return value
         except Exception as error:
             name = str(getattr(function, "__name__", function))
-            for trace in tracing.scored.get():
+            for trace in tracing.scored_traces.get():
                 trace.scoring_errors.append((name, error))
             raise
 
     signed = cast(Any, reward)
     signed.__name__ = str(getattr(function, "__name__", type(function).__name__))
-    signed.__signature__ = _signature(function)
+    signed.__signature__ = _cached_signature(function)
     return reward
 
 
-def _signature(function: Any) -> inspect.Signature:
+def _cached_signature(function: Any) -> inspect.Signature:
     """A function's signature, worked out once: that takes 30 µs."""
     return _worked_out_once(_signatures, function, lambda: inspect.signature(function))
 
@@ -263,20 +263,22 @@ def _worked_out_once(known: WeakKeyDictionary[Any, _T], function: Any, work_out:
         return work_out()
 
 
-def _rubrics(rubric: Any) -> Iterator[Any]:
+def _iterate_rubrics(rubric: Any) -> Iterator[Any]:
     yield rubric
     for part in getattr(rubric, "rubrics", []):
-        yield from _rubrics(part)
+        yield from _iterate_rubrics(part)
 
 
-def _overrides(rubric: Any, method: str) -> bool:
+def _overrides_method(rubric: Any, method: str) -> bool:
     """Whether some rubric in this one has a way to score of its own, and not only functions."""
     usual = [getattr(kind, method) for kind in (Rubric, vf.RubricGroup, EnvGroupRubric)]
-    own = (getattr(getattr(part, method), "__func__", getattr(part, method)) for part in _rubrics(rubric))
+    own = (
+        getattr(getattr(part, method), "__func__", getattr(part, method)) for part in _iterate_rubrics(rubric)
+    )
     return any(function not in usual for function in own)
 
 
-def _as_dictionaries(prompt: Any) -> Any:
+def _message_dictionaries(prompt: Any) -> Any:
     if not isinstance(prompt, list):
         return prompt
     messages = cast(list[Any], prompt)

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
-from workers.environments.arguments import distinct
+from workers.environments.arguments import check_distinct
 from workers.errors import EnvironmentLoadError
 from workers.settings import Settings
 
@@ -49,7 +49,7 @@ class TaskSelection(Settings):
     seed: int = Field(default=0, ge=0)
     """Seeds the data of those tasks that have made-up ones. Another seed is another task."""
 
-    _distinct = field_validator("tasks", "kinds", "difficulty")(distinct)
+    _distinct = field_validator("tasks", "kinds", "difficulty")(check_distinct)
 
 
 class TaskCard(Settings):
@@ -99,22 +99,22 @@ class ShellTask(Settings):
 
 
 @cache
-def cards(tasks_folder: str | None = None) -> Mapping[str, TaskCard]:
+def load_cards(tasks_folder: str | None = None) -> Mapping[str, TaskCard]:
     """All tasks' cards by name, in the order of names.
 
     Args:
         tasks_folder: Where they are. None: the bundled ones.
     """
-    folders = sorted(path.parent for path in _folder(tasks_folder).glob("*/task.toml"))
-    return {folder.name: _from_toml(TaskCard, folder / "task.toml") for folder in folders}
+    folders = sorted(path.parent for path in _task_folder(tasks_folder).glob("*/task.toml"))
+    return {folder.name: _read_toml(TaskCard, folder / "task.toml") for folder in folders}
 
 
-def _folder(tasks_folder: str | None) -> Path:
+def _task_folder(tasks_folder: str | None) -> Path:
     return _FOLDER if tasks_folder is None else Path(tasks_folder)
 
 
 @cache
-def shell_task(name: str, seed: int, tasks_folder: str | None = None) -> ShellTask:
+def make_shell_task(name: str, seed: int, tasks_folder: str | None = None) -> ShellTask:
     """A task by its name, its data made up from the seed.
 
     Args:
@@ -125,7 +125,7 @@ def shell_task(name: str, seed: int, tasks_folder: str | None = None) -> ShellTa
     Raises:
         EnvironmentLoadError: The task's folder is not as it should be.
     """
-    folder = _folder(tasks_folder) / name
+    folder = _task_folder(tasks_folder) / name
     contents = {
         path.relative_to(folder / "files").as_posix(): path.read_bytes()
         for path in sorted((folder / "files").rglob("*"))
@@ -137,21 +137,21 @@ def shell_task(name: str, seed: int, tasks_folder: str | None = None) -> ShellTa
         contents |= {path: text.encode() if isinstance(text, str) else text for path, text in made.items()}
     return ShellTask(
         name=name,
-        card=cards(tasks_folder)[name],
-        files=[_file(path, content) for path, content in contents.items()],
-        tests=_text(folder / "tests.py"),
+        card=load_cards(tasks_folder)[name],
+        files=[_make_file(path, content) for path, content in contents.items()],
+        tests=_read_text(folder / "tests.py"),
         expected=expected,
-        solution=_from_toml(Solution, folder / "solution.toml"),
+        solution=_read_toml(Solution, folder / "solution.toml"),
     )
 
 
-def rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
+def make_rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
     """Dataset rows of the selected tasks, in the order of names.
 
     Raises:
         EnvironmentLoadError: The selection names a task that there is not, or selects none.
     """
-    known = cards(selection.folder)
+    known = load_cards(selection.folder)
     if not known:
         raise EnvironmentLoadError(
             f"environment.args.folder: there are no tasks in {selection.folder}: each is a folder in it with "
@@ -195,21 +195,21 @@ def rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
     ]
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EnvironmentLoadError(f"{path}: {error}") from error
 
 
-def _from_toml(model: type[_Model], path: Path) -> _Model:
+def _read_toml(model: type[_Model], path: Path) -> _Model:
     try:
         return model.model_validate(tomllib.loads(path.read_text()))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise EnvironmentLoadError(f"{path}: {error}") from error
 
 
-def _file(path: str, content: bytes) -> dict[str, str]:
+def _make_file(path: str, content: bytes) -> dict[str, str]:
     try:
         return {"path": path, "text": content.decode()}
     except UnicodeDecodeError:

@@ -11,10 +11,10 @@ from datasets import Dataset
 from pydantic import Field, model_validator
 
 from workers.environments.agents.settings import AgentArgs
-from workers.environments.arguments import checked
+from workers.environments.arguments import check_arguments
 from workers.environments.sandboxed import SandboxedEnv
-from workers.environments.shell.dataset import ShellTask, TaskSelection, rows, shell_task
-from workers.environments.tool_errors import say_tool_errors
+from workers.environments.shell.dataset import ShellTask, TaskSelection, make_rows, make_shell_task
+from workers.environments.tool_errors import declare_tool_errors
 from workers.errors import (
     EnvironmentLoadError,
     RequestRefused,
@@ -31,12 +31,12 @@ Metric = Literal["solved", "tests_passed"]
 _METRICS: tuple[Metric, ...] = ("solved", "tests_passed")
 _CLEANING_UP = 15.0
 """Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
-_GRADING_TIME = 60.0
+_GRADING_SECONDS = 60.0
 """Seconds beyond all calls that are left for grading before `episode.timeout`: it gets no more, however long
 `sandbox.call_timeout` is."""
-_GRADING = 0.8
+_GRADING_SHARE = 0.8
 """Share of the limit of an evaluation that the hidden tests may take; the rest is for ending them."""
-_TIME_IS_UP = "the time for tools is over; the workspace is judged as it is"
+_TIME_IS_UP_TEXT = "the time for tools is over; the workspace is judged as it is"
 
 SYSTEM_MESSAGE = (
     "You carry out a task in a Linux workspace, through tools. Paths are relative to the workspace, and the "
@@ -71,7 +71,7 @@ class ShellArgs(TaskSelection):
     """Who plays in place of the environment's own loop: see [agents.md](agents.md). Null: that loop."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "ShellArgs":
+    def _check_timeouts(self) -> "ShellArgs":
         if self.command_timeout > self.max_command_timeout:
             raise ValueError(
                 f"command_timeout: {self.command_timeout:g} is more than max_command_timeout, "
@@ -102,7 +102,7 @@ class ShellEnv(SandboxedEnv):
         super().__init__(
             toolset,
             sandbox,
-            eval_dataset=lambda: Dataset.from_list(rows(args, args.system_message)),
+            eval_dataset=lambda: Dataset.from_list(make_rows(args, args.system_message)),
             max_turns=args.max_turns,
         )
         self.rubric = vf.Rubric(
@@ -137,7 +137,7 @@ class ShellEnv(SandboxedEnv):
             content = await self._run(call, state)
             answers.append(vf.ToolMessage(content=content, tool_call_id=call.id))
             errors.append(any(session.call_errors[before:]) or len(session.call_errors) == before)
-        say_tool_errors(state, errors)
+        declare_tool_errors(state, errors)
         if "session_ended" in state or state["tools_seconds"] > self._tools_timeout:
             state["final_env_response"] = answers
         return answers
@@ -158,12 +158,12 @@ class ShellEnv(SandboxedEnv):
         if "session_ended" in state:
             return
         task = task_of(state)
-        limit = min(_GRADING_TIME, session.sandbox.settings.call_timeout)
+        limit = min(_GRADING_SECONDS, session.sandbox.settings.call_timeout)
         evidence = {
             "output": self.last_words(state),
             "tests": task.tests,
             "expected": task.expected,
-            "seconds": _GRADING * limit,
+            "seconds": _GRADING_SHARE * limit,
             **self.evidence(state),
         }
         try:
@@ -195,7 +195,7 @@ class ShellEnv(SandboxedEnv):
         if not isinstance(arguments, dict):
             return f"the arguments of {call.name} must be an object, got {type(arguments).__name__}"
         if state["tools_seconds"] > self._tools_timeout:
-            return f"{call.name} was not run: {_TIME_IS_UP}"
+            return f"{call.name} was not run: {_TIME_IS_UP_TEXT}"
         began = time.monotonic()
         try:
             session = cast(Session, state["sandbox"])
@@ -207,7 +207,7 @@ class ShellEnv(SandboxedEnv):
         finally:
             state["tools_seconds"] += time.monotonic() - began
         if state["tools_seconds"] > self._tools_timeout:
-            return f"{result.text}\n[{_TIME_IS_UP}]"
+            return f"{result.text}\n[{_TIME_IS_UP_TEXT}]"
         return result.text
 
 
@@ -229,14 +229,14 @@ def load_environment(
     Raises:
         EnvironmentLoadError: An argument is not what it should be.
     """
-    settings = checked(ShellArgs, args)
-    own_sandbox = checked(SandboxSettings, sandbox or {}, "sandbox")
+    settings = check_arguments(ShellArgs, args)
+    own_sandbox = check_arguments(SandboxSettings, sandbox or {}, "sandbox")
     if settings.agent is not None:
         from workers.environments.agents.shell_env import AgentShellEnv, check_agent
 
         check_agent(settings.agent, policy, episode_timeout)
         return AgentShellEnv(settings, settings.agent, own_sandbox)
-    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_TIME
+    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_SECONDS
     if episode_timeout is not None and longest >= episode_timeout:
         raise EnvironmentLoadError(
             f"environment.args.tools_timeout: {settings.tools_timeout:g} lets an episode's tools and grading "
@@ -249,7 +249,7 @@ def load_environment(
 def task_of(state: vf.State) -> ShellTask:
     """The task that an episode plays."""
     info = cast(dict[str, Any], state["info"])
-    return shell_task(info["name"], info["seed"], info.get("folder"))
+    return make_shell_task(info["name"], info["seed"], info.get("folder"))
 
 
 async def session_ended(state: vf.State) -> float:

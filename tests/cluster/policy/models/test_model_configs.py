@@ -16,11 +16,11 @@ pytest.importorskip("transformers")
 @pytest.fixture(autouse=True)
 def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers is imported once for all tests; but for one, which has its own process as a driver has."""
-    from cluster.policy.models.load_configs import load_config
+    from cluster.policy.models.load_configs import load_full_config
 
     if "driver" not in request.node.name:
-        load = lambda configs: json.dumps([load_config(config) for config in json.loads(configs)])  # noqa: E731
-        monkeypatch.setattr(model_configs, "_load", load)
+        load = lambda configs: json.dumps([load_full_config(config) for config in json.loads(configs)])  # noqa: E731
+        monkeypatch.setattr(model_configs, "_load_in_process", load)
 
 
 def test_a_driver_has_them_loaded_by_a_process_of_its_own():

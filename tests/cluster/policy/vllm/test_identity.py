@@ -75,7 +75,7 @@ def test_what_is_not_served_is_no_part_of_it(model: Path):
 
 
 def test_large_weights_count_by_size_time_and_samples(model: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(identity, "_WHOLE", 1)
+    monkeypatch.setattr(identity, "_WHOLE_FILE_BYTES", 1)
     before = name(model)
     assert name(model) == before
     write_in_place(model / "model.safetensors")

@@ -343,13 +343,13 @@ def test_an_adapter_may_name_the_checkpoint_in_use_or_what_the_deployment_calls_
     versions = VersionFolder(tmp_path / "versions", base, 16, names=["my-policy"])
     for version, named in enumerate(("my-policy", "someone/my-policy", str(base)), 1):
         set_config(adapter, base_model_name_or_path=named)
-        assert versions.put(adapter, version) == "adapter"
-        versions.use(version, "adapter")
+        assert versions.add_version(adapter, version) == "adapter"
+        versions.use_version(version, "adapter")
     checkpoint = shutil.copytree(base, tmp_path / "step-100")
-    assert versions.put(checkpoint, 10) == "checkpoint"
-    versions.use(10, "checkpoint")
+    assert versions.add_version(checkpoint, 10) == "checkpoint"
+    versions.use_version(10, "checkpoint")
     set_config(adapter, base_model_name_or_path=str(checkpoint))
-    assert versions.put(adapter, 11) == "adapter"
+    assert versions.add_version(adapter, 11) == "adapter"
 
 
 def test_an_adapter_of_an_image_models_tower_is_refused_since_vllm_adapts_the_language_model(

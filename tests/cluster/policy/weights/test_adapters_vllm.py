@@ -88,7 +88,7 @@ def test_an_accepted_adapter_is_served_with_the_log_probabilities_that_peft_comp
             break
         strength *= min(8.0, 1.2 / effect)
     url, version = str(vllm_endpoint.base_url), versions.next_version
-    deployment.update(versions, url, str(adapter), version)
+    deployment.update_deployment(versions, url, str(adapter), version)
     served = served_scores(url, vllm_endpoint.model, version, ids)
     off = mean_distance(served, meant)
     worst = max(abs(a - b) for a, b in zip(served, meant, strict=True))
@@ -112,19 +112,19 @@ def test_what_is_served_otherwise_is_found_by_the_probe_and_never_in_use(
     adapter = write_peft_adapter(base, tmp_path / "adapter", **settings)
     probe, version = AdapterProbe(url, vllm_endpoint.model, "first"), versions.next_version
     with pytest.raises(UpdateRefused, match=r"has alpha_pattern, by which PEFT scales 'model.layers.0.mlp"):
-        deployment.update(versions, url, str(adapter), version, probe)
+        deployment.update_deployment(versions, url, str(adapter), version, probe)
     with monkeypatch.context() as blind:
         blind.setattr(adapters, "check_adapter", lambda *_: None)
         with pytest.raises(UpdateRefused, match=r"not served as PEFT means it: .* nats a token on average"):
-            deployment.update(versions, url, str(adapter), version, probe)
+            deployment.update_deployment(versions, url, str(adapter), version, probe)
         assert (versions.version, versions.adapter(version)) == (before, None)
         with pytest.raises(urllib.error.HTTPError, match="404"):
             served_scores(url, vllm_endpoint.model, version, [1, 2, 3])
         with pytest.raises(UpdateRefused, match=f"version {version} was given for other weights before"):
             config = json.loads((adapter / "adapter_config.json").read_text())
             (adapter / "adapter_config.json").write_text(json.dumps({**config, "alpha_pattern": {}}))
-            deployment.update(versions, url, str(adapter), version, probe)
-    deployment.update(versions, url, str(adapter), version + 1, probe)
+            deployment.update_deployment(versions, url, str(adapter), version, probe)
+    deployment.update_deployment(versions, url, str(adapter), version + 1, probe)
     assert versions.version == version + 1
     assert len(served_scores(url, vllm_endpoint.model, version + 1, [1, 2, 3])) == 2
     assert deployment.deployment_versions(url).current.version == version + 1
@@ -146,4 +146,4 @@ def test_replicas_describe_their_model_where_the_driver_has_none_of_its_files(
         with pytest.raises(
             UpdateRefused, match=r"is of another architecture: its hidden_size is 32, .* is 576"
         ):
-            deployment.update(few, str(vllm_endpoint.base_url), str(other), few.next_version)
+            deployment.update_deployment(few, str(vllm_endpoint.base_url), str(other), few.next_version)

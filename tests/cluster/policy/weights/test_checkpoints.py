@@ -75,7 +75,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_each_tensor_is_accounted_for(kind: str, versions: VersionFolder, untied: Path, tmp_path: Path):
     change, said = BROKEN[kind]
     with pytest.raises(UpdateRefused, match=said):
-        versions.put(changed(untied, tmp_path / "new", change), 1)
+        versions.add_version(changed(untied, tmp_path / "new", change), 1)
     assert not versions.path.exists()
 
 
@@ -87,14 +87,14 @@ def test_a_checkpoint_of_another_precision_or_in_several_files_is_taken(
     model: Any = AutoModelForCausalLM.from_pretrained(untied)
     model.bfloat16().save_pretrained(tmp_path / "new", max_shard_size="20KB")
     assert len(list((tmp_path / "new").glob("*.safetensors"))) > 1
-    assert versions.put(tmp_path / "new", 1) == "checkpoint"
+    assert versions.add_version(tmp_path / "new", 1) == "checkpoint"
     (tmp_path / "new" / "old.safetensors").write_bytes(b"of an earlier save, and in no index")
-    assert versions.put(tmp_path / "new", 1) == "checkpoint"
+    assert versions.add_version(tmp_path / "new", 1) == "checkpoint"
     assert not (versions.path / "v1" / "old.safetensors").exists(), "vLLM would not read it either"
     shard = sorted((tmp_path / "new").glob("model-*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(UpdateRefused, match=rf"index\.json names {shard.name}, and there is no such file"):
-        versions.put(tmp_path / "new", 2)
+        versions.add_version(tmp_path / "new", 2)
 
 
 def test_output_weights_may_be_left_out_where_they_are_the_embeddings(tied: Path, tmp_path: Path):
@@ -105,15 +105,15 @@ def test_output_weights_may_be_left_out_where_they_are_the_embeddings(tied: Path
         return lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"] * np.float32(factor)})
 
     whole = changed(tied, tmp_path / "whole", set_head(1))
-    assert versions.put(whole, 1) == "checkpoint"
+    assert versions.add_version(whole, 1) == "checkpoint"
     both = VersionFolder(tmp_path / "both", whole)
-    assert both.put(tied, 1) == "checkpoint"
+    assert both.add_version(tied, 1) == "checkpoint"
     with pytest.raises(UpdateRefused, match=r"'lm_head\.weight'"):
-        versions.put(changed(tied, tmp_path / "own", set_head(2)), 2)
+        versions.add_version(changed(tied, tmp_path / "own", set_head(2)), 2)
     with pytest.raises(
         UpdateRefused, match=r"output weights of its own: 'lm_head.weight' is not its embeddings"
     ):
-        both.put(tmp_path / "own", 2)
+        both.add_version(tmp_path / "own", 2)
 
 
 def test_whether_they_are_is_what_transformers_says_where_the_config_does_not(untied: Path, tmp_path: Path):
@@ -123,7 +123,7 @@ def test_whether_they_are_is_what_transformers_says_where_the_config_does_not(un
     (silent / "config.json").write_text(json.dumps(config))
     bare = changed(silent, tmp_path / "bare", lambda w: w.pop("lm_head.weight"))
     with pytest.raises(UpdateRefused, match=r"it may be left out only where tie_word_embeddings is true"):
-        VersionFolder(tmp_path / "versions", silent).put(bare, 1)
+        VersionFolder(tmp_path / "versions", silent).add_version(bare, 1)
 
 
 @pytest.mark.parametrize("known", ["config", "nothing"])
@@ -136,14 +136,14 @@ def test_where_the_served_models_weights_are_not_here_a_checkpoint_must_still_be
         shutil.copyfile(untied / "config.json", here / "config.json")
     versions = VersionFolder(tmp_path / "versions", here)
     with pytest.raises(UpdateRefused, match=r"it has no 'lm_head.weight'"):
-        versions.put(changed(untied, tmp_path / "bare", lambda w: w.pop("lm_head.weight")), 1)
-    assert versions.put(untied, 1) == "checkpoint"
+        versions.add_version(changed(untied, tmp_path / "bare", lambda w: w.pop("lm_head.weight")), 1)
+    assert versions.add_version(untied, 1) == "checkpoint"
 
 
 def test_what_a_version_holds_is_checked_again_where_it_is_read(
     versions: VersionFolder, untied: Path, tmp_path: Path
 ):
-    versions.put(untied, 1)
+    versions.add_version(untied, 1)
     versions.check_copy(1)
     weights = versions.path / "v1" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -186,4 +186,4 @@ def test_a_file_whose_header_lies_is_refused(
 ):
     folder = header(Path(shutil.copytree(untied, tmp_path / "new")), change)
     with pytest.raises(UpdateRefused, match=f"malformed: ValueError: .*{said}"):
-        versions.put(folder, 1)
+        versions.add_version(folder, 1)

@@ -64,7 +64,7 @@ async def test_a_replica_that_came_up_during_a_roll_takes_what_is_then_in_use(ve
     await engine.weights.catch_up()
     with pytest.raises(HTTPException):
         await engine.ask(2)
-    versions.use(2, "checkpoint")
+    versions.use_version(2, "checkpoint")
     assert await engine.ask(2) == 2
     assert engine.loaded == [2]
 
@@ -72,7 +72,7 @@ async def test_a_replica_that_came_up_during_a_roll_takes_what_is_then_in_use(ve
 async def test_many_requests_at_once_have_it_loaded_once(versions: VersionFolder):
     engine = Engine(versions)
     engine.may.clear()
-    versions.use(2, "checkpoint")
+    versions.use_version(2, "checkpoint")
     asked = [asyncio.create_task(engine.ask(2)) for _ in range(8)]
     assert await waiting(*asked)
     engine.may.set()
@@ -85,7 +85,7 @@ async def test_a_request_that_comes_while_it_is_loaded_has_it_loaded_no_second_t
     engine.may.clear()
     rolled = asyncio.create_task(engine.weights.load(2))
     await asyncio.sleep(0)
-    versions.use(2, "checkpoint")
+    versions.use_version(2, "checkpoint")
     asked = asyncio.create_task(engine.ask(2))
     assert await waiting(asked)
     engine.may.set()
@@ -98,9 +98,9 @@ async def test_an_adapter_acts_by_its_own_name_and_what_nobody_has_is_the_engine
 ):
     engine = Engine(versions)
     await engine.weights.load(2)
-    versions.use(2, "checkpoint")
+    versions.use_version(2, "checkpoint")
     write_adapter(tmp_path / "versions" / "v3")
-    versions.use(3, "adapter")
+    versions.use_version(3, "adapter")
     assert await engine.ask(3) == 3
     assert await engine.ask(9) == 9
     assert engine.loaded == [2]
@@ -128,7 +128,7 @@ async def test_a_replica_that_comes_up_later_knows_which_adapters_have_gone(tmp_
     versions = VersionFolder(tmp_path / "versions", kept=1)
     for version in (3, 4):
         write_adapter(versions.path / f"v{version}")
-    versions.use(4, "adapter")
+    versions.use_version(4, "adapter")
     engine = Engine(versions)
     await engine.weights.catch_up()
     with pytest.raises(HTTPException, match="version 3 has gone"):

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from cluster.policy.weights.gate import Gate
+from cluster.policy.weights.gate import RequestLock
 
 
 async def test_a_change_waits_for_requests_and_new_ones_wait_for_it():
-    gate, seen, end = Gate(), list[str](), asyncio.Event()
+    gate, seen, end = RequestLock(), list[str](), asyncio.Event()
 
     async def request(name: str, until: asyncio.Event | None = None) -> None:
         async with gate.request():
@@ -32,7 +32,7 @@ async def test_a_change_waits_for_requests_and_new_ones_wait_for_it():
 
 
 async def test_a_request_that_is_cancelled_is_out():
-    gate = Gate()
+    gate = RequestLock()
 
     async def request() -> None:
         async with gate.request():

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from cluster.policy.weights.rolling import roll
+from cluster.policy.weights.rolling import roll_out
 
 
 class Replicas:
@@ -23,7 +23,7 @@ class Replicas:
         return reason
 
     def roll(self) -> Awaitable[str | None]:
-        return roll(list(self.has.items()), self.load, 2)
+        return roll_out(list(self.has.items()), self.load, 2)
 
 
 async def test_one_after_the_other():

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.vllm.deployment import check_same_versions, update
+from cluster.policy.vllm.deployment import check_same_versions, update_deployment
 from cluster.policy.weights.full_weights import FullWeights
 from cluster.policy.weights.served_model import ServedModel
 from cluster.policy.weights.versions import VersionFolder
@@ -90,18 +90,18 @@ def test_a_number_that_replicas_were_given_is_never_that_of_other_weights(
     first, second = (write_other_adapter(tmp_path / str(number), number) for number in (1, 2))
     deployment.answer = lambda _: {"refusals": ["no room"], "busy": []} if how == "refused" else None
     with pytest.raises((UpdateRefused, PolicyUnavailable), match=r"no room|did not load version 1"):
-        update(versions, deployment.url, str(first), 1)
+        update_deployment(versions, deployment.url, str(first), 1)
     deployment.answer = lambda _: {"refusals": [], "busy": []}
     said = r"version 1 was given for other weights before, .* the next number is 2"
     with pytest.raises(UpdateRefused, match=said):
-        update(versions, deployment.url, str(second), 1)
+        update_deployment(versions, deployment.url, str(second), 1)
     assert (versions.version, versions.next_version) == (0, 2)
     again = VersionFolder(versions.path, versions.model, max_rank=8)
     with pytest.raises(UpdateRefused, match=said):
-        update(again, deployment.url, str(write_model(tmp_path / "full")), 1)
-    update(again, deployment.url, str(first), 1)
+        update_deployment(again, deployment.url, str(write_model(tmp_path / "full")), 1)
+    update_deployment(again, deployment.url, str(first), 1)
     assert again.version == 1, "for the same weights, it may be tried again"
-    update(again, deployment.url, str(second), again.next_version)
+    update_deployment(again, deployment.url, str(second), again.next_version)
     assert (again.version, again.current.given) == (2, {})
 
 
@@ -109,16 +109,16 @@ def test_what_is_refused_before_replicas_hear_of_it_uses_up_no_number(
     versions: VersionFolder, deployment: Deployment, tmp_path: Path
 ):
     with pytest.raises(UpdateRefused):
-        update(versions, deployment.url, str(write_adapter(tmp_path / "wide", inputs=5)), 1)
+        update_deployment(versions, deployment.url, str(write_adapter(tmp_path / "wide", inputs=5)), 1)
     assert (versions.next_version, deployment.asked) == (1, [])
-    update(versions, deployment.url, str(write_adapter(tmp_path / "good")), 1)
+    update_deployment(versions, deployment.url, str(write_adapter(tmp_path / "good")), 1)
 
 
 def test_replicas_that_were_left_at_weights_that_did_not_come_into_use_are_brought_back(
     versions: VersionFolder, deployment: Deployment, tmp_path: Path
 ):
     deployment.has(versions, 0, 3)
-    update(versions, deployment.url, str(write_adapter(tmp_path / "a")), 4)
+    update_deployment(versions, deployment.url, str(write_adapter(tmp_path / "a")), 4)
     assert [(asked["kind"], asked["version"]) for asked in deployment.asked] == [
         ("checkpoint", 0),
         ("adapter", 4),
@@ -132,8 +132,8 @@ def test_a_kept_deployment_at_another_version_than_the_run_takes_it_for_is_told(
     versions: VersionFolder, deployment: Deployment, tmp_path: Path
 ):
     elsewhere = VersionFolder(tmp_path / "elsewhere", versions.model, max_rank=8)
-    elsewhere.put(write_adapter(tmp_path / "a"), 5)
-    elsewhere.use(5, "adapter")
+    elsewhere.add_version(write_adapter(tmp_path / "a"), 5)
+    elsewhere.use_version(5, "adapter")
     deployment.has(elsewhere, 0)
     with pytest.raises(
         PolicyUnavailable,
@@ -157,13 +157,13 @@ def test_where_the_model_is_with_the_replicas_new_weights_are_compared_as_these_
     deployment.has(versions, 0)
     deployment.told["/kumite/model"] = ServedModel.of_folder(model).model_dump()
     with pytest.raises(UpdateRefused, match=r"for another base model: .* and its A is"):
-        update(versions, deployment.url, str(write_adapter(tmp_path / "wide", inputs=5)), 1)
+        update_deployment(versions, deployment.url, str(write_adapter(tmp_path / "wide", inputs=5)), 1)
     with pytest.raises(UpdateRefused, match="its vocab_size is 10, and the served model's is 9"):
-        update(versions, deployment.url, str(write_model(tmp_path / "other", vocabulary=10)), 1)
+        update_deployment(versions, deployment.url, str(write_model(tmp_path / "other", vocabulary=10)), 1)
     with pytest.raises(UpdateRefused, match=r"q_proj.weight' has shape \[7, 4\], and .* \[6, 4\]"):
-        update(versions, deployment.url, str(write_model(tmp_path / "tall", (7, 4))), 1)
-    update(versions, deployment.url, str(write_adapter(tmp_path / "good")), 1)
-    update(versions, deployment.url, str(write_model(tmp_path / "full")), 2)
+        update_deployment(versions, deployment.url, str(write_model(tmp_path / "tall", (7, 4))), 1)
+    update_deployment(versions, deployment.url, str(write_adapter(tmp_path / "good")), 1)
+    update_deployment(versions, deployment.url, str(write_model(tmp_path / "full")), 2)
     assert versions.version == 2
 
 
@@ -173,7 +173,7 @@ def test_where_nobody_knows_the_model_what_is_not_compared_is_said(
     versions = VersionFolder(tmp_path / "versions", None, max_rank=8)
     deployment.has(versions, 0)
     deployment.told["/kumite/model"] = None
-    update(versions, deployment.url, str(write_adapter(tmp_path / "good")), 1)
+    update_deployment(versions, deployment.url, str(write_adapter(tmp_path / "good")), 1)
     assert "not compared with the config and the tensors of the served model" in caplog.text
 
 
@@ -185,7 +185,7 @@ async def test_a_replica_refuses_a_checkpoint_that_is_not_what_was_put_there(
     async def reload(version: int) -> None:
         loaded.append(version)
 
-    versions.put(write_model(tmp_path / "full"), 1)
+    versions.add_version(write_model(tmp_path / "full"), 1)
     weights = FullWeights(versions, reload)
     with (versions.path / "v1" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)

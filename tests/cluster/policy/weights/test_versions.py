@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
-from cluster.policy.vllm.deployment import update
+from cluster.policy.vllm.deployment import update_deployment
 from cluster.policy.weights.versions import VersionFolder
 from tests.helpers.weight_files import write_adapter, write_model
 
@@ -60,8 +60,8 @@ def test_a_deployment_begins_at_version_0(versions: VersionFolder):
 def test_a_new_version_is_the_present_one_once_replicas_have_it(
     versions: VersionFolder, deployment: str, tmp_path: Path
 ):
-    update(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
-    update(versions, deployment, str(write_adapter(tmp_path / "b")), 5)
+    update_deployment(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
+    update_deployment(versions, deployment, str(write_adapter(tmp_path / "b")), 5)
     assert versions.version == 5
     assert sorted(path.name for path in versions.path.iterdir()) == ["current.json", "v1", "v5"]
 
@@ -70,7 +70,7 @@ def test_a_version_is_a_copy_that_the_trainer_may_overwrite(
     versions: VersionFolder, deployment: str, tmp_path: Path
 ):
     adapter = write_adapter(tmp_path / "a")
-    update(versions, deployment, str(adapter), 1)
+    update_deployment(versions, deployment, str(adapter), 1)
     (adapter / "adapter_config.json").write_text("{")
     assert json.loads((versions.path / "v1" / "adapter_config.json").read_text())["r"] == 2
 
@@ -79,9 +79,9 @@ def test_a_version_is_a_copy_that_the_trainer_may_overwrite(
 def test_a_version_that_goes_backwards_is_refused(
     versions: VersionFolder, deployment: str, tmp_path: Path, version: int
 ):
-    update(versions, deployment, str(write_adapter(tmp_path / "a")), 3)
+    update_deployment(versions, deployment, str(write_adapter(tmp_path / "a")), 3)
     with pytest.raises(UpdateRefused, match=f"version {version} is not above the policy's present one, 3"):
-        update(versions, deployment, str(tmp_path / "a"), version)
+        update_deployment(versions, deployment, str(tmp_path / "a"), version)
     assert versions.version == 3
 
 
@@ -92,7 +92,7 @@ def test_adapters_that_have_been_superseded_often_go_unless_a_request_is_still_a
     versions = VersionFolder(tmp_path / "versions", model, max_rank=8, kept=2)
 
     def after(version: int) -> list[str]:
-        update(versions, deployment, str(adapter), version)
+        update_deployment(versions, deployment, str(adapter), version)
         return sorted(path.name for path in versions.path.glob("v*"))
 
     assert (after(1), after(5)) == (["v1"], ["v1", "v5"])
@@ -100,7 +100,7 @@ def test_adapters_that_have_been_superseded_often_go_unless_a_request_is_still_a
     assert (after(9), versions.current.oldest) == (["v1", "v5", "v9"], 5)
     busy.clear()
     assert (after(10), versions.current.oldest) == (["v10", "v9"], 9)
-    update(versions, deployment, str(write_model(tmp_path / "b")), 11)
+    update_deployment(versions, deployment, str(write_model(tmp_path / "b")), 11)
     assert after(12) == ["v11", "v12"], "the checkpoint that it is added to stays"
     assert after(13) == ["v11", "v12", "v13"]
     assert after(14) == ["v11", "v13", "v14"]
@@ -156,11 +156,11 @@ def break_rank(adapter: Path) -> None:
 def test_an_adapter_that_is_none_or_another_models_is_refused(
     versions: VersionFolder, deployment: str, tmp_path: Path, broken, said: str
 ):
-    update(versions, deployment, str(write_adapter(tmp_path / "good")), 1)
+    update_deployment(versions, deployment, str(write_adapter(tmp_path / "good")), 1)
     adapter = write_adapter(tmp_path / "bad")
     broken(adapter)
     with pytest.raises(UpdateRefused, match=said):
-        update(versions, deployment, str(adapter), 2)
+        update_deployment(versions, deployment, str(adapter), 2)
     assert versions.version == 1
     assert not (versions.path / "v2").exists()
 
@@ -168,11 +168,11 @@ def test_an_adapter_that_is_none_or_another_models_is_refused(
 def test_a_checkpoint_takes_the_place_of_all_that_was(
     versions: VersionFolder, deployment: str, tmp_path: Path
 ):
-    update(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
-    update(versions, deployment, str(write_model(tmp_path / "b", transformers_version="2")), 2)
+    update_deployment(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
+    update_deployment(versions, deployment, str(write_model(tmp_path / "b", transformers_version="2")), 2)
     assert (versions.version, versions.current.base, versions.adapter(2)) == (2, 2, None)
     assert sorted(path.name for path in versions.path.iterdir()) == ["current.json", "v2"]
-    update(versions, deployment, str(write_adapter(tmp_path / "a")), 3)
+    update_deployment(versions, deployment, str(write_adapter(tmp_path / "a")), 3)
     assert (versions.version, versions.current.base) == (3, 2)
     assert versions.adapter(3) == versions.path / "v3"
     assert versions.checkpoint(2) == versions.path / "v2"
@@ -217,7 +217,7 @@ def test_a_checkpoint_that_is_none_or_of_another_architecture_is_refused(
     checkpoint = write_model(tmp_path / "bad")
     broken(checkpoint)
     with pytest.raises(UpdateRefused, match=said):
-        update(versions, deployment, str(checkpoint), 1)
+        update_deployment(versions, deployment, str(checkpoint), 1)
     assert versions.version == 0
     assert not versions.path.exists()
 
@@ -225,8 +225,8 @@ def test_a_checkpoint_that_is_none_or_of_another_architecture_is_refused(
 def test_a_deployment_without_adapters_takes_checkpoints_alone(deployment: str, tmp_path: Path):
     versions = VersionFolder(tmp_path / "versions", write_model(tmp_path / "model"))
     with pytest.raises(UpdateRefused, match=r"policy\.adapters is not set .* full checkpoints only"):
-        update(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
-    update(versions, deployment, str(write_model(tmp_path / "b")), 1)
+        update_deployment(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
+    update_deployment(versions, deployment, str(write_model(tmp_path / "b")), 1)
     assert versions.version == 1
 
 
@@ -237,16 +237,16 @@ def test_weights_may_come_from_a_bucket(
     bucket = fsspec.filesystem("memory")
     for file in write_adapter(tmp_path / "a").iterdir():
         bucket.pipe_file(f"/bucket/adapter/{file.name}", file.read_bytes())
-    update(versions, deployment, "memory://bucket/adapter", 1)
+    update_deployment(versions, deployment, "memory://bucket/adapter", 1)
     assert versions.version == 1
     assert (versions.path / "v1" / "adapter_model.safetensors").is_file()
     bucket.pipe_file("/bucket/adapter/adapter_model.safetensors", b"no weights")
     with pytest.raises(UpdateRefused, match=r"the adapter memory://bucket/adapter is malformed"):
-        update(versions, deployment, "memory://bucket/adapter", 2)
+        update_deployment(versions, deployment, "memory://bucket/adapter", 2)
     with pytest.raises(UpdateRefused, match=r"memory://bucket/nothing cannot be read"):
-        update(versions, deployment, "memory://bucket/nothing", 2)
+        update_deployment(versions, deployment, "memory://bucket/nothing", 2)
     with pytest.raises(UpdateRefused, match=r"nonsense://a cannot be read: .*nonsense"):
-        update(versions, deployment, "nonsense://a", 2)
+        update_deployment(versions, deployment, "nonsense://a", 2)
     assert not list((tmp_path / "cache" / "policy").iterdir()), "nothing of it stays"
 
 
@@ -255,12 +255,12 @@ def test_what_a_replica_refuses_is_not_in_use(
 ):
     refusals.append("LoRA rank 64 is greater than max_lora_rank 16")
     with pytest.raises(UpdateRefused, match="vLLM does not load it: LoRA rank 64"):
-        update(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
+        update_deployment(versions, deployment, str(write_adapter(tmp_path / "a")), 1)
     assert versions.version == 0
     assert not (versions.path / "v1").exists()
 
 
 def test_a_deployment_that_does_not_answer_keeps_its_version(versions: VersionFolder, tmp_path: Path):
     with pytest.raises(PolicyUnavailable, match="did not load version 1"):
-        update(versions, "http://127.0.0.1:9/v1", str(write_adapter(tmp_path / "a")), 1)
+        update_deployment(versions, "http://127.0.0.1:9/v1", str(write_adapter(tmp_path / "a")), 1)
     assert versions.version == 0
