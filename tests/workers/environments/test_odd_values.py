@@ -93,7 +93,8 @@ STATES = st.fixed_dictionaries(
         "info": INFOS,
     },
 )
-UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+EVERY_CHECK: Any = list(HealthCheck)
+UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=EVERY_CHECK)
 THOROUGH = settings(UNHURRIED, max_examples=5000)
 
 
