@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from verifiers.types import Tool
+from verifiers.types import Tool  # pyright: ignore[reportMissingImports] - verifiers makes it as it is imported
 
 from cluster.plan.plan import task_id_of
 from cluster.plan.tasks import _task
