@@ -252,7 +252,7 @@ async def test_an_iteration_that_is_left_is_broken_off_though_what_follows_comes
         pool = engine._components[0].pool
         stage.open.clear()
         stage.free, stage.holds = 2, "/1"
-        kept = engine.rollouts(8)
+        kept, closing = engine.rollouts(8), None
         try:
             async for _ in kept if left_by == "close" else engine.rollouts(8):
                 if left_by == "error":
@@ -267,7 +267,7 @@ async def test_an_iteration_that_is_left_is_broken_off_though_what_follows_comes
             groups = await asyncio.wait_for(all_of(engine.rollouts(2)), 60)
             assert [len(group.episodes) for group in groups] == [2, 2]
             assert pool.state.in_flight == 0 and stage.playing == 0
-    if left_by == "close":
+    if closing is not None:
         await closing
     await nothing_left(before)
     check_run(tmp_path / "run", stage)
@@ -361,7 +361,14 @@ async def test_a_wrong_call_is_refused_and_the_iteration_that_plays_goes_on(
         playing = asyncio.create_task(all_of(engine.rollouts(2)))
         while not stage.playing:
             await asyncio.sleep(0)
-        for wrong in ({"split": "test"}, {"split": ""}, {"tasks": ["t9"]}, {"tasks": 0}, {"samples": 0}):
+        wrongs: list[dict[str, Any]] = [
+            {"split": "test"},
+            {"split": ""},
+            {"tasks": ["t9"]},
+            {"tasks": 0},
+            {"samples": 0},
+        ]
+        for wrong in wrongs:
             with pytest.raises(ConfigError):
                 await all_of(engine.rollouts(**wrong))
         stage.open.set()

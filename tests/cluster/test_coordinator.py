@@ -5,6 +5,7 @@ import io
 import json
 import random
 from collections import Counter
+from typing import Literal
 
 import pytest
 from datasets import load_dataset
@@ -46,7 +47,7 @@ def specs(count, samples=1):
     ]
 
 
-def result(spec, *, status="finished", failure=None):
+def result(spec, *, status: Literal["finished", "failed"] = "finished", failure=None):
     failed = status == "failed"
     died = EpisodeError(stage="tools", kind="sandbox", type="SandboxDied", message="it died")
     record = EpisodeRecord(

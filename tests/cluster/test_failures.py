@@ -21,7 +21,7 @@ from cluster.observe.outcome import FailureLimit
 from cluster.observe.summary import summarise_run, write_summary
 from tests.cluster.observe.test_summary import run_of, shown
 from tests.cluster.synthetic import episode, failed_episode, result
-from workers.records import EpisodeError, EpisodeResult, EpisodeSpec, episode_id
+from workers.records import EpisodeError, EpisodeResult, EpisodeSpec, FailureKind, Stage, episode_id
 
 
 def spec(task: int, sample: int = 0) -> EpisodeSpec:
@@ -34,7 +34,9 @@ def spec(task: int, sample: int = 0) -> EpisodeSpec:
     )
 
 
-def outcome(of: EpisodeSpec, message: str | None, kind: str = "policy", stage: str = "policy", **changes):
+def outcome(
+    of: EpisodeSpec, message: str | None, kind: FailureKind = "policy", stage: Stage = "policy", **changes
+):
     fields = {name: getattr(of, name) for name in ("episode_id", "task_id", "group_id", "sample_index")}
     if message is None:
         return result(episode(0, **fields))

@@ -37,7 +37,8 @@ FIELDS: dict[str, Any] = {
 class Worker:
     """Finishes every episode at once."""
 
-    node_id, pid = "here", 1
+    node_id: str | None = "here"
+    pid: int | None = 1
 
     def __init__(self, name: str) -> None:
         self.name = name

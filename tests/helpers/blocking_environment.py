@@ -15,7 +15,7 @@ LEAK: list[bytearray] = []
 
 def graded(prompt: Any, **_: Any) -> float:
     """Returns the process's id, so that a test knows who played what."""
-    what, _, number = str(prompt[-1].content).partition(" ")
+    what, _space, number = str(prompt[-1].content).partition(" ")
     match what:
         case "regex":
             re.match(r"(a+)+$", "a" * 40 + "!")

@@ -8,7 +8,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789<>.,:;-_'\"!?()[]{}/\\#*"
 def make_detector(folder: Path, seed: int = 0) -> Path:
     """Saves a BERT of two tiny layers that tells SAFE from INJECTION, after a fashion: it is untrained."""
     import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertTokenizerFast,  # pyright: ignore[reportAttributeAccessIssue] - made when it is asked for
+    )
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
     vocabulary += ["information", "important", "message", "please", "signed", "the", "to", "you"]

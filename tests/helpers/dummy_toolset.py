@@ -1,4 +1,6 @@
 """A toolset whose tools do what no tool should: the sandbox must stay in one piece around them."""
+# The `self` of a tool is the session that calls it, not an instance of the class that lists the tools.
+# pyright: reportGeneralTypeIssues=false
 
 import ctypes
 import json
@@ -27,8 +29,8 @@ class DummyToolset(Toolset):
     def __init__(
         self, weakest_recycle: Any = "fork", runs_model_code: bool = False, preload: str | None = None
     ) -> None:
-        self.weakest_recycle = weakest_recycle
-        self.runs_model_code = runs_model_code
+        # Class variables of every other toolset: this one is of whatever kind a test asks for.
+        vars(self).update(weakest_recycle=weakest_recycle, runs_model_code=runs_model_code)
         self._preload = preload
 
     def preload(self) -> None:
@@ -79,6 +81,7 @@ class DummySession(Session):
         self.observation = [{"role": "user", "content": task.get("greeting", "hello")}]
         self.state_id = task.get("state_id", "base")
         self.values: dict[str, Any] = {}
+        self.hoarded: list[bytes] = []
         self.prepared = prepared
         self.scratch = scratch
         self.script = task.get("script", [])
@@ -199,7 +202,7 @@ class Tools:
     def shed_orphans(self: DummySession) -> str:
         """A daemon that its session refuses to adopt."""
         ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
-        return Tools.daemon(self)
+        return vars(Tools)["daemon"](self)
 
     def write_everywhere(self: DummySession, hex_bytes: str) -> str:
         written = []

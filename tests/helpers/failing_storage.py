@@ -24,7 +24,7 @@ class Bucket(MemoryFileSystem):
     protocol = SCHEME
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
-    before: Callable[[str, str], None] | None = None
+    before: Callable[[str, str], object] | None = None
     after: Callable[[str, str], None] | None = None
     gets = 0
     """Files that were read as a whole."""
@@ -59,7 +59,7 @@ class Bucket(MemoryFileSystem):
 fsspec.register_implementation(SCHEME, Bucket, clobber=True)
 
 
-def _told(hook: Callable[[str, str], None] | None, what: str, path: str) -> None:
+def _told(hook: Callable[[str, str], object] | None, what: str, path: str) -> None:
     if hook is not None:
         hook(what, path)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -74,7 +75,8 @@ class OwnEngine:
         """Takes an image over from another engine."""
         client = docker.DockerClient(base_url=self.url, timeout=int(_PATIENCE))
         try:
-            client.images.load(source.images.get(image).save(named=image))  # it may have other names
+            parts: Any = source.images.get(image).save(named=image)  # it may have other names
+            client.images.load(parts)
         finally:
             client.close()
 

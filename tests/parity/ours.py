@@ -1,7 +1,7 @@
 """Our side: a rollout worker with all that belongs to it but Ray, and the same scripts for a model."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,7 +151,7 @@ def ours(
         policy=PolicyEndpoint(kind="oracle", model=model, sampling=SamplingSettings(temperature=TEMPERATURE)),
         episodes=AT_ONCE,
     )
-    rows: Iterable[Any] = ClassicEnvironment(environment, policy=model).rows()
+    rows = ClassicEnvironment(environment, policy=model).rows()
     with mock.patch("workers.episode.OracleClient", lambda: policy):
         worker = RolloutWorker(settings, "parity")
     try:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def our_requests(args: Mapping[str, Any], folder: Path | None = None) -> Iterato
             ),
             episodes=1,
         )
-        rows: Iterable[Any] = ClassicEnvironment(environment, policy="scripted").rows()
+        rows = ClassicEnvironment(environment, policy="scripted").rows()
         worker = RolloutWorker(settings, "parity")
         try:
             worker.ready()

@@ -34,7 +34,8 @@ def scores_of_an_api_error() -> tuple[bool, bool]:
         name = "local"
 
         def query(self, *_: Any, **__: Any) -> Any:
-            response = httpx.Response(400, request=httpx.Request("POST", "http://nowhere"))
+            # openai may be made for a copy of httpx, whose responses are the same.
+            response: Any = httpx.Response(400, request=httpx.Request("POST", "http://nowhere"))
             raise BadRequestError("too long", response=response, body={"code": "context_length_exceeded"})
 
     suite = get_suite("v1.2.2", "slack")

@@ -187,7 +187,7 @@ def test_image_is_built_again_for_another_base(tree: Path, engine: docker.Docker
     assert build_image(TINY, base=site.tags[0]) == tag
     assert first.labels["kumite.base"] != site.tags[0]
     assert engine.images.get(tag).labels["kumite.base"] == site.tags[0]
-    engine.images.remove(first.id)
+    engine.images.remove(str(first.id))
 
 
 @pytest.mark.docker

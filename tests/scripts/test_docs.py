@@ -105,7 +105,7 @@ async def test_code_of_the_dataset_page_runs(tmp_path: Path, monkeypatch: pytest
         await dataset.append(result(episode(1)))
         await dataset.commit()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import datasets
+    import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     names: dict[str, Any] = {"run": run}

@@ -3,6 +3,7 @@ import re
 import pytest
 
 from cluster.config.file import load_config
+from cluster.config.run_config import EndpointPolicy
 from cluster.errors import ConfigError
 
 GOOD = """
@@ -94,7 +95,7 @@ def test_example_of_an_endpoint_asks_for_what_every_endpoint_has_unless_its_comm
         example.read_text().replace("  # api_key", "  api_key").replace("  # token", "  token")
     )
     policies = [load_config(path).policy for path in (example, uncommented)]
-    asked = [(policy.api_key_env, policy.token_ids) for policy in policies]
+    asked = [(each.api_key_env, each.token_ids) for each in policies if isinstance(each, EndpointPolicy)]
     assert asked == [(None, False), ("OPENAI_API_KEY", True)]
 
 

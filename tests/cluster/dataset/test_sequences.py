@@ -90,7 +90,7 @@ async def test_groups_take_in_finished_episodes_only_and_load_without_our_code(
     path, written = write_sequences(run, "rloo")
     assert (path, written.sequences) == (run / "sequences" / "rloo.parquet", 3)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import datasets
+    import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     loaded = datasets.load_dataset("parquet", data_files=str(path), split="train")

@@ -8,13 +8,14 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cluster.errors import ConfigError
 from cluster.observe.meter import Meter, MetricsLine
-from cluster.observe.metrics import METRICS
+from cluster.observe.metrics import METRICS, Exporter
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.pool.worker_pool import PoolState
@@ -35,11 +36,11 @@ def ended(record, **changes):
     return result(record).model_copy(update=changes)
 
 
-class Exported:
+class Exported(Exporter):
     """What would go to Ray."""
 
     def __init__(self):
-        self.values = {}
+        self.values: dict[tuple[str, ...], float] = {}
 
     def count(self, name, amount, **labels):
         self.set(name, self.values.get((name, *labels.values()), 0) + amount, **labels)
@@ -61,7 +62,7 @@ def play(observer):
     observer.dispatched([spec(i) for i in range(4)])
     for number, record in enumerate([episode(0), episode(1, reward=0.0), failed_episode(2)]):
         observer.returned([spec(number)])
-        changes = {"policy_requests": 2, "sandbox_creations": int(number == 0)}
+        changes: dict[str, Any] = {"policy_requests": 2, "sandbox_creations": int(number == 0)}
         if record.status == "failed":
             changes["error_stage"] = "setup"
         observer.ended(spec(number), ended(record, **changes))
@@ -143,11 +144,11 @@ def test_a_span_tells_what_became_of_an_episode():
     assert len(found) == 3
     good, failed = found[f"{0:016x}"], found[f"{2:016x}"]
     assert good.resource.attributes["kumite.run"] == "run-1"
-    assert good.start_time == 100 * 10**9 < good.end_time
+    assert good.start_time == 100 * 10**9 < (good.end_time or 0)
     assert good.attributes["kumite.seconds.policy"] == 3.0
     assert good.attributes["kumite.reward"] == 1.0
     assert failed.attributes["kumite.failed_stage"] == "setup"
-    assert "kumite.reward" not in failed.attributes
+    assert "kumite.reward" not in (failed.attributes or {})
     assert failed.status.status_code.name == "ERROR"
 
 

@@ -1,19 +1,23 @@
 import itertools
+from typing import Any
 
 import pytest
 
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
 from cluster.plan.plan import Plan
+from workers.environments.base import RolloutEnvironment
 from workers.records import episode_id
 
 
-class FakeEnvironment:
+class FakeEnvironment(RolloutEnvironment):
     toolset = None
 
     def __init__(self, tasks, needs_groups=False):
         self.needs_groups = needs_groups
-        self._rows = [{"example_id": i, "prompt": [], "info": {"task_id": f"t{i}"}} for i in range(tasks)]
+        self._rows: Any = [
+            {"example_id": i, "prompt": [], "info": {"task_id": f"t{i}"}} for i in range(tasks)
+        ]
 
     def rows(self):
         return self._rows

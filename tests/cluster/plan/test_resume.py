@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from cluster.config.file import load_config
+from cluster.config.run_config import VllmPolicy
 from cluster.dataset.manifest import ManifestError
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError
@@ -130,6 +131,7 @@ def test_a_chat_template_goes_with_its_run(tmp_path):
     for template in (own, there / "chat.jinja"):
         given = [*moved, f"policy.chat_template={template}", "policy.versions_folder=/new"]
         config = resumable_config(there / "run", load_config(there / "run" / "config.yaml", given))
+        assert isinstance(config.policy, VllmPolicy)
         assert config.policy.chat_template == template
     (there / "chat.jinja").write_text("another")
     with pytest.raises(ConfigError, match=r"is not what the run began with, which is .*chat_template\.jinja"):
@@ -159,5 +161,6 @@ def test_relative_paths_of_the_policy_are_kept_as_where_they_led(tmp_path, monke
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     policy = resumable_config(run, None).policy
+    assert isinstance(policy, VllmPolicy)
     assert policy.chat_template == tmp_path / "templates" / "chat.jinja"
     assert policy.versions_folder == tmp_path / "versions"

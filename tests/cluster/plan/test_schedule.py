@@ -1,5 +1,7 @@
 """What the iterations of a trainer's loop play."""
 
+from typing import Any, cast
+
 import pytest
 
 from cluster.config import RunConfig
@@ -119,7 +121,7 @@ def test_what_cannot_be_played_is_named(tasks, samples, complaint):
 
 def test_a_split_that_there_is_not_is_named():
     with pytest.raises(ConfigError, match=r"split: got 'test'; it must be one of train, eval"):
-        schedule(2)[0].groups(1, 1, "test")
+        schedule(2)[0].groups(1, 1, cast(Any, "test"))
 
 
 def test_a_task_beyond_the_limit_is_said_to_be():

@@ -24,7 +24,9 @@ TURNS = range(25)
 class Worker:
     """Plays a group's first episode in so many turns of the event loop, and the others for ever."""
 
-    name, node_id, pid = "worker-0001", "here", 1
+    name = "worker-0001"
+    node_id: str | None = "here"
+    pid: int | None = 1
 
     def __init__(self, turns: int) -> None:
         self.turns = turns

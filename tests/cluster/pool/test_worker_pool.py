@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,11 @@ from workers.records import EpisodeSpec
 
 def spec(number=0):
     return EpisodeSpec(episode_id=f"e{number}", task_id="t", group_id="g", sample_index=number, row={})
+
+
+def fakes(pool: WorkerPool) -> list[Any]:
+    """The pool's workers, which are `Worker`s of this file."""
+    return list(pool.workers)
 
 
 class Worker:
@@ -211,7 +217,7 @@ async def test_a_unit_that_waits_for_headroom_starts_when_it_comes():
 async def test_a_worker_that_dies_idle_costs_no_episode_anything():
     cluster = Cluster()
     async with pool_of(cluster, 2, max=1) as pool:
-        [worker] = pool.workers
+        [worker] = fakes(pool)
         worker.die()
         await until(lambda: pool.state.lost == 1)
         cluster.gate.set()
@@ -224,7 +230,7 @@ async def test_a_worker_that_dies_under_a_unit_is_replaced():
     async with pool_of(cluster, 2, max=1) as pool:
         playing = asyncio.create_task(play(pool, spec()))
         await until(lambda: pool.state.in_flight == 1)
-        pool.workers[0].die(NodeLost("its node has died"))
+        fakes(pool)[0].die(NodeLost("its node has died"))
         with pytest.raises(NodeLost):
             await playing
         await until(lambda: pool.state.up == 1)
@@ -253,7 +259,7 @@ async def test_a_unit_that_is_given_up_is_cancelled_on_its_worker():
         await until(lambda: pool.state.in_flight == 1)
         playing.cancel()
         await asyncio.wait([playing])
-        assert pool.workers[0].cancelled == ["e7"]
+        assert fakes(pool)[0].cancelled == ["e7"]
         assert pool.state.in_flight == 0
 
 
@@ -286,6 +292,6 @@ async def test_a_run_goes_on_when_some_workers_fail_to_come_up():
 async def test_a_run_that_has_lost_all_workers_says_what_it_waits_for(monkeypatch, caplog):
     monkeypatch.setattr(worker_pool, "_WAIT_WARNING_AFTER", 0.01)
     async with pool_of(Cluster(nodes=1), 1) as pool:
-        pool.workers[0].die()
+        fakes(pool)[0].die()
         await until(lambda: "no worker is up: " in caplog.text)
         assert "a node with room for sandbox 1" in caplog.text

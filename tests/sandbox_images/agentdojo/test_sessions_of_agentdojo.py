@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-import jsonpatch
 import pytest
 import pytest_asyncio
 
 from tests.helpers.agentdojo import SUITES, VERSION, as_json, suites
 from tests.helpers.own.own_suite import UserTask0
 from tests.helpers.own.own_suite import suite as own_suite
+from tests.helpers.patches import patched
 from tests.helpers.sandboxes import OWNER, process_settings
 from workers.errors import SessionSetupError
 from workers.sandbox.base import Scores, Session, ToolsetSpec
@@ -84,10 +84,10 @@ async def test_ground_truth_solves_every_user_task_and_its_patches_give_every_st
         assert scores.metrics["utility"] == 1.0, user_task
         assert scores.metrics["attack_success"] is None
         assert len(scores.patches) == 1 + session.calls
-        state = jsonpatch.apply_patch(await base_state(sandbox, session), scores.patches[0])
+        state = patched(await base_state(sandbox, session), scores.patches[0])
         assert strictly(state) == strictly(first), user_task
         for patch in scores.patches[1:]:
-            state = jsonpatch.apply_patch(state, patch)
+            state = patched(state, patch)
         assert strictly(state) == strictly(await session.state()), user_task
         await session.close()
 
@@ -104,7 +104,7 @@ async def test_state_after_each_call_is_its_patches(sandbox: ProcessSandbox, nam
     scores = await session.evaluate({"output": "", "unexecuted": []})
     state = await base_state(sandbox, session)
     for patch, expected in zip(scores.patches, states, strict=True):
-        state = jsonpatch.apply_patch(state, patch)
+        state = patched(state, patch)
         assert strictly(state) == strictly(expected)
 
 
@@ -126,8 +126,8 @@ async def test_session_under_attack_begins_in_the_environment_that_agentdojo_wou
         state = await session.state()
         assert json.dumps(goal)[1:20] in json.dumps(state)
         scores = await session.evaluate({"output": "", "unexecuted": []})
-        patched = jsonpatch.apply_patch(await base_state(sandbox, session), scores.patches[0])
-        assert strictly(patched) == strictly(state)
+        begun_in = patched(await base_state(sandbox, session), scores.patches[0])
+        assert strictly(begun_in) == strictly(state)
         assert scores.metrics["attack_success"] == 0.0
         begun += 1
         await session.close()
@@ -293,7 +293,9 @@ async def test_check_of_ones_own_may_change_what_it_compares_with() -> None:
 class Tidy(UserTask0):
     """Sets its environment up in place."""
 
-    def init_environment(self, environment: Any) -> Any:
+    def init_environment(  # pyright: ignore[reportIncompatibleMethodOverride] - a suite's own task may do so
+        self, environment: Any
+    ) -> Any:
         environment.notebook.notes["tidy"] = "up"
         return environment
 

@@ -80,7 +80,7 @@ TAKEN = {
 
 async def worth(
     shells: ProcessSandbox, files: dict[str, str], command: str | None = None
-) -> tuple[float, str]:
+) -> tuple[float | None, str]:
     session = await shell_session(shells, files)
     if command is not None:
         await output(session, command)

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jsonpatch
 import pytest
 
 from sandbox_images.shell.toolset import ShellSession, ShellToolset
+from tests.helpers.patches import patched
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +21,14 @@ def test_patches_lead_from_the_base_state_to_every_later_one(session: ShellSessi
     assert session.state_id is not None
     state: Any = ShellToolset().base_state(session.state_id)
     assert state == {"folder": ".", "files": {}}
-    state = jsonpatch.apply_patch(state, session.state_patch())
+    state = patched(state, session.state_patch())
     assert state == {
         "folder": ".",
         "files": {"a": {"kind": "folder"}, "a/b.txt": {"kind": "file", "size": 3, "text": "one"}},
     }
     session.call("edit_file", {"path": "a/b.txt", "old": "one", "new": "three"})
     session.call("write_file", {"path": "c~d", "content": ""})
-    state = jsonpatch.apply_patch(state, session.state_patch())
+    state = patched(state, session.state_patch())
     assert state["files"]["a/b.txt"] == {"kind": "file", "size": 5, "text": "three"}
     assert state["files"]["c~d"] == {"kind": "file", "size": 0, "text": ""}
     assert state == session.state()

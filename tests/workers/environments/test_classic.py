@@ -16,7 +16,7 @@ from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeRecord, EpisodeResult
 from workers.rollout_worker import RolloutWorker
-from workers.settings import EnvironmentSettings, PolicyEndpoint, SamplingSettings
+from workers.settings import EnvironmentSettings, PolicyEndpoint, SamplingSettings, Split
 
 BY_THE_BOOK = '''
 import verifiers as vf
@@ -237,7 +237,7 @@ def test_rows_are_the_evaluation_datasets(folder: Path) -> None:
     assert found[1]["prompt"][-1]["content"] == "What is 1 + 1?"
 
 
-def of_split(folder: Path, split: str, **args: Any) -> ClassicEnvironment:
+def of_split(folder: Path, split: Split, **args: Any) -> ClassicEnvironment:
     return ClassicEnvironment(EnvironmentSettings(id="sums.py", args=args, split=split), folder)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from verifiers.types import Tool
+from verifiers.types import Tool  # pyright: ignore[reportMissingImports] - verifiers makes it as it is imported
 
 from cluster.plan.plan import row_task_id
 from cluster.plan.tasks import _make_task
@@ -93,7 +93,8 @@ STATES = st.fixed_dictionaries(
         "info": INFOS,
     },
 )
-UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+EVERY_CHECK: Any = list(HealthCheck)
+UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=EVERY_CHECK)
 THOROUGH = settings(UNHURRIED, max_examples=5000)
 
 

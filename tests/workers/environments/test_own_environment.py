@@ -40,7 +40,7 @@ def image(folder: Path, engine: docker.DockerClient) -> Iterator[str]:
         path=str(folder), dockerfile="notes.Dockerfile", buildargs=arguments, tag=tag, rm=True
     )
     yield tag
-    engine.images.remove(built[0].id, force=True)
+    engine.images.remove(str(built[0].id), force=True)
 
 
 def solve_all(folder: Path, **sandbox: str) -> None:

@@ -160,7 +160,7 @@ for number in range(170):
 
 def test_policy_cannot_make_its_states_too_large_to_be_sent() -> None:
     """As JSON, a control character takes six bytes, and a renamed folder has every path in it twice."""
-    calls = [
+    calls: list[tuple[str, dict[str, Any] | str]] = [
         ("python", {"code": LONGEST_NAMES}),
         *[("bash", {"command": "mv $'\\1'* b || mv b $'\\1\\1'"})] * 2,
     ]

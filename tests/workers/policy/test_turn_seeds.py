@@ -23,7 +23,7 @@ def seeds_of(policy: MockPolicy, seed: int | None = 5, **settings: Any) -> list[
 
 
 def test_turns_of_chat_completions_have_seeds_of_their_own():
-    call = [("add", {"a": 1, "b": 2})]
+    call: list[tuple[str, dict[str, Any] | str]] = [("add", {"a": 1, "b": 2})]
     script = [Reply(None, call), Reply(None, call), Reply("3")]
     with MockPolicy(*script, *script) as policy:
         first, again = seeds_of(policy), seeds_of(policy)

@@ -43,7 +43,7 @@ def set_config(adapter: Path, **settings: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
 
-def set_weights(adapter: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def set_weights(adapter: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file = adapter / "adapter_model.safetensors"
     weights = load_file(file)
     change(weights)

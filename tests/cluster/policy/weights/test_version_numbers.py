@@ -37,7 +37,7 @@ class Deployment:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.told: dict[str, Any] = {}
-        self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {"refusals": [], "busy": []}
+        self.answer: Callable[[dict[str, Any]], Any] = lambda _: {"refusals": [], "busy": []}
         deployment = self
 
         class Ingress(BaseHTTPRequestHandler):
