@@ -8,7 +8,7 @@ import verifiers as vf
 from verifiers.legacy.utils.response_utils import parse_response_message
 
 from workers.environments import tracing
-from workers.environments.sendable import sendable, sendable_message
+from workers.environments.sendable import replace_unsendable, replace_unsendable_message
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import PolicyRefusal, StaleEpisode
 from workers.gateway.branches import Branches, Place, Step
@@ -63,7 +63,7 @@ class CallRecorder:
         self.limits.admit()
         place: Place | None = None
         try:
-            messages: list[Any] = sendable(request.messages)
+            messages: list[Any] = replace_unsendable(request.messages)
             tools = [] if request.sampling.get("tool_choice") == "none" else request.tools
             place = self.branches.place(messages, tools)
             return await self._answer(request, place, tools, dialect)
@@ -77,7 +77,7 @@ class CallRecorder:
         self, request: ModelRequest, place: Place, tools: list[vf.Tool], dialect: str
     ) -> ModelAnswer:
         trace = self._trace
-        tracing.current.set(trace)  # of this call's own task
+        tracing.current_trace.set(trace)  # of this call's own task
         newest = trace.newest_version() if trace.newest_version is not None else None
         if newest is not None:
             trace.policy_version = max(newest, trace.policy_version or 0)
@@ -99,7 +99,7 @@ class CallRecorder:
             raise self._fail(error) from error
         finally:
             self._end(began)
-        response.message = sendable_message(response.message)
+        response.message = replace_unsendable_message(response.message)
         self._check_version()
         step = await self._settle(place, response)
         usage = response.usage

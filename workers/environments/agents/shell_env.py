@@ -48,7 +48,7 @@ class AgentShellEnv(ShellEnv):
     async def setup_state(self, state: vf.State) -> vf.State:
         """Opens the episode's session, from whose inside the gateway can be reached."""
         session = await self._session(state)
-        trace = tracing.current.get() or tracing.EpisodeTrace(session=session)
+        trace = tracing.current_trace.get() or tracing.EpisodeTrace(session=session)
         play = AgentPlay(self._agent, self._agent_args.limits, state, trace, self._agent_args.env)
         state["agent_play"] = play
         play.serve()
