@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,9 +131,9 @@ def skip_without(engine: docker.DockerClient, runtime: str) -> None:
 
 @asynccontextmanager
 async def cell_of(
-    level: Level, image: str, engine: docker.DockerClient, **limits: Any
+    level: Level, image: str, engine: docker.DockerClient, allow: Sequence[str] = (), **limits: Any
 ) -> AsyncIterator[Cell]:
-    """A cell; when it is given up, nothing of it is left."""
+    """A cell, whose programs may reach some hosts; when it is given up, nothing of it is left."""
     skip_without(engine, level.runtime)
     settings = SandboxSettings.model_validate(
         {
@@ -145,6 +145,7 @@ async def cell_of(
             "pids": PIDS,
             "scratch_mb": SCRATCH_MB,
             "cpus": 1.0,
+            "allow": list(allow),
             "session_limits": limits,
         }
     )

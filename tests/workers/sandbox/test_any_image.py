@@ -73,6 +73,15 @@ async def test_the_shell_works_in_any_image(image: str, tool_host: str) -> None:
         assert "Permission denied" in answer.text or "Read-only" in answer.text
 
 
+async def test_sessions_may_have_users_of_their_own_there(
+    engine: docker.DockerClient, tool_host: str
+) -> None:
+    with built(engine, KINDS["nothing at all"], {"busybox": b"x"}) as tag:
+        async with session_in(tag, tool_host, session_users=True) as session:
+            code = "import os; print(os.getuid() > 65536, os.environ['KUMITE_GATEWAY_SOCKET'][:9])"
+            assert await said(session, "python", code=code) == "True /scratch/\n"
+
+
 async def test_its_own_programs_run_with_their_own_libraries(
     engine: docker.DockerClient, tool_host: str
 ) -> None:
