@@ -52,7 +52,7 @@ def main() -> None:
     if arguments.only in (None, "agents"):
         _add_agents(table, image, program, max(4, int(20 * scale)))
     if arguments.only in (None, "episodes"):
-        _add_episodes(table, image, program, max(8, int(80 * scale)))
+        _add_episodes(table, image, program, max(24, int(80 * scale)))
     console.print(table)
 
 

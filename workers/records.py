@@ -208,7 +208,8 @@ class EpisodeRecord(Record):
     """The environment's metrics by name, as JSON text; a metric that does not apply is null."""
     details: Json | None = None
     """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`,
-    which hidden tests failed, and why. Null where it gave none, and in a run begun before it was kept."""
+    which hidden tests failed, and why; under `agent`, how an agent ended, and the end of what it printed.
+    Null where it gave none, and in a run begun before it was kept."""
     connections: Json | None = None
     """What the episode's programs asked of the hosts that `sandbox.allow` names, or of others, as JSON text:
     a list of host, port, address, outcome, bytes sent and received, and seconds. Null where none may be

@@ -10,7 +10,8 @@ from workers.records import EpisodeRecord, EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
-TASK = "write-justify"
+TASK = "find-effective-port"
+"""Whose hidden test is one comparison: the peer grades nothing."""
 
 
 class KumiteAgents:

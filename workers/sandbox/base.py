@@ -4,18 +4,41 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
 from workers.sandbox.allowed_hosts import AllowedHosts
+from workers.sandbox.answers import (
+    FromSandbox,
+    Hello,
+    Opened,
+    OpenedFrame,
+    Scores,
+    ToolResult,
+    ToolSchema,
+)
 from workers.sandbox.connection import GRACE, Connection
 from workers.sandbox.relay import ProtocolFactory
 from workers.sandbox.toolset_spec import ToolsetSpec as ToolsetSpec
 from workers.settings import SandboxSettings
 
+__all__ = [
+    "FROM_WITHIN",
+    "Hello",
+    "Opened",
+    "Owner",
+    "Sandbox",
+    "Scores",
+    "Session",
+    "ToolResult",
+    "ToolSchema",
+    "ToolsetSpec",
+]
+
+_Model = TypeVar("_Model", bound=FromSandbox)
 _PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _NO_PROXY = ("NO_PROXY", "no_proxy")
 _PORTS = range(61_000, 65_000)
@@ -44,72 +67,6 @@ class Owner:
 
     run_id: str
     worker_id: str
-
-
-class _FromSandbox(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-_Model = TypeVar("_Model", bound=_FromSandbox)
-
-
-class Hello(_FromSandbox):
-    """A tool host's first frame."""
-
-    protocol: Literal[1]
-    preload_seconds: float
-    weakest_recycle: Literal["fork", "episode"]
-    runs_model_code: bool
-
-
-class ToolSchema(_FromSandbox):
-    name: str
-    description: str
-    parameters: dict[str, Any]
-
-
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
-
-
-class _Opened(_FromSandbox):
-    """The answer to `open`; tools that many sessions have are but named."""
-
-    tools: list[ToolSchema] | None
-    tools_id: _Name | None
-    observation: list[dict[str, Any]]
-    state_id: _Name | None
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a session begins with."""
-
-    tools: list[ToolSchema]
-    tools_id: str | None
-    """Set where other sessions have the same tools."""
-    observation: list[dict[str, Any]]
-    state_id: str | None
-
-
-class ToolResult(_FromSandbox):
-    """What a tool call gave."""
-
-    content: str
-    error: str | None
-
-    @property
-    def text(self) -> str:
-        """What the policy reads."""
-        return self.content if self.error is None else self.error
-
-
-class Scores(_FromSandbox):
-    """What an evaluation gave."""
-
-    metrics: dict[str, float | None]
-    details: dict[str, Any]
-    patches: list[list[dict[str, Any]] | None]
-    """JSON patches: from the base state to the initial one, then one per tool call."""
 
 
 class Sandbox(ABC):
@@ -349,7 +306,7 @@ class Session:
         self._is_opening = True
         limit = timeout or self.sandbox.settings.setup_timeout
         answer = await self._request("open", limit, task=task, **self._asked_for())
-        begun = await self._checked(_Opened, answer)
+        begun = await self._checked(OpenedFrame, answer)
         tools = begun.tools
         if tools is None:
             tools = [] if begun.tools_id is None else await self.sandbox.tool_schemas(begun.tools_id)

@@ -12,6 +12,7 @@ from workers.errors import SandboxDied, SandboxStartError
 from workers.sandbox import ownership
 from workers.sandbox.base import ToolsetSpec
 from workers.sandbox.docker import DockerSandbox
+from workers.sandbox.images import ImageFacts
 from workers.sandbox.pool import SandboxPool
 from workers.settings import SandboxSettings
 
@@ -110,7 +111,8 @@ async def test_sessions_have_users_where_config_environment_or_gvisor_want_them(
 ) -> None:
     spec = ToolsetSpec("x", "x:X", session_users=asked_for)
     settings = SandboxSettings(image="x", runtime=runtime, session_users=said)
-    config = DockerSandbox(spec, settings, owner())._config(engine.api)
+    facts = ImageFacts(has_tool_host=True, variables=(), volumes=())
+    config = DockerSandbox(spec, settings, owner())._config(engine, facts, bounded_root=True)
     assert config["User"] == ("0:0" if users else "65534:65534")
     assert ("SETUID" in (config["HostConfig"].get("CapAdd") or [])) == users
 
