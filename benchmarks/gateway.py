@@ -21,8 +21,8 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.contenders import verifiers_interception
 from benchmarks.contenders.kumite_agents import KumiteAgents, printed
-from benchmarks.figures import beside, ms, percentile, verdict
-from benchmarks.scaling.saturation import mean_in_flight, policy
+from benchmarks.figures import compare_rates, format_ms, format_verdict, percentile
+from benchmarks.scaling.saturation import mean_in_flight, start_policy_server
 from sandbox_images.build import build_image
 
 MEDIAN, P99, FIRST_BYTE, IN_FLIGHT, TIMES = 0.002, 0.010, 0.005, 0.97, 3.0
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     scale = 0.1 if arguments.quick else 1.0
     console = Console(width=150)
-    machine.header(console, "The gateway: agents without a network, and what they cost")
+    machine.print_header(console, "The gateway: agents without a network, and what they cost")
     image = build_image("agent-command", on_line=lambda line: console.print(line, style="dim"))
     program = PROGRAM.read_text()
     table = Table(show_lines=True)
@@ -61,7 +61,7 @@ def _add_latency(table: Table, program: str, calls: int, stream: bool) -> None:
     arguments = [str(calls), *(["stream"] if stream else [])]
     # Without a container, so that both are the same interpreter: the pipe and the relay are the same.
     here = {"backend": "process", "recycle": "fork", "unsafe": True}
-    with policy(0.0, "") as url:
+    with start_policy_server(0.0, "") as url:
         direct = _direct(program, [str(calls)], url)
         agents = KumiteAgents("none", [sys.executable, "-c", program, *arguments], url, 1, here)
         try:
@@ -72,12 +72,16 @@ def _add_latency(table: Table, program: str, calls: int, stream: bool) -> None:
     added = median(through) - median(direct)
     added_p99 = percentile(through, 99) - percentile(direct, 99)
     name = "streamed call, first byte" if stream else "call"
-    goal = f"first byte ≤ {ms(FIRST_BYTE)}" if stream else f"median ≤ {ms(MEDIAN)}, p99 ≤ {ms(P99)}"
+    goal = (
+        f"first byte ≤ {format_ms(FIRST_BYTE)}"
+        if stream
+        else f"median ≤ {format_ms(MEDIAN)}, p99 ≤ {format_ms(P99)}"
+    )
     is_met = added <= FIRST_BYTE if stream else added <= MEDIAN and added_p99 <= P99
     table.add_row(
         f"added to one {name} ({calls} calls)",
-        f"median {ms(added)}, p99 {ms(added_p99)}",
-        f"directly: median {ms(median(direct))}, p99 {ms(percentile(direct, 99))}",
+        f"median {format_ms(added)}, p99 {format_ms(added_p99)}",
+        f"directly: median {format_ms(median(direct))}, p99 {format_ms(percentile(direct, 99))}",
         f"{goal} {'✓' if is_met else '✗'}",
     )
 
@@ -92,7 +96,7 @@ def _direct(program: str, arguments: list[str], url: str) -> list[float]:
 def _add_agents(table: Table, image: str, program: str, calls: int) -> None:
     """So many agents at once, each a process in one container; the policy takes a second for an answer."""
     room = {"recycle": "fork", "unsafe": True, "max_sessions": AGENTS, "memory_mb": 6144, "pids": 2048}
-    with policy(LATENCY, "") as url:
+    with start_policy_server(LATENCY, "") as url:
         agents = KumiteAgents(image, ["python3", "-c", program, str(calls)], url, AGENTS, room)
         try:
             agents.play(AGENTS)
@@ -107,13 +111,13 @@ def _add_agents(table: Table, image: str, program: str, calls: int) -> None:
         f"{AGENTS} agents at once, policy answering in {LATENCY:g} s",
         f"{mean:.1%} of {AGENTS} requests in flight, peak {peak}",
         "",
-        verdict(1 - mean, 1 - IN_FLIGHT, f"≥ {IN_FLIGHT:.0%}"),
+        format_verdict(1 - mean, 1 - IN_FLIGHT, f"≥ {IN_FLIGHT:.0%}"),
     )
 
 
 def _add_episodes(table: Table, image: str, program: str, episodes: int) -> None:
     """Whole episodes of two calls, beside the peer; ours are graded as well."""
-    with policy(0.0, "") as url:
+    with start_policy_server(0.0, "") as url:
         peer = asyncio.run(verifiers_interception.play(image, program, url, episodes, _AT_ONCE))
         for name, sandbox in (
             ("a container an episode", {}),
@@ -133,9 +137,9 @@ def _add_rates(table: Table, name: str, ours: dict[str, Any], peer: dict[str, An
     rate, peer_rate = episodes / ours["seconds"], episodes / peer["seconds"]
     table.add_row(
         f"episodes of two calls, {name}",
-        f"{rate:.2f}/s, worker's CPU {ms(ours['cpu'] / episodes)} an episode",
-        f"verifiers: {peer_rate:.2f}/s, CPU {ms(peer['cpu'] / episodes)} an episode",
-        beside(rate, peer_rate, TIMES),
+        f"{rate:.2f}/s, worker's CPU {format_ms(ours['cpu'] / episodes)} an episode",
+        f"verifiers: {peer_rate:.2f}/s, CPU {format_ms(peer['cpu'] / episodes)} an episode",
+        compare_rates(rate, peer_rate, TIMES),
     )
 
 

@@ -7,7 +7,7 @@ from docker.types import Mount
 
 from sandbox_images import engine
 from sandbox_images.build import build_image, image_tag
-from sandbox_images.host import ImageBuildError, OnLine, locked
+from sandbox_images.host import ImageBuildError, OnLine, hold_lock
 
 BUNDLE = "bundle"
 HOME = "/opt/kumite"
@@ -33,12 +33,12 @@ def ensure_volume(on_line: OnLine = lambda line: None) -> str:
         ImageBuildError: It cannot be made.
     """
     name = volume_name()
-    with locked(f"volume-{name}"):
+    with hold_lock(f"volume-{name}"):
         if _exists(name):
             return name
         image = build_image(BUNDLE, on_line=on_line)
         on_line(f"tool host: putting {image} into the volume {name}")
-        with engine.engine(engine.BUILD_TIMEOUT) as client:
+        with engine.connect_engine(engine.BUILD_TIMEOUT) as client:
             api: Any = client.api
             api.create_volume(name, labels={_LABEL: image})
             try:
@@ -71,7 +71,7 @@ def ensure_volume(on_line: OnLine = lambda line: None) -> str:
 
 
 def _exists(name: str) -> bool:
-    with engine.engine() as client:
+    with engine.connect_engine() as client:
         try:
             client.api.inspect_volume(name)
         except docker.errors.NotFound:

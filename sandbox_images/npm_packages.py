@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox_images.host import ImageBuildError, OnLine, cache_dir, locked, run
+from sandbox_images.host import ImageBuildError, OnLine, cache_dir, hold_lock, run_command
 
 _NAMES = {"x86_64": "x64", "aarch64": "arm64"}
 """Architectures as npm's packages name them."""
@@ -46,7 +46,7 @@ def npm_packages(listing: Path, machine: str, on_line: OnLine) -> Path:
     key = hashlib.sha256(machine.encode() + listing.read_bytes()).hexdigest()[:12]
     folders = cache_dir() / "npm"
     folder = folders / f"{listing.parent.name}-{key}"
-    with locked(f"npm-{folder.name}"):
+    with hold_lock(f"npm-{folder.name}"):
         if folder.is_dir():
             return folder
         if shutil.which("npm") is None:
@@ -81,7 +81,7 @@ def _listed(listing: Path, machine: str) -> list[NpmPackage]:
 def _fetch(package: NpmPackage, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as downloads:
         command = ["npm", "pack", package.spec, "--silent", f"--pack-destination={downloads}"]
-        run(command, timeout=900, part=f"npm package {package.spec}")
+        run_command(command, timeout=900, part=f"npm package {package.spec}")
         (archive,) = Path(downloads).glob("*.tgz")
         unpacked = Path(downloads, "unpacked")
         with tarfile.open(archive) as tar:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders.kumite_run import ROOT
-from benchmarks.scaling.serve_policy_on_cluster import SUITE, VERSION, serve_policy_on_cluster
+from benchmarks.scaling.served_policy import SUITE, VERSION, serve_policy_on_cluster
 from cluster.dataset.arrow import pq
 from tests.helpers.ray_head import RayHead, command_of, having, ray_head
 from tests.helpers.run_containers import containers, kill_container

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox_images.shell.output import read_available, wait_until_ready
-from sandbox_images.shell.processes import BeyondKilling, Family
+from sandbox_images.shell.processes import ProcessFamily, UnkillableProcesses
 from sandbox_images.shell.toolset import ShellSession, ShellToolset
 from sandbox_images.shell.workspace import FileError, Workspace
 from sandbox_images.tool_host.toolset import Scores, ToolResult
@@ -58,7 +58,7 @@ class AgentSession(ShellSession):
         """Starts, watches or ends the agent; what goes wrong is an answer, too."""
         try:
             return ToolResult(json.dumps(self._do(tool, arguments)))
-        except (OSError, FileError, BeyondKilling) as error:
+        except (OSError, FileError, UnkillableProcesses) as error:
             return ToolResult("", f"{tool}: {error}")
 
     def _do(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class _Agent:
     """A running program, and the end of what it prints."""
 
     def __init__(
-        self, command: list[str], environment: Mapping[str, str], folder: str, family: Family
+        self, command: list[str], environment: Mapping[str, str], folder: str, family: ProcessFamily
     ) -> None:
         self._family = family
         self._tail = bytearray()

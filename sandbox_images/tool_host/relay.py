@@ -45,10 +45,10 @@ _REST = 0.05
 class Session:
     """What one session listens on, and its connections."""
 
-    listeners: dict[socket.socket, int] = field(default_factory=dict)
+    listeners: dict[socket.socket, int] = field(default_factory=dict[socket.socket, int])
     """The port that each stands for."""
-    paths: list[Path] = field(default_factory=list)
-    streams: set[Stream] = field(default_factory=set)
+    paths: list[Path] = field(default_factory=list[Path])
+    streams: set[Stream] = field(default_factory=set[Stream])
     allowed: float = MAX_STREAMS
     counted_at: float = field(default_factory=time.monotonic)
     is_resting: bool = False

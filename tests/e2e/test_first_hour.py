@@ -20,7 +20,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
 from cluster.config import RunConfig
-from cluster.observe.summary import summarise
+from cluster.observe.summary import summarise_run
 from tests.e2e.kumite import cache_in, journalled, until
 from tests.helpers.drivers import drive, driver_environment, kumite_policy
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
@@ -53,7 +53,13 @@ def reader(tmp_path_factory: pytest.TempPathFactory, request: Any) -> Iterator[R
     cache = cache_in(home / "cache")
     check_out(checkout)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    fixed = {"HOME": str(home), "PATH": path, "KUMITE_EXTRA": "cpu", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    fixed: Any = {
+        "HOME": str(home),
+        "PATH": path,
+        "KUMITE_EXTRA": "cpu",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "200",
+    }
     made = Reader(checkout, folder, driver_environment(cache, **fixed))
     try:
         assert drive(cache, "ray", "{}", "keep", "resident", "8", **fixed)["kept"]
@@ -142,7 +148,7 @@ def test_own_toolset_is_played_in_its_image(reader: Reader) -> None:
 def test_an_endpoint_is_checked_and_played(reader: Reader, policy: MockPolicy) -> None:
     said = reader.follow("endpoint", {PLACE: policy.base_url, MODEL: policy.model, KEY: "sk-right"})
     assert "FAIL" not in said
-    summary = summarise(reader.run_of("endpoint", said))
+    summary = summarise_run(reader.run_of("endpoint", said))
     assert (summary.finished, summary.failed) == (8, 0)
 
 
@@ -229,7 +235,7 @@ def test_failures_are_named_and_their_episodes_played_again(reader: Reader, poli
     policy.default = Reply("I am done.")
     listed = reader.follow("retry", {RUN: str(run)}, MY_KEY="sk-right")
     assert "the key has expired" in listed
-    summary = summarise(run)
+    summary = summarise_run(run)
     assert (summary.finished, summary.failed) == (8, 0)
 
 

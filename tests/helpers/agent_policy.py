@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from tests.helpers.scripted_policy import ScriptedPolicy
-from workers.environments.shell.dataset import ShellTask, cards, shell_task
+from workers.environments.shell.dataset import ShellTask, load_cards, make_shell_task
 
 SHELL_TOOLS = ("exec_command", "shell_command", "shell", "bash")
 """Names under which agents offer to run a command."""
@@ -20,7 +20,7 @@ class AgentPolicy(ScriptedPolicy):
 
     def __init__(self, *tasks: str) -> None:
         super().__init__(self._play)
-        self._tasks = [shell_task(name, 0) for name in tasks]
+        self._tasks = [make_shell_task(name, 0) for name in tasks]
 
     def _play(self, body: dict[str, Any]) -> dict[str, Any]:
         given: list[Any] = body.get("tools") or []
@@ -115,4 +115,4 @@ def _arguments(tool: str, command: str) -> dict[str, Any]:
 
 def all_tasks() -> list[str]:
     """Names of all bundled tasks."""
-    return list(cards())
+    return list(load_cards())

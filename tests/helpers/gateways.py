@@ -10,7 +10,7 @@ import anthropic
 import openai
 
 from tests.helpers.mock_policy import MockPolicy
-from workers.environments.classic.steps import steps
+from workers.environments.classic.steps import make_steps
 from workers.environments.tracing import EpisodeTrace
 from workers.gateway.connections import Gateway
 from workers.gateway.limits import AgentLimits, LimitWatch
@@ -46,7 +46,7 @@ class ServedGateway:
     def steps(self) -> list[StepRecord]:
         """The steps so far, as a dataset has them."""
         self.state["completion"] = []
-        return steps(self.state, self.trace)
+        return make_steps(self.state, self.trace)
 
 
 @asynccontextmanager

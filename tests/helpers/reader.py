@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.pages import ROOT, blocks_by_task
 
@@ -32,7 +33,7 @@ class Reader:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """How long the commands of each task took."""
 
-    def follow(self, task: str, given: Mapping[str, str] | None = None, **environment: str) -> str:
+    def follow(self, task: str, given: Mapping[str, str] | None = None, **environment: Any) -> str:
         """Writes the files of a task's blocks, and carries out its commands and programs, in their order.
 
         Args:

@@ -28,7 +28,9 @@ def two_turns(
     sampled = template.encode('<tool_call>{"name":"pay","arguments":{}}</tool_call>' + END)
     messages = [message.model_dump() for message in (asked, acted, answer)]
     second = (
-        template.extended(first, sampled, messages[2:], TOOLS) if exact else template.ids(messages, TOOLS)
+        template.extend_prompt(first, sampled, messages[2:], TOOLS)
+        if exact
+        else template.ids(messages, TOOLS)
     )
     last = template.encode("Done." + END)
     said = Message(role="assistant", content="Done.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 import docker
 import pytest
@@ -171,7 +172,7 @@ async def test_limits_of_a_session(cell: Cell, engine: docker.DockerClient) -> N
     """CPU seconds, address space, open files and file size, each set far below its default."""
     image = cell.neighbour.sandbox.settings.image
     assert image
-    limits = {"cpu_seconds": 1, "address_space_mb": 200, "open_files": 32, "file_size_mb": 1}
+    limits: dict[str, Any] = {"cpu_seconds": 1, "address_space_mb": 200, "open_files": 32, "file_size_mb": 1}
     async with cell_of(cell.level, image, engine, **limits) as strict:
         attacker = await strict.session()
         assert "MemoryError" in await said(attacker, "attempt", code="bytearray(200 << 20)")

@@ -235,7 +235,7 @@ def set_up_refused(_: pytest.MonkeyPatch) -> EpisodeResult:
 
 @proof("tests-do-not-load")
 def hidden_tests_do_not_load(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
-    wanted = shell_environment.shell_task
+    wanted = shell_environment.make_shell_task
 
     def broken(*args: Any) -> Any:
         return wanted(*args).model_copy(update={"tests": "import nothing_of_the_kind"})

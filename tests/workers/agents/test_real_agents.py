@@ -8,7 +8,7 @@ import pytest
 from cluster.pool.images import ensure_image, with_image
 from sandbox_images.base_image import base_image
 from sandbox_images.build import build_image
-from sandbox_images.engine import machine
+from sandbox_images.engine import read_machine
 from tests.helpers.agent_policy import AgentPolicy
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
@@ -71,7 +71,7 @@ def test_an_agent_plays_in_an_image_that_knows_nothing_of_kumite() -> None:
     """The tool host comes in from outside; the image has Python, which the agent needs."""
     given = agent(
         "open(sys.argv[2], 'w').write(ask([user('go')])['content'])\nprint(os.path.exists('/opt/site'))",
-        image=base_image(None, machine(), print),
+        image=base_image(None, read_machine(), print),
     )
     toolset = load_environment(agent=given).toolset
     ensure_image(toolset, SandboxSettings())

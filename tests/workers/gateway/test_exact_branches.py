@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from cluster.verify.token_rules import continues
+from cluster.verify.token_rules import prompt_continues
 from tests.helpers.gateways import served_gateway
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
@@ -64,9 +64,9 @@ def test_a_branch_goes_on_token_by_token_and_a_fork_from_where_it_left(template:
                 await client.responses.create(model="m", input="a sub-agent", tools=TOOLS)
                 steps = served.steps()
         assert [(s.branch, s.parent_step) for s in steps] == [(0, None), (0, 0), (1, 0), (2, 2)]
-        assert continues(steps[0], steps[1])
-        assert continues(steps[0], steps[2])
-        assert not continues(steps[1], steps[3])
+        assert prompt_continues(steps[0], steps[1])
+        assert prompt_continues(steps[0], steps[2])
+        assert not prompt_continues(steps[1], steps[3])
         assert [request["token_ids"] for request in policy.requests] == [s.prompt_token_ids for s in steps]
         assert all(len(s.completion_logprobs or []) == len(s.completion_token_ids or []) > 0 for s in steps)
 
