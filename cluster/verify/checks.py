@@ -16,7 +16,13 @@ from cluster.verify.prompts import Prompts
 from cluster.verify.report import RULES, NotChecked, Rule, RuleReport, Verification
 from cluster.verify.rescore import Scorer
 from cluster.verify.run_context import RunContext
-from cluster.verify.token_rules import check_lengths, check_zeros, messages_continue, prompt_continues
+from cluster.verify.token_rules import (
+    check_lengths,
+    check_usage,
+    check_zeros,
+    messages_continue,
+    prompt_continues,
+)
 from workers.records import EpisodeRecord, StepRecord
 from workers.settings import SamplingSettings
 
@@ -107,7 +113,7 @@ class _Check:
             "tools": lambda: episode_rules.tool_results(episode),
             "states": lambda: episode_rules.states(episode, self._states),
             "rewards": lambda: episode_rules.rewards(run, episode),
-            "usage": lambda: episode_rules.usage(episode),
+            "usage": lambda: check_usage(episode),
             "times": lambda: episode_rules.times(run, episode),
             "episodes": identity,
             "digests": lambda: episode_rules.check_digest(episode),

@@ -16,7 +16,7 @@ from cluster.verify.run_context import RunContext
 from cluster.verify.token_rules import messages_continue
 from workers.environments.agentdojo.rewards import RewardSettings, weigh_metrics
 from workers.record_digest import digest_of
-from workers.records import EpisodeRecord, Message, StepRecord, Usage, episode_id
+from workers.records import EpisodeRecord, Message, StepRecord, episode_id
 
 _EARLIEST = 1_600_000_000
 """Seconds since the epoch before which there was no Kumite."""
@@ -261,22 +261,6 @@ def _agentdojo_reward(
         if given and abs(sum(given) - reward) > 1e-6:
             return f"its reward is {reward}, and those of its steps come to {sum(given)}"
     return None if abs(expected - reward) <= 1e-6 else f"its reward is {reward}; by its metrics, {expected}"
-
-
-def usage(episode: EpisodeRecord) -> str | None:
-    """Whether an episode's usage is that of its steps together."""
-    total = Usage()
-    for step in episode.steps:
-        if step.usage is not None:
-            total.prompt_tokens += step.usage.prompt_tokens
-            total.completion_tokens += step.usage.completion_tokens
-    if episode.usage == total:
-        return None
-    return f"it is {_tokens(episode.usage)}, and its steps' come to {_tokens(total)}"
-
-
-def _tokens(usage: Usage) -> str:
-    return f"{usage.prompt_tokens} and {usage.completion_tokens} tokens"
 
 
 def times(run: RunContext, episode: EpisodeRecord) -> str | None:

@@ -2,7 +2,7 @@
 
 import math
 
-from workers.records import StepRecord
+from workers.records import EpisodeRecord, StepRecord, Usage
 from workers.settings import SamplingSettings
 
 _FEWEST_ZEROS = 4
@@ -69,3 +69,19 @@ def prompt_continues(before: StepRecord, step: StepRecord) -> bool:
     """Whether a step's prompt begins with the prompt and the sampled ids of the step before."""
     so_far = [*(before.prompt_token_ids or []), *(before.completion_token_ids or [])]
     return (step.prompt_token_ids or [])[: len(so_far)] == so_far
+
+
+def check_usage(episode: EpisodeRecord) -> str | None:
+    """Whether an episode's usage is that of its steps together."""
+    total = Usage()
+    for step in episode.steps:
+        if step.usage is not None:
+            total.prompt_tokens += step.usage.prompt_tokens
+            total.completion_tokens += step.usage.completion_tokens
+    if episode.usage == total:
+        return None
+    return f"it is {_tokens(episode.usage)}, and its steps' come to {_tokens(total)}"
+
+
+def _tokens(usage: Usage) -> str:
+    return f"{usage.prompt_tokens} and {usage.completion_tokens} tokens"
