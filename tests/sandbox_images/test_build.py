@@ -126,7 +126,7 @@ def test_packages_are_installed_once_per_requirements(tree: Path, monkeypatch: p
     assert (site / "tiny.py").read_text() == "ANSWER = 42\n"
     assert len(said) == 1
 
-    monkeypatch.setattr(packages, "run", lambda *_, **__: pytest.fail("installed again"))
+    monkeypatch.setattr(packages, "run_command", lambda *_, **__: pytest.fail("installed again"))
     assert packages.install_site_packages(requirements, "x86_64", said.append) == site
     assert len(said) == 1
 

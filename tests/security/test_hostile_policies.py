@@ -100,7 +100,7 @@ def play_hostile_episodes(seeds: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Plays them some at a time, each time with an honest episode beside them."""
     monkeypatch.setattr(
         shell_environment,
-        "shell_task",
+        "make_shell_task",
         lambda *args: make_shell_task(*args).model_copy(update={"tests": TESTS}),
     )
     sandbox = {"backend": "docker", "image": build_image("shell"), **SMALL}

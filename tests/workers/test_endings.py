@@ -240,7 +240,7 @@ def hidden_tests_do_not_load(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
     def broken(*args: Any) -> Any:
         return wanted(*args).model_copy(update={"tests": "import nothing_of_the_kind"})
 
-    monkeypatch.setattr(shell_environment, "shell_task", broken)
+    monkeypatch.setattr(shell_environment, "make_shell_task", broken)
     return in_shell(WRITTEN)
 
 

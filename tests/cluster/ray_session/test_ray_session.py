@@ -144,6 +144,6 @@ def test_a_cluster_that_comes_up_too_slowly_is_said_to_be_none(monkeypatch: pyte
     def be_late(**_: object) -> None:
         raise Exception("The current node timed out during startup.")  # as Ray does, after 30 s
 
-    monkeypatch.setattr(ray_session, "_init", be_late)
+    monkeypatch.setattr(ray_session, "_init_ray", be_late)
     with pytest.raises(RayUnavailable, match="a local Ray cluster did not start: The current node timed out"):
         ray_session.start_local({})
