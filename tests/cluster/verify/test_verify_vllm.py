@@ -27,7 +27,7 @@ from workers.settings import PolicyEndpoint, SamplingSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
-FREELY: dict[str, Any] = {"max_tokens": 24}
+FREELY: dict[str, Any] = {"max_tokens": 40}
 Reference = Callable[[StepRecord], list[float]]
 
 
@@ -130,7 +130,7 @@ def test_a_run_is_right_and_its_log_probabilities_are_those_of_transformers(
     print(f"{tokens}: {len(steps)} steps, {len(apart)} tokens")
     print(f"{tokens}: beside transformers: {mean:.4f} nats in the mean, {max(apart):.3f} at most")
     print(f"{tokens}: scored again by vLLM: {found.mean_difference:.4f}, {found.largest_difference:.3f}")
-    assert len(apart) > 100
+    assert len(apart) > 50
     assert mean < 0.05
 
 
