@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.cli import main as cli
+from cluster.cli import play_commands as cli
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
 from cluster.plan.tasks import Selection, render_selection, select_tasks

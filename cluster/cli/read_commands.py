@@ -1,0 +1,202 @@
+"""The commands that read what runs have written."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.cli.app import app, console, errors
+from cluster.errors import ConfigError
+from cluster.observe.printing import print_lines, terminal_width
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def show(
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
+    episode: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EPISODE_ID]",
+            help="Show this episode's conversation: its id, the beginning of the id, or its task.",
+        ),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="List the failed episodes, with reasons.")] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="EXPR",
+            help="List the episodes for which this is so: `COLUMN OP VALUE`, joined by `and`, such as "
+            "'reward < 0.5 and suite = slack'. OP: = != < <= > >= or ~ (contains). A metric's name is a "
+            "column too.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show a run's summary, one of its episodes, or a list of episodes, from the run's files."""
+    from cluster.dataset.remote import local_folder
+    from cluster.observe.summary import summarise_run
+    from cluster.observe.summary_view import render_summary
+
+    if episode is not None and (failed or where is not None):
+        raise ConfigError("EPISODE_ID shows one episode, --failed and --where list several; give one of them")
+    if episode is not None or failed or where is not None:
+        _print_episodes(folder, episode, failed, where, as_json)
+        return
+    summary = summarise_run(local_folder(folder))
+    if as_json:
+        print(summary.model_dump_json(indent=2))
+    else:
+        console.print(render_summary(summary))
+
+
+def _print_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
+    """Prints one episode, or a list of those for which all conditions hold."""
+    from cluster.dataset.conditions import Condition, matching_rows, parse_conditions
+    from cluster.dataset.episodes import find_record
+    from cluster.dataset.remote import local_folder
+    from cluster.observe.conversation import render_episode
+    from cluster.observe.episode_list import render_episode_list
+
+    if episode is not None:
+        record = find_record(local_folder(folder), episode)
+        if as_json:
+            print(record.model_dump_json(indent=2))
+        else:
+            print_lines(console, render_episode(record))
+        return
+    conditions = parse_conditions(where) if where is not None else []
+    if failed:
+        conditions.append(Condition("status", "=", "failed"))
+    rows = matching_rows(local_folder(folder), conditions)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for line in render_episode_list(rows, terminal_width(console)):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="RUN_DIR RUN_DIR…", help="Folders of runs, or URIs.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Compare runs of the same tasks with the first one, paired episode by episode."""
+    from cluster.compare.comparison import compare_runs
+    from cluster.compare.view import comparison_lines
+    from cluster.dataset.remote import local_folder
+
+    pairs = compare_runs([(folder, local_folder(folder)) for folder in folders])
+    if as_json:
+        print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
+    else:
+        print_lines(console, comparison_lines(pairs, terminal_width(console)))
+
+
+@app.command()
+def verify(
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy", metavar="URL", help="Deployment to score log-probabilities with again; or `kept`."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="The model's folder. Default: what the run's config says."),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance",
+            help="How far a step's mean log-probability may be from the one computed again, in nats.",
+        ),
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Recompute from a run's files alone whether they are what they claim; exit 1 if not."""
+    from cluster.dataset.remote import local_folder
+    from cluster.verify.checks import verify
+    from cluster.verify.view import make_scorer, render_verification
+
+    run = local_folder(folder)
+    found = verify(run, tokenizer=tokenizer, rescore=make_scorer(run, policy), tolerance=tolerance)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        console.print(render_verification(found))
+    if found.violations:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sequences(
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
+    advantage: Annotated[
+        str, typer.Option("--advantage", help="grpo, dr_grpo (not divided by the deviation), rloo or none.")
+    ] = "grpo",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet; of a URI, in the cache.",
+        ),
+    ] = None,
+) -> None:
+    """Write a run's sequences for training: ids, loss mask, log-probabilities, reward, advantage."""
+    from cluster.dataset.remote import RemoteFolder, is_uri, local_folder
+    from cluster.dataset.sequences import check_advantage, write_sequences
+
+    kind = check_advantage(advantage)
+    if out is None and is_uri(folder):
+        out = RemoteFolder(folder).sequences / f"{kind}.parquet"
+    path, written = write_sequences(local_folder(folder), kind, out)
+    console.print(written.describe(), highlight=False, soft_wrap=True)
+    for warning in written.warnings():
+        errors.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"sequences: {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def view(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN_DIR]…", help="Runs' folders, URIs, and folders of runs. Default: runs."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to serve on; another than loopback is a risk.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port; 0: a free one.")] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page where there is a browser.")
+    ] = True,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Write an HTML file that opens without a server, and end.")
+    ] = None,
+    episodes: Annotated[
+        list[str] | None,
+        typer.Option("--episodes", metavar="FILTER", help="With --export: which, e.g. 'reward<1'."),
+    ] = None,
+) -> None:
+    """Show runs and their episodes, turn by turn, in a browser."""
+    if export is not None:
+        from cluster.viewer.report import write_report
+
+        count = write_report(places or ["runs"], export, episodes or [])
+        console.print(f"{count:,} episodes: {export}", highlight=False, soft_wrap=True)
+        return
+    if episodes:
+        raise ConfigError("--episodes goes with --export FILE: the page has filters of its own")
+    from cluster.viewer.view import serve_viewer
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    serve_viewer(places or ["runs"], host=host, port=port, open_browser=browser, say=say)
