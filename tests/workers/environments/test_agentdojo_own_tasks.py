@@ -39,13 +39,13 @@ WRITE = Call("w", "write_note", {"title": "owned", "text": "yes"})
 
 
 def documented_dockerfile() -> str:
-    """The one in docs/agentdojo.md, for our suite and its data; and our attack, copied as the suite is."""
+    """The one in docs/agentdojo.md for an attack, which our attack, our suite and its data are copied as."""
     page = (PROJECT / "docs" / "agentdojo.md").read_text()
     _, _, block = page.partition("```dockerfile\n")
     lines = [line.strip() for line in block.partition("```")[0].splitlines() if line.strip()]
-    assert lines[0].startswith("FROM kumite-agentdojo:<")
-    copies = [line.replace("my_suite", "own_suite").replace("data", "notes_data") for line in lines[1:]]
-    copies += [line.replace("own_suite", "own_attack") for line in copies if "own_suite" in line]
+    assert lines[1:] == ["ARG KUMITE", "FROM ${KUMITE}", "COPY my_attacks.py /opt/kumite/"]
+    copies = [lines[-1].replace("my_attacks", name) for name in ("own_attack", "own_suite")]
+    copies.append("COPY notes_data /opt/kumite/notes_data/")
     return "\n".join([f"FROM {build_image('agentdojo')}", *copies, ""])
 
 
