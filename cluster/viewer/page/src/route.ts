@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 
 /** The page's address after the `#`: a path, and a selection that can be sent to somebody. */
 export interface Route { path: string[]; query: URLSearchParams }
@@ -23,9 +23,10 @@ export function go(path: string[], query?: URLSearchParams, replace = false): vo
 
 export function useRoute(): Route {
   const [route, setRoute] = useState(parse(location.hash));
-  useEffect(() => {
+  useLayoutEffect(() => {
     const changed = () => setRoute(parse(location.hash));
     window.addEventListener("hashchange", changed);
+    changed(); // the address may have become another since the first rendering
     return () => window.removeEventListener("hashchange", changed);
   }, []);
   return route;
