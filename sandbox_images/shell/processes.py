@@ -63,7 +63,7 @@ class ProcessFamily:
 
     def reap(self) -> None:
         """Takes the dead off the kernel's hands: until then each counts as a process of the container."""
-        for pid, status in process.reaped():
+        for pid, status in process.reap_children():
             if os.WIFSTOPPED(status):  # it has made us its tracer, and we let nobody go on under our eyes
                 _send_signal({pid}, signal.SIGKILL)
             elif pid in self._statuses:
@@ -85,7 +85,7 @@ class ProcessFamily:
             seconds: How long to try; None: for as long as there is hope.
 
         Raises:
-            BeyondKilling: Some are still there.
+            UnkillableProcesses: Some are still there.
         """
         began = time.monotonic()
         stopped: set[int] = set()

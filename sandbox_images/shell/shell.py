@@ -104,7 +104,7 @@ class Shell:
 
         Raises:
             OSError: The shell can't be started.
-            BeyondKilling: What a command before it started can't be killed.
+            UnkillableProcesses: What a command before it started can't be killed.
         """
         output = CappedOutput(self._output_cap)
         if self._condemned is not None:

@@ -103,7 +103,7 @@ def use_huge_pages() -> None:
             _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE)
 
 
-def reaped() -> Iterator[tuple[int, int]]:
+def reap_children() -> Iterator[tuple[int, int]]:
     """Takes this process's dead children off the kernel's hands: process id and wait status of each."""
     for pid, status, _ in reaped_with_peaks():
         yield pid, status

@@ -102,9 +102,9 @@ class Reaper:
         Args:
             sessions: Process ids of the sessions; `bury` takes away those that are dead.
         """
-        reaped = False
+        has_reaped = False
         for pid, status, peak in process.reaped_with_peaks():
-            reaped = True
+            has_reaped = True
             self._orphans.pop(pid, None)
             self._dying.discard(pid)
             if pid in self._janitors:
@@ -113,7 +113,7 @@ class Reaper:
                 self._bury(pid, status, peak)
         self._dying.intersection_update(sessions)
         patience, now = self.patience, time.monotonic()
-        if reaped or (patience is not None and now - self._swept >= patience):
+        if has_reaped or (patience is not None and now - self._swept >= patience):
             self._swept = now
             self._sweep(sessions)
 
@@ -124,7 +124,7 @@ class Reaper:
             for pid in left:
                 send_kill(os.kill, pid)
                 self._kill_tracer(pid)
-            for _ in process.reaped():
+            for _ in process.reap_children():
                 pass
             time.sleep(0.005)
 

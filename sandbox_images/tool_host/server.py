@@ -166,7 +166,7 @@ class Server:
         ):  # of one alone, the kernel takes the largest process
             largest = self._find_largest()
             if largest is not None:
-                self._blame(largest)
+                self._end_culprit(largest)
 
     def _watch_terminals(self) -> None:
         """Ends the session that takes more pseudoterminals than any needs: the machine has a few thousand."""
@@ -372,9 +372,9 @@ class Server:
             victim.cause, victim.kind = "the memory of the sandbox ran out, by nobody's doing alone", "closed"
         else:
             victim.cause, victim.kind = _OTHER_TOOK_MEMORY, "closed"
-            self._blame(culprit)
+            self._end_culprit(culprit)
 
-    def _blame(self, culprit: _Child) -> None:
+    def _end_culprit(self, culprit: _Child) -> None:
         """Ends the session that took the memory; whom the kernel kills until that is free did not."""
         self._blamed_until = time.monotonic() + _MEMORY_COMES_BACK
         self._kill(culprit, _TOOK_MEMORY, "memory")

@@ -196,7 +196,7 @@ class DockerSandbox(Sandbox):
         with engine() as client:
             _remove_left_behind(client)
             if self.is_up:
-                if _goes(client, container):
+                if _wait_until_removed(client, container):
                     return
                 _log.warning("container %s did not go when its pipe closed; removing it", container[:12])
             try:
@@ -204,7 +204,7 @@ class DockerSandbox(Sandbox):
             except docker.errors.NotFound:
                 return
             except docker.errors.APIError as error:
-                if error.status_code != requests.codes.conflict or not _goes(client, container):
+                if error.status_code != requests.codes.conflict or not _wait_until_removed(client, container):
                     raise
 
 
@@ -221,7 +221,7 @@ def _remove_left_behind(client: docker.DockerClient) -> None:
         _left_behind.discard(container)
 
 
-def _goes(client: docker.DockerClient, container: str) -> bool:
+def _wait_until_removed(client: docker.DockerClient, container: str) -> bool:
     """Waits until the engine has removed a container that it is about to remove by itself."""
     try:
         told = client.api.wait(container, timeout=int(GRACE), condition="removed")
