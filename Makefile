@@ -32,7 +32,7 @@ test-exhaustive: image ## Run the tests of thousands of random cases, for minute
 lint: setup ## Check style, types, and which room imports which
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
-	@.venv/bin/lint-imports --no-cache > /dev/null || .venv/bin/lint-imports --no-cache
+	@.venv/bin/lint-imports --no-cache --no-logo
 	@.venv/bin/pyright
 
 format: setup ## Format the code

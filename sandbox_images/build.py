@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from sandbox_images import engine
@@ -77,11 +78,20 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
             return tag
         machine = engine.read_machine()
         base = base_image(base, machine, on_line)
-        site = _build_site_image(
-            root / name / "requirements.txt", root / SITE_DOCKERFILE, base, machine, on_line
+        folder = root / name
+        site = _build_layer(
+            "site",
+            folder / "requirements.txt",
+            install_site_packages,
+            root / SITE_DOCKERFILE,
+            base,
+            machine,
+            on_line,
         )
-        if (root / name / NPM).is_file():
-            site = _npm_image(root / name / NPM, root / NPM_DOCKERFILE, site, machine, on_line)
+        if (folder / NPM).is_file():
+            site = _build_layer(
+                "npm", folder / NPM, npm_packages, root / NPM_DOCKERFILE, site, machine, on_line
+            )
         engine.run_build(
             tag,
             root / name / "Dockerfile",
@@ -96,28 +106,25 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
     return tag
 
 
-def _build_site_image(requirements: Path, dockerfile: Path, base: str, machine: str, on_line: OnLine) -> str:
-    """Builds the layers that stay when a toolset changes: the base and the image's packages.
+def _build_layer(
+    kind: str,
+    listing: Path,
+    install: Callable[[Path, str, OnLine], Path],
+    dockerfile: Path,
+    base: str,
+    machine: str,
+    on_line: OnLine,
+) -> str:
+    """Builds a layer that stays when a toolset changes: the packages that a file lists, on a base.
 
-    They are an image of their own because a build sends its whole context to the engine.
+    It is an image of its own because a build sends its whole context to the engine.
     """
     digest = hashlib.sha256(engine.read_image_id(base).encode())
-    digest.update(dockerfile.read_bytes() + requirements.read_bytes())
-    tag = f"kumite-{requirements.parent.name}-site:{digest.hexdigest()[:12]}"
-    if engine.read_image_labels(tag) is None:
-        site = install_site_packages(requirements, machine, on_line)
-        engine.run_build(tag, dockerfile, {"site": site}, arguments={"BASE": base}, on_line=on_line)
-    return tag
-
-
-def _npm_image(listing: Path, dockerfile: Path, site: str, machine: str, on_line: OnLine) -> str:
-    """Builds the layer of an image's npm packages."""
-    digest = hashlib.sha256(engine.read_image_id(site).encode())
     digest.update(dockerfile.read_bytes() + listing.read_bytes())
-    tag = f"kumite-{listing.parent.name}-npm:{digest.hexdigest()[:12]}"
+    tag = f"kumite-{listing.parent.name}-{kind}:{digest.hexdigest()[:12]}"
     if engine.read_image_labels(tag) is None:
-        npm = npm_packages(listing, machine, on_line)
-        engine.run_build(tag, dockerfile, {"npm": npm}, arguments={"BASE": site}, on_line=on_line)
+        folder = install(listing, machine, on_line)
+        engine.run_build(tag, dockerfile, {kind: folder}, arguments={"BASE": base}, on_line=on_line)
     return tag
 
 

@@ -29,12 +29,8 @@ _MOST_ANSWER = 64 * 1024
 class AgentToolset(ShellToolset):
     """A workspace for an agent. See `ShellToolset` for its arguments."""
 
-    def open(self, task: dict[str, Any], prepared: Any, scratch: Path) -> "AgentSession":
-        """A workspace with the task's files in it, and a home for the agent beside it."""
-        session = AgentSession(self, scratch)
-        for file in task["files"]:
-            session.put(file)
-        return session
+    def _make_session(self, scratch: Path) -> "AgentSession":
+        return AgentSession(self, scratch)
 
 
 class AgentSession(ShellSession):

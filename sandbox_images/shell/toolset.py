@@ -68,10 +68,13 @@ class ShellToolset(Toolset):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if most <= HIGHEST_FD:
             raise ToolsetError(f"session_limits.open_files: a shell needs {HIGHEST_FD + 1}, got {most}")
-        session = ShellSession(self, scratch)
+        session = self._make_session(scratch)
         for file in task["files"]:
             session.put(file)
         return session
+
+    def _make_session(self, scratch: Path) -> "ShellSession":
+        return ShellSession(self, scratch)
 
 
 class ShellSession(Session):
