@@ -65,7 +65,7 @@ def _add_latency(table: Table, program: str, calls: int, stream: bool) -> None:
         direct = _direct(program, [str(calls)], url)
         agents = KumiteAgents("none", [sys.executable, "-c", program, *arguments], url, 1, here)
         try:
-            through = printed(agents.play(1)["records"][0])
+            through = _in_seconds(printed(agents.play(1)["records"][0]))
         finally:
             agents.stop()
         direct += _direct(program, [str(calls)], url)
@@ -90,7 +90,11 @@ def _direct(program: str, arguments: list[str], url: str) -> list[float]:
     variables = {**os.environ, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none"}
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=True)
-    return json.loads(done.stdout)
+    return _in_seconds(json.loads(done.stdout))
+
+
+def _in_seconds(microseconds: list[int]) -> list[float]:
+    return [each / 1e6 for each in microseconds]
 
 
 def _add_agents(table: Table, image: str, program: str, calls: int) -> None:

@@ -1,8 +1,8 @@
 """An agent that makes two model calls with the standard library alone, and times them where it is told to.
 
 Its model is at OPENAI_BASE_URL. With the number of CALLS as an argument it makes so many, of one conversation
-each, over one connection, and prints the seconds to the first byte of each answer as JSON; a second argument
-has them streamed. Without arguments it makes two that go on from each other, and prints nothing.
+each, over one connection, and prints the microseconds to the first byte of each answer as JSON; a second
+argument has them streamed. Without arguments it makes two that go on from each other, and prints nothing.
 """
 
 import http.client
@@ -35,7 +35,9 @@ def main() -> None:
 
     if len(sys.argv) > 1:
         calls = range(int(sys.argv[1]))
-        print(json.dumps([ask([{"role": "user", "content": f"question {call}"}])[1] for call in calls]))
+        seconds = [ask([{"role": "user", "content": f"question {call}"}])[1] for call in calls]
+        # In whole microseconds: of an agent's output only the last bytes are kept, and all calls must fit.
+        print(json.dumps([round(each * 1e6) for each in seconds], separators=(",", ":")))
         return
     messages: list[dict[str, object]] = [{"role": "user", "content": "go"}]
     said = json.loads(ask(messages)[0])["choices"][0]["message"]
