@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Optional: installs gVisor's runsc (Debian or Ubuntu, as root) and tells the Docker engine of it.
-# The engine must be restarted to know it; that ends running containers, so it is left to you.
+# A running engine is told to read its configuration again, which leaves running containers alone.
 set -euo pipefail
 
 config=${DOCKER_CONFIG_FILE:-/etc/docker/daemon.json}
@@ -28,4 +28,16 @@ config.setdefault("runtimes", {})["runsc"] = {
 file.parent.mkdir(parents=True, exist_ok=True)
 file.write_text(json.dumps(config, indent=2) + "\n")
 PYTHON
-echo "gvisor: runsc is in $config; restart the Docker engine, then \`kumite check\` lists it"
+if [ -d /run/systemd/system ]; then
+    systemctl reload docker || true
+elif [ -f /var/run/docker.pid ]; then
+    kill -HUP "$(cat /var/run/docker.pid)" || true
+fi
+for _ in $(seq 20); do
+    if timeout 10 docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q runsc; then
+        echo "gvisor: the Docker engine knows runsc"
+        exit
+    fi
+    sleep 0.5
+done
+echo "gvisor: runsc is in $config; an engine that starts from now on knows it"
