@@ -40,6 +40,11 @@ PROGRAMS = {
         "hello",
     ),
     "java": ("java -Xmx256m A.java", "hello"),
+    "rustc": (
+        "printf 'fn main() { std::thread::spawn(|| println!(\"hello\")).join().unwrap(); }' > a.rs"
+        " && rustc -o a a.rs && nm a | grep ' main'",
+        "main",
+    ),
     "perl": ("perl -e 'print `echo hello`'", "hello"),
     "git": (
         "git init -q r && cd r && git add . && git -c user.name=a -c user.email=b commit -q"
