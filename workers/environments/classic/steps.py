@@ -110,11 +110,20 @@ def make_steps(state: Any, trace: EpisodeTrace) -> list[StepRecord]:
 
 def _make_all_steps(state: Any, trace: EpisodeTrace, conversation: Conversation) -> list[StepRecord]:
     trajectory: list[Any] = state.get("trajectory") or []
-    return [_make_step(state, trajectory, index, trace, conversation) for index in range(len(trajectory))]
+    following = _next_in_branch(trace, len(trajectory))
+    return [
+        _make_step(state, trajectory, index, after, trace, conversation)
+        for index, after in enumerate(following)
+    ]
 
 
 def _make_step(
-    state: Any, trajectory: list[Any], index: int, trace: EpisodeTrace, conversation: Conversation
+    state: Any,
+    trajectory: list[Any],
+    index: int,
+    after: int | None,
+    trace: EpisodeTrace,
+    conversation: Conversation,
 ) -> StepRecord:
     step, turn = trajectory[index], _turn_at(trace, index)
     is_last = index == len(trajectory) - 1
@@ -123,7 +132,6 @@ def _make_step(
     exchange = trace.exchange_of(response)
     prompt = _step_prompt(step, trace, conversation)
     completion = conversation.records(step["completion"]) if exchange is None else [exchange.action]
-    after = _next_in_branch(trace, index, len(trajectory))
     following = None if after is None else _step_prompt(trajectory[after], trace, conversation)
     usage = getattr(response, "usage", None)
     return StepRecord(
@@ -154,10 +162,15 @@ def _make_step(
     )
 
 
-def _next_in_branch(trace: EpisodeTrace, index: int, make_steps: int) -> int | None:
-    """The step after one in the same branch; None where it is the last."""
-    branch = _turn_at(trace, index).branch
-    return next((i for i in range(index + 1, make_steps) if _turn_at(trace, i).branch == branch), None)
+def _next_in_branch(trace: EpisodeTrace, steps: int) -> list[int | None]:
+    """For each step the one that follows it in its branch; None where it is the last."""
+    following: list[int | None] = [None] * steps
+    first_after: dict[int | None, int] = {}
+    for index in reversed(range(steps)):
+        branch = _turn_at(trace, index).branch
+        following[index] = first_after.get(branch)
+        first_after[branch] = index
+    return following
 
 
 def _step_prompt(step: Any, trace: EpisodeTrace, conversation: Conversation) -> list[Message]:
