@@ -3,7 +3,7 @@ PYTEST_ARGS ?=
 python := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup engine image test test-fast test-exhaustive lint format docs viewer lock clean
+.PHONY: help run setup engine gvisor image test test-fast test-exhaustive lint format docs viewer lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ setup: ## Install the project and all it needs into .venv
 
 engine: ## Make a Docker engine answer; as root on Debian or Ubuntu: install and start one
 	@scripts/docker_engine.sh
+
+gvisor: ## Install gVisor's runsc and tell the Docker engine of it; as root on Debian or Ubuntu
+	@scripts/gvisor.sh
 
 image: setup engine ## Build the sandbox images that are not there
 	@.venv/bin/kumite images build
