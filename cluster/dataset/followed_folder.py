@@ -77,14 +77,28 @@ class FollowedFolder:
     def being_replaced(self) -> Generator[None]:
         """Lets one process at a time replace the local folder, and mends what a killed one left."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replaced = self._beside("replaced")
         with self._beside("fetching").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if replaced.exists() and not self.has_run():
-                shutil.rmtree(self.path, ignore_errors=True)
-                replaced.rename(self.path)
-            shutil.rmtree(replaced, ignore_errors=True)
+            self._put_back()
+            shutil.rmtree(self._beside("replaced"), ignore_errors=True)
             yield
+
+    def mend(self) -> None:
+        """Puts the folder back that a process had moved away to replace it, and was killed before it had."""
+        if not self._beside("replaced").exists() or self.has_run():
+            return
+        with self._beside("fetching").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # it is being replaced now
+            self._put_back()
+
+    def _put_back(self) -> None:
+        replaced = self._beside("replaced")
+        if replaced.exists() and not self.has_run():
+            shutil.rmtree(self.path, ignore_errors=True)
+            replaced.rename(self.path)
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")

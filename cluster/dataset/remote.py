@@ -63,6 +63,7 @@ class RemoteFolder:
         self._claims = Claims(self._fs, self._root, self.uri)
         self._reading = ReadingCopies(self._fs, self._root, self._claims, cache_dir() / "reading" / name)
         self._folder = FollowedFolder(self.local, self.uri, self._claims, self._reading)
+        self._folder.mend()
         self._there: dict[str, tuple[tuple[int, ...], int]] | None = None
         """What the copy holds: of each file the version of the local one that it is of, and its size."""
         self._put_last: bytes | None = None

@@ -244,6 +244,19 @@ async def test_a_uri_names_a_new_run_or_one_to_resume(uri):
     assert len(episode_statuses(Target.resumed(uri, False).folder)) == 2
 
 
+async def test_a_folder_that_was_moved_away_when_its_replacement_was_killed_is_put_back(uri):
+    """Also where the URI has lost the run: what is in the folder is then all that there is of it."""
+    remote = RemoteFolder(uri)
+    await play(remote, range(3))
+    remote.local.rename(remote.local.with_name(f"{remote.local.name}.replaced"))
+    file_system, root = open_uri(uri)
+    file_system.rm(root, recursive=True)
+    fields = {"environment": {"id": "e"}, "policy": {"kind": "oracle"}}
+    with pytest.raises(ConfigError, match="a run that began there is in"):
+        Target.new(RunConfig.model_validate(fields), uri)
+    assert len(episode_statuses(Target.resumed(uri, False).folder)) == 3
+
+
 async def test_commands_read_a_run_at_its_uri(tmp_path, monkeypatch):
     uri = f"file://{tmp_path}/bucket/run"
     monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
