@@ -84,7 +84,7 @@ class RelayTransport(asyncio.Transport):
         """What came while the protocol did not want to read."""
         self._high, self._low = _HIGH, _LOW
         self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
-        self._wants_end = self._is_closing = self._is_lost = False
+        self._wants_end = self._is_closing = self._is_lost = self._is_flush_due = False
         self._is_paused = self._is_writing_paused = self._has_told_end = False
         self._linger: asyncio.TimerHandle | None = None
 
@@ -201,13 +201,18 @@ class RelayTransport(asyncio.Transport):
         return len(self._buffer)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends data, now or when there is credit for it. Never blocks."""
+        """Sends data when the caller is done, or when there is credit for it. Never blocks.
+
+        What is written one after the other, an answer's head and its body for example, makes one frame.
+        """
         if self._wants_end:
             raise RuntimeError("Cannot call write() after write_eof()")
         if not data or self._is_closing:
             return
         self._buffer += data
-        self._flush()
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
         self._pause_or_resume_writing()
 
     def writelines(self, list_of_data: "Iterable[bytes | bytearray | memoryview]") -> None:
@@ -269,6 +274,7 @@ class RelayTransport(asyncio.Transport):
 
     def _flush(self) -> None:
         """Sends what there is credit for, then END if that is wanted."""
+        self._is_flush_due = False
         if self._sent_reset or self._sent_end:
             return
         while self._buffer:

@@ -13,6 +13,8 @@ from tests.helpers.relay_servers import CONNECT, Echo, Watcher, http_server
 from tests.helpers.sandboxes import LONG, OWNER, dummy, eventually, process_settings, said
 from workers.sandbox.base import Session
 from workers.sandbox.process import ProcessSandbox
+from workers.sandbox.relay import Relay
+from workers.sandbox.relay_frames import BODY, DATA, END, OPEN, PORTS, frame
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -246,7 +248,7 @@ async def test_a_flood_on_one_stream_does_not_hold_up_tool_calls(sandbox: Proces
     flooded = await call_for(
         f"data = bytes(1 << 20)\nend = connect()\n{until} end.sendall(data)\nseen = 'over'"
     )
-    assert made[0].received > 10_000_000
+    assert made[0].received > 2_000_000  # many times what may be under way at once
     assert flooded < busy + 0.05, f"a call takes {flooded:.4f} s beside a flood, {busy:.4f} s without"
     await flooding.close()
     await neighbour.close()
@@ -301,3 +303,27 @@ async def test_when_the_sandbox_goes_its_connections_are_lost() -> None:
         await sandbox.stop()
     await eventually(lambda: made[0].lost)
     assert isinstance(made[0].lost[0], ConnectionResetError)
+
+
+async def test_what_is_written_at_once_is_one_frame() -> None:
+    """Each frame costs a write to the pipe here, and another one to the connection inside."""
+    sent: list[bytes] = []
+    relay = Relay(sent.append)
+    made: list[asyncio.BaseTransport] = []
+
+    class Answering(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(transport)
+
+    relay.serve(4000, Answering)
+    relay.feed(BODY.pack(OPEN, 1) + PORTS.pack(4000, 5000))
+    (transport,) = made
+    assert isinstance(transport, asyncio.Transport)
+    transport.write(b"head")
+    transport.write(b"body")
+    transport.writelines([b"more", b"over"])
+    await asyncio.sleep(0)
+    assert sent == [frame(DATA, 1, b"headbodymoreover")]
+    transport.write(b"last")
+    transport.close()
+    assert sent[1:] == [frame(DATA, 1, b"last"), frame(END, 1)]
