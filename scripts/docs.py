@@ -89,7 +89,8 @@ def dataset_page(page: str) -> str:
         ValueError: The page lacks the markers of a table.
     """
     keys = [
-        (name, kind, f"As in `episodes`. {text}") for name, kind, text in _list_columns(EpisodeRecord, STEP_KEYS)
+        (name, kind, f"As in `episodes`. {text}")
+        for name, kind, text in _list_columns(EpisodeRecord, STEP_KEYS)
     ]
     tables = {
         "episodes": _column_table(_list_columns(EpisodeRecord, EPISODES.names)),
