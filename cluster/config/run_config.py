@@ -30,8 +30,8 @@ class AdaptersConfig(Settings):
 def _check_exact_tool_choice(policy: "VllmPolicy | EndpointPolicy", sampling: SamplingSettings) -> None:
     if policy.tokens == "exact" and sampling.tool_choice in ("required", "none"):
         raise ValueError(
-            f"policy.tokens is `exact`, where the policy chooses freely, and policy.sampling.tool_choice is "
-            f"`{sampling.tool_choice}`: leave it out, or set policy.tokens to `per_turn`"
+            f"policy.sampling.tool_choice `{sampling.tool_choice}` does not work with policy.tokens `exact`: "
+            "leave it out, or set policy.tokens to `per_turn`"
         )
 
 
@@ -207,7 +207,7 @@ class WorkersConfig(Settings):
     @model_validator(mode="after")
     def _check_min_below_max(self) -> "WorkersConfig":
         if self.min > self.max:
-            raise ValueError(f"workers.min is {self.min}, more than workers.max, {self.max}")
+            raise ValueError(f"workers.min is {self.min}, but workers.max is only {self.max}")
         return self
 
 
@@ -303,5 +303,5 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_keep_below_samples(self) -> "RunConfig":
         if self.keep is not None and self.keep > self.samples:
-            raise ValueError(f"keep is {self.keep}, more than samples, {self.samples}")
+            raise ValueError(f"keep is {self.keep}, but samples is only {self.samples}")
         return self
