@@ -219,17 +219,19 @@ class WorkersConfig(Settings):
 
 class AttemptsConfig(Settings):
     policy: Annotated[int, Field(gt=0)] = 2
-    """Most times that an episode is played if the policy fails. Single requests are repeated before this counts."""
+    """Most times that an episode is played if the policy fails. Single requests are repeated before this
+    counts."""
     version: Annotated[int, Field(gt=0)] = 5
-    """Most times that an episode is played if weights change while it runs: a full checkpoint replaces the weights
-    that it began with, or it becomes staler than `policy.max_version_lag`. Replicas load a checkpoint one by
-    one, so the next attempt may meet an old replica and be interrupted again."""
+    """Most times that an episode is played if weights change while it runs: a full checkpoint replaces the
+    weights that it began with, or it becomes staler than `policy.max_version_lag`. Replicas load a checkpoint
+    one by one, so the next attempt may meet an old replica and be interrupted again."""
     sandbox: Annotated[int, Field(gt=0)] = 3
     """Most times that an episode is played if its sandbox dies or does not start."""
     worker: Annotated[int, Field(gt=0)] = 2
     """Most times that an episode is played if its worker dies. The episode itself may be the cause."""
     node: Annotated[int, Field(gt=0)] = 10
-    """Most times that an episode is played if the node of its worker is lost, as happens with spot machines."""
+    """Most times that an episode is played if the node of its worker is lost, as happens with spot
+    machines."""
 
 
 class EpisodeConfig(Settings):
