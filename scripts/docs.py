@@ -72,7 +72,7 @@ _WORDS: dict[object, str] = {
     list: "list",
 }
 _STATES = {
-    "state_id": "What an episode's `initial_state_id` refers to.",
+    "state_id": "Id that an episode's `initial_state_id` names.",
     "state": "The environment's state, as JSON text.",
 }
 
@@ -89,7 +89,8 @@ def dataset_page(page: str) -> str:
         ValueError: The page lacks the markers of a table.
     """
     keys = [
-        (name, kind, f"The episode's. {text}") for name, kind, text in _list_columns(EpisodeRecord, STEP_KEYS)
+        (name, kind, f"As in `episodes`. {text}")
+        for name, kind, text in _list_columns(EpisodeRecord, STEP_KEYS)
     ]
     tables = {
         "episodes": _column_table(_list_columns(EpisodeRecord, EPISODES.names)),

@@ -49,109 +49,113 @@ _OUTSIDE = "the machine, the engine, or somebody with access to them"
 _AUTHOR = "the environment's or the task's author"
 
 ENDINGS: tuple[EpisodeEnding, ...] = (
-    EpisodeEnding("last-words", "The policy says its last words.", _POLICY, score=TEST_SCORE),
-    EpisodeEnding("turns-over", "Its turns are over (`max_turns`).", _POLICY, score=TEST_SCORE),
+    EpisodeEnding("last-words", "The policy gives its last answer.", _POLICY, score=TEST_SCORE),
+    EpisodeEnding(
+        "turns-over", "The episode has used all its turns (`max_turns`).", _POLICY, score=TEST_SCORE
+    ),
     EpisodeEnding(
         "prompt-outgrown",
-        "Its prompt outgrows its context after the first turn.",
+        "After the first turn, the prompt gets longer than the policy's context.",
         _POLICY,
         score=TEST_SCORE,
     ),
     EpisodeEnding(
-        "tools-time-over", "Its tool calls together reach `tools_timeout`.", _POLICY, score=TEST_SCORE
+        "tools-time-over", "Its tool calls have together taken `tools_timeout`.", _POLICY, score=TEST_SCORE
     ),
     EpisodeEnding(
         "call-fails",
-        "A call is malformed, too large, lacks memory or descriptors, or outlives its limit: the answer says "
-        "so, and the episode goes on.",
+        "A tool call is malformed or too large, runs out of memory or descriptors, or takes too long: "
+        "the tool's answer says so, and the episode goes on.",
         _INSIDE,
         score=TEST_SCORE,
     ),
     EpisodeEnding(
         "workspace-untold",
-        "What it leaves in the workspace can't be told on record, or not in full: the patches are left out.",
+        "The state of its workspace can't be recorded, or not in full: the state patches are left out.",
         _INSIDE,
         score=TEST_SCORE,
     ),
     EpisodeEnding(
         "examination-broken",
-        "A submission breaks what examines it: it has itself traced, runs for ever, says too much, leaves no "
-        "processes, memory, disk or descriptors. That test has failed.",
+        "The submission breaks the test that examines it: it has itself traced, runs for ever, prints too "
+        "much, or uses up processes, memory, disk or descriptors. That test has failed.",
         _INSIDE,
         score=TEST_SCORE,
     ),
     EpisodeEnding(
         "unkillable",
-        "Its processes multiply faster than they can be killed before it is examined.",
+        "Its processes multiply faster than they can be killed before grading.",
         _INSIDE,
         score="0",
     ),
     EpisodeEnding(
         "session-ended",
-        "The session's process ends: it is killed, crashes, or reaches a limit.",
+        "The session's process is killed, crashes, or reaches a limit.",
         _INSIDE,
         score=ZERO_SCORE,
     ),
     EpisodeEnding(
-        "session-silent", "The session does not answer within its limit.", _INSIDE, score=ZERO_SCORE
+        "session-silent", "The session does not answer within its time limit.", _INSIDE, score=ZERO_SCORE
     ),
     EpisodeEnding(
         "session-babbles",
-        "The session breaks the protocol, or answers out of form.",
+        "The session breaks the protocol, or sends a malformed answer.",
         _INSIDE,
         score=ZERO_SCORE,
     ),
     EpisodeEnding(
         "memory",
-        "The container's memory runs out, and the kernel ends the session, or all of the container.",
+        "The container's memory runs out, and the kernel ends the session or the whole container.",
         _INSIDE,
         score=ZERO_SCORE,
     ),
     EpisodeEnding(
         "tool-host-silent",
-        "The tool host ends with an error or does not answer, while the engine answers, and says that the "
-        "container is neither paused nor was ended from outside.",
+        "The tool host ends with an error or does not answer, and the engine reports that the container is "
+        "not paused and was not ended from outside.",
         _INSIDE,
         score=ZERO_SCORE,
     ),
     EpisodeEnding(
         "closing-fails",
-        "Closing the session fails, or takes too long, when the score is there.",
+        "The score is there, and then closing the session fails or takes too long.",
         "anybody",
         score="as it was",
     ),
     EpisodeEnding(
         "no-score-for-it",
-        "The session or its container ends from within, as above, in another environment than `shell`, which "
-        "has no score for it, with `recycle: episode`.",
+        "With `recycle: episode`, in an environment other than `shell`: the session or its container ends "
+        "from within, as above. Such an environment has no score for this.",
         _INSIDE,
         failure="task",
     ),
     EpisodeEnding(
-        "set-up-refused", "The toolset refuses the task, or its set-up takes too long.", _AUTHOR, "task"
+        "set-up-refused", "The toolset refuses the task, or setting it up takes too long.", _AUTHOR, "task"
     ),
-    EpisodeEnding("tests-do-not-load", "The hidden tests are none, or do not load.", _AUTHOR, "environment"),
     EpisodeEnding(
-        "environment-raises", "The environment's own code raises, or a tool does.", _AUTHOR, "environment"
+        "tests-do-not-load", "There are no hidden tests, or they do not load.", _AUTHOR, "environment"
+    ),
+    EpisodeEnding(
+        "environment-raises", "The environment's own code or a tool raises an error.", _AUTHOR, "environment"
     ),
     EpisodeEnding(
         "episode-timeout",
-        "`episode.timeout` runs out. What runs in the sandbox has less time than that by itself.",
+        "`episode.timeout` runs out. (Programs in the sandbox have shorter time limits of their own.)",
         "the policy's own time, or the machine's",
         "task",
     ),
     EpisodeEnding(
         "one-of-many",
-        "In a container of many: a session misses its limit, breaks the protocol, or is the one that the "
-        "kernel ends for its memory.",
+        "In a container with several sessions: the session misses its limit, breaks the protocol, or is "
+        "ended because it used most of the memory.",
         _INSIDE,
         "task",
     ),
     EpisodeEnding(
         "unknown-of-many",
-        "In a container of many: a session's process ends otherwise, or lacks room that others may have "
-        "taken, or the container ends as a whole.",
-        "it can't be told: its own code, or a neighbour's",
+        "In a container with several sessions: the session's process ends in another way, or lacks memory or "
+        "processes that others may have used up, or the whole container ends.",
+        "not known: its own code, or a neighbour's",
         "sandbox",
     ),
     EpisodeEnding(
@@ -161,7 +165,7 @@ ENDINGS: tuple[EpisodeEnding, ...] = (
         "sandbox",
     ),
     EpisodeEnding("engine-gone", "The engine is gone or does not answer.", _OUTSIDE, "sandbox"),
-    EpisodeEnding("no-sandbox", "A sandbox does not come up.", _OUTSIDE, "sandbox"),
+    EpisodeEnding("no-sandbox", "A sandbox does not start.", _OUTSIDE, "sandbox"),
     EpisodeEnding(
         "before-first-call",
         "A session's process or its container ends before the policy has called a tool.",
@@ -169,7 +173,10 @@ ENDINGS: tuple[EpisodeEnding, ...] = (
         "sandbox",
     ),
     EpisodeEnding(
-        "policy-fails", "The policy does not answer, or not in form.", "the policy's server", "policy"
+        "policy-fails",
+        "The policy does not answer, or its answer is malformed.",
+        "the policy's server",
+        "policy",
     ),
     EpisodeEnding(
         "first-prompt",
@@ -177,7 +184,12 @@ ENDINGS: tuple[EpisodeEnding, ...] = (
         "the config, or the task's author",
         "policy",
     ),
-    EpisodeEnding("version-gone", "The policy's versions go on under the episode.", "the trainer", "version"),
+    EpisodeEnding(
+        "version-gone",
+        "The weights that the episode needs are gone, or it is too stale (`policy.max_version_lag`).",
+        "the trainer",
+        "version",
+    ),
     EpisodeEnding("worker-dies", "The worker dies.", _OUTSIDE, "worker"),
     EpisodeEnding("node-lost", "The node under the worker is lost.", _OUTSIDE, "node"),
 )

@@ -29,7 +29,7 @@ class FunctionCall(Record):
     name: str
     """Name of the tool."""
     arguments: str
-    """Arguments as the policy wrote them: JSON text, or what it wrote in its place."""
+    """Arguments as the policy wrote them: JSON text, or whatever it wrote instead."""
 
 
 class ToolCall(Record):
@@ -73,71 +73,71 @@ class StepRecord(Record):
     action: Message
     """The assistant message that the policy produced, tool calls included."""
     observations: list[Message]
-    """The messages with which the environment answered; empty at the end."""
+    """The messages with which the environment answered; empty in the last step."""
     tool_errors: list[bool] | None = None
-    """Of each tool call of the action, in their order: whether its result was an error. Null where the
-    action has no call, where the calls were not run, and where the environment does not say."""
+    """For each tool call of the action, in order: whether its result was an error. Null if the action has no
+    call, the calls were not run, or the environment does not say."""
     state_patch: Json | None = None
-    """State, part two: RFC 6902 JSON patch from the environment's state before this turn's tool calls
-    to the one after them. Null where the environment has no state to show, and in all steps of an
-    episode whose patches come to more than 8 MiB."""
+    """State, part two: RFC 6902 JSON patch with the changes that this step's tool calls made to the
+    environment's state. Null if the environment shows no state, or if the episode's patches are larger than
+    8 MiB in total (then in all of its steps)."""
     reward: float | None = None
-    """Reward of this step. Null unless the environment gives step rewards; the episode has its own."""
+    """Reward of this step. Null if the environment gives no step rewards; the episode has its own reward."""
     done: bool
     """Whether the episode ended with this step."""
     prompt_token_ids: list[int] | None = None
-    """Token ids of the prompt as the policy saw it. Null where the policy cannot tell."""
+    """Token ids of the prompt as the policy saw it. Null if the policy does not report them."""
     completion_token_ids: list[int] | None = None
-    """Token ids that the policy sampled. Null where the policy cannot tell."""
+    """Token ids that the policy sampled. Null if the policy does not report them."""
     completion_logprobs: list[float] | None = None
-    """Log-probability of each sampled token, under the policy that sampled it, as the policy reports it: of a
-    deployment of Kumite's own, after temperature, `top_p` and the like."""
+    """Log-probability of each sampled token, under the weights that sampled it, as the policy reports it.
+    Kumite's own deployments compute it after temperature, `top_p` and similar settings."""
     no_logprobs: str | None = None
-    """Why there are no token ids and log-probabilities, where the policy was asked for them: it sent none, or
-    fewer log-probabilities than tokens, or one that is no finite number. Null where there are, and where it
-    was not asked."""
+    """Why the step has no token ids and log-probabilities although the policy was asked for them: it sent
+    none, or fewer log-probabilities than tokens, or one that is not a finite number. Null if the step has
+    them, or the policy was not asked."""
     tools: list[str] | None = None
-    """Names of the tools that the policy was offered in this turn. Null where they are all of the episode's
+    """Names of the tools that the policy was offered in this step. Null: all of the episode's
     `tool_schemas`."""
     policy_version: int | None = None
-    """Version of the weights that produced the action. Null where it is not known."""
+    """Version of the weights that produced the action. Null if it is not known."""
     finish_reason: str | None = None
     """`stop`, `length` or `tool_calls`."""
     usage: Usage | None = None
-    """Tokens of this turn, as the policy counts them."""
+    """Tokens of this step, as the policy counts them."""
     policy_seconds: float = 0.0
-    """Seconds from request to action."""
+    """Seconds from the request to the action."""
     tools_seconds: float = 0.0
-    """Seconds from action to observation."""
+    """Seconds from the action to the observation."""
     agent: str | None = None
-    """The agent that took the step, where the environment is played by one. Null: the environment's own
-    loop, or a run begun before there were agents."""
+    """The agent that took the step, if an agent plays the environment. Null: the environment's own loop, or a
+    run of a release without agents."""
     branch: int | None = None
-    """Which of the agent's conversations the step is of, from 0: a sub-agent's, or one that was shortened, is
-    a branch of its own. Null where `agent` is; all steps are then of one conversation."""
+    """Which of the agent's conversations the step belongs to, from 0. The conversation of a sub-agent is a
+    branch of its own, and so is a conversation that was shortened. Null if `agent` is null; all steps then
+    belong to one conversation."""
     parent_step: int | None = None
-    """`step_index` of the step that this one goes on from; of the first step of a branch, of the one that the
-    branch left from. Null where there is none, and where `agent` is."""
+    """`step_index` of the step before this one in its branch. For the first step of a branch: the step at
+    which the branch began. Null if there is no such step, or `agent` is null."""
     dialect: Literal["chat", "responses", "messages"] | None = None
     """The API by which the agent called the policy: chat completions, Responses or Anthropic Messages. Null
-    where `agent` is."""
+    if `agent` is null."""
 
 
 class EpisodeError(Record):
     stage: Stage
-    """Where it failed."""
+    """In which stage of the episode it failed."""
     kind: FailureKind
-    """Whose failure it is: the policy's, its versions', the sandbox's, the worker's
-    or its node's, which may pass and so were tried again; or the environment's or the task's own, which would
-    not."""
+    """What failed. `policy`, `version`, `sandbox`, `worker` and `node` may be temporary, so the episode was
+    tried again first. `environment` and `task` would fail again, so it was not."""
     type: str
     """Class of the error."""
     message: str
-    """What it said."""
+    """The error's message."""
     traceback: str | None = None
-    """Where an environment's, a toolset's, a reward's or a defense's own code raised it: the last frames
-    outside Kumite, with file, line, function and the line of code. Null where it was none of these, and in a
-    run that was begun before there was one."""
+    """Where the code of an environment, a toolset, a reward or a defense raised it: the last frames outside
+    Kumite, with file, line, function and the line of code. Null if other code raised it, and in a run of a
+    release that did not record it."""
 
     @classmethod
     def of(cls, stage: Stage, kind: FailureKind, error: BaseException) -> "EpisodeError":
@@ -155,107 +155,108 @@ class Timings(Record):
     """Seconds per stage. `queue` is from dispatch to the worker's start on it."""
 
     queue: float = 0.0
-    """Waiting for a place on the worker and for its sandbox."""
+    """Waiting for a place on a worker and for its sandbox."""
     setup: float = 0.0
     """Opening the session and setting up the tool resources."""
     policy: float = 0.0
-    """Waiting for the policy, all turns together."""
+    """Waiting for the policy, all steps together."""
     tools: float = 0.0
-    """Running tools, all turns together."""
+    """Running tools, all steps together."""
     scoring: float = 0.0
     """Evaluating, scoring and closing."""
     total: float = 0.0
-    """From dispatch to the finished record."""
+    """From the dispatch to a worker to the finished record."""
 
 
 class EpisodeRecord(Record):
     """One episode: one attempt of the policy at one task."""
 
     episode_id: str
-    """Identity: a hash of environment, split, task and sample index, the same in every run."""
+    """Id: a hash of environment, split, task and sample index, the same in every run."""
     task_id: str
     """The task, unique within the environment's split."""
     group_id: str
-    """Episodes of the same task in this run share it; GRPO's group."""
+    """The same for all episodes of one task in one run: the group of GRPO."""
     sample_index: int
-    """Which episode of the task this is, from 0."""
+    """Which sample of the task this is, from 0."""
     run_id: str
     """The run that made it."""
     environment: str
-    """The environment's id; of one that is a file, the file's name without its ending."""
+    """The environment's id. If it is a file: the file's name without its ending."""
     split: Split | None = None
-    """The `environment.split` that the task is of. Null in a run that was begun before there was one."""
+    """The `environment.split` that the task belongs to. Null in a run of a release without splits."""
     suite: str | None = None
     """AgentDojo: the suite."""
     user_task: str | None = None
-    """AgentDojo: the user task; null for an injection task alone."""
+    """AgentDojo: the user task; null if only an injection task is played."""
     injection_task: str | None = None
-    """AgentDojo: the injection task; null for a user task alone."""
+    """AgentDojo: the injection task; null if only a user task is played."""
     attack: str | None = None
-    """AgentDojo: the attack; null where there is none."""
+    """AgentDojo: the attack; null if there is none."""
     defense: str | None = None
-    """AgentDojo: the defense, by its name; JSON text where it has arguments, or is a list. Null: none."""
+    """AgentDojo: the name of the defense; JSON text if it has arguments or is a list. Null: none."""
     preset: str | None = None
-    """AgentDojo: `environment.args.preset`; null where there is none."""
+    """AgentDojo: `environment.args.preset`; null if it is not set."""
     reward_spec: str | None = None
-    """AgentDojo: what was rewarded, by the name of the preset; JSON text where it was weights or had step
-    rewards. Null in other environments."""
+    """AgentDojo: the name of the reward preset; JSON text if the config gives weights or step rewards
+    instead. Null in other environments."""
     status: Literal["finished", "failed"]
-    """`finished`, or `failed` with an `error`."""
+    """`finished`; or `failed`, then `error` says why."""
     reward: float | None = None
-    """Reward of the episode. Null, never 0, when it failed."""
+    """Reward of the episode. Null, never 0, if it failed."""
     metrics: Json = "{}"
     """The environment's metrics by name, as JSON text; a metric that does not apply is null."""
     details: Json | None = None
-    """What the toolset's `evaluate` gave beside the metrics (`Scores.details`), as JSON text: of `shell`,
-    which hidden tests failed, and why; under `agent`, how an agent ended, and the end of what it printed.
-    Null where it gave none, and in a run begun before it was kept."""
+    """What the toolset's `evaluate` returned beside the metrics (`Scores.details`), as JSON text. For
+    `shell`: which hidden tests failed, and why. Under the key `agent`: how an agent ended, and the end of
+    what it printed. Null if there is nothing, and in a run of a release that did not record it."""
     connections: Json | None = None
-    """What the episode's programs asked of the hosts that `sandbox.allow` names, or of others, as JSON text:
-    a list of host, port, address, outcome, bytes sent and received, and seconds. Null where none may be
-    reached, and in a run begun before any could."""
+    """The connections that the episode's programs tried to make through the proxy of `sandbox.allow`, allowed
+    or refused, as JSON text: a list of host, port, address, outcome, bytes sent and received, and seconds.
+    Null if `sandbox.allow` is not set, and in a run of a release without it."""
     stop_reason: str | None = None
-    """Which stop condition ended it, by its verifiers name."""
+    """Name (in verifiers) of the stop condition that ended the episode."""
     is_truncated: bool = False
-    """Whether a turn was cut off by a token limit."""
+    """Whether a token limit cut off one of its turns."""
     error: EpisodeError | None = None
-    """Why it failed. Null when it finished."""
+    """Why it failed. Null if it finished."""
     messages: list[Message]
     """The whole conversation."""
     tool_schemas: Json = "[]"
     """The tools that the policy was offered, as JSON text: a list of name, description, parameters."""
     initial_state_id: str | None = None
-    """The environment's base state, to be found by this id in `states/`. Null where there is none."""
+    """Id of the environment's base state in `states/`. Null if there is none."""
     initial_state_patch: Json | None = None
     """RFC 6902 JSON patch from that base state to the state in which the episode began."""
     steps: list[StepRecord]
     """The steps; a table of its own in the dataset."""
     model: str
-    """The policy's name."""
+    """Name of the model, or `oracle`."""
     policy_version: int | None = None
     """Version of the weights that produced the first action."""
     last_policy_version: int | None = None
-    """Version that produced the last action: another than the first where the episode spans versions."""
+    """Version that produced the last action. It differs from `policy_version` if weights changed in
+    between."""
     sampling: Json | None = None
-    """How a trainer's loop had it sampled, as JSON text with the keys of `policy.sampling`. Null: as the
-    run's config says."""
+    """The `sampling` that a trainer's loop asked for, as JSON text with the keys of `policy.sampling`. Null:
+    the run's config was used."""
     usage: Usage
     """Tokens of all turns."""
     timings: Timings
     """Seconds per stage."""
     attempt: int = 1
-    """Which attempt at this episode this is, from 1."""
+    """Which attempt this is, from 1: failed episodes may be played again."""
     started_at: float
-    """When the worker took it up: seconds since the epoch."""
+    """When the worker began it: seconds since the epoch."""
     worker_id: str
-    """The worker that ran it."""
+    """The worker that played it."""
     node_id: str
     """The node of that worker."""
     sandbox_id: str | None = None
-    """The container (or process) its tools ran in. Null where the environment uses none."""
+    """The sandbox (container or process) that its tools ran in. Null if the environment uses none."""
     digest: str | None = None
-    """Digest of the rest of the record, steps included, as its worker wrote it; `kumite verify` computes it
-    again. Null in a run that was begun before there was one."""
+    """Digest of the rest of the record, steps included, computed by the worker; `kumite verify` computes it
+    again. Null in a run of a release that did not record it."""
 
     @property
     def tools(self) -> list[dict[str, Any]]:

@@ -24,15 +24,15 @@ class EnvironmentSettings(Settings):
     """The environment: `agentdojo`, `shell`, any importable module with a verifiers
     `load_environment(...)`, or the path of a Python file that has one (relative to the config file)."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment's `load_environment`, of what JSON can hold (a date as text). Of
-    the built-in ones: [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
+    """Keyword arguments of the environment's `load_environment`; their values must be possible in JSON (write
+    a date as text). For the built-in environments see [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
     split: Split = "eval"
-    """Which of its tasks. `train`: those of verifiers' `dataset`, to learn from. `eval`: those of
-    `eval_dataset`, to evaluate on, or of `dataset` where it is the only one. `agentdojo` and `shell` have
-    `eval` only."""
+    """Which of its tasks to play. `train`: verifiers' `dataset`, to train on. `eval`: verifiers'
+    `eval_dataset`, to evaluate on, or `dataset` if that is the only one. `agentdojo` and `shell` have only
+    `eval`."""
     folder: Path | None = None
-    """Folder in which modules of your own are found, beside those that are installed; relative to the
-    config file. Null: the config file's folder."""
+    """Folder of your own modules, in addition to the installed ones; relative to the config file. Null: the
+    config file's folder."""
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class SessionLimits(Settings):
     """Resource limits of one episode's process inside the container (`setrlimit`)."""
 
     address_space_mb: int | None = Field(default=None, gt=0)
-    """Most virtual memory of one process of the session, in MiB. Null: bounded by the container only."""
+    """Most virtual memory of one process of the session, in MiB. Null: only the container has a limit."""
     cpu_seconds: int | None = Field(default=600, gt=0)
     """Most CPU time of one process of the session, in seconds."""
     open_files: int = Field(default=256, ge=16)
@@ -86,53 +86,54 @@ def _problem_of_host(entry: str) -> str | None:
 
 class SandboxSettings(Settings):
     backend: Literal["docker", "process"] = "docker"
-    """`docker`: one container per worker. `process`: the same tool host as a plain child process, with
-    no isolation whatsoever, for debugging on a machine without Docker."""
+    """`docker`: tools run in containers. `process`: the tool host runs as a child process, without any
+    isolation, for debugging on a machine without Docker."""
     image: str | None = None
     """The image to run: any Linux image of the node's architecture, with or without Python, a C library or a
     shell. Null: the environment's own image, as `kumite images build` tags it."""
     tool_host: str | None = None
-    """The engine's volume with the tool host, for an image that brings none. Null: the one that
-    `kumite images build bundle` makes, which a run does by itself where it is missing."""
+    """The engine's volume with the tool host, for an image without one. Null: the volume that `kumite images
+    build bundle` makes; if it is missing, the run makes it."""
     user: Literal["root"] | None = None
-    """`root`: sessions are root of their container, as images made for agents often expect. They may do what
-    they like to its files, processes and users, and nothing beyond: no network, no new privileges, the same
-    profile of system calls, and none of the capabilities that reach further. It needs a container for each
-    episode. Null: an ordinary user. What it holds: [security.md](security.md#root-in-its-container)."""
+    """`root`: sessions are root of their container, as images made for agents often expect. They have full
+    power over its files, processes and users, but no more than that: no network, no new privileges, the same
+    profile of system calls, and no capability that reaches out of the container. It needs a container for
+    each episode. Null: an ordinary user. Details: [security.md](security.md#root-in-its-container)."""
     root_mb: int | None = Field(default=None, ge=16)
-    """Size of a root file system that can be written to, in MiB. Where the engine's storage driver can't
-    bound one (overlay2 can on XFS with project quotas), the root stays read-only, and /tmp, /var/tmp, /run,
-    /root and /home are a fifth of it each, in memory, empty at the beginning. Null: read-only."""
+    """Makes the root file system writable, up to this size in MiB. If the engine's storage driver can't limit
+    its size (overlay2 can on XFS with project quotas), the root stays read-only; then /tmp, /var/tmp, /run,
+    /root and /home are writable folders in memory, empty at first, each with a fifth of this size. Null:
+    read-only."""
     allow: list[str] = Field(default_factory=list)
-    """Hosts that programs in a sandbox may reach after all, each `host:port`: `pypi.org:443`. They find a
-    proxy in `HTTP_PROXY` and `HTTPS_PROXY`; the worker connects for them, by name, where the name leads to a
-    public address. Each connection is on the episode's record. Empty: none."""
+    """Hosts that programs in a sandbox may reach, each as `host:port`: `pypi.org:443`. Programs must use the
+    proxy in `HTTP_PROXY` and `HTTPS_PROXY`. The worker makes the connection, if the name leads to a public
+    address. Each connection is recorded in the episode. Empty: none."""
     allow_mb: int = Field(default=256, gt=0)
-    """Most that one episode's connections to `allow` may carry, both ways together, in MiB."""
+    """Most data, in MiB, that one episode's connections to `allow` may carry, both directions together."""
     runtime: str | None = None
     """The OCI runtime, as the engine knows it: `runc`, `runsc` (gVisor), … Null: the engine's default."""
     recycle: Literal["fork", "episode"] | None = None
-    """`fork`: one container per worker, one forked process per episode. `episode`: a fresh container
-    per episode, prepared ahead. Null: what the environment's toolset asks for."""
+    """`fork`: one container per worker, one forked process per episode. `episode`: a new container for each
+    episode, made ahead. Null: what the environment's toolset asks for."""
     unsafe: bool = False
-    """Run below what the toolset asks for: `recycle: fork` where it wants `episode`, or tools that run
-    the model's code without a container. The run records it."""
+    """Allow less isolation than the toolset asks for: `recycle: fork` if it asks for `episode`, or
+    `backend: process` for tools that run the model's code. The run records it."""
     max_episodes_per_container: int | None = Field(default=None, gt=0)
     """Replace a container after it has served this many episodes. Null: never."""
     max_sessions: int | None = Field(default=None, gt=0)
-    """Most live episodes in one container with `recycle: fork`; one more waits for a place. Null: the
+    """Most running episodes in one container with `recycle: fork`; further ones wait for a place. Null: the
     smaller of (`memory_mb` − `scratch_mb` − 64) / 16 and `pids` / 2."""
     session_users: bool | None = None
     """Give each episode in a container a user id of its own, so that none can kill another or read its files.
     Code written by the model runs as a further user, which can't kill the episode's process. To switch users,
     the process that manages the sessions (the tool host) runs as root inside the container with CHOWN, KILL,
-    SETGID and SETUID only. The episodes themselves have no capabilities. Null: where the environment asks for
-    it, which `shell` does, and with the runtime `runsc`, whose kernel does not keep a tool host from
-    processes of its own user."""
+    SETGID and SETUID only. The episodes themselves have no capabilities. Null: on if the environment asks for
+    it (`shell` does), or with the runtime `runsc`, which does not protect the tool host from processes of its
+    own user."""
     seccomp: str | None = None
     """The system calls that a container may make. Null: Kumite's own profile, `workers/sandbox/seccomp.json`,
-    the same on every engine. `engine`: the engine's default. `unconfined`: all of them. Else the path of a
-    profile in Docker's format, on every node. What it holds off: [security.md](security.md#system-calls)."""
+    the same on every engine. `engine`: the engine's default. `unconfined`: all of them. A path: a profile in
+    Docker's format, which must be on every node. What is refused: [security.md](security.md#system-calls)."""
     memory_mb: int = Field(default=2048, ge=64)
     """Memory of one container, in MiB; swap is off."""
     cpus: float = Field(default=2.0, gt=0)
@@ -140,12 +141,12 @@ class SandboxSettings(Settings):
     pids: int = Field(default=512, ge=16)
     """Most processes and threads in one container."""
     scratch_mb: int = Field(default=256, ge=1)
-    """Size of the container's only writable place, a tmpfs at /scratch, in MiB; it has room for 256 files and
-    folders for each. It counts as memory."""
+    """Size of the container's only writable folder, a tmpfs at /scratch, in MiB, with at most 256 files and
+    folders per MiB. It counts as memory."""
     session_limits: SessionLimits = Field(default_factory=SessionLimits)
     """Resource limits of one episode's process inside the container."""
     start_timeout: float = Field(default=120.0, gt=0)
-    """Seconds that a container has to come up and preload its toolset."""
+    """Seconds that a container may take to start and load its toolset."""
     setup_timeout: float = Field(default=60.0, gt=0)
     """Seconds that the set-up of one episode's tool resources may take."""
     call_timeout: float = Field(default=60.0, gt=0)
@@ -171,7 +172,7 @@ class SandboxSettings(Settings):
                 )
             if self.session_users:
                 raise ValueError(
-                    "sandbox.user `root` and sandbox.session_users exclude each other; leave one out"
+                    "sandbox.user `root` and sandbox.session_users can't be set together; leave one out"
                 )
             if self.recycle == "fork":
                 raise ValueError(
@@ -189,17 +190,17 @@ class SandboxSettings(Settings):
 
 class SamplingSettings(Settings):
     temperature: float = Field(default=1.0, ge=0)
-    """Sampling temperature; wins over one that the environment brings."""
+    """Sampling temperature; replaces one that the environment sets."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Nucleus sampling: the probability mass to sample from. Null: all, or an endpoint's own default."""
     max_tokens: int | None = Field(default=None, gt=0)
     """Most tokens sampled in one turn. Null: the environment's own limit, else 512."""
     tool_choice: Literal["auto", "required", "none"] | None = None
-    """OpenAI's `tool_choice`. Null: the policy's default, which is `auto` where there are tools."""
+    """OpenAI's `tool_choice`. Null: the policy's default, which is `auto` if there are tools."""
     stop: list[str] | None = None
     """Strings that end a turn."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Anything else that the policy's chat-completions route takes, sent as it is."""
+    """Other arguments of the policy's chat completions, sent unchanged."""
 
 
 class PolicyEndpoint(Settings):

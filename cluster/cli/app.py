@@ -16,13 +16,15 @@ def _print_version(wanted: bool) -> None:
 
 app = typer.Typer(
     name="kumite",
-    help="Episodes of LLM agents in Docker sandboxes, as datasets for reinforcement learning.",
+    help="Play LLM agents in Docker sandboxes, and write the episodes as datasets for RL.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-images = typer.Typer(help="Sandbox images.", no_args_is_help=True)
+images = typer.Typer(help="Build sandbox images.", no_args_is_help=True)
 app.add_typer(images, name="images")
-policy_app = typer.Typer(help="The vLLM deployment that is kept between runs.", no_args_is_help=True)
+policy_app = typer.Typer(
+    help="Start, update and end the vLLM deployment that is kept between runs.", no_args_is_help=True
+)
 app.add_typer(policy_app, name="policy")
 
 
@@ -30,14 +32,14 @@ app.add_typer(policy_app, name="policy")
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version, and end."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Episodes of LLM agents in Docker sandboxes, as datasets for reinforcement learning."""
+    """Play LLM agents in Docker sandboxes, and write the episodes as datasets for RL."""
 
 
 SET_HELP = (
-    "Override a field: a.b=value. The value is YAML: 4, true, null, text, [a, b], {a: 1}; "
+    "Set a key of the config: a.b=value. The value is YAML: 4, true, null, text, \\[a, b], {a: 1}; "
     "quote it for the shell."
 )
 console = wide_console()

@@ -70,7 +70,7 @@ def render_checks(found: list[CheckResult]) -> str:
     lines: list[str] = []
     for check in found:
         line = f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<{width}}  {check.detail}"
-        lines.append(line if check.ok or check.mend is None else f"{line}; mend: {check.mend}")
+        lines.append(line if check.ok or check.mend is None else f"{line}; to fix it: {check.mend}")
     return "\n".join(lines)
 
 
@@ -86,7 +86,7 @@ def _check_engine(runtime: str | None) -> CheckResult:
     try:
         client = docker.from_env(timeout=ENGINE_TIMEOUT)
     except docker.errors.DockerException:
-        return CheckResult(name, False, f"none answers at {where}", "make engine")
+        return CheckResult(name, False, f"no engine answers at {where}", "make engine")
     try:
         info = client.info()
     except (docker.errors.APIError, OSError) as error:  # requests' errors are OSErrors
@@ -97,7 +97,10 @@ def _check_engine(runtime: str | None) -> CheckResult:
     known = f"{info['ServerVersion']} at {where}; runtimes: {', '.join(runtimes)}"
     if runtime is not None and runtime not in info["Runtimes"]:
         return CheckResult(
-            name, False, f"{known}; not sandbox.runtime {runtime!r}", "add it to the engine's configuration"
+            name,
+            False,
+            f"{known}; sandbox.runtime {runtime!r} is missing",
+            "add it to the engine's configuration",
         )
     return CheckResult(name, True, known)
 
@@ -117,7 +120,7 @@ def _check_image(config: RunConfig | None, engine: CheckResult) -> CheckResult |
             return CheckResult("sandbox image", True, tag)
     except build.ImageBuildError as error:
         return CheckResult("sandbox image", False, str(error), engine.mend)
-    detail = f"{tag} is not there" if engine.ok else f"{tag}: no engine to ask"
+    detail = f"{tag} does not exist" if engine.ok else f"{tag}: not checked without a Docker engine"
     return CheckResult("sandbox image", False, detail, mend if engine.ok else engine.mend)
 
 
@@ -131,7 +134,7 @@ def _check_environment(config: RunConfig) -> list[CheckResult]:
     try:
         environment, plan = load_plan(config, "check", shuffled_by=config.name)
     except ClusterError as error:
-        return [CheckResult("environment", False, str(error), "correct environment")]
+        return [CheckResult("environment", False, str(error), "correct the config's section environment")]
     found = [CheckResult("environment", True, f"{config.environment.id}: {plan.tasks} tasks")]
     if environment.toolset is not None and config.sandbox.backend == "docker":
         try:
@@ -139,7 +142,7 @@ def _check_environment(config: RunConfig) -> list[CheckResult]:
         except ClusterError as error:
             return [*found, CheckResult("sandbox image", False, str(error))]
         if config.sandbox.image is None and config.environment.id not in build.image_names():
-            found.append(CheckResult("sandbox image", True, f"{tag}, which a run builds where it is missing"))
+            found.append(CheckResult("sandbox image", True, f"{tag}; a run builds it if it is missing"))
     if unset := [name for name in config.workers.env if name not in os.environ]:
         found.append(CheckResult("workers.env", False, f"{unset[0]} is not set", f"export {unset[0]}=…"))
     if isinstance(config.policy, EndpointPolicy):
@@ -153,7 +156,7 @@ def _check_endpoint(policy: EndpointPolicy) -> CheckResult:
     try:
         check_endpoint(policy)
     except ClusterError as error:
-        return CheckResult("endpoint", False, str(error), "correct policy")
+        return CheckResult("endpoint", False, str(error), "correct the config's section policy")
     return CheckResult("endpoint", True, f"{policy.model} at {policy.base_url}")
 
 
@@ -184,11 +187,13 @@ def _check_vllm(policy: VllmPolicy) -> CheckResult:
 def _check_model(model: str) -> CheckResult:
     if model == "smollm2-135m":
         folder = cache_dir() / "models" / "SmolLM2-135M-Instruct"
-        mend = "kumite run prepares it, in about a minute"
+        mend = "nothing to do: kumite run prepares it, in about a minute"
     else:
         folder, mend = Path(model), "correct policy.model"
         if not folder.exists() and not model.startswith(("/", ".", "~")) and model.count("/") == 1:
-            return CheckResult("model", True, f"{model}, fetched from its hub when the policy starts")
+            return CheckResult(
+                "model", True, f"{model}, downloaded from the Hugging Face hub when the deployment starts"
+            )
     if not (folder / "config.json").is_file():
         return CheckResult("model", False, f"no model in {folder}", mend)
     return CheckResult("model", True, str(folder))
@@ -212,5 +217,5 @@ def _check_memory(needed: float) -> CheckResult:
     values = {key: float(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines)}
     free = values["MemAvailable"] / 2**20
     return CheckResult(
-        name, free >= needed, f"{free:.1f} GiB available of {needed:.0f} needed", "end other programs"
+        name, free >= needed, f"{free:.1f} GiB available, {needed:.0f} GiB needed", "end other programs"
     )

@@ -76,8 +76,8 @@ def _resolve_endpoint(config: RunConfig) -> PolicyEndpoint:
     kept = read_policy_status()
     if kept is None or kept.state != "ready":
         raise PolicyUnavailable(
-            "policy.kind is `vllm`, and `kumite debug` starts no deployment: bring one up with `kumite "
-            "policy up CONFIG`, which this then uses, or play the ground truth: --set 'policy={kind: oracle}'"
+            "policy.kind is `vllm`, but `kumite debug` does not start a deployment. Start one first "
+            "with `kumite policy up CONFIG`, or play the ground truth with --set 'policy={kind: oracle}'"
         )
     return PolicyEndpoint(
         kind="openai",
@@ -104,7 +104,7 @@ def local_worker_settings(
     sandbox = config.sandbox
     if process and "backend" not in sandbox.model_fields_set:
         if sandbox.session_users:
-            raise ConfigError("sandbox.session_users needs a container: give --set sandbox.backend=docker")
+            raise ConfigError("sandbox.session_users needs a container: add --set sandbox.backend=docker")
         sandbox = sandbox.model_copy(update={"backend": "process", "unsafe": True})
     if environment.toolset is not None and sandbox.backend == "docker":
         ensure_image(environment.toolset, sandbox, say)

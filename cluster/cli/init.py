@@ -188,7 +188,7 @@ def write_example(kind: Kind, name: str, folder: Path) -> tuple[list[Path], list
     texts = {folder / path.replace("{name}", name): text for path, text in _render_files(kind, given).items()}
     for path in texts:
         if path.exists():
-            raise ConfigError(f"{path} is there already; give another NAME, or go to another folder")
+            raise ConfigError(f"{path} exists already; give another NAME, or change to another folder")
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

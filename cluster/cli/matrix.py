@@ -56,7 +56,7 @@ def load_cells(path: Path, overrides: Iterable[str] = ()) -> list[Cell]:
     axes = cast(dict[Any, Any], given)
     for key, values in axes.items():
         if not isinstance(key, str) or not isinstance(values, list) or not values:
-            raise ConfigError(f"matrix.{key}: got {values!r}; give a list of values that are to be tried")
+            raise ConfigError(f"matrix.{key}: got {values!r}; give a list of values to try")
     cells: list[Cell] = []
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
@@ -64,7 +64,7 @@ def load_cells(path: Path, overrides: Iterable[str] = ()) -> list[Cell]:
     names = [cell.name for cell in cells]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
-            f"matrix: two of its runs would be called {sorted(twice)[0]!r}; leave out the double"
+            f"matrix: two runs would have the name {sorted(twice)[0]!r}; remove one of the values"
         )
     return cells
 

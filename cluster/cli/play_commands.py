@@ -42,7 +42,7 @@ def run(
         typer.Option(
             "--max-failed",
             metavar="COUNT|SHARE",
-            help="Episodes that may fail: a count (20) or a share (0.1, 10%). With more, or if none "
+            help="How many episodes may fail: a count (20) or a share (0.1, 10%). If more fail, or none "
             "finishes, the exit code is 3.",
         ),
     ] = "0.5",
@@ -51,7 +51,7 @@ def run(
         typer.Option(
             "--drain",
             metavar="SECONDS",
-            help="How long Ctrl-C waits for the episodes in flight, in place of episode.drain_seconds.",
+            help="How long Ctrl-C waits for running episodes; replaces episode.drain_seconds.",
         ),
     ] = None,
     debug: Annotated[
@@ -60,8 +60,8 @@ def run(
 ) -> None:
     """Play episodes and write them as a dataset.
 
-    Exit codes: 0 done; 1 could not start; 3 nothing finished, more failed than --max-failed, or the run
-    stopped by itself; 128 and a signal's number where that ended it.
+    Exit codes: 0: done. 1: the run could not start. 3: no episode finished, more failed than --max-failed
+    allows, or the run stopped by itself. 128 + N: the signal with number N ended it.
     """
     # Imported here, and not above, since Ray and verifiers take seconds that `kumite --help` need not wait.
     from cluster.dataset.run_folder import Target
@@ -74,9 +74,9 @@ def run(
     from cluster.run import run
 
     if resume is not None and out is not None:
-        raise ConfigError("--out and --resume exclude each other: a run taken up again stays in its folder")
+        raise ConfigError("give --out or --resume, not both: a resumed run stays in its folder")
     if retry_failed and resume is None:
-        raise ConfigError("--retry-failed goes with --resume RUN_DIR: a new run has no failed episodes")
+        raise ConfigError("--retry-failed needs --resume RUN_DIR: a new run has no failed episodes")
     most_failed = FailureLimit(max_failed)
     if _run_matrix(config, overrides or [], out, resume, retry_failed, most_failed.complaint):
         return
@@ -87,7 +87,7 @@ def run(
             given = load_config(target.folder / "config.yaml", overrides)
         given = resumable_config(target.folder, given)
     elif given is None:
-        raise ConfigError("give a config, or --resume with a run's folder")
+        raise ConfigError("give a config, or --resume RUN_DIR")
     else:
         target = Target.new(given, out)
     if drain is not None:
@@ -126,7 +126,7 @@ def _run_matrix(
         cells = read_cells(folder, overrides)
         if cells is not None and config is not None:
             raise ConfigError(
-                f"--resume {resume}: it is a matrix, which has its own config; leave CONFIG out"
+                f"--resume {resume}: this folder holds a matrix with its own config; leave CONFIG out"
             )
     elif config is not None and has_matrix(config, overrides):
         cells = load_cells(config, overrides)
@@ -164,10 +164,13 @@ def _run_matrix(
 def tasks(
     config: Annotated[Path, typer.Argument(help="The run's config, a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, prompts in full.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with complete prompts.")] = False,
     validate: Annotated[
         bool,
-        typer.Option("--validate", help="Play the oracle and an empty answer over them."),
+        typer.Option(
+            "--validate",
+            help="Play each task with the oracle and with an empty answer; the oracle must get more reward.",
+        ),
     ] = False,
 ) -> None:
     """List the tasks that a config selects, without starting anything."""
@@ -201,17 +204,19 @@ def _print_validation(config: RunConfig, as_json: bool) -> None:
     else:
         for task in bad:
             console.print(Text(f"{task.task_id}: {task.complaint}", style="red"), soft_wrap=True)
-        console.print(f"{len(found) - len(bad)} of {len(found)} tasks tell the oracle from an empty answer")
+        console.print(
+            f"{len(found) - len(bad)} of {len(found)} tasks reward the oracle more than an empty answer"
+        )
     if bad:
         raise typer.Exit(1)
 
 
 @app.command("init")
 def write_example(
-    kind: Annotated[str, typer.Argument(metavar="environment|toolset|task", help="Of what.")],
-    name: Annotated[str, typer.Argument(help="What to call it.")],
+    kind: Annotated[str, typer.Argument(metavar="environment|toolset|task", help="What to write.")],
+    name: Annotated[str, typer.Argument(help="Its name.")],
 ) -> None:
-    """Write a working example into this folder, beside a config that plays it."""
+    """Write a working example, and a config that plays it, into this folder."""
     from cluster.cli.init import write_example
 
     if kind not in ("environment", "toolset", "task"):
@@ -230,9 +235,9 @@ def debug_episode(
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
 ) -> None:
-    """Play one episode in this process, without Ray: breakpoints work, messages are shown as they come.
+    """Play one episode in this process, without Ray: breakpoints work, and each message is shown at once.
 
-    Tools run in child processes (`sandbox.backend: process`), unless the config says `docker`.
+    Tools run in child processes (`sandbox.backend: process`), unless the config sets `docker`.
     """
     from cluster.cli.debug import play_debug_episode
 

@@ -30,12 +30,12 @@ def show(
         typer.Option(
             "--where",
             metavar="EXPR",
-            help="List the episodes for which this is so: `COLUMN OP VALUE`, joined by `and`, such as "
-            "'reward < 0.5 and suite = slack'. OP: = != < <= > >= or ~ (contains). A metric's name is a "
-            "column too.",
+            help="List the episodes that meet a condition, such as 'reward < 0.5 and suite = slack'. A "
+            "condition is `COLUMN OP VALUE`; join several with `and`. OP: = != < <= > >= or ~ (contains). "
+            "The name of a metric is a COLUMN too.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run's summary, one of its episodes, or a list of episodes, from the run's files."""
     from cluster.dataset.remote import local_folder
@@ -85,9 +85,9 @@ def compare(
     folders: Annotated[
         list[str], typer.Argument(metavar="RUN_DIR RUN_DIR…", help="Folders of runs, or URIs.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare runs of the same tasks with the first one, paired episode by episode."""
+    """Compare each run with the first one, episode by episode; the runs must have tasks in common."""
     from cluster.compare.comparison import compare_runs
     from cluster.compare.view import comparison_lines
     from cluster.dataset.remote import local_folder
@@ -105,23 +105,25 @@ def verify(
     policy: Annotated[
         str | None,
         typer.Option(
-            "--policy", metavar="URL", help="Deployment to score log-probabilities with again; or `kept`."
+            "--policy",
+            metavar="URL",
+            help="Compute log-probabilities again, with this deployment; or `kept`.",
         ),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", help="The model's folder. Default: what the run's config says."),
+        typer.Option("--tokenizer", help="The model's folder, for its tokenizer. Default: the config's."),
     ] = None,
     tolerance: Annotated[
         float,
         typer.Option(
             "--tolerance",
-            help="How far a step's mean log-probability may be from the one computed again, in nats.",
+            help="With --policy: the mean difference that a step's log-probabilities may have, in nats.",
         ),
     ] = 0.1,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Recompute from a run's files alone whether they are what they claim; exit 1 if not."""
+    """Check that a run's files are complete, unchanged and consistent; exit 1 if not."""
     from cluster.dataset.remote import local_folder
     from cluster.verify.checks import verify
     from cluster.verify.view import make_scorer, render_verification
@@ -140,13 +142,16 @@ def verify(
 def sequences(
     folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
     advantage: Annotated[
-        str, typer.Option("--advantage", help="grpo, dr_grpo (not divided by the deviation), rloo or none.")
+        str,
+        typer.Option(
+            "--advantage", help="grpo, dr_grpo (grpo without dividing by the deviation), rloo or none."
+        ),
     ] = "grpo",
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet; of a URI, in the cache.",
+            help="Parquet file. Default: RUN_DIR/sequences/ADVANTAGE.parquet; of a URI, in the cache folder.",
         ),
     ] = None,
 ) -> None:
@@ -168,21 +173,26 @@ def sequences(
 def view(
     places: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN_DIR]…", help="Runs' folders, URIs, and folders of runs. Default: runs."),
+        typer.Argument(
+            metavar="[RUN_DIR]…", help="Folders of runs, URIs, or folders that contain runs. Default: runs."
+        ),
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to serve on; another than loopback is a risk.")
+        str, typer.Option("--host", help="Address to serve on. A risk if it is not a loopback address.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port; 0: a free one.")] = 0,
+    port: Annotated[int, typer.Option("--port", help="Port. 0: any free port.")] = 0,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page where there is a browser.")
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser, if there is one.")
     ] = True,
     export: Annotated[
-        Path | None, typer.Option("--export", help="Write an HTML file that opens without a server, and end.")
+        Path | None,
+        typer.Option("--export", help="Write an HTML file that opens without a server, and exit."),
     ] = None,
     episodes: Annotated[
         list[str] | None,
-        typer.Option("--episodes", metavar="FILTER", help="With --export: which, e.g. 'reward<1'."),
+        typer.Option(
+            "--episodes", metavar="FILTER", help="With --export: only these episodes, e.g. 'reward<1'."
+        ),
     ] = None,
 ) -> None:
     """Show runs and their episodes, turn by turn, in a browser."""
@@ -193,7 +203,7 @@ def view(
         console.print(f"{count:,} episodes: {export}", highlight=False, soft_wrap=True)
         return
     if episodes:
-        raise ConfigError("--episodes goes with --export FILE: the page has filters of its own")
+        raise ConfigError("--episodes needs --export FILE: the page has filters of its own")
     from cluster.viewer.view import serve_viewer
 
     def say(line: str) -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def check(
-    config: Annotated[Path | None, typer.Argument(help="A config to check for; none: the defaults.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="The config to check for. Default: AgentDojo with vLLM, in Docker.")
+    ] = None,
 ) -> None:
     """Check each part that a run needs; for a part that is not ready, print the command that fixes it."""
     from cluster.cli.check import check_requirements, render_checks
@@ -28,12 +30,10 @@ def check(
 
 @images.command("build")
 def build_images(
-    name: Annotated[str | None, typer.Argument(help="Which image; none: all.")] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Base image with Python 3.11, instead of our choice.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the image. Default: all.")] = None,
+    base: Annotated[str | None, typer.Option(help="Another base image; it must have Python 3.11.")] = None,
 ) -> None:
-    """Build sandbox images that are not there yet."""
+    """Build the sandbox images that do not exist yet."""
     from sandbox_images.build import build_image, image_names
     from sandbox_images.bundle_volume import BUNDLE, ensure_volume
     from sandbox_images.host import ImageBuildError
@@ -58,7 +58,7 @@ def policy_up(
     config: Annotated[Path, typer.Argument(help="A run's config, a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
 ) -> None:
-    """Bring up a config's deployment and keep it, for runs to use."""
+    """Start a config's deployment and keep it for later runs."""
     from cluster.observe.progress import Progress
     from cluster.policy.vllm.kept_policy import start_kept_policy
 
@@ -67,8 +67,8 @@ def policy_up(
 
 
 @policy_app.command("status")
-def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Say which deployment is kept, if one is, and how it is."""
+def policy_status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show which deployment is kept, and its state."""
     from cluster.policy.vllm.kept_policy import read_policy_status
 
     found = read_policy_status()
@@ -86,9 +86,11 @@ def policy_status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.
 @policy_app.command("update")
 def policy_update(
     path: Annotated[str, typer.Argument(help="Folder, or URI, of a LoRA adapter or a full checkpoint.")],
-    version: Annotated[int, typer.Option("--version", help="Its version, above the present one.")],
+    version: Annotated[
+        int, typer.Option("--version", help="Number of the new version, above the current one.")
+    ],
 ) -> None:
-    """Give the kept deployment new weights, without a restart; runs in flight take them up."""
+    """Give the kept deployment new weights, without a restart. Running runs use them, too."""
     from cluster.policy.vllm.kept_policy import update_kept_policy
 
     update_kept_policy(path, version)
@@ -97,9 +99,9 @@ def policy_update(
 
 @policy_app.command("down")
 def policy_down(
-    force: Annotated[bool, typer.Option("--force", help="Even if a run is using it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="End it even if a run is using it.")] = False,
 ) -> None:
-    """End the kept deployment, and the local Ray cluster it lives on."""
+    """End the kept deployment, and the local Ray cluster that it runs on."""
     from cluster.policy.vllm.kept_policy import stop_kept_policy
 
     console.print("ended" if stop_kept_policy(force) else "no policy is kept")

@@ -88,9 +88,9 @@ def _judge_task(spec: EpisodeSpec, oracle: EpisodeResult, empty: EpisodeResult) 
     if oracle.status == "failed":
         complaint = f"the oracle's episode failed: {oracle.error_message}"
     elif empty.status == "failed":
-        complaint = f"the episode of an empty answer failed: {empty.error_message}"
+        complaint = f"the episode with an empty answer failed: {empty.error_message}"
     elif oracle.reward is not None and empty.reward is not None and oracle.reward <= empty.reward:
-        complaint = f"the oracle's reward is {oracle.reward:g}, and that of an empty answer {empty.reward:g}"
+        complaint = f"the oracle gets reward {oracle.reward:g}, and an empty answer {empty.reward:g}"
         details = EpisodeRecord.model_validate_json(oracle.record).details
         complaint += f"; the oracle's details: {details:.1000}" if details else ""
     return TaskValidation(task_id=spec.task_id, oracle=oracle.reward, empty=empty.reward, complaint=complaint)

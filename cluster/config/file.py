@@ -27,8 +27,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     fields = read_fields(path, overrides)
     if fields.pop("matrix", None) is not None:
         raise ConfigError(
-            f"the config {path} has a `matrix`, which only `kumite run` and `kumite tasks` take; give "
-            "the `config.yaml` of one of its runs, which is in that run's folder"
+            f"the config {path} has a `matrix`, which only `kumite run` and `kumite tasks` accept; give "
+            "the `config.yaml` in the folder of one of its runs"
         )
     return build_config(path, fields)
 
@@ -67,7 +67,7 @@ def build_config(path: Path, fields: dict[str, Any]) -> RunConfig:
         return config
     except ValidationError as error:
         complaints = "\n".join(f"  {_describe_error(entry)}" for entry in error.errors())
-        raise ConfigError(f"the config {path} is not right:\n{complaints}") from error
+        raise ConfigError(f"the config {path} has errors:\n{complaints}") from error
 
 
 def set_drain_seconds(config: RunConfig, seconds: float) -> RunConfig:
@@ -77,7 +77,7 @@ def set_drain_seconds(config: RunConfig, seconds: float) -> RunConfig:
         ConfigError: They are below 0.
     """
     if not seconds >= 0:
-        raise ConfigError(f"--drain: got {seconds:g}; give seconds, at least 0")
+        raise ConfigError(f"--drain: got {seconds:g}; give a number of seconds, at least 0")
     episode = config.episode.model_copy(update={"drain_seconds": seconds})
     return config.model_copy(update={"episode": episode})
 
@@ -131,13 +131,13 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
 def _apply_override(fields: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set takes dotted.key=value, got {override!r}")
+        raise ConfigError(f"--set needs a.b=value, got {override!r}")
     *parents, last = key.split(".")
     place = fields
     for parent in parents:
         step = place.setdefault(parent, {})
         if not isinstance(step, dict):
-            raise ConfigError(f"--set {override}: {parent} is no section but {step!r}")
+            raise ConfigError(f"--set {override}: {parent} is not a section of the config, but {step!r}")
         place = cast(dict[str, Any], step)
     try:
         place[last] = yaml.safe_load(value)

@@ -15,23 +15,25 @@ class AdaptersConfig(Settings):
     max_rank: Literal[8, 16, 32, 64, 128, 256] = 16
     """Highest rank of an adapter."""
     live: Annotated[int, Field(gt=0)] = 2
-    """Versions that vLLM holds at once, the base model aside: those that episodes in flight still use, and
-    the newest. One more takes the place of the one unused for longest; a request brings it back."""
+    """How many adapter versions vLLM holds in memory at once: the newest, and those that running episodes
+    still use. If one more is needed, it replaces the version that was not used for the longest time. A
+    request for that version loads it again."""
     kept: Annotated[int, Field(gt=0)] = 32
     """How many adapter versions stay on disk. At least `adapters.live`, and at least `max_version_lag` + 1.
     An episode whose version was deleted is played again, up to `episode.attempts.version` times."""
     probe: Literal["first", "always", "off"] = "first"
-    """Try an adapter out once it is loaded, before it is in use: some tokens are scored with it. Their
-    log-probabilities must be finite, and, where the base model's weights are on this machine and fit its
-    memory and PEFT is installed, be those that PEFT computes on the CPU. `first`: compared with PEFT where no
-    adapter of its kind (settings, modules and shapes) was before. `always`: each. `off`: none is tried."""
+    """Try a loaded adapter out before it is used: the deployment scores some tokens with it. Their
+    log-probabilities must be finite, and they must agree with those that PEFT computes on the CPU. `first`:
+    compare with PEFT only the first adapter of a kind (settings, modules and shapes). `always`: compare each.
+    `off`: do not try adapters out. The comparison needs PEFT, and the base model's weights and enough memory
+    for them on this machine; without these, a warning says that nothing was compared."""
 
 
 def _check_exact_tool_choice(policy: "VllmPolicy | EndpointPolicy", sampling: SamplingSettings) -> None:
     if policy.tokens == "exact" and sampling.tool_choice in ("required", "none"):
         raise ValueError(
-            f"policy.tokens is `exact`, where the policy chooses freely, and policy.sampling.tool_choice is "
-            f"`{sampling.tool_choice}`: leave it out, or set policy.tokens to `per_turn`"
+            f"policy.sampling.tool_choice `{sampling.tool_choice}` does not work with policy.tokens `exact`: "
+            "leave it out, or set policy.tokens to `per_turn`"
         )
 
 
@@ -45,7 +47,7 @@ class VllmPolicy(Settings):
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     """How actions are sampled."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where vLLM runs. `auto`: on GPUs where Ray sees one, else on the CPU."""
+    """Where vLLM runs. `auto`: on GPUs if Ray has any, else on the CPU."""
     replicas: Annotated[int, Field(gt=0)] = 1
     """Copies of the model; requests are spread over them."""
     max_replicas: Annotated[int, Field(gt=0)] | None = None
@@ -59,26 +61,26 @@ class VllmPolicy(Settings):
     chat_template: Path | None = None
     """A Jinja chat template to use in place of the model's own. The packaged model brings its own."""
     adapters: AdaptersConfig | None = None
-    """Take weight updates (`kumite policy update`, `RolloutEngine.update_policy`) as LoRA adapters, too.
-    Null: full checkpoints only."""
+    """Accept LoRA adapters as weight updates (`kumite policy update`, `RolloutEngine.update_policy`), not
+    only full checkpoints. Null: full checkpoints only."""
     in_flight: Literal["finish", "move"] = "finish"
     """What running episodes do when new weights arrive. `finish`: they finish with the weights they started
     with. If those weights are gone (a full checkpoint replaced them), the episode starts over, up to
     `episode.attempts.version` times. `move`: the next turn uses the new weights."""
     versions_folder: Path | None = None
-    """Where new weights are put for the replicas to load; all nodes must see it. Null: the cache folder,
-    which is right where the policy runs on this machine; on a cluster of several, updates are refused."""
+    """Folder to which new weights are copied, and from which the replicas load them; all nodes must see it.
+    Null: the cache folder of this machine; on a cluster of several machines, updates are then refused."""
     max_version_lag: Annotated[int, Field(ge=0)] | None = None
     """How stale an episode may be: the current version minus the version of its first turn, when it ends. A
     staler episode is discarded and played again, up to `episode.attempts.version` times. Null: any number."""
     tokens: Literal["per_turn", "exact"] = "per_turn"
-    """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
-    `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
-    episode is one sequence; over vLLM's `/inference/v1/generate`."""
+    """How the prompt of a turn is made. `per_turn`: the chat template renders all messages so far, anew in
+    each turn. `exact`: the ids of the turn before (prompt and sampled), unchanged, then the new messages, so
+    that an episode is one sequence; this uses vLLM's `/inference/v1/generate`."""
     renderer: str | None = None
-    """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
-    model, which reads its answers, too. Null: found by the model's name; else its chat template, once that is
-    seen to be exact, and `policy.tool_parser`."""
+    """With `exact`: the renderer in the renderers package (`qwen3`, `glm-4.5`, …) for this model; it writes
+    prompts and reads answers. Null: the one for the model's name. If there is none, the model's chat template
+    writes prompts (it is checked first) and `policy.tool_parser` reads answers."""
     engine: dict[str, Any] = Field(default_factory=dict)
     """More vLLM engine arguments, as `vllm serve` names them, with underscores. They override Kumite's own.
     Two of those matter for training: `logprobs_mode: processed_logprobs`, and `generation_config: vllm`,
@@ -88,11 +90,12 @@ class VllmPolicy(Settings):
     cpu_kv_cache_gb: Annotated[int, Field(gt=0)] = 2
     """KV-cache memory of one replica on the CPU, in GiB."""
     keep_alive: bool = False
-    """Leave the deployment up when the run ends, for the next run to use; `kumite policy down` ends it."""
+    """Keep the deployment when the run ends, so that the next run can use it; `kumite policy down` ends
+    it."""
     start_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that the deployment may take to come up."""
+    """Seconds that the deployment may take to start."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that one request may take, waiting for a policy that is down included."""
+    """Seconds that one request may take, including the wait for a server that is down."""
 
     @model_validator(mode="after")
     def _check_exact_tokens(self) -> "VllmPolicy":
@@ -117,29 +120,30 @@ class EndpointPolicy(Settings):
     model: str
     """Model name to send with every request."""
     api_key_env: str | None = None
-    """Name of the environment variable that holds the API key, where the run is started; workers are handed
-    the key. Null: no key."""
+    """Name of the environment variable with the API key. It must be set where you start the run; workers get
+    the key from there. Null: no key."""
     token_ids: bool = False
-    """Ask for token ids and log-probabilities with every request (a vLLM server gives them). These are of
-    what it sampled from, as a trainer needs them, where the server was started with `--logprobs-mode
-    processed_logprobs`; with `--generation-config vllm`, it adds no `top_k` or `top_p` of the model's own."""
+    """Ask for token ids and log-probabilities with every request (a vLLM server reports them). For training,
+    start the server with `--logprobs-mode processed_logprobs`, so that log-probabilities are computed after
+    temperature and `top_p`, and with `--generation-config vllm`, so that it ignores the model's own default
+    `top_k` and `top_p`."""
     tokens: Literal["per_turn", "exact"] = "per_turn"
-    """What a turn's prompt is made of. `per_turn`: the messages so far, by the chat template, anew each turn.
-    `exact`: the turn before verbatim (its prompt, and the ids it sampled), and the messages since, so that an
-    episode is one sequence; over vLLM's `/inference/v1/generate`."""
+    """How the prompt of a turn is made. `per_turn`: the chat template renders all messages so far, anew in
+    each turn. `exact`: the ids of the turn before (prompt and sampled), unchanged, then the new messages, so
+    that an episode is one sequence; this uses vLLM's `/inference/v1/generate`."""
     renderer: str | None = None
-    """With `exact`: a renderer of the renderers package (`qwen3`, `glm-4.5`, …) that is written for this
-    model, which reads its answers, too. Null: found by the model's name; else its chat template, once that is
-    seen to be exact, and `policy.tool_parser`."""
+    """With `exact`: the renderer in the renderers package (`qwen3`, `glm-4.5`, …) for this model; it writes
+    prompts and reads answers. Null: the one for the model's name. If there is none, the model's chat template
+    writes prompts (it is checked first) and `policy.tool_parser` reads answers."""
     tokenizer: str | None = None
     """With `exact`: the model's folder, or its id on the Hugging Face hub. Null: `model`."""
     tool_parser: str | None = "hermes"
-    """With `exact`, by the chat template: the parser of tool calls for this model; others than `hermes` are
-    vLLM's own, for which it must be installed where the workers run. Null: none."""
+    """With `exact`, if the chat template writes prompts: the parser of tool calls for this model. Every
+    parser except `hermes` is vLLM's, so vLLM must be installed where the workers run. Null: none."""
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     """How actions are sampled."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that one request may take, waiting for a policy that is down included."""
+    """Seconds that one request may take, including the wait for a server that is down."""
 
     @model_validator(mode="after")
     def _check_exact_tokens(self) -> "EndpointPolicy":
@@ -175,78 +179,82 @@ class WorkersConfig(Settings):
     min: Annotated[int, Field(ge=0)] = 1
     """Fewest workers (Ray actors) while the run lasts."""
     max: Annotated[int, Field(gt=0)] = 2
-    """Most workers. There are as many as the episodes still to come can use; those that find no room
-    have Ray's autoscaler bring up nodes, and the run goes on meanwhile with those that are there."""
+    """Most workers. A run asks for as many as its remaining episodes need. If a worker does not fit the
+    cluster, Ray's autoscaler starts a node; meanwhile the run goes on with the other workers."""
     episodes_per_worker: Annotated[int, Field(gt=0)] = 16
     """Episodes that one worker runs at once, all in its one container."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 0.5
     """CPUs that Ray reserves for one worker. Workers mostly wait; a fraction is enough."""
     max_in_flight: Annotated[int, Field(gt=0)] | None = None
-    """Most episodes that all workers play at once, for a policy that gains nothing from more requests: no
-    workers are asked for beyond it. Null: as many as fit the workers."""
+    """Most episodes that all workers together play at once; the run asks for no more workers than these need.
+    Set it if more requests would not make the policy faster. Null: as many as fit the workers."""
     headroom: Literal["auto", "off"] = "auto"
     """`auto`: adapt the number of running episodes to the model server (`policy.kind: vllm`). If requests
     queue there for several seconds, reduce it by the length of the queue and release idle workers. When the
     queue is empty, raise it again step by step. It never falls below what `workers.min` workers hold. `off`:
     as many episodes as fit the workers, or `max_in_flight`."""
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Seconds for which a worker that the rest of the run can do without stays before it is given back."""
+    """Seconds after which a worker that the run no longer needs is given back."""
     env: list[str] = Field(default_factory=list[str])
-    """Names of environment variables of the driver's shell that the environment's code finds on workers, such
-    as the key of a judge. On this machine alone all of them are there, without being named. Of those whose
-    names look like a secret's, the values are kept out of the run's files and of all logs."""
+    """Names of environment variables of the driver's shell that the environment's code needs on workers, for
+    example the key of a judge. Workers on this machine get all variables, without naming them here. If a name
+    looks like that of a secret, its value is kept out of the run's files and all logs."""
     memory_mb: Annotated[int, Field(gt=0)] | None = None
-    """Memory of the process that plays episodes, in MiB, above which another takes its place as soon as
-    those that it has have ended: for environments that leak. Null: no limit."""
+    """For environments that leak memory: if a process that plays episodes uses more than this, in MiB, it is
+    replaced when its running episodes have ended. Null: no limit."""
     block_seconds: Annotated[float, Field(gt=1)] = 3.0
-    """Seconds for which an episode's own code may hold up those that share a process with it. They are then
-    played anew in another, which costs them no attempt; the one that blocks has until `episode.timeout`."""
+    """Seconds for which the code of one episode may block the other episodes in its process. These then start
+    over in another process, which does not count as an attempt. The blocking episode may go on until
+    `episode.timeout`."""
     start_timeout: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds in which the first worker must be up. A node that a cloud has to start takes minutes."""
+    """Seconds until the first worker must be running. If a cloud must start a node for it, this takes
+    minutes."""
 
     @model_validator(mode="after")
     def _check_min_below_max(self) -> "WorkersConfig":
         if self.min > self.max:
-            raise ValueError(f"workers.min is {self.min}, more than workers.max, {self.max}")
+            raise ValueError(f"workers.min is {self.min}, but workers.max is only {self.max}")
         return self
 
 
 class AttemptsConfig(Settings):
     policy: Annotated[int, Field(gt=0)] = 2
-    """Times an episode is played when the policy fails it. Requests are repeated by themselves before."""
+    """Most times that an episode is played if the policy fails. Single requests are repeated before this
+    counts."""
     version: Annotated[int, Field(gt=0)] = 5
-    """Times an episode is played when the policy's versions go on under it: a full checkpoint takes the place
-    of the weights that it began with (replicas take it one by one, and one that is still to come may be where
-    it is played again), or `policy.max_version_lag` is passed."""
+    """Most times that an episode is played if weights change while it runs: a full checkpoint replaces the
+    weights that it began with, or it becomes staler than `policy.max_version_lag`. Replicas load a checkpoint
+    one by one, so the next attempt may meet an old replica and be interrupted again."""
     sandbox: Annotated[int, Field(gt=0)] = 3
-    """Times an episode is played when its sandbox dies, or does not come up."""
+    """Most times that an episode is played if its sandbox dies or does not start."""
     worker: Annotated[int, Field(gt=0)] = 2
-    """Times an episode is played when its worker dies: it may be what kills it."""
+    """Most times that an episode is played if its worker dies. The episode itself may be the cause."""
     node: Annotated[int, Field(gt=0)] = 10
-    """Times an episode is played when the node under its worker is lost, as spot machines are."""
+    """Most times that an episode is played if the node of its worker is lost, as happens with spot
+    machines."""
 
 
 class EpisodeConfig(Settings):
     timeout: Annotated[float, Field(gt=0)] | None = 1800.0
-    """Seconds that one episode may take from the moment a worker has room for it: queue, set-up, policy,
+    """Seconds that one episode may take, counted from when a worker has room for it: queue, set-up, policy,
     tools, scoring, and all attempts together. Null: no limit."""
     stop_after: Annotated[int, Field(gt=0)] | None = 20
-    """Episodes in a row that fail with the same cause, which trying again cannot mend, after which the run
-    stops: the policy refuses an episode's first request (401, 403, 404, 400, …), or the same exception comes
-    out of the environment. `--resume` goes on where it stopped. Null: never."""
+    """Stop the run if so many episodes in a row fail with the same cause, and more would fail, too: the
+    policy refuses an episode's first request (401, 403, 404, 400, …), or the environment raises the same
+    exception. `--resume` continues the run. Null: never stop."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """Seconds that episodes in flight get to end when the run is asked to (SIGINT, SIGTERM)."""
+    """Seconds that running episodes get to end when the run is told to stop (SIGINT, SIGTERM)."""
     attempts: AttemptsConfig = Field(default_factory=AttemptsConfig)
-    """How often an episode is played when something fails that may work the next time. A task that fails
-    by itself, or by a bug of the environment, is played once."""
+    """How often an episode is played if it fails for a reason that may be temporary. An episode that fails
+    because of its task, or of a bug in the environment, is played once."""
 
 
 class RayConfig(Settings):
     address: str | None = None
-    """`auto` or an address: use that cluster. Null: the cluster this driver was submitted to, else the
-    local one that a kept policy lives on, else a local one of this run's own."""
+    """`auto` or an address: use that cluster. Null: the cluster that this driver was submitted to; else the
+    local cluster of a kept deployment; else a new local cluster for this run."""
     num_cpus: Annotated[int, Field(gt=0)] | None = None
-    """Logical CPUs of a local cluster. Null: the machine's cores, and room for policy and workers."""
+    """Logical CPUs of a local cluster. Null: the machine's cores, or more if policy and workers need them."""
 
 
 class ObserveConfig(Settings):
@@ -264,9 +272,9 @@ class RunConfig(Settings):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the run's folder, `<output>/<name>-<time>`."""
     environment: EnvironmentSettings
-    """What the policy acts in."""
+    """The environment that the policy acts in."""
     policy: Policy
-    """Who acts."""
+    """The policy that acts."""
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     """Where the environment's tools run."""
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
@@ -274,34 +282,34 @@ class RunConfig(Settings):
     samples: Annotated[int, Field(gt=0)] = 1
     """Episodes per task: the size of a group."""
     keep: Annotated[int, Field(gt=0)] | None = None
-    """Episodes of each group that are wanted: as soon as so many have finished, the rest is cancelled, so
-    that no group waits for its slowest. Null: all. Not for environments that score a group as a whole."""
+    """How many episodes of each group to keep: when so many have finished, the rest of the group is
+    cancelled, so that no group waits for its slowest episode. Null: all. Not possible if the environment
+    scores groups as a whole."""
     limit: Annotated[int, Field(gt=0)] | None = None
-    """Play only so many tasks: which ones, `limit_by` says. Null: all."""
+    """How many tasks to play; `limit_by` says which. Null: all."""
     limit_by: Literal["order", "kind"] = "order"
-    """Which tasks `limit` takes. `order`: the first ones, after shuffling. `kind`: one of each kind in turn,
-    in the same order: of each suite and mode of AgentDojo, of each member of an `EnvGroup`."""
+    """Which tasks `limit` selects. `order`: the first ones, after shuffling. `kind`: one of each kind in
+    turn, in this order. A kind is a suite and mode of AgentDojo, or a member of an `EnvGroup`."""
     shuffle: bool = False
     """Shuffle the tasks (seeded by `seed`). Within each block of 64, tasks with the same tools are put next
     to each other, so that vLLM's prefix cache is used. False: keep the environment's order, for example for a
     curriculum."""
     seed: int | None = None
-    """Seeds the shuffling and each request's sampling. Null: `name` seeds the shuffling, and nothing the
-    sampling."""
+    """Seed of the shuffling and of each request's sampling. Null: `name` is the seed of the shuffling, and
+    sampling has no seed."""
     episode: EpisodeConfig = Field(default_factory=EpisodeConfig)
     """Limits of one episode."""
     ray: RayConfig = Field(default_factory=RayConfig)
     """Which Ray cluster."""
     observe: ObserveConfig = Field(default_factory=ObserveConfig)
-    """What a run tells of itself while it lasts."""
+    """What a run reports while it is running."""
     output: str = "runs"
-    """Folder in which the run's folder is made, or a URI: `s3://…`, `gs://…`, or what else fsspec knows."""
+    """Folder in which the run's folder is created, or a URI: `s3://…`, `gs://…`, or any other of fsspec."""
     upload_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """Where the run's folder is at a URI: seconds from one time that the copy there is brought up to date to
-    the next."""
+    """If the run's folder is at a URI: seconds between two updates of the copy there."""
 
     @model_validator(mode="after")
     def _check_keep_below_samples(self) -> "RunConfig":
         if self.keep is not None and self.keep > self.samples:
-            raise ValueError(f"keep is {self.keep}, more than samples, {self.samples}")
+            raise ValueError(f"keep is {self.keep}, but samples is only {self.samples}")
         return self

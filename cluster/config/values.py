@@ -30,7 +30,9 @@ def check_values(config: RunConfig) -> None:
     if complaints:
         more = [f"  and {len(complaints) - _MAX_LISTED} more"] if len(complaints) > _MAX_LISTED else []
         listed = "\n".join([*complaints[:_MAX_LISTED], *more])
-        raise ConfigError(f"the config holds what its copy in the run's folder would change:\n{listed}")
+        raise ConfigError(
+            f"the config has values that its copy in the run's folder could not store:\n{listed}"
+        )
 
 
 def _check_model(model: BaseModel, path: str) -> list[str]:

@@ -24,39 +24,39 @@ class Sequence(Record):
     """One row of the `sequences` table."""
 
     episode_id: str
-    """The episode it is of."""
+    """The episode that it is part of."""
     task_id: str
     """The episode's task."""
     split: str | None = None
-    """The episode's split, `train` or `eval`: of the latter are a trainer's own evaluations."""
+    """The episode's split, `train` or `eval`. A trainer's own evaluations are usually `eval`."""
     group_id: str
     """The episode's group."""
     sample_index: int
-    """The episode's place in its group."""
+    """Which sample of its task the episode is, from 0."""
     sequence_index: int
-    """Place in the episode, from 0; an episode that is one exact sequence has this one only."""
+    """Place in the episode, from 0. With `policy.tokens: exact`, an episode without branches has only 0."""
     branch: int | None = None
-    """The branch of the episode that it is of; null where the environment's own loop played."""
+    """The branch of the episode that it is part of; null if the environment's own loop played it."""
     first_step: int
-    """`step_index` of the first turn in it; turns of other branches may lie between it and the last."""
+    """`step_index` of its first step. Between the first and the last one, steps of other branches may lie."""
     last_step: int
-    """`step_index` of the last one."""
+    """`step_index` of its last step."""
     input_ids: list[int]
-    """Token ids: the first turn's prompt, what was sampled, what the environment added, and so on."""
+    """Token ids: the first step's prompt, the sampled ids, the ids that the environment added, and so on."""
     loss_mask: list[int]
     """1 on sampled tokens, 0 on all others."""
     logprobs: list[float]
-    """Log-probability of each sampled token, under the policy that sampled it; 0 on all others."""
+    """Log-probability of each sampled token, under the weights that sampled it; 0 on all others."""
     reward: float
     """The episode's reward."""
     advantage: float
-    """The episode's advantage in its group, the same on all of its sequences."""
+    """The episode's advantage in its group, the same in all of its sequences."""
     advantage_kind: str
-    """How it was computed: `grpo`, `dr_grpo`, `rloo`, or `none`."""
+    """How the advantage was computed: `grpo`, `dr_grpo`, `rloo`, or `none`."""
     policy_version: int | None = None
-    """Version of the weights that sampled its first turn."""
+    """Version of the weights that sampled its first step."""
     last_policy_version: int | None = None
-    """Version that sampled its last one; a sequence whose two differ spans versions."""
+    """Version that sampled its last step. It differs from `policy_version` if weights changed in between."""
     is_truncated: bool
     """Whether a turn of the episode was cut off by a token limit."""
 

@@ -23,7 +23,7 @@ def render_episode(episode: EpisodeRecord) -> Iterator[Line]:
         shown += step.observations
         if following is None and not step.done:
             yield Line("")
-            yield Line("the episode was broken off after this step", style="yellow")
+            yield Line("the episode failed after this step", style="yellow")
     if not episode.steps:
         yield from _message_list_lines(episode.messages)
     if episode.error is not None:

@@ -45,8 +45,7 @@ class FailureRow:
         if self._several and self._cause[0] != "policy" and len(self._tasks) < 2:
             return None
         return (
-            f"{self._count} episodes in a row have failed with the same cause, which trying again does not "
-            f"mend: {self._said}"
+            f"{self._count} episodes in a row failed with the same cause, and more would fail: {self._said}"
         )
 
 

@@ -26,7 +26,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class StageSeconds(Record):
-    """Seconds that the episodes which finished since the line before spent in a stage."""
+    """Seconds that an episode spent in a stage, over the episodes that finished since the line before."""
 
     mean: float
     """Mean."""
@@ -37,36 +37,36 @@ class StageSeconds(Record):
 
 
 class MetricsLine(Record):
-    """One line of `metrics.jsonl`. Counts are since this process took the run up."""
+    """One line of `metrics.jsonl`. Counts begin when this process took the run up."""
 
     time: float
     """Seconds since the epoch."""
     elapsed: float
     """Seconds since this process took the run up."""
     process: str | None = None
-    """Tells the lines of this process from those of others that took the run up. Null in old runs."""
+    """Id of the process that wrote the line; a resumed run has several. Null in old runs."""
     planned: int
-    """Episodes that this process is to see through."""
+    """Episodes that this process has to play."""
     finished: int
     """Episodes that finished."""
     failed: dict[str, int] = Field(default_factory=dict[str, int])
-    """Episodes that failed, by the stage in which they did."""
+    """Episodes that failed, by the stage in which they failed."""
     cancelled: int
-    """Episodes of over-sampled groups that were no longer wanted."""
+    """Episodes that were cancelled because their group had enough (`keep`)."""
     retries: int
-    """Attempts after the first."""
+    """Second and later attempts at episodes."""
     in_flight: int
     """Episodes that workers are playing."""
     in_flight_limit: int | None = None
     """Most episodes that may run at once now (`workers.headroom`). Null: any number."""
     queued: int
-    """Episodes that no worker has been given yet."""
+    """Episodes that no worker has got yet."""
     workers_up: int
-    """Workers that can play."""
+    """Workers that are ready to play."""
     workers_starting: int
-    """Workers whose sandbox is coming up."""
+    """Workers whose sandbox is starting."""
     workers_pending: int
-    """Workers that load, or for which there is no node yet."""
+    """Workers that are loading, or waiting for a node."""
     workers_lost: int
     """Workers that died."""
     nodes: int
@@ -76,23 +76,24 @@ class MetricsLine(Record):
     tokens_per_second: float
     """Tokens sampled per second in episodes that ended, since the line before."""
     policy_requests: int
-    """Actions that the policy was asked for, and gave."""
+    """Requests that the policy answered with an action."""
     prompt_tokens: int
-    """Tokens of prompts."""
+    """Prompt tokens."""
     completion_tokens: int
-    """Tokens sampled."""
+    """Sampled tokens."""
     sandbox_creations: int
-    """Sandboxes that workers brought up."""
+    """Sandboxes that workers started."""
     reward: float | None
     """Mean reward of the episodes finished so far."""
     stage_seconds: dict[str, StageSeconds] = Field(default_factory=dict[str, StageSeconds])
     """By stage; empty if no episode finished since the line before."""
     policy: PolicyUse | None = None
-    """How busy the policy's deployment is. Null where it cannot tell."""
+    """How busy the deployment is. Null if it does not report this."""
     endpoint: EndpointUse | None = None
-    """How many requests `policy.kind: endpoint` is sent. Null for other policies, and before any result."""
+    """How many requests are sent to a `policy.kind: endpoint`. Null for other policies, and before any
+    result."""
     driver_memory_mb: float
-    """Most memory that the driver has held so far, in MiB."""
+    """Most memory that the driver has used so far, in MiB."""
 
 
 class Meter:

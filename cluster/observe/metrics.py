@@ -27,14 +27,14 @@ class Metric:
 METRICS = {
     "kumite_episodes": Metric(
         "counter",
-        "Episodes that have ended. `stage` is where a failed one failed, and empty for others.",
+        "Episodes that have ended. `stage` is where an episode failed; it is empty for finished ones.",
         ("status", "stage"),
     ),
-    "kumite_retries": Metric("counter", "Attempts after the first, at episodes."),
-    "kumite_policy_requests": Metric("counter", "Actions that the policy was asked for, and gave."),
-    "kumite_prompt_tokens": Metric("counter", "Tokens of prompts."),
-    "kumite_completion_tokens": Metric("counter", "Tokens sampled."),
-    "kumite_sandbox_creations": Metric("counter", "Sandboxes that workers brought up."),
+    "kumite_retries": Metric("counter", "Second and later attempts at episodes."),
+    "kumite_policy_requests": Metric("counter", "Requests that the policy answered with an action."),
+    "kumite_prompt_tokens": Metric("counter", "Prompt tokens."),
+    "kumite_completion_tokens": Metric("counter", "Sampled tokens."),
+    "kumite_sandbox_creations": Metric("counter", "Sandboxes that workers started."),
     "kumite_workers_lost": Metric("counter", "Workers that died."),
     "kumite_stage_seconds": Metric(
         "histogram",
@@ -42,10 +42,10 @@ METRICS = {
         ("stage",),
     ),
     "kumite_in_flight": Metric("gauge", "Episodes that workers are playing."),
-    "kumite_queued": Metric("gauge", "Episodes that no worker has been given yet."),
+    "kumite_queued": Metric("gauge", "Episodes that no worker has got yet."),
     "kumite_workers": Metric(
         "gauge",
-        "Workers by `state`: up, starting (their sandbox), pending (loading, or no node).",
+        "Workers by `state`: up, starting (sandbox is starting), pending (loading, or waiting for a node).",
         ("state",),
     ),
     "kumite_nodes": Metric("gauge", "Nodes that the workers are on."),

@@ -36,10 +36,10 @@ class FailureLimit:
         """Why a run of this summary counts as failed, in words; None where it does not."""
         ended = summary.finished + summary.failed
         if ended and not summary.finished:
-            return f"none of {ended:,} episodes has finished"
+            return f"none of the {ended:,} episodes finished"
         most = self._count if self._count is not None else self._share * ended
         if summary.failed > most:
             return (
-                f"{summary.failed:,} of {ended:,} episodes have failed, more than --max-failed {self.given}"
+                f"{summary.failed:,} of {ended:,} episodes failed, more than --max-failed {self.given} allows"
             )
         return None

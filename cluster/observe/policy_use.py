@@ -10,49 +10,49 @@ from workers.records import Record
 
 
 class PolicyUse(Record):
-    """How busy the deployment was. Counts are of this run, since this process took it up."""
+    """How busy the deployment was. Counts are of this run, from when this process took it up."""
 
     running: int = 0
-    """Requests in vLLM's batch at the last look."""
+    """Requests in vLLM's batch when it was last read."""
     waiting: int = 0
-    """Requests that waited for a place in it at the last look."""
+    """Requests that waited for a place in the batch when it was last read."""
     max_requests: int = 0
-    """Requests that the batches of all replicas can hold."""
+    """Most requests that the batches of all replicas can hold."""
     kv_cache_usage: float = 0.0
-    """Share of the KV cache in use at the last look, 0 to 1."""
+    """Used share of the KV cache when it was last read, 0 to 1."""
     tokens_per_second: float = 0.0
-    """Tokens sampled per second between the last two looks."""
+    """Sampled tokens per second between the last two readings."""
     prompt_tokens: int = 0
-    """Tokens of prompts that vLLM took."""
+    """Prompt tokens that vLLM received."""
     generated_tokens: int = 0
     """Tokens that vLLM sampled."""
     prefix_queries: int = 0
     """Prompt tokens that vLLM looked up in its prefix cache."""
     prefix_hits: int = 0
-    """Prompt tokens that vLLM found in it."""
+    """Prompt tokens that vLLM found in its prefix cache."""
     seconds: float = 0.0
-    """Seconds watched."""
+    """Seconds for which the deployment was watched."""
     busy_seconds: float = 0.0
     """Watched seconds in which a batch was full, or requests waited."""
     waited_for: dict[str, float] = Field(default_factory=dict[str, float])
-    """Watched seconds in which the batch was not full, by the cause: `ramp_up` (no episode had ended yet),
-    `tail` (no episode was left to be started), `trainer` (a trainer was between two iterations),
-    `places` (`workers` has fewer than vLLM can batch), and, of episodes under way, `sandbox`, `tools`,
-    `scoring`, and `ingest` (all else, on its way to a record)."""
+    """Watched seconds in which the batch was not full, by cause: `ramp_up` (no episode had ended yet), `tail`
+    (no episode was left to start), `trainer` (between two iterations of a trainer), `places` (`workers`
+    allows fewer episodes than vLLM can batch). The other causes are what running episodes were doing:
+    `sandbox` (waiting for a sandbox), `tools`, `scoring`, `ingest` (being recorded, and all else)."""
 
 
 class PolicyShares(Record):
     """How busy the deployment was over the run."""
 
     prefix_hit_rate: float | None
-    """Share of prompt tokens that were in vLLM's prefix cache. Null where none was looked up."""
+    """Share of prompt tokens that were in vLLM's prefix cache. Null if none was looked up."""
     tokens_per_second: float
-    """Tokens sampled per second of the run."""
+    """Sampled tokens per second of the run."""
     busy: float
     """Share of the run in which a batch was full, or requests waited."""
     waited_for: dict[str, float]
-    """Shares of the run in which it could have taken more, by what they were lacking for: `ramp_up`, `tail`,
-    `trainer`, `places`, `sandbox`, `tools`, `scoring` and `ingest`; with `busy` they add up to 1."""
+    """Shares of the run in which the batch was not full, by the causes of `waited_for` in `metrics.jsonl`;
+    with `busy` they add up to 1."""
 
 
 def compute_policy_shares(metrics: Path) -> PolicyShares | None:

@@ -118,7 +118,7 @@ class Progress:
         if (sent := self._endpoint.use) is not None and sent.refused:
             most = "any number" if sent.at_once is None else str(sent.at_once)
             pace = "" if sent.rate is None else f", {sent.rate:.1f}/s"
-            figures["requests at once"] = f"{most}{pace} (refused so far {sent.refused})"
+            figures["requests at once"] = f"{most}{pace} ({sent.refused} refused so far)"
         if tally.utility.count:
             figures["utility"] = _format_figure(tally.utility.value)
         if tally.attack_success.count:

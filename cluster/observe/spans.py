@@ -36,7 +36,7 @@ class Spans:
                 exporter = OTLPSpanExporter()
         except ImportError as error:
             raise ConfigError(
-                f"observe.spans needs OpenTelemetry, of which {error.name} is not installed: "
+                f"observe.spans needs OpenTelemetry, but its package {error.name} is not installed: "
                 "pip install -e '.[otel]', in Kumite's folder"
             ) from error
         resource = Resource.create({"service.name": "kumite", "kumite.run": run_id})

@@ -26,8 +26,8 @@ _IDLE_CAUSES = {
 }
 """Why the model server's batch was not full, in words, by the cause in `summary.json`."""
 _RATES_EXPLANATION = Text(
-    "benign: user tasks alone; attack: user tasks under attack; injection: injection tasks alone. In "
-    "brackets are Wilson 95 % intervals. Failed episodes are in no rate.\n",
+    "benign: user tasks without attack; attack: user tasks under attack; injection: only injection tasks. "
+    "Numbers in brackets are Wilson 95 % intervals. Failed episodes are not counted in the rates.\n",
     style="dim",
 )
 
@@ -160,13 +160,14 @@ def _failure_text(groups: list[FailureGroup]) -> Text:
     text = Text("why episodes failed\n", style="bold red")
     for group in groups[:_MAX_CAUSES_SHOWN]:
         text.append(f"{group.count:,} × {group.stage}: {group.type}: {group.message}", style="not bold")
-        text.append(f"\n    for one, episode {group.episode_id}\n", style="not bold dim")
+        text.append(f"\n    example: episode {group.episode_id}\n", style="not bold dim")
         if group.traceback:
             lines = "\n".join(f"    {line}" for line in group.traceback.splitlines())
             text.append(f"{lines}\n", style="not bold dim")
     if len(groups) > _MAX_CAUSES_SHOWN:
         text.append(
-            f"and {len(groups) - _MAX_CAUSES_SHOWN:,} more causes, all of them in --json\n", style="not bold"
+            f"and {len(groups) - _MAX_CAUSES_SHOWN:,} more causes; `kumite show --json` has all\n",
+            style="not bold",
         )
     return text
 

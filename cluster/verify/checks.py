@@ -205,7 +205,7 @@ class _Check:
             apart = [abs(a - b) for a, b in zip(recorded, scored, strict=True)]
             self._differences.append((sum(apart), len(apart), max(apart)))
             mean = sum(apart) / len(apart)
-            return None if mean <= self._tolerance else f"{mean:.3f} nats apart in the mean"
+            return None if mean <= self._tolerance else f"mean difference {mean:.3f} nats"
 
         report.apply(where, compared)
 

@@ -30,28 +30,30 @@ Rule = Literal[
 _EXAMPLES = 5
 
 RULES: dict[Rule, str] = {
-    "lengths": "a step's ids, log-probabilities and usage agree in length, log-probabilities are such, and "
-    "ids are there where the policy gives them",
-    "prompts": "prompt ids are the messages under the model's template, or go on from the turn before",
-    "append_only": "with `tokens: exact`, a turn that goes on from the last has its ids verbatim",
-    "sequences": "the sequences for training, and the files written of them, hold every sampled id once, in "
-    "order, with its log-probability, and mask in those only",
-    "versions": "versions never go backwards in an episode, its first and last are its steps', and all are "
-    "the run's",
-    "logprobs": "log-probabilities scored again by the same version agree within a tolerance",
-    "actions": "a step's action is what its sampled ids say, read by the run's tokenizer and parsers",
-    "finish": "a turn's finish reason is that of its sampled ids and of its action",
-    "steps": "steps are numbered from 0, each saw what the one before was answered, the last one ends the "
-    "episode, and together they are its conversation",
-    "tools": "every tool result that a turn saw answers a call that was made before",
-    "states": "the patches of the environment's state apply, one after the other, from a state that is there",
-    "rewards": "rewards are finite, failed episodes have none, and AgentDojo's are what its metrics say",
-    "usage": "an episode's usage is that of its steps together",
-    "times": "times are not negative, add up, and lie within the run's",
-    "episodes": "an episode is there once; its id, group and names are those of its task and of the run",
-    "digests": "an episode is as its worker wrote it",
-    "files": "the files that the manifest names are there, as they were written, and no others",
-    "counts": "as many episodes are there as the manifest and the summary say, and the summary is theirs",
+    "lengths": "in each step, ids, log-probabilities and usage agree in length, no log-probability is above "
+    "0, and ids are there if the policy reports them",
+    "prompts": "a prompt's ids are the messages rendered by the model's template, or they continue the turn "
+    "before",
+    "append_only": "with `tokens: exact`, the prompt of a turn begins with the exact ids of the turn before",
+    "sequences": "the sequences for training, and the files written from them, hold every sampled id once, "
+    "in order, with its log-probability; the mask is 1 exactly there",
+    "versions": "versions never decrease in an episode; its first and last version are those of its steps; "
+    "all are versions of the run",
+    "logprobs": "log-probabilities agree, within a tolerance, when the same version scores them again",
+    "actions": "a step's action is what the run's tokenizer and parsers read from its sampled ids",
+    "finish": "a turn's finish reason fits its sampled ids and its action",
+    "steps": "steps are numbered from 0; each prompt contains the answers to the step before; the last step "
+    "ends the episode; together they are the episode's conversation",
+    "tools": "every tool result in a prompt answers a call that was made before",
+    "states": "the base state is there, and the patches of the environment's state apply to it one after the "
+    "other",
+    "rewards": "rewards are finite; failed episodes have none; AgentDojo's rewards follow from its metrics",
+    "usage": "an episode's usage is the sum of its steps",
+    "times": "times are not negative, add up, and lie within the run",
+    "episodes": "each episode is there once; its id, group and names fit its task and the run",
+    "digests": "an episode is unchanged since its worker wrote it",
+    "files": "the files that the manifest names are there and unchanged, and there are no others",
+    "counts": "the manifest and the summary count as many episodes as there are, and the summary fits them",
 }
 
 

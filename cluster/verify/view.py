@@ -58,11 +58,13 @@ def render_verification(found: Verification) -> RenderableType:
     ]
     if found.largest_difference is not None:
         mean, largest = found.mean_difference or 0.0, found.largest_difference
-        said = f"log-probabilities scored again: {mean:.4f} nats apart in the mean, {largest:.4f} at most"
+        said = f"log-probabilities computed again: mean difference {mean:.4f} nats, largest {largest:.4f}"
         parts.append(Text(said))
     for report in found.rules:
         if report.violations:
-            parts.append(Text(f"{report.rule}: {RULES[report.rule]}; but", style="red"))
+            parts.append(
+                Text(f"{report.rule}: the rule is that {RULES[report.rule]}. It is broken here:", style="red")
+            )
             parts += [Text(f"  {example}") for example in report.examples]
     return Group(*parts)
 

@@ -94,7 +94,7 @@ async def test_summary_names_each_cause_with_its_count_an_episode_and_where_it_w
     written = json.loads(write_summary(tmp_path, summary).read_text())
     assert written["failure_groups"][0]["count"] == 3
     text = shown(summary)
-    assert f"3 × scoring: KeyError: 'oops1'\n    for one, episode {first.episode_id}" in text
+    assert f"3 × scoring: KeyError: 'oops1'\n    example: episode {first.episode_id}" in text
     assert "/home/me/env.py" in text and "line 7, in score" in text
     assert json.loads(CliRunner().invoke(app, ["show", str(tmp_path), "--json"]).stdout) == written
 

@@ -176,7 +176,7 @@ def test_own_attack_is_injected(reader: Reader) -> None:
 
 def test_own_shell_task_is_validated_and_solved(reader: Reader) -> None:
     said = reader.follow("own-shell-task")
-    assert "1 of 1 tasks tell the oracle from an empty answer" in said
+    assert "1 of 1 tasks reward the oracle more than an empty answer" in said
     [row] = all_solved(reader.run_of("own-shell-task", said), 1)
     assert json.loads(row["metrics"])["tests_passed"] == 1.0
 

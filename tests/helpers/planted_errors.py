@@ -290,7 +290,7 @@ ERRORS: list[PlantedError] = [
     PlantedError("a prompt id changed", "per_turn", "prompts", of_step(0, _other_prompt)),
     PlantedError("a prompt id added", "exact", "prompts", of_step(0, _longer_prompt)),
     PlantedError("a prompt id changed", "endpoint", "prompts", of_step(2, _other_prompt)),
-    PlantedError("a turn tokenised anew", "exact", "append_only", of_episode(_tokenised_anew)),
+    PlantedError("a turn tokenised again", "exact", "append_only", of_episode(_tokenised_anew)),
     PlantedError(
         "the action's text replaced",
         "per_turn",
@@ -340,13 +340,16 @@ ERRORS: list[PlantedError] = [
         of_step(0, lambda step: step["action"].update(tool_calls=None)),
     ),
     PlantedError(
-        "a version below the one before", "per_turn", "versions", of_step(1, setting(policy_version=3))
+        "a version lower than in the step before",
+        "per_turn",
+        "versions",
+        of_step(1, setting(policy_version=3)),
     ),
     PlantedError(
-        "the episode's first version another", "per_turn", "versions", of_episode(setting(policy_version=3))
+        "the episode's first version changed", "per_turn", "versions", of_episode(setting(policy_version=3))
     ),
     PlantedError(
-        "the episode's last version another", "exact", "versions", of_episode(setting(last_policy_version=5))
+        "the episode's last version changed", "exact", "versions", of_episode(setting(last_policy_version=5))
     ),
     PlantedError("all versions 90 too high", "per_turn", "versions", of_episode(_versions(lambda v: v + 90))),
     PlantedError("all versions 1 too low", "exact", "versions", of_episode(_versions(lambda v: v - 1))),
@@ -372,21 +375,27 @@ ERRORS: list[PlantedError] = [
         of_episode(lambda episode: episode["messages"][-1].update(content="Nine.")),
     ),
     PlantedError("a tool result without a call", "bare", "tools", of_episode(_uncalled)),
-    PlantedError("a tool result of another call", "bare", "tools", of_episode(_other_answer)),
+    PlantedError("a tool result that answers another call", "bare", "tools", of_episode(_other_answer)),
     PlantedError(
         "a state patch that does not apply",
         "oracle",
         "states",
         of_step(0, setting(state_patch='[{"op": "remove", "path": "/no/such/place"}]')),
     ),
-    PlantedError("a state patch that is no JSON", "oracle", "states", of_step(0, setting(state_patch="[{"))),
+    PlantedError("a state patch that is not JSON", "oracle", "states", of_step(0, setting(state_patch="[{"))),
     PlantedError("a state patch null", "oracle", "states", of_step(0, setting(state_patch=None))),
-    PlantedError("another base state", "oracle", "states", of_episode(setting(initial_state_id="another"))),
+    PlantedError(
+        "the base state changed", "oracle", "states", of_episode(setting(initial_state_id="another"))
+    ),
     PlantedError("a reward NaN", "bare", "rewards", of_episode(setting(reward=math.nan))),
     PlantedError("a step reward infinite", "bare", "rewards", of_step(0, setting(reward=math.inf))),
     PlantedError("a failed episode with a reward", "bare", "rewards", of_episode(setting(status="failed"))),
-    PlantedError("a reward against the metrics", "oracle", "rewards", of_episode(setting(reward=0.25))),
-    PlantedError("a reward against the summary", "bare", "counts", of_episode(setting(reward=0.25))),
+    PlantedError(
+        "a reward that does not fit the metrics", "oracle", "rewards", of_episode(setting(reward=0.25))
+    ),
+    PlantedError(
+        "a reward that does not fit the summary", "bare", "counts", of_episode(setting(reward=0.25))
+    ),
     PlantedError(
         "the episode's usage wrong", "bare", "usage", of_episode(lambda e: e["usage"].update(prompt_tokens=1))
     ),
@@ -399,43 +408,53 @@ ERRORS: list[PlantedError] = [
     PlantedError(
         "a step's usage below 0", "bare", "lengths", of_step(0, lambda s: s["usage"].update(prompt_tokens=-3))
     ),
-    PlantedError("`length` for `stop`", "per_turn", "finish", of_step(2, setting(finish_reason="length"))),
-    PlantedError("`length` for `stop`", "exact", "finish", of_step(2, setting(finish_reason="length"))),
-    PlantedError("`stop` for `tool_calls`", "per_turn", "finish", of_step(0, setting(finish_reason="stop"))),
     PlantedError(
-        "`tool_calls` for `stop`", "bare", "finish", of_step(2, setting(finish_reason="tool_calls"))
+        "`length` instead of `stop`", "per_turn", "finish", of_step(2, setting(finish_reason="length"))
     ),
-    PlantedError("a finish reason that is none", "bare", "finish", of_step(2, setting(finish_reason="done"))),
+    PlantedError(
+        "`length` instead of `stop`", "exact", "finish", of_step(2, setting(finish_reason="length"))
+    ),
+    PlantedError(
+        "`stop` instead of `tool_calls`", "per_turn", "finish", of_step(0, setting(finish_reason="stop"))
+    ),
+    PlantedError(
+        "`tool_calls` instead of `stop`", "bare", "finish", of_step(2, setting(finish_reason="tool_calls"))
+    ),
+    PlantedError("an unknown finish reason", "bare", "finish", of_step(2, setting(finish_reason="done"))),
     PlantedError("a time below 0", "oracle", "times", of_episode(lambda e: e["timings"].update(tools=-1.0))),
     PlantedError(
         "steps that take longer than their episode", "bare", "times", of_step(0, setting(policy_seconds=1e6))
     ),
-    PlantedError("an episode of 1970", "oracle", "times", of_episode(setting(started_at=1.5))),
+    PlantedError("an episode dated 1970", "oracle", "times", of_episode(setting(started_at=1.5))),
     PlantedError(
-        "an episode of tomorrow",
+        "an episode dated tomorrow",
         "bare",
         "times",
         of_episode(lambda e: e.update(started_at=e["started_at"] + 86400)),
     ),
     PlantedError(
-        "an episode of yesterday",
+        "an episode dated yesterday",
         "bare",
         "times",
         of_episode(lambda e: e.update(started_at=e["started_at"] - 86400)),
     ),
-    PlantedError("another episode_id", "bare", "episodes", of_episode(setting(episode_id="0" * 16))),
-    PlantedError("another group_id", "bare", "episodes", of_episode(setting(group_id="of nobody"))),
-    PlantedError("another sample_index", "oracle", "episodes", of_episode(setting(sample_index=7))),
-    PlantedError("another task", "oracle", "episodes", of_episode(setting(task_id="banking/user_task_9"))),
-    PlantedError("another run", "bare", "episodes", of_episode(setting(run_id="another"))),
-    PlantedError("another model", "per_turn", "episodes", of_episode(setting(model="another"))),
+    PlantedError("`episode_id` changed", "bare", "episodes", of_episode(setting(episode_id="0" * 16))),
+    PlantedError("`group_id` changed", "bare", "episodes", of_episode(setting(group_id="of nobody"))),
+    PlantedError("`sample_index` changed", "oracle", "episodes", of_episode(setting(sample_index=7))),
+    PlantedError(
+        "`task_id` changed", "oracle", "episodes", of_episode(setting(task_id="banking/user_task_9"))
+    ),
+    PlantedError("`run_id` changed", "bare", "episodes", of_episode(setting(run_id="another"))),
+    PlantedError("`model` changed", "per_turn", "episodes", of_episode(setting(model="another"))),
     PlantedError("an episode doubled", "bare", "episodes", of_episodes(_doubled_episode)),
     PlantedError("an episode dropped", "per_turn", "counts", of_episodes(lambda rows: rows.pop(1))),
     PlantedError("more episodes planned", "oracle", "counts", of_manifest(setting(planned=6))),
     PlantedError("fewer episodes planned", "oracle", "counts", of_manifest(setting(planned=2))),
-    PlantedError("episodes cancelled that are there", "bare", "counts", of_manifest(setting(cancelled=1))),
     PlantedError(
-        "another mean in the summary", "bare", "counts", of_manifest(setting(reward=0.9), "summary.json")
+        "episodes counted as cancelled that are there", "bare", "counts", of_manifest(setting(cancelled=1))
+    ),
+    PlantedError(
+        "a mean in the summary changed", "bare", "counts", of_manifest(setting(reward=0.9), "summary.json")
     ),
     PlantedError("a byte of the episodes changed", "bare", "files", _flip_byte("episodes")),
     PlantedError("a byte of the steps changed", "per_turn", "files", _flip_byte("steps")),
@@ -444,7 +463,7 @@ ERRORS: list[PlantedError] = [
         "a shard's episodes missing", "bare", "files", lambda run: _shard_file("episodes", run).unlink()
     ),
     PlantedError(
-        "a shard that nobody names",
+        "a shard that the manifest does not name",
         "oracle",
         "files",
         lambda run: (run / "episodes" / "000009.parquet").write_bytes(
@@ -463,25 +482,38 @@ ERRORS: list[PlantedError] = [
         "a shifted mask in the written sequences", "per_turn", "sequences", of_sequences(_shift_mask)
     ),
     PlantedError("a shifted mask in the written sequences", "exact", "sequences", of_sequences(_shift_mask)),
-    PlantedError("other ids in the written sequences", "endpoint", "sequences", of_sequences(_other_id)),
-    PlantedError("other log-probabilities in them", "exact", "sequences", of_sequences(_other_logprob)),
+    PlantedError("an id changed in the written sequences", "endpoint", "sequences", of_sequences(_other_id)),
     PlantedError(
-        "other advantages in them",
+        "a log-probability changed in the written sequences",
+        "exact",
+        "sequences",
+        of_sequences(_other_logprob),
+    ),
+    PlantedError(
+        "an advantage changed in the written sequences",
         "per_turn",
         "sequences",
         of_sequences(lambda rows: rows[0].update(advantage=0.5)),
     ),
-    PlantedError("a row of them missing", "exact", "sequences", of_sequences(lambda rows: rows.pop())),
     PlantedError(
-        "a row of them doubled", "exact", "sequences", of_sequences(lambda rows: rows.append(dict(rows[-1])))
+        "a row missing in the written sequences", "exact", "sequences", of_sequences(lambda rows: rows.pop())
     ),
     PlantedError(
-        "other versions in them",
+        "a row doubled in the written sequences",
+        "exact",
+        "sequences",
+        of_sequences(lambda rows: rows.append(dict(rows[-1]))),
+    ),
+    PlantedError(
+        "a version changed in the written sequences",
         "exact",
         "sequences",
         of_sequences(lambda rows: rows[0].update(policy_version=1)),
     ),
     PlantedError(
-        "another reward in them", "exact", "sequences", of_sequences(lambda rows: rows[0].update(reward=7.0))
+        "a reward changed in the written sequences",
+        "exact",
+        "sequences",
+        of_sequences(lambda rows: rows[0].update(reward=7.0)),
     ),
 ]

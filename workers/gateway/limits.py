@@ -10,36 +10,36 @@ from workers.settings import Settings
 
 
 class TokenPrices(Settings):
-    """What a million tokens cost, in whatever unit `max_cost` is in."""
+    """What a million tokens cost, in the unit of `cost`."""
 
     input: float = Field(ge=0)
-    """Of prompts."""
+    """Price of a million prompt tokens."""
     output: float = Field(ge=0)
-    """That were sampled."""
+    """Price of a million sampled tokens."""
 
 
 class AgentLimits(Settings):
-    """`environment.args.agent.limits`: after each of these the agent is refused further model calls."""
+    """`environment.args.agent.limits`: when one is reached, the agent's further model calls are refused."""
 
     turns: int = Field(default=50, gt=0)
     """Most model calls."""
     tokens: int | None = Field(default=None, gt=0)
-    """Most sampled tokens, of all calls together. Null: any number."""
+    """Most sampled tokens, all calls together. Null: any number."""
     seconds: float = Field(default=600.0, gt=0)
-    """Seconds that the agent has, the policy's time among them."""
+    """Seconds that the agent has, including the time of the policy."""
     cost: float | None = Field(default=None, gt=0)
-    """Most that all calls may cost by `prices`. Null: anything."""
+    """Most that all calls together may cost, by `prices`. Null: any cost."""
     prices: TokenPrices | None = None
-    """What tokens cost."""
+    """What tokens cost; needed for `cost`."""
     grace: float = Field(default=20.0, gt=0)
-    """Seconds that it has to end by itself, from the first refusal on; then it is killed with all that it
-    has started, and its work is graded as it is."""
+    """Seconds that the agent has to end by itself after the first refused call. Then it is killed with all
+    processes that it started, and its work is graded as it is."""
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> "AgentLimits":
         if self.cost is not None and self.prices is None:
             raise ValueError(
-                f"agent.limits.cost: {self.cost:g} is given, and no prices to count it by; add "
+                f"agent.limits.cost: {self.cost:g} is given without prices; add "
                 "prices: {input: …, output: …}, what a million tokens cost"
             )
         return self

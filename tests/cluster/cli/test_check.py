@@ -88,7 +88,7 @@ def test_render_writes_one_line_per_part() -> None:
     ]
     assert render_checks(found).splitlines() == [
         "ok    engine         20.10",
-        "FAIL  sandbox image  not there; mend: make image",
+        "FAIL  sandbox image  not there; to fix it: make image",
     ]
 
 

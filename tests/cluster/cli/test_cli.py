@@ -50,7 +50,8 @@ def test_drain_is_how_long_a_run_waits_for_its_episodes(begun: Path, started: li
     assert isinstance(outcome(begun / "config.yaml", "--drain", "90"), Started)
     assert [config.episode.drain_seconds for config in started] == [90.0]
     refused = outcome(begun / "config.yaml", "--drain", "-1")
-    assert isinstance(refused, ConfigError) and "--drain: got -1; give seconds, at least 0" in str(refused)
+    assert isinstance(refused, ConfigError)
+    assert "--drain: got -1; give a number of seconds, at least 0" in str(refused)
 
 
 def test_a_run_is_taken_up_again_with_its_own_config_and_what_is_set_anew(
@@ -77,10 +78,15 @@ def test_failed_episodes_are_played_again_only_of_a_run_that_is_taken_up_again(
     begun: Path, started: list[RunConfig]
 ) -> None:
     refused = outcome(begun / "config.yaml", "--retry-failed")
-    assert isinstance(refused, ConfigError) and "--retry-failed goes with --resume RUN_DIR" in str(refused)
+    assert isinstance(refused, ConfigError) and "--retry-failed needs --resume RUN_DIR" in str(refused)
     assert isinstance(outcome("--resume", begun, "--retry-failed"), Started)
 
 
 def test_a_run_without_a_config_is_told_what_to_give(started: list[RunConfig]) -> None:
     refused = outcome("--set", "workers.max=64")
     assert isinstance(refused, ConfigError) and "give a config, or --resume" in str(refused)
+
+
+def test_help_shows_all_that_a_value_of_set_may_be() -> None:
+    shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    assert "4, true, null, text, [a, b], {a: 1}" in " ".join(shown.replace("│", " ").split())

@@ -51,7 +51,7 @@ def test_a_matrix_is_one_run_for_each_combination(path: Path) -> None:
         ({"samples": 3}, "matrix.samples: got 3; give a list"),
         ({"samples": []}, "matrix.samples: got []; give a list"),
         ({"sample": [1]}, "sample: there is no such key; did you mean samples?"),
-        ({"samples": [1, 1]}, "two of its runs would be called 'samples=1'"),
+        ({"samples": [1, 1]}, "two runs would have the name 'samples=1'"),
         ({"name.x": [1]}, "matrix.name.x: name is not a section"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_matrix_that_cannot_be_is_named(path: Path, matrix: Any, says: str) ->
 
 
 def test_other_commands_say_that_they_take_one_run(path: Path) -> None:
-    with pytest.raises(ConfigError, match="has a `matrix`, which only `kumite run` and `kumite tasks` take"):
+    with pytest.raises(ConfigError, match="`matrix`, which only `kumite run` and `kumite tasks` accept"):
         load_config(path)
 
 

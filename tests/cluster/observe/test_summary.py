@@ -218,4 +218,6 @@ async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_t
     assert lines[lines.index("attack, direct") + 2] == "banking 2 1 1.000 [0.34, 1.00] 0.500 [0.09, 0.91]"
     single = lines.index("attack, direct, by injection task")
     assert lines[single + 2] == "banking injection_task_0 2 1 1.000 [0.34, 1.00] 0.500 [0.09, 0.91]"
-    assert "Wilson 95 % intervals" in text and "Failed episodes are in no rate." in " ".join(text.split())
+    assert "Wilson 95 % intervals" in text and "Failed episodes are not counted in the rates." in " ".join(
+        text.split()
+    )

@@ -123,5 +123,5 @@ def test_groups_that_are_scored_together_are_not_over_sampled():
 
 
 def test_no_more_are_kept_than_sampled():
-    with pytest.raises(ValueError, match="keep is 3, more than samples, 2"):
+    with pytest.raises(ValueError, match="keep is 3, but samples is only 2"):
         config(samples=2, keep=3)

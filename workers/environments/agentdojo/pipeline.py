@@ -22,9 +22,10 @@ class PipelineSettings(Settings):
 
     preset: str | None = None
     """One of AgentDojo's own pipelines, exactly: `agentdojo-default`, or `agentdojo-` and the name of one of
-    its defenses. It fixes the four keys below. Null: as they say; their defaults are `agentdojo-default`."""
+    its defenses. It sets the four keys below. Null: set them yourself; their defaults are those of
+    `agentdojo-default`."""
     system_message: str | None = None
-    """System message in place of AgentDojo's default one."""
+    """System message that replaces AgentDojo's default one."""
     tool_output: Literal["yaml", "json"] = "yaml"
     """How a tool's result is written for the policy to read."""
     max_turns: int = Field(default=AGENTDOJO_TURNS, gt=0)
@@ -32,8 +33,8 @@ class PipelineSettings(Settings):
     defense: list[DefenseChoice] = Field(
         default_factory=list[DefenseChoice], json_schema_extra={"takes": "text, mapping, or a list of them"}
     )
-    """A defense: the name of one of AgentDojo's, the import path of one of your own, or either with
-    arguments, as `{id: …, args: {…}}`. A list of them is applied in its order. Null or empty: none."""
+    """A defense: the name of a defense of AgentDojo's, or the import path of your own. To give it arguments,
+    write `{id: …, args: {…}}`. Defenses in a list are applied in order. Null or empty: none."""
 
     @model_validator(mode="before")
     @classmethod

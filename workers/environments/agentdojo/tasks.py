@@ -31,18 +31,18 @@ class TaskSelection(Settings):
     user_tasks: list[str] | None = None
     """User tasks to play, in every suite that has them. Null: all."""
     injection_tasks: list[str] | None = None
-    """Injection tasks to play, in every suite that has them. Null: all. A denial-of-service attack takes
-    the suite's first one, whatever is named here, as AgentDojo does: the goal plays no part in it."""
+    """Injection tasks to play, in every suite that has them. Null: all. A denial-of-service attack does
+    not depend on the injection task's goal, so it always uses the suite's first one, as AgentDojo does."""
     mode: list[Mode] = Field(default=["benign"], min_length=1)
-    """`benign`: each user task alone. `attack`: each user task with each injection task's goal injected.
-    `injection`: each injection task alone, as if the user had asked for it. One of them, or a list."""
+    """`benign`: each user task, without attack. `attack`: each user task with each injection task's goal
+    injected. `injection`: each injection task, as if the user had asked for it. One of them, or a list."""
     attack: str | None = None
     """Attack for mode `attack`: its name in AgentDojo's registry, or the import path of a `BaseAttack`
     subclass of your own, `package.module:Class`."""
     attack_model: str | None = None
-    """Name of the attacked model, which every attack is given as the name of its target. Null: the policy's
-    own name. Attacks of AgentDojo's that call their target by name must know it; `local` stands for any other
-    model."""
+    """Name of the model under attack, which is passed to the attack. Null: the name of the policy's model.
+    AgentDojo's attacks that address the model by name accept only names that they know; use `local` for any
+    other model."""
 
     attack_timeout: float = Field(default=120.0, gt=0)
     """Seconds that an attack of your own may take to compute what it injects for one pair of tasks."""

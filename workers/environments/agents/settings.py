@@ -22,25 +22,25 @@ class AgentArgs(Settings):
     """`environment.args.agent` of the environment `shell`."""
 
     id: str | None = None
-    """`mini-swe-agent`, `codex` or `opencode`. Null where `command` is given."""
+    """`mini-swe-agent`, `codex` or `opencode`. Null if `command` is set."""
     command: list[str] | None = Field(default=None, min_length=1)
-    """A program of your own, with its arguments. In it `{instruction_file}` stands for a file with the
-    task's text, `{instruction}` for the text, `{answer_file}` for a file that it may write its last words
-    to, `{home}` for its own folder, `{workspace}` for the one that it works in, `{base_url}` for the gateway
-    without `/v1`, and `{model}` for the policy's name."""
+    """A program of your own, with its arguments. These names are replaced: `{instruction_file}` by a file
+    with the task's text, `{instruction}` by the text, `{answer_file}` by a file to which the program may
+    write its last answer, `{home}` by its home folder, `{workspace}` by its working folder, `{base_url}` by
+    the gateway's URL without `/v1`, and `{model}` by the model's name."""
     image: str | None = None
-    """An image that has it, as the engine knows it. Null: Kumite's own for the agent; for a `command`, one
+    """Name of an image that has the agent. Null: Kumite's own image for the agent; for a `command`, an image
     with Python and the openai and anthropic packages in `/opt/site`."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables of its own, beside `OPENAI_BASE_URL`, `OPENAI_API_KEY`, `ANTHROPIC_BASE_URL` and
-    `ANTHROPIC_API_KEY`."""
+    """Environment variables for the agent, in addition to `OPENAI_BASE_URL`, `OPENAI_API_KEY`,
+    `ANTHROPIC_BASE_URL` and `ANTHROPIC_API_KEY`."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Files to put into its home before it starts: paths here, relative to the config, by their paths
-    there."""
+    """Files to put into the agent's home folder before it starts: `path in the home folder: path here`,
+    relative to the config."""
     max_tokens: int = Field(default=4096, gt=0)
-    """Most tokens sampled in one model call, where `policy.sampling.max_tokens` does not say."""
+    """Most tokens sampled in one model call, if `policy.sampling.max_tokens` is not set."""
     limits: AgentLimits = Field(default_factory=AgentLimits)
-    """How much it may ask of the policy in one episode."""
+    """How much the agent may ask of the policy in one episode."""
 
     @model_validator(mode="after")
     def _is_one(self) -> "AgentArgs":

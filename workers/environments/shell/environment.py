@@ -53,22 +53,23 @@ class ShellArgs(TaskSelection):
     max_turns: int = Field(default=24, gt=0)
     """Most actions of the policy in one episode."""
     reward: dict[Metric, float] = Field(default={"solved": 1.0}, min_length=1)
-    """Weights of the metrics in the reward: `solved`, 1 if all hidden tests pass, and `tests_passed`, the
-    fraction that does."""
+    """Weights of the metrics in the reward: `solved` is 1 if all hidden tests pass, `tests_passed` is the
+    share of the tests that pass."""
     output_cap: int = Field(default=16 * 1024, ge=256, le=1024 * 1024)
-    """Most bytes of a tool's answer; of a longer one, the beginning and the end are given."""
+    """Most bytes of a tool's answer. Of a longer answer, only the beginning and the end are kept."""
     command_timeout: float = Field(default=30.0, gt=0)
-    """Seconds that a command may take when the policy does not say."""
+    """Seconds that a command may take if the policy sets no limit."""
     max_command_timeout: float = Field(default=120.0, gt=0)
-    """Most seconds that the policy may ask for."""
+    """Longest limit, in seconds, that the policy may set for a command."""
 
     tools_timeout: float = Field(default=600.0, gt=0)
-    """Seconds that all calls of an episode may take together. When they are over, the episode ends and is
-    graded as it is. With the longest last command and a minute for grading it must fit in
-    `episode.timeout`, which would end the episode without a grade; the policy's own time comes on top."""
+    """Seconds that all tool calls of an episode may take together. Then the episode ends and is graded as it
+    is. `episode.timeout` would end it without a grade, so it must be longer than this, the longest last
+    command and a minute for grading together, and leave time for the policy."""
 
     agent: AgentArgs | None = None
-    """Who plays in place of the environment's own loop: see [agents.md](agents.md). Null: that loop."""
+    """An agent that plays instead of the environment's own loop: see [agents.md](agents.md). Null: no
+    agent."""
 
     @model_validator(mode="after")
     def _check_timeouts(self) -> "ShellArgs":
