@@ -270,7 +270,7 @@ class RemoteFolder:
         manifest = load_manifest(self.local)
         if self._put_last is None or not self._claims.holds(manifest):
             self._claim(manifest)
-            self._there = None
+            self._there = self._put_last = None
         else:
             self._claims.check(manifest)
         there = self._there = self._list_remote() if self._there is None else self._there
@@ -309,7 +309,20 @@ class RemoteFolder:
         if self._claims.holds(manifest):
             self._claims.check(manifest)
         else:
-            self._claims.claim(manifest)
+            self._claims.claim(self._without_missing(manifest))
+
+    def _without_missing(self, manifest: Manifest) -> Manifest:
+        """The manifest, naming no file that the URI has lost: the files come before a manifest that does."""
+        if not manifest.shards and not manifest.states:
+            return manifest
+        there = self._list_remote()
+
+        def is_there(name: str) -> bool:
+            return there.get(name, ((), 0))[0] != ()
+
+        shards = [s for s in manifest.shards if is_there(s.steps_file) and is_there(s.episodes_file)]
+        states = [name for name in manifest.states if is_there(name)]
+        return manifest.model_copy(update={"shards": shards, "states": states})
 
     def _list_remote(self) -> dict[str, tuple[tuple[int, ...], int]]:
         """What is there already: to be brought up to date, or removed."""

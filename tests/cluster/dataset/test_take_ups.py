@@ -363,3 +363,30 @@ async def test_a_reader_goes_on_while_failed_episodes_are_taken_out(tmp_path: Pa
         found += [record.episode_id for record in reader]
     assert len(found) == len(set(found))
     assert ids(range(0, 6, 2)) <= set(found)
+
+
+async def test_a_copy_into_a_bucket_that_has_lost_all_names_no_file_before_it_is_there(
+    machines: Machines,
+) -> None:
+    """Its writer's claim is gone as well, and is made anew; a reader of the copy so far finds a whole run."""
+    target = Target.new(CONFIG, URI)
+    assert target.remote is not None
+    looked: list[int] = []
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            for number in range(3):
+                await dataset.append(result(episode(number)))
+            await dataset.commit()
+            target.remote.copy()
+            Bucket.store.clear()
+
+            def look(what: str, path: str) -> None:
+                if what != "get" and target.remote.holds_run():
+                    machines.use(f"reader-{len(looked)}")
+                    looked.append(len(in_bucket()))
+                    machines.use("here")
+
+            Bucket.before = look
+            target.remote.copy(check=True)
+            Bucket.before = None
+    assert looked[0] == 0 and in_bucket() == ids(range(3))
