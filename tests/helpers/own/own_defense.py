@@ -59,3 +59,10 @@ class Silent(Defense):
     """Has a question that says nothing."""
 
     question = ""
+
+
+class Backwards(Defense):
+    """Offers the tools that are left in the opposite order."""
+
+    def filter_tools(self, tools, answer, exchange):
+        return list(tools)[::-1]
