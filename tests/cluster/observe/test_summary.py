@@ -219,3 +219,19 @@ async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_t
     single = lines.index("attack, direct, by injection task")
     assert lines[single + 2] == "banking injection_task_0 2 1 1.000 [0.34, 1.00] 0.500 [0.09, 0.91]"
     assert "Wilson 95 % intervals" in text and "Failed episodes are in no rate." in " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+async def test_no_rate_is_cut_on_a_terminal(tmp_path: Path, width: int):
+    changes = {"suite": "workspace", "injection_task": "injection_task_13", "attack": "direct"}
+    records = [
+        episode(0, metrics='{"utility": 1.0, "attack_success": 1.0}', **changes),
+        failed_episode(1, **changes),
+    ]
+    summary = summarise_run(await run_of(tmp_path, records))
+    console = Console(width=width, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(render_summary(summary))
+    lines = [line.split() for line in capture.get().splitlines()]
+    rate = ["1.000", "[0.21,", "1.00]"]
+    assert ["workspace", "injection_task_13", "1", "1", *rate, *rate] in lines
