@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -42,6 +43,10 @@ EPISODES = [
 FAILED = {record.episode_id: record.error for record in EPISODES if record.error}
 
 
+UNDER_ATTACK: Any = {"utility": (2, 2), "attack_success": (1, 2), "utility_and_security": (1, 2)}
+"""Rates of banking's two finished episodes under attack."""
+
+
 @pytest.mark.parametrize("journalled", [0, 3, 7])
 async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalled: int):
     summary = summarise_run(
@@ -69,13 +74,11 @@ async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalle
             scored(None, "benign", 2, 1, utility=(1, 2)),
             scored("banking", "benign", 2, 0, utility=(1, 2)),
             scored("travel", "benign", 0, 1),
-            scored(None, "attack", 2, 1, "direct", utility=(2, 2), attack_success=(1, 2)),
-            scored("banking", "attack", 2, 1, "direct", utility=(2, 2), attack_success=(1, 2)),
+            scored(None, "attack", 2, 1, "direct", **UNDER_ATTACK),
+            scored("banking", "attack", 2, 1, "direct", **UNDER_ATTACK),
             scored(None, "injection", 1, 0, attack_success=(1, 1)),
             scored("travel", "injection", 1, 0, attack_success=(1, 1)),
-            scored(
-                "banking", "attack", 2, 1, "direct", "injection_task_0", utility=(2, 2), attack_success=(1, 2)
-            ),
+            scored("banking", "attack", 2, 1, "direct", "injection_task_0", **UNDER_ATTACK),
             scored("travel", "injection", 1, 0, None, "injection_task_1", attack_success=(1, 1)),
         ],
         seconds={
@@ -99,9 +102,8 @@ def scored(
     **rates: tuple[int, int],
 ) -> ScoreRow:
     """A row of scores; each rate is given as successes of episodes."""
-    found = {
-        name: wilson_rate(*rates[name]) if name in rates else None for name in ("utility", "attack_success")
-    }
+    found = {name: wilson_rate(*rate) for name, rate in rates.items()}
+    found = {"utility": None, "attack_success": None, **found}
     labels = {"suite": suite, "mode": mode, "attack": attack, "injection_task": injection_task}
     return ScoreRow.model_validate({**labels, "finished": finished, "failed": failed, **found})
 
