@@ -66,3 +66,9 @@ class Backwards(Defense):
 
     def filter_tools(self, tools, answer, exchange):
         return list(tools)[::-1]
+
+
+class Unclear(Defense):
+    """Has a question that is no text."""
+
+    question = 5  # type: ignore[assignment]

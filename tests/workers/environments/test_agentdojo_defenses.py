@@ -79,6 +79,17 @@ def test_defense_whose_question_is_empty_asks_nothing():
     assert (found["status"], len(found["steps"])) == ("finished", 1)
 
 
+def test_defense_whose_question_is_no_text_is_refused():
+    settings = EnvironmentSettings(
+        id="agentdojo", args={**TASK, "defense": "own_defense:Unclear"}, folder=OWN
+    )
+    with pytest.raises(
+        EnvironmentLoadError,
+        match=r"args\.defense: own_defense:Unclear has a `question` that is no text, but int: .*give a text",
+    ):
+        ClassicEnvironment(settings)
+
+
 @pytest.mark.parametrize("key", ["suites", "user_tasks", "injection_tasks"])
 def test_empty_selection_is_refused(key: str):
     with pytest.raises(EnvironmentLoadError, match=f"{key}.*an empty list selects nothing; leave it out"):
