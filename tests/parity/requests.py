@@ -103,7 +103,6 @@ def our_requests(args: Mapping[str, Any]) -> Iterator[Requests]:
         )
         worker = RolloutWorker(settings, "parity")
         try:
-            worker.ready()
             yield Requests(worker, server)
         finally:
             worker.stop()

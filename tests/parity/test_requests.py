@@ -3,7 +3,8 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from tests.helpers.detector import make_detector
 from tests.parity.episode import Setting, Task, agentdojo_asks
 from tests.parity.families import FAMILIES
-from tests.parity.requests import Request, differences, our_requests, rows_of
+from tests.parity.requests import Request, Requests, differences, our_requests, rows_of
 from tests.parity.script import Action, Call, Lines
 from workers.environments.agentdojo.tasks import load_catalog
 
@@ -80,20 +81,40 @@ def episode(setting: Setting, mode: str, place: int, policy: str | Lines) -> Epi
     return setting, row, policy
 
 
-def compare(agentdojo: Executor, episodes: Iterable[Episode], seen: Counter[str]) -> list[str]:
-    """Plays episodes that differ in nothing but task and attack on both sides; returns what differs."""
-    played = list(episodes)
-    asked = agentdojo.submit(agentdojo_asks, [(setting, task_of(row), who) for setting, row, who in played])
+def compare(
+    agentdojo: Executor, groups: Iterable[Sequence[Episode]], seen: Counter[str] | None = None
+) -> list[str]:
+    """Plays episodes on both sides; returns what differs.
+
+    Args:
+        agentdojo: Runs AgentDojo's side, in processes of its own.
+        groups: Episodes; those of one group differ in nothing but task, attack and policy.
+        seen: Counts how often each of the listed differences was met.
+    """
+    work: list[tuple[Sequence[Episode], Requests, Future[Any]]] = []
+    with ExitStack() as stack:
+        for group in groups:
+            asked = [(setting, task_of(row), policy) for setting, row, policy in group]
+            side = stack.enter_context(our_requests(args_of(group[0][0])))  # on the main thread alone
+            work.append((group, side, agentdojo.submit(agentdojo_asks, asked)))
+        with ThreadPoolExecutor(2) as pool:
+            compared = [*pool.map(lambda each: compare_group(*each), work)]
+    for _, met in compared if seen is not None else ():
+        seen.update(met)
+    return [difference for found, _ in compared for difference in found]
+
+
+def compare_group(
+    group: Sequence[Episode], side: Requests, theirs: Future[Any]
+) -> tuple[list[str], Counter[str]]:
+    """Plays a group on our side; returns what differs, and how often listed differences were met."""
     found: list[str] = []
-    with our_requests(args_of(played[0][0])) as side:
-        for (setting, row, who), (policy, theirs) in zip(played, asked.result(timeout=600), strict=True):
-            ours = side.play(row, policy)
-            name = who if isinstance(who, str) else "lines"
-            found += [
-                f"{row['info']['task_id']}, {setting.defense}, {name}: {each}"
-                for each in differences(ours, theirs, seen)
-            ]
-    return found
+    seen: Counter[str] = Counter()
+    for (setting, row, who), (policy, asked) in zip(group, theirs.result(timeout=600), strict=True):
+        name = who if isinstance(who, str) else "lines"
+        what = f"{row['info']['task_id']}, {setting.defense}, {name}"
+        found += [f"{what}: {each}" for each in differences(side.play(row, policy), asked, seen)]
+    return found, seen
 
 
 def task_of(row: dict[str, Any]) -> Task:
@@ -106,7 +127,7 @@ def test_each_listed_difference_is_met_and_there_is_no_other(agentdojo: Executor
     setting = Setting("v1.2.2", "banking", "direct", defense="tool_filter")
     calling = Lines([Action("get_balance, get_iban, get_most_recent_transactions"), *TALKATIVE.lines])
     silent = Lines([Action(None), Action("done")])
-    found = compare(agentdojo, [episode(setting, "attack", 0, each) for each in (calling, silent)], seen)
+    found = compare(agentdojo, [[episode(setting, "attack", 0, each) for each in (calling, silent)]], seen)
     assert found == []
     assert all(seen[name] for name in LISTED), seen
 
@@ -130,16 +151,14 @@ def test_requests_under_every_attack_and_defense_are_agentdojos(
 ) -> None:
     """Every attack with every defense; suites, tasks and families of policies take turns."""
     seen: Counter[str] = Counter()
-    found: list[str] = []
-    for defense, episodes in turns(version, detector):
-        found += compare(agentdojo, episodes, seen)
-        assert len(episodes) == len(ATTACKS) + 2, defense
-    assert found == []
+    groups = [*turns(version, detector)]
+    assert [len(group) for group in groups] == [len(ATTACKS) + 2] * len(DEFENSES)
+    assert compare(agentdojo, groups, seen) == []
     assert all(seen[name] for name in LISTED), seen
 
 
-def turns(version: str, detector: str) -> Iterator[tuple[str | None, list[Episode]]]:
-    """What is played of a version, by defense."""
+def turns(version: str, detector: str) -> Iterator[list[Episode]]:
+    """What is played of a version, defense by defense."""
     number = VERSIONS.index(version)
     for place, defense in enumerate(DEFENSES):
         suites = SMALL_SUITES if defense == DETECTOR else SUITES
@@ -151,7 +170,7 @@ def turns(version: str, detector: str) -> Iterator[tuple[str | None, list[Episod
             for i, attack in enumerate(ATTACKS)
         ]
         episodes += [episode(plain, mode, number + place, next(policies)) for mode in ("benign", "injection")]
-        yield defense, episodes
+        yield episodes
 
 
 def test_every_family_meets_every_version_attack_and_defense(detector: str) -> None:
@@ -159,11 +178,10 @@ def test_every_family_meets_every_version_attack_and_defense(detector: str) -> N
     assert (tuple(known["versions"]), {*known["attacks"]} - {"manual"}) == (VERSIONS, {*ATTACKS})
     met: set[tuple[str, str | None]] = set()
     for version in VERSIONS:
-        for defense, episodes in turns(version, detector):
-            for setting, _, policy in episodes:
-                assert isinstance(policy, str)
-                met |= {(policy, version), (policy, defense), (policy, setting.attack)}
-    labels = (*VERSIONS, *DEFENSES, *ATTACKS)
+        for setting, _, policy in itertools.chain.from_iterable(turns(version, detector)):
+            assert isinstance(policy, str)
+            met |= {(policy, version), (policy, setting.defense), (policy, setting.attack)}
+    labels = (*VERSIONS, *DEFENSES, *ATTACKS, None)
     assert met == {(policy, label) for policy in FAMILIES for label in labels}
 
 
@@ -173,12 +191,13 @@ def test_requests_of_every_family_and_attack_in_every_suite_are_agentdojos(
     agentdojo: Executor, detector: str, version: str, suite: str
 ) -> None:
     policies = (*FAMILIES, "obedient", "hijacked", "erratic", "relentless")
-    found: list[str] = []
+    groups: list[Sequence[Episode]] = []
     for defense in DEFENSES if suite in SMALL_SUITES else DEFENSES[:-1]:
         plain = Setting(version, suite, defense=defense, detector=detector if defense == DETECTOR else None)
-        episodes: Sequence[Episode] = [
-            episode(replace(plain, attack=attack), "attack", 5 * i + 7 * j, policy)
-            for (i, attack), (j, policy) in itertools.product(enumerate(ATTACKS), enumerate(policies))
-        ]
-        found += compare(agentdojo, episodes, Counter())
-    assert found == []
+        groups.append(
+            [
+                episode(replace(plain, attack=attack), "attack", 5 * i + 7 * j, policy)
+                for (i, attack), (j, policy) in itertools.product(enumerate(ATTACKS), enumerate(policies))
+            ]
+        )
+    assert compare(agentdojo, groups) == []
