@@ -11,7 +11,10 @@ from aiohttp import web
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.parity.conversation import from_openai, timeless
 from tests.parity.script import Action, Levelled, Policy
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.agentdojo.defenses import load_defense
+from workers.environments.agentdojo.environment import AgentDojoArgs
+from workers.environments.agentdojo.guard import apply_system_message_defenses
+from workers.environments.agentdojo.tasks import make_rows
 from workers.records import EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import (
@@ -82,10 +85,14 @@ class Requests:
 
 
 def rows_of(args: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that these `environment.args` select."""
-    return [
-        *ClassicEnvironment(EnvironmentSettings(id="agentdojo", args=dict(args)), policy="scripted").rows()
-    ]
+    """The rows that these `environment.args` select, without the data set that they are handed out in."""
+    chosen = AgentDojoArgs.model_validate(dict(args))
+    rows = make_rows(chosen, chosen.system_message, "scripted")
+    defenses = [load_defense(choice) for choice in chosen.defense]
+    for row in rows:
+        system = row["prompt"][0]
+        system["content"] = apply_system_message_defenses(defenses, system["content"])
+    return rows
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -51,8 +51,30 @@ TALKATIVE = Lines(
         Action("done"),
     ]
 )
-Episode = tuple[Setting, dict[str, Any], str | Lines]
-"""What is played with, our row, and by whom."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What is played on both sides."""
+
+    setting: Setting
+    mode: str
+    place: int
+    """Which of the suite's tasks, or pairs of tasks: they are counted round and round."""
+    policy: str | Lines
+
+    def row(self) -> dict[str, Any]:
+        """Our row of it."""
+        suite = load_catalog(self.setting.version)["suites"][self.setting.suite]
+        users, injections = list(suite["user_tasks"]), list(suite["injection_tasks"])
+        wanted = {
+            "user_tasks": [users[self.place % len(users)]],
+            "injection_tasks": [injections[self.place % len(injections)]],
+        }
+        if self.mode == "attack":
+            wanted |= {"attack": self.setting.attack, "attack_model": self.setting.model}
+        (row,) = rows_of({**args_of(self.setting), **wanted, "mode": self.mode})
+        return row
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +90,6 @@ def args_of(setting: Setting) -> dict[str, Any]:
     return {**args, "preset": f"agentdojo-{setting.defense or 'default'}"}
 
 
-def episode(setting: Setting, mode: str, place: int, policy: str | Lines) -> Episode:
-    """An episode of one of a suite's tasks, or pairs of tasks, by its place among them."""
-    suite = load_catalog(setting.version)["suites"][setting.suite]
-    users, injections = list(suite["user_tasks"]), list(suite["injection_tasks"])
-    wanted = {
-        "user_tasks": [users[place % len(users)]],
-        "injection_tasks": [injections[place % len(injections)]],
-    }
-    under_attack = {"attack": setting.attack, "attack_model": setting.model} if mode == "attack" else {}
-    (row,) = rows_of({**args_of(setting), **wanted, **under_attack, "mode": mode})
-    return setting, row, policy
-
-
 def compare(
     agentdojo: Executor, groups: Iterable[Sequence[Episode]], seen: Counter[str] | None = None
 ) -> list[str]:
@@ -91,12 +100,14 @@ def compare(
         groups: Episodes; those of one group differ in nothing but task, attack and policy.
         seen: Counts how often each of the listed differences was met.
     """
-    work: list[tuple[Sequence[Episode], Requests, Future[Any]]] = []
+    work: list[tuple[list[tuple[Episode, dict[str, Any]]], Requests, Future[Any]]] = []
     with ExitStack() as stack:
         for group in groups:
-            asked = [(setting, task_of(row), policy) for setting, row, policy in group]
-            side = stack.enter_context(our_requests(args_of(group[0][0])))  # on the main thread alone
-            work.append((group, side, agentdojo.submit(agentdojo_asks, asked)))
+            rows = [(each, each.row()) for each in group]
+            asked = [(each.setting, task_of(row), each.policy) for each, row in rows]
+            theirs = agentdojo.submit(agentdojo_asks, asked)
+            side = stack.enter_context(our_requests(args_of(group[0].setting)))  # on the main thread alone
+            work.append((rows, side, theirs))
         with ThreadPoolExecutor(2) as pool:
             compared = [*pool.map(lambda each: compare_group(*each), work)]
     for _, met in compared if seen is not None else ():
@@ -105,15 +116,15 @@ def compare(
 
 
 def compare_group(
-    group: Sequence[Episode], side: Requests, theirs: Future[Any]
+    group: Sequence[tuple[Episode, dict[str, Any]]], side: Requests, theirs: Future[Any]
 ) -> tuple[list[str], Counter[str]]:
     """Plays a group on our side; returns what differs, and how often listed differences were met."""
     found: list[str] = []
     seen: Counter[str] = Counter()
-    for (setting, row, who), (policy, asked) in zip(group, theirs.result(timeout=600), strict=True):
-        name = who if isinstance(who, str) else "lines"
-        what = f"{row['info']['task_id']}, {setting.defense}, {name}"
-        found += [f"{what}: {each}" for each in differences(side.play(row, policy), asked, seen)]
+    for (each, row), (policy, asked) in zip(group, theirs.result(timeout=600), strict=True):
+        name = each.policy if isinstance(each.policy, str) else "lines"
+        what = f"{row['info']['task_id']}, {each.setting.defense}, {name}"
+        found += [f"{what}: {one}" for one in differences(side.play(row, policy), asked, seen)]
     return found, seen
 
 
@@ -127,16 +138,15 @@ def test_each_listed_difference_is_met_and_there_is_no_other(agentdojo: Executor
     setting = Setting("v1.2.2", "banking", "direct", defense="tool_filter")
     calling = Lines([Action("get_balance, get_iban, get_most_recent_transactions"), *TALKATIVE.lines])
     silent = Lines([Action(None), Action("done")])
-    found = compare(agentdojo, [[episode(setting, "attack", 0, each) for each in (calling, silent)]], seen)
+    found = compare(agentdojo, [[Episode(setting, "attack", 0, each) for each in (calling, silent)]], seen)
     assert found == []
     assert all(seen[name] for name in LISTED), seen
 
 
 def test_what_a_model_thought_is_sent_back_word_for_word() -> None:
     setting = Setting("v1.2.2", "banking")
-    _, row, _ = episode(setting, "benign", 0, TALKATIVE)
     with our_requests(args_of(setting)) as side:
-        last = side.play(row, TALKATIVE)[-1]
+        last = side.play(Episode(setting, "benign", 0, TALKATIVE).row(), TALKATIVE)[-1]
     thoughts = [message.get("reasoning_content") for message in last["messages"] if is_action(message)]
     assert thoughts == ["I look first.", "And now?", None]
 
@@ -166,21 +176,21 @@ def turns(version: str, detector: str) -> Iterator[list[Episode]]:
         plain = Setting(version, suite, defense=defense, detector=detector if defense == DETECTOR else None)
         policies = itertools.cycle(FAMILIES[(number + 2 * place + i) % len(FAMILIES)] for i in range(8))
         episodes = [
-            episode(replace(plain, attack=attack), "attack", 3 * number + 5 * i + place, next(policies))
+            Episode(replace(plain, attack=attack), "attack", 3 * number + 5 * i + place, next(policies))
             for i, attack in enumerate(ATTACKS)
         ]
-        episodes += [episode(plain, mode, number + place, next(policies)) for mode in ("benign", "injection")]
+        episodes += [Episode(plain, mode, number + place, next(policies)) for mode in ("benign", "injection")]
         yield episodes
 
 
-def test_every_family_meets_every_version_attack_and_defense(detector: str) -> None:
+def test_every_family_meets_every_version_attack_and_defense() -> None:
     known = load_catalog(VERSIONS[-1])
     assert (tuple(known["versions"]), {*known["attacks"]} - {"manual"}) == (VERSIONS, {*ATTACKS})
     met: set[tuple[str, str | None]] = set()
     for version in VERSIONS:
-        for setting, _, policy in itertools.chain.from_iterable(turns(version, detector)):
-            assert isinstance(policy, str)
-            met |= {(policy, version), (policy, setting.defense), (policy, setting.attack)}
+        for each in itertools.chain.from_iterable(turns(version, "any")):
+            assert isinstance(each.policy, str)
+            met |= {(each.policy, label) for label in (version, each.setting.defense, each.setting.attack)}
     labels = (*VERSIONS, *DEFENSES, *ATTACKS, None)
     assert met == {(policy, label) for policy in FAMILIES for label in labels}
 
@@ -196,7 +206,7 @@ def test_requests_of_every_family_and_attack_in_every_suite_are_agentdojos(
         plain = Setting(version, suite, defense=defense, detector=detector if defense == DETECTOR else None)
         groups.append(
             [
-                episode(replace(plain, attack=attack), "attack", 5 * i + 7 * j, policy)
+                Episode(replace(plain, attack=attack), "attack", 5 * i + 7 * j, policy)
                 for (i, attack), (j, policy) in itertools.product(enumerate(ATTACKS), enumerate(policies))
             ]
         )
