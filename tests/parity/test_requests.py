@@ -78,8 +78,13 @@ class Episode:
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_detector(tmp_path_factory.mktemp("detector") / "model"))
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several cost so small a model five times the CPU
+    yield str(make_detector(tmp_path_factory.mktemp("detector") / "model"))
+    torch.set_num_threads(threads)
 
 
 def args_of(setting: Setting) -> dict[str, Any]:
