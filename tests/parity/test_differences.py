@@ -68,7 +68,6 @@ def test_harness_sees_a_difference(agentdojo: Executor):
             "ValidationError: the arguments of a tool call must be an object, got str",
         ),
         ('{"file_path": "{[]: 1}"}', "TypeError", "TypeError: unhashable type: 'list'"),
-        (json.dumps({"file_path": "long " * 2000}), "MemoryError", "MemoryError: "),
     ],
 )
 def test_arguments_that_crash_agentdojo_are_an_error_for_the_policy_to_read(

@@ -164,10 +164,10 @@ def is_action(message: Request) -> bool:
 def test_requests_under_every_attack_and_defense_are_agentdojos(
     agentdojo: Executor, detector: str, version: str
 ) -> None:
-    """Every attack with every defense; suites, tasks and families of policies take turns."""
+    """Half of the pairs of attack and defense in each version; suites, tasks and policies take turns."""
     seen: Counter[str] = Counter()
     groups = [*turns(version, detector)]
-    assert [len(group) for group in groups] == [len(ATTACKS) + 2] * len(DEFENSES)
+    assert [len(group) for group in groups] == [len(ATTACKS) // 2 + 2] * len(DEFENSES)
     assert compare(agentdojo, groups, seen) == []
     assert all(seen[name] for name in LISTED), seen
 
@@ -183,21 +183,25 @@ def turns(version: str, detector: str) -> Iterator[list[Episode]]:
         episodes = [
             Episode(replace(plain, attack=attack), "attack", 3 * number + 5 * i + place, next(policies))
             for i, attack in enumerate(ATTACKS)
+            if (i + number + place) % 2
         ]
         episodes += [Episode(plain, mode, number + place, next(policies)) for mode in ("benign", "injection")]
         yield episodes
 
 
-def test_every_family_meets_every_version_attack_and_defense() -> None:
+def test_every_version_attack_defense_and_family_meets_every_other() -> None:
     known = load_catalog(VERSIONS[-1])
     assert (tuple(known["versions"]), {*known["attacks"]} - {"manual"}) == (VERSIONS, {*ATTACKS})
-    met: set[tuple[str, str | None]] = set()
+    kinds: list[tuple[str | None, ...]] = [VERSIONS, (*ATTACKS, None), DEFENSES, FAMILIES]
+    met: set[tuple[int, str | None, int, str | None]] = set()
     for version in VERSIONS:
         for each in itertools.chain.from_iterable(turns(version, "any")):
             assert isinstance(each.policy, str)
-            met |= {(each.policy, label) for label in (version, each.setting.defense, each.setting.attack)}
-    labels = (*VERSIONS, *DEFENSES, *ATTACKS, None)
-    assert met == {(policy, label) for policy in FAMILIES for label in labels}
+            labels = (version, each.setting.attack, each.setting.defense, each.policy)
+            met |= {(i, a, j, b) for (i, a), (j, b) in itertools.combinations(enumerate(labels), 2)}
+    for i, j in itertools.combinations(range(len(kinds)), 2):
+        missing = {(a, b) for a in kinds[i] for b in kinds[j] if (i, a, j, b) not in met}
+        assert not missing
 
 
 @pytest.mark.exhaustive
