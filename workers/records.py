@@ -264,8 +264,11 @@ class EpisodeRecord(Record):
         return json.loads(self.tool_schemas)
 
     def tools_of(self, step: StepRecord) -> list[dict[str, Any]]:
-        """The tools that the policy was offered in one turn."""
-        return [tool for tool in self.tools if step.tools is None or tool["name"] in step.tools]
+        """The tools that the policy was offered in one turn, in the order of its prompt."""
+        if step.tools is None:
+            return self.tools
+        by_name = {tool["name"]: tool for tool in self.tools}
+        return [by_name[name] for name in step.tools if name in by_name]
 
 
 class TaskLabels(Record):

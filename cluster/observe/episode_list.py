@@ -31,7 +31,8 @@ def render_episode_list(rows: list[dict[str, Any]], width: int | None) -> list[s
         del columns["reward"]
     if any(row["error"] for row in rows):
         columns["error"] = [_shorten_error(row["error"]) for row in rows]
-    return [*render_table(columns, width, right=("reward", "sample")), count]
+    table = render_table(columns, width, right=("reward", "sample"), is_last_whole="error" not in columns)
+    return [*table, count]
 
 
 def _format_number(value: float | None) -> str:

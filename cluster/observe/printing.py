@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 _MIN_COLUMN_WIDTH = 24
-"""Characters that the last column of a table needs, to stand beside the others; else it gets its own line."""
+"""Characters that the last column of a table gets at least."""
 _COLUMN_GAP = "  "
+_ROW_INDENT = "    "
+"""What a row's second line begins with."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ def terminal_width(console: Console) -> int | None:
 
 
 def print_lines(console: Console, lines: Iterable[Line]) -> None:
-    """Prints paragraphs: wrapped with their indent on a terminal, as they are elsewhere."""
+    """Prints paragraphs: wrapped with their indent on a terminal, as they are elsewhere.
+
+    A word that is longer than a terminal's line, such as the id of a task, is not broken: it can be copied.
+    """
     width = terminal_width(console)
     for line in lines:
         for part in _wrap_line(line, width):
@@ -40,42 +45,61 @@ def print_lines(console: Console, lines: Iterable[Line]) -> None:
 
 
 def render_table(
-    columns: Mapping[str, Sequence[str]], width: int | None, right: Iterable[str] = ()
+    columns: Mapping[str, Sequence[str]],
+    width: int | None,
+    right: Iterable[str] = (),
+    is_last_whole: bool = False,
 ) -> list[str]:
     """A table of aligned columns, without any line drawn.
 
-    All columns but the last are shown whole. The last one is cut to what is left of a terminal's width; where
-    that is less than 24 characters, it stands on a line of its own under its row. In a pipe nothing is cut.
+    All columns but the last are shown whole. What does not fit beside the columns before it goes on with the
+    columns after it on a line under its row. The last one is cut to what is left of a terminal's width, of
+    which it gets 24 characters or more. In a pipe a row is one line, and nothing is cut.
 
     Args:
         columns: The cells of each column, by its name.
         width: The terminal's columns; None: nothing is cut.
         right: Names of the columns that are aligned to the right.
+        is_last_whole: Whether the last column is shown whole, too.
     """
-    names = list(columns)
-    last = names[-1]
+    last = list(columns)[-1]
     shown = {name: [_join_lines(cell) for cell in cells] for name, cells in columns.items()}
-    widths = {name: max([cell_width(name), *map(cell_width, shown[name])]) for name in names}
+    widths = {name: max([cell_width(name), *map(cell_width, shown[name])]) for name in columns}
+    needed = {**widths, last: widths[last] if is_last_whole else min(widths[last], _MIN_COLUMN_WIDTH)}
     numbers = set(right)
-    before = sum(widths[name] + len(_COLUMN_GAP) for name in names[:-1])
-    needed = min(widths[last], _MIN_COLUMN_WIDTH)
-    is_below = width is not None and len(names) > 1 and before + needed > width
-    # Where not even the columns before the last one fit, only the first keeps its place.
-    beside = 1 if width is not None and before > width else len(names) - 1
-    under = sum(widths[name] + len(_COLUMN_GAP) for name in names[beside:-1])
-    room = None if width is None else max(1, width - (4 + under if is_below else before))
-    rows = [{name: name for name in names}]
-    rows += [dict(zip(names, row, strict=True)) for row in zip(*shown.values(), strict=True)]
+    layout = _split_columns(needed, width)
+    rows = [{name: name for name in columns}]
+    rows += [dict(zip(columns, row, strict=True)) for row in zip(*shown.values(), strict=True)]
     lines: list[str] = []
     for row in rows:
-        cells = [_pad(row[name], widths[name], name in numbers) for name in names[:-1]]
-        tail = row[last] if last not in numbers or is_below else _pad(row[last], widths[last], True)
-        tail = tail if room is None else _truncate(tail, room)
-        if is_below:
-            below = _COLUMN_GAP.join([*cells[beside:], tail])
-            lines += [_COLUMN_GAP.join(cells[:beside]).rstrip(), f"    {below}".rstrip()]
-        else:
-            lines.append(_COLUMN_GAP.join([*cells, tail]).rstrip())
+        for place, names in enumerate(layout):
+            indent = "" if place == 0 else _ROW_INDENT
+            cells = [_pad(row[name], widths[name], name in numbers) for name in names if name != last]
+            line = indent + "".join(cell + _COLUMN_GAP for cell in cells)
+            if last in names:
+                tail = row[last]
+                if width is not None and not is_last_whole:
+                    tail = _truncate(tail, max(1, width - cell_width(line)))
+                line += _pad(tail, widths[last], True) if last in numbers and place == 0 else tail
+            lines.append(line.rstrip())
+    return lines
+
+
+def _split_columns(needed: Mapping[str, int], width: int | None) -> list[list[str]]:
+    """Splits a table's columns into the lines that each row takes.
+
+    Args:
+        needed: The columns that each needs, by its name.
+        width: Those of the terminal; None: there is one line.
+    """
+    lines: list[list[str]] = [[]]
+    used = 0
+    for name, room in needed.items():
+        if width is not None and lines[-1] and used + room > width:
+            lines.append([])
+            used = len(_ROW_INDENT)
+        lines[-1].append(name)
+        used += room + len(_COLUMN_GAP)
     return lines
 
 
@@ -118,7 +142,12 @@ def _wrap_line(line: Line, width: int | None) -> list[str]:
         room = max(16, width - line.indent)
         own = " " * min(len(part) - len(part.lstrip()), room // 2)
         wrapped = textwrap.wrap(
-            part, room, subsequent_indent=own, replace_whitespace=False, break_on_hyphens=False
+            part,
+            room,
+            subsequent_indent=own,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         parts += [f"{indent}{each}" for each in wrapped]
     return parts

@@ -3,12 +3,13 @@
 from itertools import groupby
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from cluster.observe.failure_groups import FailureGroup
 from cluster.observe.policy_use import PolicyShares
+from cluster.observe.printing import render_table, terminal_width
 from cluster.observe.rates import Rate, ScoreRow
 from cluster.observe.summary import Summary
 
@@ -36,7 +37,7 @@ def render_summary(summary: Summary) -> RenderableType:
     """Render a summary for rich: what was done, the scores, and where the time went."""
     parts: list[RenderableType] = [_headline_text(summary), _score_table(summary)]
     if summary.scores:
-        parts += [_rate_table(rows) for rows in _split_rows_by_kind(summary.scores)]
+        parts += [_RateTable(rows) for rows in _split_rows_by_kind(summary.scores)]
         parts.append(_RATES_EXPLANATION)
     others = _other_metrics_text(summary)
     if others is not None:
@@ -106,29 +107,31 @@ def _split_rows_by_kind(rows: list[ScoreRow]) -> list[list[ScoreRow]]:
     return [list(group) for _, group in kinds]
 
 
-def _rate_table(rows: list[ScoreRow]) -> Table:
-    first = rows[0]
-    what = f"{first.mode}, {first.attack}" if first.attack else first.mode
-    title = f"{what}, by injection task" if first.injection_task else what
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = {"suite": [row.suite or "all suites" for row in rows]}
-    if first.injection_task:
-        columns["injection task"] = [row.injection_task or "" for row in rows]
-    columns["of"] = [f"{row.finished:,}" for row in rows]
-    if any(row.failed for row in rows):
-        columns["failed"] = [f"{row.failed:,}" for row in rows]
-    columns["utility"] = [_format_rate(row.utility) for row in rows]
-    if first.mode == "attack":
-        columns["attack success"] = [_format_rate(row.attack_success) for row in rows]
-    for name in columns:
-        left = name in ("suite", "injection task")
-        style = "red" if name == "failed" else None
-        table.add_column(name, justify="left" if left else "right", no_wrap=True, style=style)
-    several = len({row.suite for row in rows if row.suite is not None}) > 1
-    for row, cells in zip(rows, zip(*columns.values(), strict=True), strict=True):
-        if row.suite is not None or several:
-            table.add_row(*cells)
-    return table
+class _RateTable:
+    """A table of rates with their intervals, none of which is ever cut."""
+
+    def __init__(self, rows: list[ScoreRow]) -> None:
+        first = rows[0]
+        what = f"{first.mode}, {first.attack}" if first.attack else first.mode
+        self._title = f"{what}, by injection task" if first.injection_task else what
+        if len({row.suite for row in rows if row.suite is not None}) == 1:
+            rows = [row for row in rows if row.suite is not None]  # all suites together are that one
+        self._columns = {"suite": [row.suite or "all suites" for row in rows]}
+        if first.injection_task:
+            self._columns["injection task"] = [row.injection_task or "" for row in rows]
+        self._columns["of"] = [f"{row.finished:,}" for row in rows]
+        if any(row.failed for row in rows):
+            self._columns["failed"] = [f"{row.failed:,}" for row in rows]
+        self._columns["utility"] = [_format_rate(row.utility) for row in rows]
+        if first.mode == "attack":
+            self._columns["attack success"] = [_format_rate(row.attack_success) for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Renders it for a terminal, or a pipe."""
+        right = self._columns.keys() - {"suite", "injection task"}
+        head, *lines = render_table(self._columns, terminal_width(console), right, is_last_whole=True)
+        yield Text(self._title, style="bold")
+        yield Text(f"{head}\n" + "\n".join(lines) + "\n", no_wrap=True, overflow="ignore")
 
 
 def _format_rate(rate: Rate | None) -> str:

@@ -78,8 +78,8 @@ def agentdojo_plays_lines(*args: Any) -> Any:
     return play_lines(*args)
 
 
-def agentdojo_asks(*args: Any) -> Any:
-    """`upstream.play_requests`, in the same way."""
+def agentdojo_asks(episodes: Sequence[tuple[Setting, Task, Any]]) -> Any:
+    """`upstream.play_requests` of each of some episodes, in the same way."""
     from tests.parity.upstream import play_requests
 
-    return play_requests(*args)
+    return [play_requests(*episode) for episode in episodes]

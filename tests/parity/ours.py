@@ -13,7 +13,7 @@ from verifiers.legacy.types import Response, ResponseMessage, Tool, ToolCall, Us
 
 from tests.parity.conversation import from_verifiers
 from tests.parity.episode import Played, plain_state
-from tests.parity.script import Lines, Script
+from tests.parity.script import Policy
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeResult, EpisodeSpec
@@ -37,7 +37,7 @@ class ScriptedPolicy(OracleClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scripts: dict[Key, Script | Lines] = {}
+        self.scripts: dict[Key, Policy] = {}
         self.sampling: list[dict[str, Any]] = []
         """What it was asked with, all episodes together."""
         self.played: dict[Key, Played] = {}
@@ -82,7 +82,7 @@ class Ours:
         self._base_fields: dict[str, dict[str, str]] = {}
         self._plain_fields: dict[str, dict[str, str]] = {}
 
-    def play(self, scripts: Mapping[Key, Script | Lines]) -> dict[Key, Played]:
+    def play(self, scripts: Mapping[Key, Policy]) -> dict[Key, Played]:
         """Plays an episode for each script, some at once."""
         self.policy.scripts |= scripts
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -4,15 +4,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.parity.conversation import from_openai, timeless
-from tests.parity.script import Action, Levelled, Lines, Script
-from workers.environments.classic.environment import ClassicEnvironment
+from tests.parity.script import Action, Levelled, Policy
+from workers.environments.agentdojo.defenses import load_defense
+from workers.environments.agentdojo.environment import AgentDojoArgs
+from workers.environments.agentdojo.guard import apply_system_message_defenses
+from workers.environments.agentdojo.tasks import make_rows
 from workers.records import EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import (
@@ -62,19 +64,19 @@ def completion(action: Action) -> dict[str, Any]:
 
 
 class Requests:
-    """Our side of some tasks: a worker whose policy is behind a port."""
+    """Our side: a worker whose policy is behind a port."""
 
-    def __init__(self, worker: RolloutWorker, server: ScriptedServer, rows: dict[str, Any]) -> None:
-        self.rows = rows
+    def __init__(self, worker: RolloutWorker, server: ScriptedServer) -> None:
         self._worker = worker
         self._server = server
 
-    def play(self, task_id: str, script: Script | Lines) -> list[Request]:
-        """Plays an episode; returns what was asked of the policy in it."""
-        self._server.acts = Levelled(script)
+    def play(self, row: Mapping[str, Any], policy: Policy) -> list[Request]:
+        """Plays an episode of a row; returns what was asked of the policy in it."""
+        self._server.acts = Levelled(policy)
         self._server.requests.clear()
+        task_id = row["info"]["task_id"]
         spec = EpisodeSpec(
-            episode_id="requests", task_id=task_id, group_id=task_id, sample_index=0, row=self.rows[task_id]
+            episode_id="requests", task_id=task_id, group_id=task_id, sample_index=0, row=dict(row)
         )
         (result,) = self._worker.play([spec])
         record = json.loads(result.record)
@@ -82,25 +84,33 @@ class Requests:
         return list(self._server.requests)
 
 
+def rows_of(args: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that these `environment.args` select, without the data set that they are handed out in."""
+    chosen = AgentDojoArgs.model_validate(dict(args))
+    rows = make_rows(chosen, chosen.system_message, "scripted")
+    defenses = [load_defense(choice) for choice in chosen.defense]
+    for row in rows:
+        system = row["prompt"][0]
+        system["content"] = apply_system_message_defenses(defenses, system["content"])
+    return rows
+
+
 @contextmanager
-def our_requests(args: Mapping[str, Any], folder: Path | None = None) -> Iterator[Requests]:
-    """A worker for these `environment.args`, up while the context lasts."""
-    environment = EnvironmentSettings(id="agentdojo", args=dict(args), folder=folder)
+def our_requests(args: Mapping[str, Any]) -> Iterator[Requests]:
+    """A worker for these `environment.args`, up while the context lasts; it plays any row of their suites."""
     with ScriptedServer(model="scripted") as server:
         settings = WorkerSettings(
             run_id="parity",
-            environment=environment,
+            environment=EnvironmentSettings(id="agentdojo", args=dict(args)),
             sandbox=SandboxSettings(backend="process"),
             policy=PolicyEndpoint(
                 kind="openai", model="scripted", base_url=server.base_url, sampling=SAMPLING
             ),
             episodes=1,
         )
-        rows = ClassicEnvironment(environment, policy="scripted").rows()
         worker = RolloutWorker(settings, "parity")
         try:
-            worker.ready()
-            yield Requests(worker, server, {row["info"]["task_id"]: row for row in rows})
+            yield Requests(worker, server)
         finally:
             worker.stop()
 
@@ -119,8 +129,8 @@ def differences(ours: Sequence[Request], theirs: Sequence[Request], seen: Counte
     found = [] if len(ours) == len(theirs) else [f"{len(ours)} requests here, {len(theirs)} there"]
     for place, (mine, other) in enumerate(zip(ours, theirs, strict=False)):
         expected = _as_we_send(other, seen)
-        sent = {name: value for name, value in mine.items() if name not in OURS_ALONE}
-        sent["messages"] = [_without_nulls(message) for message in sent["messages"]]
+        sent = {name: value for name, value in mine.items() if OURS_ALONE.get(name) != value}
+        sent["messages"] = [_without_thoughts(message, seen) for message in sent["messages"]]
         for name in sent.keys() | expected.keys():
             here, there = sent.get(name), expected.get(name)
             if here == there:
@@ -139,7 +149,11 @@ def _as_we_send(request: Request, seen: Counter[str]) -> Request:
     """AgentDojo's request with each of the listed differences made, and counted."""
     sent = dict(request)
     sent.pop("model", None)
-    seen["temperature"] += sent.pop("temperature", None) is not None
+    if (
+        sent.get("tool_choice") == "none" and sent.get("temperature") == 0.0
+    ):  # the filter's question, and no other
+        seen["temperature"] += 1
+        del sent["temperature"]
     if sent.get("tool_choice") == "auto":  # which is the same as none
         seen["tool_choice"] += 1
         del sent["tool_choice"]
@@ -166,6 +180,14 @@ def _message(message: Mapping[str, Any], seen: Counter[str]) -> dict[str, Any]:
         if not calls and made["content"] is None:
             seen["no text"] += 1
             made["content"] = ""
+    return _without_nulls(made)
+
+
+def _without_thoughts(message: Mapping[str, Any], seen: Counter[str]) -> dict[str, Any]:
+    """Our message without what the model thought before it, which AgentDojo forgets."""
+    made = dict(message)
+    if made["role"] == "assistant":
+        seen["reasoning"] += made.pop("reasoning_content", None) is not None
     return _without_nulls(made)
 
 

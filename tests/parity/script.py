@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from tests.parity.conversation import Message
 
@@ -207,11 +207,17 @@ def digest(messages: Sequence[Message]) -> str:
     return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
 
+class Policy(Protocol):
+    """Whatever acts in an episode."""
+
+    def act(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], may_call: bool) -> Action: ...
+
+
 @dataclass
 class Levelled:
     """A script that cannot tell an empty text from none, which the two sides send back differently."""
 
-    script: Script | Lines
+    script: Policy
 
     def act(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], may_call: bool) -> Action:
         level = [

@@ -242,3 +242,16 @@ def test_ground_truth_of_workspace_injection_tasks_6_to_13_is_none(agentdojo: Ex
     assert [name for name, is_solved in solved.result(timeout=120).items() if not is_solved] == [
         f"injection_task_{number}" for number in range(6, 14)
     ]
+
+
+def test_order_of_a_set_is_the_same_whatever_hash_seed_the_machine_has(monkeypatch: pytest.MonkeyPatch):
+    guests = [f"guest{number}@example.com" for number in range(12)]
+    times = {"start_time": "2024-05-20 10:00", "end_time": "2024-05-20 11:00"}
+    lines = [call("create_calendar_event", {"title": "Lunch", **times, "participants": guests}), DONE]
+    answers: list[str | None] = []
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        with ours({"suites": ["workspace"], "user_tasks": ["user_task_0"]}) as side:
+            answers += heard(here(side, user_task("workspace", 0), lines))
+    assert answers[0] is not None and all(guest in answers[0] for guest in guests)
+    assert answers[0] == answers[1]

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.parity, pytest.mark.docker, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def hashing_image(engine: docker.DockerClient) -> Iterator[str]:
-    """Our image, hashing as the other side does."""
-    dockerfile = f"FROM {build_image('agentdojo')}\nENV PYTHONHASHSEED=0\n"
+    """Our image, with a hash seed of its own, which is not to reach the policy by the order of a set."""
+    dockerfile = f"FROM {build_image('agentdojo')}\nENV PYTHONHASHSEED=7\n"
     tag = f"kumite-test-hashing:{uuid.uuid4().hex[:8]}"
     engine.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=tag, rm=True, network_mode="none")
     yield tag

@@ -25,7 +25,8 @@ from openai.types.chat import ChatCompletion
 
 from tests.parity.conversation import from_openai
 from tests.parity.episode import Played, Setting, Task, plain_state
-from tests.parity.script import Action, Levelled, Lines, Script
+from tests.parity.families import FAMILIES, Family
+from tests.parity.script import Action, Levelled, Lines, Policy, Script
 
 
 class ScriptedClient:
@@ -33,7 +34,7 @@ class ScriptedClient:
 
     def __init__(self) -> None:
         self.chat = self.completions = self
-        self.script: Script | Lines | Levelled | None = None
+        self.script: Policy | None = None
         self.played = Played()
         self.keeps_requests = False
 
@@ -129,7 +130,7 @@ class Upstream:
 
     def play(
         self,
-        script: Script | Lines | Levelled,
+        script: Policy,
         task: BaseUserTask | BaseInjectionTask,
         injection_task: BaseInjectionTask | None,
         injections: dict[str, str],
@@ -192,23 +193,29 @@ def play_lines(setting: Setting, task: Task, lines: Lines) -> Played:
     return side.play(lines, *side.prepared(task))
 
 
-def play_requests(
-    setting: Setting, task: Task, scripts: Sequence[str | Lines]
-) -> list[tuple[Script | Lines, list[dict[str, Any]]]]:
-    """AgentDojo's requests in an episode of a task, or of a pair, for each script or behaviour."""
+def play_requests(setting: Setting, task: Task, policy: str | Lines) -> tuple[Policy, list[dict[str, Any]]]:
+    """AgentDojo's requests in an episode of a task, or of a pair.
+
+    Args:
+        setting: What it is played with.
+        task: Which task.
+        policy: The policy, or the name of a behaviour or of a family.
+
+    Returns:
+        The policy, and its requests.
+    """
     fast_where_it_does_not_matter()
     side = upstream(setting)
-    side.client.keeps_requests = True
     prepared = side.prepared(task)
     main, injection, _, environment = prepared
-    asked: list[tuple[Script | Lines, list[dict[str, Any]]]] = []
-    for one in scripts:
-        script = script_for(one, main, injection, environment) if isinstance(one, str) else one
-        played = side.play(Levelled(script), *prepared)
-        assert played.error is None, played.error
-        asked.append((script, played.requests))
-    side.client.keeps_requests = False
-    return asked
+    acting = policy_for(policy, main, injection, environment) if isinstance(policy, str) else policy
+    side.client.keeps_requests = True
+    try:
+        played = side.play(Levelled(acting), *prepared)
+    finally:
+        side.client.keeps_requests = False
+    assert played.error is None, f"{task} {policy}: {played.error}"
+    return acting, played.requests
 
 
 @cache
@@ -241,13 +248,33 @@ def _detector(model: str | None) -> Iterator[None]:
     with mock.patch.object(
         agent_pipeline,
         "TransformersBasedPIDetector",
-        lambda **options: TransformersBasedPIDetector(**{**options, "model_name": model}),
+        lambda **options: _make_detector(**{**options, "model_name": model}),
     ):
         yield
 
 
+@cache
+def _make_detector(**options: Any) -> TransformersBasedPIDetector:
+    """A detector, whose model is loaded once: it keeps nothing of what it has read."""
+    return TransformersBasedPIDetector(**options)
+
+
 def calls_of(calls: Sequence[FunctionCall]) -> list[tuple[str, dict[str, Any]]]:
     return [(call.function, dict(call.args)) for call in calls]
+
+
+def policy_for(
+    name: str,
+    task: BaseUserTask | BaseInjectionTask,
+    injection_task: BaseInjectionTask | None,
+    environment: TaskEnvironment,
+) -> Script | Family:
+    """The policy of a behaviour, or of a family, which knows both ground truths."""
+    script = script_for(name, task, injection_task, environment)
+    if name not in FAMILIES:
+        return script
+    goal = injection_task.GOAL if injection_task is not None else None
+    return Family(name, script.own, script.injected, goal, script.last_words)
 
 
 def script_for(

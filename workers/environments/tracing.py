@@ -80,7 +80,7 @@ class EpisodeTrace:
     row_is_arrow: bool = False
     """Whether the row's `info` comes from Arrow's structs, and not from JSON text."""
     offered: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Every tool that the policy has been offered so far, by name."""
+    """Every tool that the policy has been offered so far, by name, as it was at first, in that order."""
     exchanges: dict[int, Exchange] = field(default_factory=dict[int, Exchange])
     """Turns, by the id of verifiers' response."""
     last_sent: list[tuple[Any, Message]] = field(default_factory=list[tuple[Any, Message]])
@@ -100,7 +100,8 @@ class EpisodeTrace:
             named = {str(tool.name): tool for tool in cast(list[Any], tools or [])}
         except (AttributeError, TypeError):
             return None
-        self.offered = {**named, **self.offered}
+        for name, tool in named.items():
+            self.offered.setdefault(name, tool)  # in the order in which they came first
         return tuple(named)
 
     @contextmanager

@@ -44,6 +44,11 @@ _NO_PROXY = ("NO_PROXY", "no_proxy")
 _PORTS = range(61_000, 65_000)
 """Ports inside that connections to this worker go to: beyond those that a kernel gives by itself."""
 
+FIXED_VARIABLES = {"PYTHONHASHSEED": "0"}
+"""Environment variables of a tool host of ours. The order of a set may reach the policy, as some tools of
+AgentDojo's give what they hold in one: it is the same in every run, whatever the machine's or the image's own
+variables say."""
+
 FROM_WITHIN: frozenset[EndCause] = frozenset(
     {"session", "protocol", "memory", "time", "capacity", "tool_host"}
 )

@@ -15,7 +15,7 @@ import requests
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, SandboxStartError
 from workers.sandbox import ownership
-from workers.sandbox.base import Owner, Sandbox, ToolsetSpec
+from workers.sandbox.base import FIXED_VARIABLES, Owner, Sandbox, ToolsetSpec
 from workers.sandbox.connection import GRACE, Connection
 from workers.sandbox.container_end import find_container_end
 from workers.sandbox.creation import creation_slot
@@ -143,7 +143,8 @@ class DockerSandbox(Sandbox):
             options["limits"]["processes"] = max(2, self.settings.pids // 2)
         if self.settings.user == "root":
             user = 0
-        mounts, started = [], {}
+        mounts: list[Any] = []
+        started: dict[str, Any] = {"environment": FIXED_VARIABLES}
         if not facts.has_tool_host:
             mounts = [tool_host_mount(client, str(self.settings.image), self.settings.tool_host)]
             started = container_options(facts, SCRATCH if self.settings.root_mb is None else None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.errors import EndCause, SandboxStartError
-from workers.sandbox.base import Hello, Sandbox
+from workers.sandbox.base import FIXED_VARIABLES, Hello, Sandbox
 from workers.sandbox.connection import GRACE, Connection
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class ProcessSandbox(Sandbox):
             stdout=PIPE,
             stderr=PIPE,
             env={
-                "PYTHONHASHSEED": "0",  # the order of a set may reach the policy: it is the same in every run
                 **os.environ,
+                **FIXED_VARIABLES,
                 "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
             },
             start_new_session=True,

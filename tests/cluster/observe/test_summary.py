@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -42,6 +43,10 @@ EPISODES = [
 FAILED = {record.episode_id: record.error for record in EPISODES if record.error}
 
 
+UNDER_ATTACK: Any = {"utility": (2, 2), "attack_success": (1, 2), "utility_and_security": (1, 2)}
+"""Rates of banking's two finished episodes under attack."""
+
+
 @pytest.mark.parametrize("journalled", [0, 3, 7])
 async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalled: int):
     summary = summarise_run(
@@ -69,13 +74,11 @@ async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalle
             scored(None, "benign", 2, 1, utility=(1, 2)),
             scored("banking", "benign", 2, 0, utility=(1, 2)),
             scored("travel", "benign", 0, 1),
-            scored(None, "attack", 2, 1, "direct", utility=(2, 2), attack_success=(1, 2)),
-            scored("banking", "attack", 2, 1, "direct", utility=(2, 2), attack_success=(1, 2)),
+            scored(None, "attack", 2, 1, "direct", **UNDER_ATTACK),
+            scored("banking", "attack", 2, 1, "direct", **UNDER_ATTACK),
             scored(None, "injection", 1, 0, attack_success=(1, 1)),
             scored("travel", "injection", 1, 0, attack_success=(1, 1)),
-            scored(
-                "banking", "attack", 2, 1, "direct", "injection_task_0", utility=(2, 2), attack_success=(1, 2)
-            ),
+            scored("banking", "attack", 2, 1, "direct", "injection_task_0", **UNDER_ATTACK),
             scored("travel", "injection", 1, 0, None, "injection_task_1", attack_success=(1, 1)),
         ],
         seconds={
@@ -99,9 +102,8 @@ def scored(
     **rates: tuple[int, int],
 ) -> ScoreRow:
     """A row of scores; each rate is given as successes of episodes."""
-    found = {
-        name: wilson_rate(*rates[name]) if name in rates else None for name in ("utility", "attack_success")
-    }
+    found = {name: wilson_rate(*rate) for name, rate in rates.items()}
+    found = {"utility": None, "attack_success": None, **found}
     labels = {"suite": suite, "mode": mode, "attack": attack, "injection_task": injection_task}
     return ScoreRow.model_validate({**labels, "finished": finished, "failed": failed, **found})
 
@@ -221,3 +223,19 @@ async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_t
     assert "Wilson 95 % intervals" in text and "Failed episodes are not counted in the rates." in " ".join(
         text.split()
     )
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+async def test_no_rate_is_cut_on_a_terminal(tmp_path: Path, width: int):
+    changes = {"suite": "workspace", "injection_task": "injection_task_13", "attack": "direct"}
+    records = [
+        episode(0, metrics='{"utility": 1.0, "attack_success": 1.0}', **changes),
+        failed_episode(1, **changes),
+    ]
+    summary = summarise_run(await run_of(tmp_path, records))
+    console = Console(width=width, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(render_summary(summary))
+    lines = [line.split() for line in capture.get().splitlines()]
+    rate = ["1.000", "[0.21,", "1.00]"]
+    assert ["workspace", "injection_task_13", "1", "1", *rate, *rate] in lines

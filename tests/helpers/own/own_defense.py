@@ -59,3 +59,16 @@ class Silent(Defense):
     """Has a question that says nothing."""
 
     question = ""
+
+
+class Backwards(Defense):
+    """Offers the tools that are left in the opposite order."""
+
+    def filter_tools(self, tools, answer, exchange):
+        return list(tools)[::-1]
+
+
+class Unclear(Defense):
+    """Has a question that is no text."""
+
+    question = 5  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from workers.environments.agentdojo.pi_detector import TransformersPiDetector
 from workers.environments.agentdojo.pipeline import PRESETS, PipelineSettings
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
-from workers.records import EpisodeSpec
+from workers.records import EpisodeRecord, EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
@@ -58,6 +58,7 @@ def test_own_defense_rewrites_prompt_tools_and_results():
         (["tool_filter", "own_defense:Half"], [11, 1]),
         (["own_defense:Half", "own_defense:Half", "tool_filter"], [2, 1]),
         (["tool_filter", "own_defense:Half", "own_defense:Half"], [11, 0]),
+        (["tool_filter", "own_defense:Backwards"], [11, 3]),
     ],
 )
 def test_defenses_choose_tools_in_their_order(order: list[str], offered: list[int]):
@@ -67,14 +68,26 @@ def test_defenses_choose_tools_in_their_order(order: list[str], offered: list[in
         (played,) = side.play({(task_id, "lines"): Lines([answer, Action("done")])}).values()
     assert [len(tools) for tools in played.tools] == offered
     assert played.record is not None
-    steps = played.record["steps"]
-    assert len(json.loads(played.record["tool_schemas"])) == offered[0]
-    assert [step["tools"] for step in steps] == [None, played.tools[1]]
+    episode = EpisodeRecord.model_validate(played.record)
+    assert [tool["name"] for tool in episode.tools] == played.tools[0]
+    assert [step.tools for step in episode.steps] == [None, played.tools[1]]
+    assert [[tool["name"] for tool in episode.tools_of(step)] for step in episode.steps] == played.tools
 
 
 def test_defense_whose_question_is_empty_asks_nothing():
     found = record("own_defense:Silent", Action("done"))
     assert (found["status"], len(found["steps"])) == ("finished", 1)
+
+
+def test_defense_whose_question_is_no_text_is_refused():
+    settings = EnvironmentSettings(
+        id="agentdojo", args={**TASK, "defense": "own_defense:Unclear"}, folder=OWN
+    )
+    with pytest.raises(
+        EnvironmentLoadError,
+        match=r"args\.defense: own_defense:Unclear has a `question` that is no text, but int: .*give a text",
+    ):
+        ClassicEnvironment(settings)
 
 
 @pytest.mark.parametrize("key", ["suites", "user_tasks", "injection_tasks"])

@@ -176,10 +176,17 @@ def load_defense(choice: DefenseChoice) -> Defense:
             f"environment.args.defense: {choice.id} is no subclass of {__name__}:{Defense.__name__}"
         )
     try:
-        return found(**choice.args)
+        defense = found(**choice.args)
+        question: Any = defense.question
     except EnvironmentLoadError:
         raise
     except Exception as error:  # as above
         raise EnvironmentLoadError(
             f"environment.args.defense: {choice.id} does not take these args: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(question, str | None):
+        raise EnvironmentLoadError(
+            f"environment.args.defense: {choice.id} has a `question` that is no text, but "
+            f"{type(question).__name__}: {question!r:.100}; give a text, or None to ask nothing"
+        )
+    return defense

@@ -149,7 +149,7 @@ def _make_step(
         completion_token_ids=tokens.completion_ids,
         completion_logprobs=tokens.logprobs,
         no_logprobs=tokens.missing or (exchange.no_logprobs if exchange is not None else None),
-        tools=None if turn.tools is None or len(turn.tools) == len(trace.offered) else list(turn.tools),
+        tools=None if turn.tools in (None, tuple(trace.offered)) else list(turn.tools or ()),
         policy_version=turn.policy_version,
         finish_reason=to_text(getattr(getattr(response, "message", None), "finish_reason", None)),
         usage=_read_usage(usage) if usage else None,
