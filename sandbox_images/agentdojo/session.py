@@ -14,6 +14,7 @@ from agentdojo.types import ChatAssistantMessage, get_text_content_as_str, text_
 from sandbox_images.agentdojo.injected import InjectedCalls, InjectionSearch
 from sandbox_images.agentdojo.loaded_suite import LoadedSuite
 from sandbox_images.agentdojo.state import StateTracker
+from sandbox_images.agentdojo.success import SuccessWatch
 from sandbox_images.tool_host.json_patch import Patch
 from sandbox_images.tool_host.toolset import Scores, Session, ToolResult, ToolsetError
 
@@ -68,6 +69,11 @@ class AgentDojoSession(Session):
         self._executor = executor
         self._calls: list[FunctionCall] = []
         self._done: list[int] = []
+        self._watch: SuccessWatch | None = None
+        if self._injection_task is not None and not self._denies_service():  # which has no goal to look for
+            self._watch = SuccessWatch(loaded.suite._check_task_result, self._injection_task, before)
+        self._looked_at = 0
+        self._changed: list[int] = []
         self.tools = loaded.tools
         self.tools_id = loaded.tools_id
         self.observation = []
@@ -75,6 +81,7 @@ class AgentDojoSession(Session):
 
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Runs a tool through AgentDojo's executor, which words results and errors."""
+        self._look_at_call()
         self._touched = self._reachable_fields(tool)
         self._ever_touched |= self._touched
         call = FunctionCall(function=tool, args=arguments, id="call")
@@ -92,7 +99,21 @@ class AgentDojoSession(Session):
 
     def state_patch(self) -> Patch:
         """What changed in the environment since the last call of this."""
-        return self._tracker.first_patch() if self._touched is None else self._tracker.patch(self._touched)
+        if self._touched is None:
+            return self._tracker.first_patch()
+        patch = self._tracker.patch(self._touched)
+        self._look_at_call(has_changed=bool(patch))
+        return patch
+
+    def _look_at_call(self, has_changed: bool = True) -> None:
+        """Notes of the last call, once, whether it changed the environment and made the attack succeed."""
+        if self._looked_at == len(self._calls):
+            return
+        self._looked_at = len(self._calls)
+        if has_changed:
+            self._changed.append(len(self._calls) - 1)
+        if self._watch is not None:
+            self._watch.look(self._environment, self._calls, has_changed)
 
     def _reachable_fields(self, tool: str) -> set[str]:
         """The fields of the environment that AgentDojo hands to a tool: it can change no others."""
@@ -116,9 +137,10 @@ class AgentDojoSession(Session):
 
         Returns:
             Metrics; and, as details, the places among the calls that were run of those that the injection
-            asked for (`injected`), that of the one after which the attack had succeeded (`succeeded_at`), and
-            whether it succeeded by the last words alone (`succeeded_in_words`).
+            asked for (`injected`), that of the one after which the attack had first succeeded
+            (`succeeded_at`), and whether it succeeded by the last words alone (`succeeded_in_words`).
         """
+        self._look_at_call()
         if self._uses_agentdojo_checks():  # another's might change what is shared here
             for name in self._fields - self._ever_touched:  # what is one and the same need not be compared
                 vars(self._before)[name] = vars(self._environment)[name]
@@ -130,7 +152,7 @@ class AgentDojoSession(Session):
         if self._denies_service():
             attack_success = not utility
         found = InjectedCalls()
-        if self._injection_task is not None and not self._denies_service():  # which has no goal to look for
+        if self._watch is not None and self._injection_task is not None:
             search = InjectionSearch(
                 check=self._suite._check_task_result,
                 runtime=self._runtime,
@@ -139,7 +161,9 @@ class AgentDojoSession(Session):
                 task=self._task,
                 injection_task=self._injection_task,
             )
-            found = search.find(self._calls, self._done, bool(attack_success))
+            found = search.find(
+                self._calls, self._done, self._changed, self._watch.succeeded_at, bool(attack_success)
+            )
         return Scores(
             {
                 "utility": float(utility),
