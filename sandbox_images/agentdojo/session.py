@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from agentdojo.agent_pipeline.tool_execution import ToolsExecutor
-from agentdojo.attacks.base_attacks import BaseAttack
 from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvironment
 from agentdojo.types import ChatAssistantMessage, get_text_content_as_str, text_content_block_from_string
@@ -32,7 +31,7 @@ class AgentDojoSession(Session):
         environment: This episode's own.
         before: Equal to it, to compare with when scoring.
         fresh: Makes another one that is equal to it as the suite has it, before the user task's own set-up.
-        attack: The attack's class; None where there is none.
+        denies_service: Whether the attack is one that keeps the user's task from being done.
         executor: Runs tool calls and writes down what they give.
     """
 
@@ -44,7 +43,7 @@ class AgentDojoSession(Session):
         environment: TaskEnvironment,
         before: TaskEnvironment,
         fresh: Callable[[], TaskEnvironment],
-        attack: type[BaseAttack] | None,
+        denies_service: bool,
         executor: ToolsExecutor,
     ) -> None:
         main_task = user_task or injection_task
@@ -57,7 +56,7 @@ class AgentDojoSession(Session):
         self._suite = loaded.suite
         self._task = main_task
         self._injection_task = injection_task if user_task is not None else None
-        self._attack = attack
+        self._denies_service = denies_service
         self._environment = environment
         self._before = before
         self._fresh = fresh
@@ -70,7 +69,7 @@ class AgentDojoSession(Session):
         self._calls: list[FunctionCall] = []
         self._done: list[int] = []
         self._watch: SuccessWatch | None = None
-        if self._injection_task is not None and not self._denies_service():  # which has no goal to look for
+        if self._injection_task is not None and not self._denies_service:  # which has no goal to look for
             self._watch = SuccessWatch(loaded.suite._check_task_result, self._injection_task, before)
         self._looked_at = 0
         self._changed: list[int] = []
@@ -149,7 +148,7 @@ class AgentDojoSession(Session):
         check = partial(self._run_check, self._before, self._environment, output, calls)
         utility = check(self._task)
         attack_success = check(self._injection_task) if self._injection_task is not None else None
-        if self._denies_service():
+        if self._denies_service:
             attack_success = not utility
         found = InjectedCalls()
         if self._watch is not None and self._injection_task is not None:
@@ -192,9 +191,6 @@ class AgentDojoSession(Session):
             self._task.init_environment(environment) if isinstance(self._task, BaseUserTask) else environment
         )
 
-    def _denies_service(self) -> bool:
-        return self._attack is not None and self._attack.is_dos_attack
-
     def _uses_agentdojo_checks(self) -> bool:
         tasks = (self._task, self._injection_task)
         return all(task is None or type(task).__module__.startswith("agentdojo.") for task in tasks)
@@ -232,16 +228,17 @@ class InjectionsSession(Session):
 
     Args:
         injections: A text for each injection vector.
+        denies_service: Whether the attack is one that keeps the user's task from being done.
     """
 
-    def __init__(self, injections: dict[str, str]) -> None:
+    def __init__(self, injections: dict[str, str], denies_service: bool) -> None:
         self.tools = []
         self.observation = []
-        self._injections = injections
+        self._found = {"injections": injections, "denies_service": denies_service}
 
-    def state(self) -> dict[str, str]:
-        """The injections."""
-        return self._injections
+    def state(self) -> dict[str, Any]:
+        """What a task brings along, once this is known: `injections` and `denies_service`."""
+        return self._found
 
 
 def _has_setup(task: BaseUserTask) -> bool:
