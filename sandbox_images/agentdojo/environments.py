@@ -6,9 +6,10 @@ parsed once; an injection touches a few quoted scalars, so only those are parsed
 top-level fields they lie in are validated again.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from agentdojo.functions_runtime import TaskEnvironment
@@ -127,8 +128,8 @@ class EnvironmentCache:
 
 def _fields_are_independent(suite: TaskSuite) -> bool:
     """Says whether a field of a suite's environment can be validated without the others."""
-    loader = type(suite).load_and_inject_default_environment
-    if loader is not TaskSuite.load_and_inject_default_environment:
+    loader = suite.load_and_inject_default_environment  # a suite may have one that its class has not
+    if getattr(loader, "__func__", None) is not TaskSuite.load_and_inject_default_environment:
         return False
     kind: type[TaskEnvironment] = suite.environment_type
     decorators = kind.__pydantic_decorators__
@@ -137,17 +138,45 @@ def _fields_are_independent(suite: TaskSuite) -> bool:
         or decorators.root_validators
         or decorators.field_validators
         or decorators.validators
+        or decorators.computed_fields
         or kind.__pydantic_post_init__
         or kind.__private_attributes__
         or kind.__init__ is not TaskEnvironment.__init__
         or kind.__setattr__ is not TaskEnvironment.__setattr__
         or kind.model_validate.__func__ is not TaskEnvironment.model_validate.__func__
         or kind.model_config.get("extra") == "allow"
+        or kind.model_config.get("frozen")
         or any(
-            field.metadata or getattr(field, "default_factory_takes_validated_data", False)
+            field.metadata
+            or field.frozen
+            or field.alias is not None
+            or field.validation_alias is not None
+            or getattr(field, "default_factory_takes_validated_data", False)
             for field in kind.model_fields.values()
         )
+        or _reads_other_fields(kind.__pydantic_core_schema__)
     )
+
+
+def _reads_other_fields(schema: Any, of_the_environment: bool = True) -> bool:
+    """Says whether a validator within a field's type is told of the fields beside it.
+
+    What is within a model of its own is told of that one's fields alone.
+    """
+    if isinstance(schema, list | tuple):
+        parts = cast(Sequence[Any], schema)
+        return any(_reads_other_fields(part, of_the_environment) for part in parts)
+    if not isinstance(schema, dict):
+        return False
+    known = cast(dict[str, Any], schema)
+    kind = known.get("type")
+    if kind in ("model", "dataclass", "typed-dict") and not of_the_environment:
+        return False
+    if str(kind).startswith("function-") and known.get("function", {}).get("type") == "with-info":
+        return True
+    within = of_the_environment and kind != "model"
+    parts = [part for name, part in known.items() if name not in ("metadata", "serialization")]
+    return any(_reads_other_fields(part, within) for part in parts)
 
 
 def _find_injected_scalars(text: str, defaults: dict[str, str]) -> list[_InjectedScalar] | None:

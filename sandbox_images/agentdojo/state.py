@@ -38,6 +38,10 @@ class StateTracker:
         self._environment = environment
         self._dump = dict(base.dump)
         self._json = dict(base.json)
+        kind = type(environment)
+        self._has_more_than_fields = (
+            bool(kind.model_computed_fields) or kind.model_config.get("extra") == "allow"
+        )
 
     def first_patch(self) -> Patch:
         """From the base state to the state that the episode begins in."""
@@ -50,6 +54,10 @@ class StateTracker:
     def patch(self, fields: set[str]) -> Patch:
         """What changed in these top-level fields since they were last looked at."""
         patch: Patch = []
+        if self._has_more_than_fields:  # which may change with any of them
+            after = self._environment.model_dump(mode="json")
+            patch, self._json = diff(self._json, after), after
+            return patch
         for name, value in self._environment.model_dump(include=fields).items():
             if self._dump[name] == value:
                 continue

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from sandbox_images.agentdojo.attacks import find_attack_class
 from sandbox_images.agentdojo.comparison import install_fast_comparison
 from sandbox_images.agentdojo.dumper import dump_yaml
-from sandbox_images.agentdojo.imports import add_import_folder
+from sandbox_images.agentdojo.imports import add_import_folder, is_import_path
 from sandbox_images.agentdojo.loaded_suite import LoadedSuite
 from sandbox_images.agentdojo.session import AgentDojoSession, InjectionsSession
 from sandbox_images.agentdojo.suites import load_suites
@@ -64,8 +64,12 @@ class AgentDojoToolset(Toolset):
         """Loads the suites and builds each one's default environment."""
         install_fast_comparison()
         add_import_folder(self._folder)
-        for name, suite in load_suites(self._version, self._names).items():
+        for path, (name, suite) in zip(
+            self._names, load_suites(self._version, self._names).items(), strict=True
+        ):
             self._suites[name] = loaded = LoadedSuite(self._version, suite)
+            if is_import_path(path):
+                continue  # what its tools keep elsewhere than in the environment has to begin as it is
             for task in suite.user_tasks.values():
                 with suppress(Exception):  # a task that is broken shows in its own episodes
                     self._rehearse_task(loaded, task)
@@ -77,7 +81,7 @@ class AgentDojoToolset(Toolset):
         """
         environment, before = loaded.environments.copy({}), loaded.environments.copy({})
         fresh = partial(loaded.environments.fresh, {})
-        session = AgentDojoSession(loaded, task, None, environment, before, fresh, None, self._executor)
+        session = AgentDojoSession(loaded, task, None, environment, before, fresh, False, self._executor)
         session.state_patch()
         for turn in session.oracle():
             for call in turn["tool_calls"]:
@@ -88,7 +92,8 @@ class AgentDojoToolset(Toolset):
     def prepare(self, task: dict[str, Any]) -> dict[str, str]:
         """The injections of the task's attack: those that the task brings along, or from the cache.
 
-        Attacks of a user's own are computed by a session that is opened for that: they may take long.
+        Attacks of a user's own, and those on a suite of a user's own, are computed by a session that is
+        opened for that: they may take long.
         """
         if task.get("attack") is None or task.get("computes_injections"):
             return {}
@@ -120,12 +125,14 @@ class AgentDojoToolset(Toolset):
         """
         loaded = self._find_suite(task)
         if task.get("computes_injections"):
-            return InjectionsSession(
-                loaded.attacks.injections(
-                    task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
-                )
+            injections = loaded.attacks.injections(
+                task["attack"], task.get("attack_model"), task["user_task"], task["injection_task"]
             )
-        attack = find_attack_class(task["attack"]) if task.get("attack") is not None else None
+            return InjectionsSession(injections, find_attack_class(task["attack"]).is_dos_attack)
+        denies_service = task.get("denies_service")  # known where the injections are: no module to import
+        if denies_service is None:
+            attack = task.get("attack")
+            denies_service = attack is not None and find_attack_class(attack).is_dos_attack
         user_task = loaded.task(task["user_task"]) if task.get("user_task") else None
         injection_task = loaded.task(task["injection_task"]) if task.get("injection_task") else None
         try:
@@ -139,7 +146,7 @@ class AgentDojoToolset(Toolset):
             ) from error
         fresh = partial(loaded.environments.fresh, prepared)
         return AgentDojoSession(
-            loaded, user_task, injection_task, environment, before, fresh, attack, self._executor
+            loaded, user_task, injection_task, environment, before, fresh, denies_service, self._executor
         )
 
     def _find_suite(self, task: dict[str, Any]) -> LoadedSuite:

@@ -1,6 +1,8 @@
 """A user's own attacks."""
 
+import os
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 from agentdojo.agent_pipeline.base_pipeline_element import BasePipelineElement
@@ -50,6 +52,27 @@ class Slow(Shouting):
     def attack(self, user_task: BaseUserTask, injection_task: BaseInjectionTask) -> dict[str, str]:
         time.sleep(float(str(self.target_pipeline.name)))
         return super().attack(user_task, injection_task)
+
+
+class Ending(Shouting):
+    """Ends the process that it is computed in."""
+
+    name = "ending"
+
+    def attack(self, user_task: BaseUserTask, injection_task: BaseInjectionTask) -> dict[str, str]:
+        os._exit(3)
+
+
+class Failing(Shouting):
+    """Fails after a while, and says so in the file that its target is called after."""
+
+    name = "failing"
+
+    def attack(self, user_task: BaseUserTask, injection_task: BaseInjectionTask) -> dict[str, str]:
+        with Path(str(self.target_pipeline.name)).open("a") as file:
+            file.write("failed\n")
+        time.sleep(3)
+        raise LookupError("nothing to say")
 
 
 class Odd(BaseAttack):

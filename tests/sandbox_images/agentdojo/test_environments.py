@@ -2,8 +2,8 @@
 
 import random
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import Annotated, Any
 
 import pytest
 import yaml
@@ -12,14 +12,17 @@ from agentdojo.task_suite.load_suites import _SUITES
 from agentdojo.task_suite.task_suite import TaskSuite
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, computed_field, field_validator
 
 from sandbox_images.agentdojo.attacks import AttackCache
 from sandbox_images.agentdojo.environments import EnvironmentCache
+from sandbox_images.agentdojo.loaded_suite import LoadedSuite
+from sandbox_images.agentdojo.state import StateTracker
 from sandbox_images.tool_host.toolset import ToolsetError
 from tests.helpers.agentdojo import SUITES, VERSION, as_json, mutable_parts, suites
-from tests.helpers.own.own_suite import NotesEnvironment
+from tests.helpers.own.own_suite import Notebook, NotesEnvironment
 from tests.helpers.own.own_suite import suite as own_suite
+from tests.helpers.patches import patched
 
 pytestmark = pytest.mark.slow
 
@@ -245,6 +248,43 @@ class Checked(NotesEnvironment):
         return ",".join(info.data["notebook"].notes.values())
 
 
+def _join_notes(value: str, info: ValidationInfo) -> str:
+    return ",".join(info.data["notebook"].notes.values())
+
+
+class Nested(NotesEnvironment):
+    """Has a validator within a field's type, which is told of the other fields."""
+
+    titles: Annotated[str, AfterValidator(_join_notes)] | None = Field(default="", validate_default=True)
+
+
+class Frozen(NotesEnvironment):
+    """Has fields that cannot be set."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Renamed(TaskEnvironment):
+    """Has a field of another name than its data."""
+
+    pages: Notebook = Field(alias="notebook")
+
+
+class Computed(NotesEnvironment):
+    """Has a part that is made of its fields, once."""
+
+    @computed_field
+    @cached_property
+    def titles(self) -> list[str]:
+        return list(self.notebook.notes.values())
+
+
+class Open(NotesEnvironment):
+    """Takes what else its data have."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 class Sharing(TaskSuite[NotesEnvironment]):
     """Loads environments in a way of its own: always the same one."""
 
@@ -263,12 +303,15 @@ def own(kind: type[TaskSuite], environment_type: type[TaskEnvironment]) -> TaskS
 
 @pytest.mark.parametrize(
     ("kind", "environment_type"),
-    [(TaskSuite, Counted), (TaskSuite, Checked), (Sharing, NotesEnvironment)],
+    [
+        *((TaskSuite, kind) for kind in (Counted, Checked, Nested, Frozen, Renamed, Computed, Open)),
+        (Sharing, NotesEnvironment),
+    ],
 )
 def test_suite_that_does_something_of_its_own_loads_its_environments_itself(
     kind: type[TaskSuite], environment_type: type[TaskEnvironment]
 ) -> None:
-    found = EnvironmentCache(own(kind, environment_type))
+    found = LoadedSuite(VERSION, own(kind, environment_type)).environments
     (vector,) = own(kind, environment_type).get_injection_vector_defaults()
     for text in ("short", "a longer text"):
         expected = own(kind, environment_type).load_and_inject_default_environment({vector: text})
@@ -276,6 +319,33 @@ def test_suite_that_does_something_of_its_own_loads_its_environments_itself(
         environment, before = found.pair({vector: text})
         assert environment == before == found.fresh({vector: text}) == expected
         assert not mutable_parts(environment).keys() & mutable_parts(before).keys()
+
+
+def test_suite_that_was_given_a_loader_of_its_own_uses_it() -> None:
+    given = own(TaskSuite, NotesEnvironment)
+    (vector,) = given.get_injection_vector_defaults()
+    load = given.load_and_inject_default_environment
+    given.load_and_inject_default_environment = (  # type: ignore[method-assign]
+        lambda injections: load({name: text.upper() for name, text in injections.items()})
+    )
+    assert "LOUD" in str(EnvironmentCache(given).build({vector: "loud"}))
+
+
+@pytest.mark.parametrize("environment_type", [NotesEnvironment, Counted, Computed, Open])
+def test_patch_has_all_that_changed(environment_type: type[TaskEnvironment]) -> None:
+    loaded = LoadedSuite(VERSION, own(TaskSuite, environment_type))
+    (vector,) = loaded.suite.get_injection_vector_defaults()
+    environment, _ = loaded.environments.pair({vector: "go there"})
+    tracker = StateTracker(loaded.base_state, environment)
+    state = patched(loaded.base_state.json, tracker.first_patch())
+    assert state == as_json(environment)
+    vars(environment)["notebook"].notes["new"] = "text"
+    vars(environment).pop("titles", None)  # what was computed once is computed anew
+    if environment.model_extra is not None:
+        environment.model_extra["found"] = 5
+    state = patched(state, tracker.patch({"notebook"}))
+    assert state == as_json(environment)
+    assert state["notebook"]["notes"]["new"] == "text"
 
 
 def test_plain_suite_of_ones_own_needs_no_loader(monkeypatch: pytest.MonkeyPatch) -> None:

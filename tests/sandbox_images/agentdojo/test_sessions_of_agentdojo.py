@@ -286,7 +286,7 @@ async def test_check_of_ones_own_may_change_what_it_compares_with() -> None:
     loaded = LoadedSuite(VERSION, own_suite)
     environment, before = loaded.environments.pair({})
     fresh = partial(loaded.environments.fresh, {})
-    session = AgentDojoSession(loaded, Reader(), None, environment, before, fresh, None, ToolsExecutor())
+    session = AgentDojoSession(loaded, Reader(), None, environment, before, fresh, False, ToolsExecutor())
     assert session.evaluate({"output": "milk", "unexecuted": []}).metrics["utility"] == 1.0
 
 
@@ -305,7 +305,7 @@ async def test_set_up_in_place_is_in_the_first_patch() -> None:
     for _ in range(2):
         environment, before = loaded.environments.pair({})
         fresh = partial(loaded.environments.fresh, {})
-        session = AgentDojoSession(loaded, Tidy(), None, environment, before, fresh, None, ToolsExecutor())
+        session = AgentDojoSession(loaded, Tidy(), None, environment, before, fresh, False, ToolsExecutor())
         assert session.state_patch() == [{"op": "add", "path": "/notebook/notes/tidy", "value": "up"}]
         assert "tidy" not in loaded.environments.default.notebook.notes  # type: ignore[attr-defined]
         assert "tidy" not in loaded.base_state.json["notebook"]["notes"]

@@ -173,6 +173,66 @@ def test_attack_of_ones_own_that_takes_too_long_fails_its_own_pairs_alone():
     assert "it did not end within environment.args.attack_timeout, 1 s" in attacked.error
 
 
+def test_attack_on_a_slow_suite_of_ones_own_holds_nobody_up():
+    """An attack of AgentDojo's own runs the suite's ground truth."""
+    args = {"suites": ["slow_suite:suite", "banking"], "mode": ["benign", "attack"], "attack": "direct"}
+    args |= {"user_tasks": ["user_task_0"], "injection_tasks": ["injection_task_0"]}
+    with ours(args, "process", None, OWN) as side:
+        began = time.monotonic()
+        ends: dict[str, float] = {}
+
+        def play(task_id: str) -> Any:
+            lines = Lines([Action(None, (Call("r", "count_reads", {}),)), Action("milk and beer")])
+            (played,) = side.play({(task_id, "lines"): lines}).values()
+            ends[task_id] = time.monotonic() - began
+            return played
+
+        with ThreadPoolExecutor(8) as pool:
+            played = dict(zip(side.rows, pool.map(play, side.rows), strict=True))
+    assert [episode.error for episode in played.values()] == [None] * 4
+    slow = "slow_suite:suite/user_task_0/injection_task_0/direct"
+    assert max(end for task_id, end in ends.items() if task_id != slow) < 12 <= ends[slow]
+    assert played[slow].attack_success is True
+
+
+def test_suite_of_ones_own_begins_every_episode_as_it_was_loaded():
+    """What its tools keep elsewhere than in the environment, no episode has seen."""
+    with ours({"suites": ["slow_suite:suite"]}, "process", None, OWN) as side:
+        (task_id,) = side.rows
+        for _ in range(2):
+            lines = Lines([Action(None, (Call("r", "count_reads", {}),)), Action("milk")])
+            (played,) = side.play({(task_id, "lines"): lines}).values()
+            assert played.record is not None
+            assert played.record["messages"][3]["content"] == "1 milk and bread"
+
+
+def test_attack_of_ones_own_that_ends_its_process_is_named():
+    args = {**ARGS, "mode": ["benign", "attack"], "attack": "own_attack:Ending"}
+    with ours(args, "process", None, OWN) as side:
+        benign, attacked = side.play(
+            {(task_id, "lines"): Lines([Action("milk")]) for task_id in side.rows}
+        ).values()
+    assert benign.error is None
+    assert attacked.error is not None
+    pair = "attack 'own_attack:Ending' on user_task_0 with injection_task_0 of notes"
+    assert attacked.error.startswith(f"setup: {pair}: it ended its process: ")
+
+
+def test_samples_that_wait_for_an_attack_that_fails_fail_with_it(tmp_path: Path):
+    tries = tmp_path / "tries"
+    args = {**ARGS, "mode": "attack", "attack": "own_attack:Failing", "attack_model": str(tries)}
+    with ours(args, "process", None, OWN) as side:
+        (task_id,) = side.rows
+        samples = [(task_id, str(number)) for number in range(4)]
+        played = side.play({sample: Lines([Action("milk")]) for sample in samples})
+        assert tries.read_text().splitlines() == ["failed"]
+        side.play({(task_id, "later"): Lines([Action("milk")])})
+        assert tries.read_text().splitlines() == ["failed"] * 2
+    pair = "attack 'own_attack:Failing' on user_task_0 with injection_task_0 of notes"
+    for episode in played.values():
+        assert episode.error is not None and f"{pair}: LookupError: nothing to say" in episode.error
+
+
 def test_what_an_attack_returned_may_change_later():
     args = {**ARGS, "mode": "attack", "attack": "own_attack:Odd", "attack_model": "fine"}
     with ours(args, "process", None, OWN) as side:

@@ -69,7 +69,7 @@ class AgentDojoEnv(SandboxedEnv):
         self._defenses = [load_defense(choice) for choice in args.defense]
         self._questions = sum(bool(defense.question) for defense in self._defenses)
         self._reward = args.rubric()
-        self._attacks = OwnAttacks(args.attack_timeout)
+        self._attacks = OwnAttacks(args.attack_timeout, args.suites)
         toolset = ToolsetSpec(
             image="agentdojo",
             toolset="sandbox_images.agentdojo.toolset:AgentDojoToolset",

@@ -45,7 +45,8 @@ class TaskSelection(Settings):
     other model."""
 
     attack_timeout: float = Field(default=120.0, gt=0)
-    """Seconds that an attack of your own may take to compute what it injects for one pair of tasks."""
+    """Seconds that an attack may take to compute what it injects for one pair of tasks, where the attack or
+    the suite is your own."""
 
     @field_validator("mode", mode="before")
     @classmethod
