@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.config.price import TokenPrice
 from cluster.errors import ConfigError
 from workers.settings import EnvironmentSettings, SamplingSettings, SandboxSettings, Settings
 
@@ -93,6 +94,8 @@ class VllmPolicy(Settings):
     """Seconds that the deployment may take to come up."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that one request may take, waiting for a policy that is down included."""
+    price: TokenPrice | None = None
+    """What a million tokens cost, for `kumite show` to tell the cost of the run. Null: not told."""
 
     @model_validator(mode="after")
     def _check_exact_tokens(self) -> "VllmPolicy":
@@ -140,6 +143,8 @@ class EndpointPolicy(Settings):
     """How actions are sampled."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that one request may take, waiting for a policy that is down included."""
+    price: TokenPrice | None = None
+    """What a million tokens cost, for `kumite show` to tell the cost of the run. Null: not told."""
 
     @model_validator(mode="after")
     def _check_exact_tokens(self) -> "EndpointPolicy":

@@ -7,7 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cluster.observe.cost import Cost
 from cluster.observe.failure_groups import FailureGroup
+from cluster.observe.pass_rates import PassRate, TaskShare
 from cluster.observe.policy_use import PolicyShares
 from cluster.observe.rates import Rate, ScoreRow
 from cluster.observe.summary import Summary
@@ -27,9 +29,11 @@ _IDLE_CAUSES = {
 """Why the model server's batch was not full, in words, by the cause in `summary.json`."""
 _RATES_EXPLANATION = Text(
     "benign: user tasks alone; attack: user tasks under attack; injection: injection tasks alone. In "
-    "brackets are Wilson 95 % intervals. Failed episodes are in no rate.\n",
+    "brackets are Wilson 95 % intervals, which take samples of one task as dependent. Failed episodes are in "
+    "no rate.\n",
     style="dim",
 )
+_MAX_K_SHOWN = 10
 
 
 def render_summary(summary: Summary) -> RenderableType:
@@ -38,6 +42,7 @@ def render_summary(summary: Summary) -> RenderableType:
     if summary.scores:
         parts += [_rate_table(rows) for rows in _split_rows_by_kind(summary.scores)]
         parts.append(_RATES_EXPLANATION)
+    parts += [_pass_table(list(rows)) for _, rows in groupby(summary.passes, key=lambda row: row.metric)]
     others = _other_metrics_text(summary)
     if others is not None:
         parts.append(others)
@@ -67,7 +72,37 @@ def _headline_text(summary: Summary) -> Text:
     text.append(f"\n{summary.prompt_tokens:,} prompt tokens, {summary.completion_tokens:,} sampled")
     if summary.wall_seconds is not None and summary.episodes_per_second is not None:
         text.append(f"; {summary.wall_seconds:,.1f} s, {summary.episodes_per_second:,.2f} episodes/s")
+    if summary.cost is not None:
+        text.append(f"\n{_describe_cost(summary.cost)}")
     return text
+
+
+def _describe_cost(cost: Cost) -> str:
+    text = f"cost {cost.total:,.4g}: {cost.per_episode:,.4g} per episode"
+    if cost.per_pass is not None:
+        text += f", {cost.per_pass:,.4g} per episode whose reward is at least 1"
+    if cost.cached_tokens is not None:
+        text += f"; {cost.cached_tokens:,} prompt tokens were cached"
+    return text
+
+
+def _pass_table(rows: list[PassRate]) -> Table:
+    """pass@k and pass^k of one metric; of many k, the powers of two and the last."""
+    condition = f"{rows[0].metric} {'at least ' if rows[0].metric == 'reward' else ''}1"
+    title = f"samples of a task with {condition}: any of k (pass@k), all of k (pass^k)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("k", "tasks", "pass@k", "pass^k"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if len(rows) <= _MAX_K_SHOWN or row.k & (row.k - 1) == 0 or row is rows[-1]:
+            table.add_row(
+                f"{row.k}", f"{row.tasks:,}", _format_share(row.any_passes), _format_share(row.all_pass)
+            )
+    return table
+
+
+def _format_share(share: TaskShare) -> str:
+    return f"{share.value:.3f} [{share.low:.2f}, {share.high:.2f}]"
 
 
 def _score_table(summary: Summary) -> Table:
@@ -141,8 +176,16 @@ def _other_metrics_text(summary: Summary) -> Text | None:
     if not others:
         return None
     return Text(
-        "metrics: " + ", ".join(f"{name} {_format_score(mean)}" for name, mean in others.items()) + "\n"
+        "metrics: "
+        + ", ".join(f"{name} {_format_mean(summary, name, others[name])}" for name in others)
+        + "\n"
     )
+
+
+def _format_mean(summary: Summary, name: str, mean: float) -> str:
+    found = summary.means.get(name)
+    interval = "" if found is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{_format_score(mean)}{interval}"
 
 
 def _policy_text(policy: PolicyShares) -> Text:

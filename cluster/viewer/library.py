@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
-from cluster.policy.models.description import model_folder
+from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
 from cluster.viewer.episode_index import EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
 from cluster.viewer.notes import Note, Notes
 from cluster.viewer.run_figures import compute_figures, read_series
 from cluster.viewer.run_list import describe_run, find_runs, run_state
-from cluster.viewer.token_texts import TokenTexts
 from cluster.viewer.transcript import Transcript
 
 _KEPT_TRANSCRIPTS = 6
@@ -160,7 +156,7 @@ class OpenRun:
     def texts(self) -> TokenTexts:
         """The texts of the policy's tokens."""
         if self._texts is None:
-            self._texts = TokenTexts(_find_tokenizer_folder(self.index.folder))
+            self._texts = TokenTexts(find_tokenizer_folder(self.index.folder))
         return self._texts
 
     def note(self, episode_id: str, note: Note) -> None:
@@ -230,16 +226,3 @@ def _shorten_text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _find_tokenizer_folder(run_dir: Path) -> Path | None:
-    """The folder of the run's model on this machine; None if it is not known, or not here."""
-    try:
-        config = yaml.safe_load(_shorten_text(run_dir / "config.yaml"))
-        model = config["policy"].get("model") if config["policy"]["kind"] == "vllm" else None
-        if model is None:
-            record = load_run_record(run_dir)
-            model = record.model if record else None
-        return None if not model else model_folder(str(model))
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return None

@@ -196,7 +196,7 @@ def test_a_runs_page_has_intervals_and_plots(run_dir: Path) -> None:
     client, (key,) = client_of(run_dir)
     found = client.get(f"/api/runs/{key}").json()
     mean = found["means"]["metric.attack_success"]
-    assert mean["value"] == 1.0 and 0.7 < mean["low"] < 0.8 and mean["episodes"] == 12
+    assert mean["value"] == 1.0 and 0.6 < mean["low"] < 0.62 and (mean["episodes"], mean["tasks"]) == (12, 6)
     assert found["histograms"]["reward"] == {"edges": [0.0, 1.0], "counts": [12, 9]}
     assert found["counts"]["error_stage"] == [["setup", 3]]
     (cell,) = found["heat"]["attack_success"]
