@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli.app import app, console, errors
+from cluster.errors import ConfigError
 
 
 @app.command()
@@ -48,3 +49,48 @@ def export(
             f"warning: {made.warning}", style="yellow", highlight=False, soft_wrap=True, markup=False
         )
     console.print(f"{made.rows:,} {made.what}: {made.path}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="The dataset on the hub: OWNER/NAME.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="If the dataset is new: only its owner sees it.")
+    ] = False,
+    licence: Annotated[
+        str, typer.Option("--license", help="The licence, as the hub names it: mit, cc-by-4.0, …")
+    ] = "unknown",
+) -> None:
+    """Put a run on the Hugging Face hub as a dataset, with a card that says what it is."""
+    from cluster.dataset.remote import local_folder
+    from cluster.export.push import push_run
+
+    url = push_run(local_folder(folder), repo, private=private, licence=licence)
+    console.print(url, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def rescore(
+    folder: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run's folder, or URI.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change an argument: environment.args.KEY=value."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="The new run's folder. Default: RUN_DIR-rescored.")
+    ] = None,
+) -> None:
+    """Score a run's episodes again, without playing, as a new run that names the old one."""
+    from cluster.dataset.remote import is_uri, local_folder
+    from cluster.observe.summary_view import render_summary
+    from cluster.rescore import rescore_run
+
+    def say(line: str) -> None:
+        console.print(line, style="dim", highlight=False)
+
+    if is_uri(folder) and out is None:
+        raise ConfigError(f"rescore: {folder} is a URI; say with --out where the new run goes")
+    place, summary = rescore_run(local_folder(folder), overrides or [], out, say)
+    console.print(render_summary(summary))
+    console.print(f"run: {place}", highlight=False, soft_wrap=True, markup=False)
