@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.compare.comparison import compare_loaded
+from cluster.compare.pairs import Row, load_rows
 from cluster.errors import ConfigError
 from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
 from cluster.viewer.episode_index import EpisodeIndex
@@ -204,6 +206,21 @@ class Library:
             raise NotFound(f"there is no run {key!r}; there are {', '.join(self._runs)}")
         return found
 
+    def compare(self, first: str, second: str) -> dict[str, Any]:
+        """What the page of two runs shows: their differences, and the pairs of episodes that differ.
+
+        Raises:
+            NotFound: There is no such run.
+            ConfigError: They have no episode in common.
+        """
+        runs = [self.run(key) for key in (first, second)]
+        loaded = [load_rows(run.place, run.index.folder) for run in runs]
+        pair, rows = compare_loaded(loaded[0], loaded[1])
+        differing = [_describe_pair(a, b) for a, b in rows if _differs(a, b)]
+        differing.sort(key=lambda row: (-abs(row["difference"] or 0.0), row["task_id"], row["sample_index"]))
+        shown = differing[:LARGEST_PAGE]
+        return {**pair.model_dump(), "differing": len(differing), "rows": shown}
+
     def _find_runs(self) -> None:
         try:
             found = find_runs(self._places)
@@ -213,6 +230,25 @@ class Library:
             return  # the last one has gone; its page says so
         with self._lock:
             self._runs = {key: self._runs.get(key) or OpenRun(key, place) for key, place in found.items()}
+
+
+def _differs(first: Row, second: Row) -> bool:
+    return any(first[name] != second[name] for name in ("status", "reward", "metrics"))
+
+
+def _describe_pair(first: Row, second: Row) -> dict[str, Any]:
+    """Two episodes of a task, by what tells them apart."""
+    sides = [
+        {name: row[name] for name in ("episode_id", "status", "reward", "metrics")} for row in (first, second)
+    ]
+    rewards = first["reward"], second["reward"]
+    return {
+        "task_id": first["task_id"],
+        "sample_index": first["sample_index"],
+        "first": sides[0],
+        "second": sides[1],
+        "difference": None if None in rewards else rewards[1] - rewards[0],
+    }
 
 
 def _column_kind(arrow_type: str) -> str:

@@ -165,6 +165,9 @@ class Transcript:
         return {
             **self._step_line(step),
             "index": step.step_index,
+            "agent": step.agent,
+            "branch": step.branch,
+            "parent": step.parent_step,
             "content": _truncate_text(step.action.content),
             "reasoning": _truncate_text(step.action.reasoning_content),
             "calls": calls,

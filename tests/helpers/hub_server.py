@@ -92,7 +92,11 @@ def serving_hub() -> Generator[Hub]:
             if "/commit/" in self.path:
                 self.take_commit(raw)
                 return self.answer(
-                    {"commitUrl": f"{hub.url}/datasets/me/rollouts/commit/{chr(49) * 40}", "commitOid": "1" * 40, "success": True}
+                    {
+                        "commitUrl": f"{hub.url}/datasets/me/rollouts/commit/{chr(49) * 40}",
+                        "commitOid": "1" * 40,
+                        "success": True,
+                    }
                 )
             return self.answer({"error": f"unknown {self.path}"}, 404)
 

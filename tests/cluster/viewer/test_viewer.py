@@ -24,6 +24,7 @@ from tests.cluster.viewer.made_up_runs import (
     hostile_episode,
     injected_state,
     mixed_records,
+    resisting_records,
     write_run,
 )
 
@@ -118,6 +119,24 @@ def test_tasks_are_grouped_with_their_pass_rates(run_dir: Path) -> None:
     assert first["task_id"].startswith("t") and first["pass_rate"] == 1.0
     assert sum(row["samples"] for row in answer["rows"]) == 24
     assert sum(row["failed"] for row in answer["rows"]) == 3
+
+
+def test_two_runs_are_compared(run_dir: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", resisting_records())
+    client, (first, second) = client_of(run_dir, other)
+    found = client.get(f"/api/compare/{first}/{second}").json()
+    (attack,) = [row for row in found["metrics"] if row["metric"] == "attack_success"]
+    assert (attack["pairs"], attack["first"], attack["second"]) == (12, 1.0, 0.25)
+    assert (attack["gained"], attack["lost"], attack["tasks_up"], attack["tasks_down"]) == (0, 9, 0, 6)
+    assert attack["sign_p"] == 2 / 2**6
+    assert found["differing"] == len(found["rows"]) == 9
+    row = found["rows"][0]
+    assert row["difference"] == 1.0 and row["first"]["episode_id"] == row["second"]["episode_id"]
+    assert client.get(f"/api/compare/{first}/nothing").status_code == 404
+    lone = write_run(tmp_path / "lone", [episode(99, task_id="elsewhere", suite=None)])
+    client, (first, second) = client_of(run_dir, lone)
+    answer = client.get(f"/api/compare/{first}/{second}")
+    assert answer.status_code == 400 and "runs of the same tasks" in answer.json()["error"]
 
 
 def test_an_episode_is_shown_with_its_attack(run_dir: Path) -> None:
