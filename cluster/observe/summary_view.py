@@ -42,7 +42,8 @@ def render_summary(summary: Summary) -> RenderableType:
     if summary.scores:
         parts += [_rate_table(rows) for rows in _split_rows_by_kind(summary.scores)]
         parts.append(_RATES_EXPLANATION)
-    parts += [_pass_table(list(rows)) for _, rows in groupby(summary.passes, key=lambda row: row.metric)]
+    for rows in _pass_rates_to_show(summary.passes):
+        parts += [_pass_title(rows[0]), _pass_table(rows)]
     others = _other_metrics_text(summary)
     if others is not None:
         parts.append(others)
@@ -86,11 +87,27 @@ def _describe_cost(cost: Cost) -> str:
     return text
 
 
+def _pass_rates_to_show(passes: list[PassRate]) -> list[list[PassRate]]:
+    """The reward's rows, and those of metrics that say something else and are not 0 or 1 throughout."""
+    groups = [list(rows) for _, rows in groupby(passes, key=lambda row: row.metric)]
+    shown: list[list[PassRate]] = []
+    for rows in groups:
+        values = [(row.any_passes.value, row.all_pass.value) for row in rows]
+        known = [[(row.any_passes.value, row.all_pass.value) for row in other] for other in shown]
+        is_constant = len({value for pair in values for value in pair} | {0.0, 1.0}) == 2
+        if rows[0].metric == "reward" or not (is_constant or values in known):
+            shown.append(rows)
+    return shown
+
+
+def _pass_title(row: PassRate) -> Text:
+    condition = "reward at least 1" if row.metric == "reward" else f"{row.metric} 1"
+    return Text(f"samples of a task with {condition}: any of k (pass@k), all of k (pass^k)", style="bold")
+
+
 def _pass_table(rows: list[PassRate]) -> Table:
     """pass@k and pass^k of one metric; of many k, the powers of two and the last."""
-    condition = f"{rows[0].metric} {'at least ' if rows[0].metric == 'reward' else ''}1"
-    title = f"samples of a task with {condition}: any of k (pass@k), all of k (pass^k)"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("k", "tasks", "pass@k", "pass^k"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
