@@ -1,4 +1,4 @@
-"""The observers of a run: they measure for the display, `metrics.jsonl`, Prometheus and spans."""
+"""The observers of a run: they measure for the display, `metrics.jsonl`, Prometheus, spans and trackers."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -36,10 +36,16 @@ class RunObservers:
         watch = PolicyWatch(components.policy.metrics, planned, components.pool.apply_metrics, between)
         pool = components.pool
         self._watch = watch
-        self._meter = Meter(folder, Exporter(run_id), lambda: pool.state, planned, lambda: watch.use)
+        trackers = components.trackers
+        tell = None if trackers is None else trackers.send
+        self._meter = Meter(folder, Exporter(run_id), lambda: pool.state, planned, lambda: watch.use, tell)
         progress.policy, progress.pool = lambda: watch.use, lambda: pool.state
         self.episode_observers = Observers(
-            progress, self._meter, watch, *([components.spans] if components.spans else [])
+            *([trackers] if trackers else []),
+            progress,
+            self._meter,
+            watch,
+            *([components.spans] if components.spans else []),
         )
         """All observers of episodes as one: it is told what becomes of each episode."""
 

@@ -11,6 +11,7 @@ from cluster.config import RunConfig, VllmPolicy
 from cluster.errors import ConfigError
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
+from cluster.observe.trackers import Trackers
 from cluster.plan.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models.models import check_template_shows_tools
@@ -44,6 +45,8 @@ class RunComponents:
     """The environment's own sampling arguments."""
     image_id: str | None = None
     """Docker's id of the image that the config names, where this machine runs it."""
+    trackers: Trackers | None = None
+    """The services that the run's figures are sent to; None if there is none."""
 
 
 class SharedPolicy(ExitStack):
@@ -122,6 +125,9 @@ def start_components(
 
         check_model_template()
         spans = stack.enter_context(Spans(run_id)) if config.observe.spans else None
+        trackers = Trackers.of(config, run_id)
+        if trackers is not None:
+            stack.enter_context(trackers)
         outer = stack if shared is None else shared
         if shared is not None:
             shared.prepare(config)
@@ -158,7 +164,7 @@ def start_components(
                 raise ConfigError(str(error)) from error
 
         model, sampling = settings.policy.model, environment.sampling_args
-        yield RunComponents(plan, plan_of, policy, pool, model, spans, sampling, named_image_id)
+        yield RunComponents(plan, plan_of, policy, pool, model, spans, sampling, named_image_id, trackers)
 
 
 def _check_worker_env(config: RunConfig) -> None:

@@ -360,6 +360,8 @@ class EpisodePlayer:
             if step.usage:
                 usage.prompt_tokens += step.usage.prompt_tokens
                 usage.completion_tokens += step.usage.completion_tokens
+                if step.usage.cached_tokens is not None:
+                    usage.cached_tokens = (usage.cached_tokens or 0) + step.usage.cached_tokens
         labels = spec.labels
         return EpisodeRecord(
             episode_id=spec.episode_id,

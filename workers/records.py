@@ -61,6 +61,8 @@ class Usage(Record):
     """Tokens of all prompts together."""
     completion_tokens: int = 0
     """Sampled tokens."""
+    cached_tokens: int | None = None
+    """Tokens of the prompts that the policy's server says it had in its cache. Null where it does not say."""
 
 
 class StepRecord(Record):

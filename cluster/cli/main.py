@@ -6,12 +6,12 @@ import sys
 from rich.logging import RichHandler
 from rich.text import Text
 
-from cluster.cli import play_commands, read_commands, upkeep_commands
+from cluster.cli import export_commands, play_commands, read_commands, upkeep_commands
 from cluster.cli.app import app, errors
 from cluster.errors import ClusterError
 
-__all__ = ["app", "main", "play_commands", "read_commands", "upkeep_commands"]
-# The last three add their commands to `app`, in the order in which the help has them.
+__all__ = ["app", "export_commands", "main", "play_commands", "read_commands", "upkeep_commands"]
+# The modules of commands add them to `app`, in the order in which the help has them.
 
 
 def main() -> None:

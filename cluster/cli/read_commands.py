@@ -35,6 +35,12 @@ def show(
             "The name of a metric is a COLUMN too.",
         ),
     ] = None,
+    tokens: Annotated[
+        bool,
+        typer.Option(
+            "--tokens", help="With EPISODE_ID: its token ids, their texts, and log-probabilities of samples."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run's summary, one of its episodes, or a list of episodes, from the run's files."""
@@ -44,6 +50,11 @@ def show(
 
     if episode is not None and (failed or where is not None):
         raise ConfigError("EPISODE_ID shows one episode, --failed and --where list several; give one of them")
+    if tokens and episode is None:
+        raise ConfigError("--tokens shows the tokens of one episode: give its EPISODE_ID")
+    if tokens and episode is not None:
+        _print_tokens(folder, episode, as_json)
+        return
     if episode is not None or failed or where is not None:
         _print_episodes(folder, episode, failed, where, as_json)
         return
@@ -52,6 +63,22 @@ def show(
         print(summary.model_dump_json(indent=2))
     else:
         console.print(render_summary(summary))
+
+
+def _print_tokens(folder: str, episode: str, as_json: bool) -> None:
+    """Prints the tokens of one episode."""
+    from cluster.dataset.episodes import find_record
+    from cluster.dataset.remote import local_folder
+    from cluster.observe.token_lines import describe_tokens, render_tokens
+    from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
+
+    run = local_folder(folder)
+    record = find_record(run, episode)
+    texts = TokenTexts(find_tokenizer_folder(run))
+    if as_json:
+        print(json.dumps(describe_tokens(record, texts), ensure_ascii=False))
+    else:
+        print_lines(console, render_tokens(record, texts))
 
 
 def _print_episodes(folder: str, episode: str | None, failed: bool, where: str | None, as_json: bool) -> None:
@@ -85,9 +112,16 @@ def compare(
     folders: Annotated[
         list[str], typer.Argument(metavar="RUN_DIR RUN_DIR…", help="Folders of runs, or URIs.")
     ],
+    tokens: Annotated[
+        bool,
+        typer.Option("--tokens", help="Where the sampled tokens part, and how likely each run had them."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare each run with the first one, episode by episode; the runs must have tasks in common."""
+    if tokens:
+        _compare_tokens(folders, as_json)
+        return
     from cluster.compare.comparison import compare_runs
     from cluster.compare.view import comparison_lines
     from cluster.dataset.remote import local_folder
@@ -97,6 +131,22 @@ def compare(
         print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
     else:
         print_lines(console, comparison_lines(pairs, terminal_width(console)))
+
+
+def _compare_tokens(folders: list[str], as_json: bool) -> None:
+    """Prints where the sampled tokens of each run part from those of the first one."""
+    from cluster.compare.tokens import compare_tokens, token_comparison_lines
+    from cluster.dataset.remote import local_folder
+
+    if len(folders) < 2:
+        raise ConfigError("compare: give two runs or more: `kumite compare RUN_A RUN_B --tokens`")
+    first, *others = [(folder, local_folder(folder)) for folder in folders]
+    found = [compare_tokens(first, other) for other in others]
+    if as_json:
+        print(json.dumps([each.model_dump() for each in found], indent=2))
+        return
+    for each in found:
+        print_lines(console, token_comparison_lines(each, terminal_width(console)))
 
 
 @app.command()

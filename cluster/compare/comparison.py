@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.compare.pairs import LoadedRun, Row, load_rows, pair_episodes
-from cluster.compare.statistics import bootstrap_interval, mcnemar_exact
+from cluster.compare.statistics import bootstrap_interval, mcnemar_exact, sign_test_exact
 from cluster.errors import ConfigError
 from workers.records import Record
 
@@ -38,7 +38,13 @@ class MetricDifference(Record):
     """Pairs that went from 1 to 0."""
     mcnemar_p: float | None
     """p-value of McNemar's exact test. It takes pairs as independent: with several samples of a task, go by
-    the interval."""
+    the interval, or by `sign_p`."""
+    tasks_up: int = 0
+    """Tasks whose mean over their pairs is larger in the other run."""
+    tasks_down: int = 0
+    """Tasks whose mean is smaller there."""
+    sign_p: float = 1.0
+    """p-value of the exact sign test over tasks, of which each counts once, whatever its samples."""
 
 
 class TaskChange(Record):
@@ -92,11 +98,22 @@ def compare_runs(runs: Sequence[tuple[str, Path]]) -> list[RunPair]:
     if len(runs) < 2:
         raise ConfigError("compare: give two runs or more: `kumite compare RUN_A RUN_B`")
     first, *others = [load_rows(name, folder) for name, folder in runs]
-    return [_compare_pair(first, other) for other in others]
+    return [compare_loaded(first, other)[0] for other in others]
 
 
-def _compare_pair(first: LoadedRun, second: LoadedRun) -> RunPair:
+def compare_loaded(first: LoadedRun, second: LoadedRun) -> tuple[RunPair, list[tuple[Row, Row]]]:
+    """A run beside the first one, and the pairs of their episodes.
+
+    Raises:
+        ConfigError: They have no episode in common.
+    """
     paired_by, pairs = pair_episodes(first, second)
+    return _compare_pairs(first, second, paired_by, pairs), pairs
+
+
+def _compare_pairs(
+    first: LoadedRun, second: LoadedRun, paired_by: str, pairs: list[tuple[Row, Row]]
+) -> RunPair:
     finished = [(a, b) for a, b in pairs if a["status"] == b["status"] == "finished"]
     tasks = [a["task_id"] for a, _ in pairs]
     return RunPair(
@@ -132,6 +149,10 @@ def _metric_difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDiffere
     low, high = bootstrap_interval(differences, [task for *_, task in values])
     is_binary = all(value in (0, 1) for a, b, _ in values for value in (a, b))
     gained, lost = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+    by_task: defaultdict[str, float] = defaultdict(float)
+    for a, b, task in values:
+        by_task[task] += b - a
+    up, down = sum(each > 0 for each in by_task.values()), sum(each < 0 for each in by_task.values())
     return MetricDifference(
         metric=name,
         pairs=len(values),
@@ -143,6 +164,9 @@ def _metric_difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDiffere
         gained=gained if is_binary else None,
         lost=lost if is_binary else None,
         mcnemar_p=mcnemar_exact(gained, lost) if is_binary else None,
+        tasks_up=up,
+        tasks_down=down,
+        sign_p=sign_test_exact(up, down),
     )
 
 

@@ -48,3 +48,16 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     total, fewer = gained + lost, min(gained, lost)
     tail = sum(math.comb(total, k) for k in range(fewer + 1))
     return min(1.0, 2 * tail / 2**total)
+
+
+def sign_test_exact(up: int, down: int) -> float:
+    """The two-sided p-value of the exact sign test: that of a fair coin for the tasks that changed.
+
+    Source: W. J. Dixon, A. M. Mood, "The statistical sign test", Journal of the American Statistical
+    Association 41 (1946), 557-566. It is McNemar's with tasks in place of pairs.
+
+    Args:
+        up: Tasks with a larger mean in the second run.
+        down: Tasks with a smaller one.
+    """
+    return mcnemar_exact(up, down)

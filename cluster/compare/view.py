@@ -20,7 +20,8 @@ def comparison_lines(pairs: list[RunPair], width: int | None) -> Iterator[Line]:
             yield from map(Line, _metric_lines(pair, width))
             yield Line(
                 "Differences with their 95 % intervals, by a bootstrap over tasks. p: McNemar's exact test "
-                "of a metric that is 0 or 1." + (_SAMPLES_NOTE if pair.samples_per_task else ""),
+                "of a metric that is 0 or 1. sign p: the exact sign test over tasks."
+                + (_SAMPLES_NOTE if pair.samples_per_task else ""),
                 style="dim",
             )
         if pair.changed:
@@ -30,7 +31,7 @@ def comparison_lines(pairs: list[RunPair], width: int | None) -> Iterator[Line]:
         yield Line("")
 
 
-_SAMPLES_NOTE = " It takes samples of one task as independent, which they are not: go by the interval."
+_SAMPLES_NOTE = " p takes samples of a task as independent, which they are not: go by sign p."
 
 
 def _describe_pairs(pair: RunPair) -> str:
@@ -56,6 +57,8 @@ def _metric_lines(pair: RunPair, width: int | None) -> list[str]:
         "0→1": ["" if row.gained is None else f"{row.gained:,}" for row in rows],
         "1→0": ["" if row.lost is None else f"{row.lost:,}" for row in rows],
         "p": ["" if row.mcnemar_p is None else f"{row.mcnemar_p:.2g}" for row in rows],
+        "tasks ↑↓": [f"{row.tasks_up:,} {row.tasks_down:,}" for row in rows],
+        "sign p": [f"{row.sign_p:.2g}" for row in rows],
     }
     return render_table(columns, width, right=set(columns) - {"metric"})
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.config.price import TokenPrice
+from cluster.config.trackers import MlflowConfig, WandbConfig
 from cluster.errors import ConfigError
 from workers.settings import EnvironmentSettings, SamplingSettings, SandboxSettings, Settings
 
@@ -96,6 +98,8 @@ class VllmPolicy(Settings):
     """Seconds that the deployment may take to start."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that one request may take, including the wait for a server that is down."""
+    price: TokenPrice | None = None
+    """What a million tokens cost, for `kumite show` to tell the cost of the run. Null: not told."""
 
     @model_validator(mode="after")
     def _check_exact_tokens(self) -> "VllmPolicy":
@@ -144,6 +148,8 @@ class EndpointPolicy(Settings):
     """How actions are sampled."""
     request_timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that one request may take, including the wait for a server that is down."""
+    price: TokenPrice | None = None
+    """What a million tokens cost, for `kumite show` to tell the cost of the run. Null: not told."""
 
     @model_validator(mode="after")
     def _check_exact_tokens(self) -> "EndpointPolicy":
@@ -264,6 +270,14 @@ class ObserveConfig(Settings):
     """Send an OpenTelemetry span for every episode; needs the extra `otel` (`pip install -e '.[otel]'`, in
     Kumite's folder). OpenTelemetry's own environment variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, …) say where
     to."""
+    wandb: WandbConfig | None = None
+    """Send the figures of `metrics.jsonl` and the means of all metrics to Weights & Biases; needs the extra
+    `wandb`. `{}` takes the defaults. Null: nothing is sent."""
+    mlflow: MlflowConfig | None = None
+    """Send them to MLflow; needs the extra `mlflow`. `{}` takes the defaults. Null: nothing is sent."""
+    tensorboard: str | None = None
+    """Folder for TensorBoard's event files, which go into a folder of the run's name in it; needs the extra
+    `tensorboard`. Null: none are written."""
 
 
 class RunConfig(Settings):

@@ -215,6 +215,10 @@ class Dataset:
         """Note in the manifest how many episodes the run is to have, and how far a trainer's loop is."""
         await self._on_thread(lambda: self._update_manifest(planned=episodes, loop=loop))
 
+    async def set_origin(self, run_id: str) -> None:
+        """Note in the manifest that the episodes are those of another run, scored again."""
+        await self._on_thread(lambda: self._update_manifest(rescored_from=run_id))
+
     async def set_tasks(
         self,
         split: str,

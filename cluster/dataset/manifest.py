@@ -83,6 +83,8 @@ class Manifest(Record):
     was begun before this was noted."""
     shuffled_by: str | None = None
     """What seeded the order of the tasks (`shuffle`) where the config has no `seed`. Null: the run's id."""
+    rescored_from: str | None = None
+    """The run whose episodes these are, scored again (`kumite rescore`). Null: they were played."""
     wall_seconds: float | None = None
     """Seconds the run has taken so far, its resumptions together. Null before the first commit."""
     shards: list[Shard] = Field(default_factory=list[Shard])

@@ -271,7 +271,18 @@ def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iter
     path = run_dir / shard.episodes_file
     with naming_file(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
-            yield pa.Table.from_batches([batch]).select(columns)
+            yield _complete(pa.Table.from_batches([batch]), columns)
+
+
+def _complete(table: Table, columns: Sequence[str]) -> Table:
+    """A table of these columns as they are now: what an older version did not write is null."""
+    held = [
+        table[name].cast(EPISODES.field(name).type)
+        if name in table.column_names
+        else pa.nulls(table.num_rows, EPISODES.field(name).type)
+        for name in columns
+    ]
+    return pa.Table.from_arrays(held, names=list(columns))
 
 
 def uncompacted(segments: Sequence[Path], manifest: Manifest) -> list[Path]:

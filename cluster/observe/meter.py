@@ -105,6 +105,7 @@ class Meter:
         pool: Says how the pool is doing.
         planned: Episodes to see through.
         policy: Says how busy the policy is.
+        tell: Is told each line that is written.
     """
 
     def __init__(
@@ -114,7 +115,9 @@ class Meter:
         pool: Callable[[], PoolState],
         planned: int,
         policy: Callable[[], PolicyUse | None] = lambda: None,
+        tell: Callable[[MetricsLine], None] | None = None,
     ) -> None:
+        self._tell = tell
         self._policy = policy
         self._path = folder / METRICS_FILE
         self._process = uuid.uuid4().hex[:12]
@@ -198,6 +201,8 @@ class Meter:
 
     def _write_line(self) -> None:
         line = self.line()
+        if self._tell is not None:
+            self._tell(line)
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 # Whatever a killed process has left of a line ends here; readers pass empty ones over.

@@ -1,15 +1,13 @@
 """Utility and attack success as AgentDojo and its paper report them, with how far they can be trusted."""
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from cluster.observe.intervals import TaskValues, wilson_interval
 from workers.records import Record
 
 Mode = Literal["benign", "attack", "injection"]
-_Z = 1.959963984540054
-"""Quantile of the normal distribution that leaves 2.5 % on either side."""
 
 
 class Rate(Record):
@@ -18,7 +16,7 @@ class Rate(Record):
     value: float
     """The share."""
     low: float
-    """Lower end of its Wilson 95 % interval."""
+    """Lower end of its 95 % interval: Wilson's, which takes samples of one task as dependent."""
     high: float
     """Upper end of it."""
     episodes: int
@@ -53,17 +51,9 @@ class ScoreRow(Record):
 
 
 def wilson_rate(successes: int, episodes: int) -> Rate:
-    """The share of successes, with its 95 % score interval.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of
-    the American Statistical Association 22 (1927), 209-212. It takes episodes as independent: several
-    samples of one task are less so, and the true interval is wider then.
-    """
-    share, z2 = successes / episodes, _Z * _Z
-    centre = (share + z2 / (2 * episodes)) / (1 + z2 / episodes)
-    half = _Z * math.sqrt(share * (1 - share) / episodes + z2 / (4 * episodes**2)) / (1 + z2 / episodes)
-    low = centre - half if successes else 0.0  # which it is, but for rounding
-    high = centre + half if successes < episodes else 1.0
+    """The share of successes among independent episodes, with its 95 % score interval."""
+    share = successes / episodes
+    low, high = wilson_interval(share, episodes)
     return Rate(value=share, low=low, high=high, episodes=episodes)
 
 
@@ -78,44 +68,40 @@ def episode_mode(
     return "injection" if user_task is None and injection_task is not None else "benign"
 
 
-class _RateCounter:
-    """A share in the making."""
-
-    def __init__(self) -> None:
-        self._counts = {0.0: 0, 1.0: 0}
-        self._is_share = True
-
-    def add(self, value: float | None) -> None:
-        if value in self._counts:
-            self._counts[value] += 1
-        elif value is not None:
-            self._is_share = False
-
-    def rate(self) -> Rate | None:
-        episodes = sum(self._counts.values())
-        return wilson_rate(self._counts[1.0], episodes) if episodes and self._is_share else None
+def _rate(values: TaskValues) -> Rate | None:
+    """The share of episodes with 1; None where there are none, or where it is no share."""
+    found = values.estimate() if values.is_share else None
+    if found is None:
+        return None
+    return Rate(value=found.value, low=found.low, high=found.high, episodes=found.episodes)
 
 
 class _ScoreCounters:
     def __init__(self) -> None:
         self.finished = 0
         self.failed = 0
-        self.utility = _RateCounter()
-        self.attack_success = _RateCounter()
-        self.utility_and_security = _RateCounter()
+        self.utility = TaskValues()
+        self.attack_success = TaskValues()
+        self.utility_and_security = TaskValues()
 
 
 _ScoreKey = tuple[str | None, Mode, str | None, str | None]
 
 
 class Scores:
-    """Scores of a run in the making. It holds a few counters per injection task, whatever the run's size."""
+    """Scores of a run in the making. It holds some 70 bytes for each episode that finished."""
 
     def __init__(self) -> None:
         self._sets: defaultdict[_ScoreKey, _ScoreCounters] = defaultdict(_ScoreCounters)
 
-    def add(self, episode: Mapping[str, Any], metrics: Mapping[str, float | None]) -> None:
-        """Counts an episode in; one of an environment without suites has no such scores."""
+    def add(self, episode: Mapping[str, Any], metrics: Mapping[str, float | None], task: int) -> None:
+        """Counts an episode in; one of an environment without suites has no such scores.
+
+        Args:
+            episode: Its row.
+            metrics: Its metrics.
+            task: The number of its task.
+        """
         suite, injection_task, attack = episode["suite"], episode["injection_task"], episode["attack"]
         mode = episode_mode(suite, episode["user_task"], injection_task, attack)
         if mode is None:
@@ -130,10 +116,10 @@ class Scores:
                 continue
             one.finished += 1
             utility, attack_success = metrics.get("utility"), metrics.get("attack_success")
-            one.utility.add(utility)
-            one.attack_success.add(attack_success)
+            one.utility.add(utility, task)
+            one.attack_success.add(attack_success, task)
             if utility is not None and attack_success is not None:
-                one.utility_and_security.add(utility * (1 - attack_success))
+                one.utility_and_security.add(utility * (1 - attack_success), task)
 
     def rows(self) -> list[ScoreRow]:
         """All sets: first all suites together, then each, then each injection task."""
@@ -145,9 +131,9 @@ class Scores:
                 injection_task=injection_task,
                 finished=one.finished,
                 failed=one.failed,
-                utility=one.utility.rate(),
-                attack_success=one.attack_success.rate(),
-                utility_and_security=one.utility_and_security.rate(),
+                utility=_rate(one.utility),
+                attack_success=_rate(one.attack_success),
+                utility_and_security=_rate(one.utility_and_security),
             )
             for (suite, mode, attack, injection_task), one in sorted(self._sets.items(), key=_row_order)
         ]

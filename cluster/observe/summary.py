@@ -12,7 +12,10 @@ from cluster.dataset.arrow import pc
 from cluster.dataset.durable import replacing
 from cluster.dataset.manifest import load_manifest
 from cluster.dataset.shards import iterate_episodes
+from cluster.observe.cost import Cost, compute_cost, read_price
 from cluster.observe.failure_groups import FailureGroup, FailureGroups
+from cluster.observe.intervals import Estimate, TaskValues
+from cluster.observe.pass_rates import PassRate, compute_pass_rates
 from cluster.observe.policy_use import PolicyShares, compute_policy_shares
 from cluster.observe.rates import Mode, ScoreRow, Scores, episode_mode
 from cluster.observe.tally import Mean
@@ -22,6 +25,7 @@ _Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _COLUMNS = (
     "episode_id",
+    "task_id",
     "environment",
     "suite",
     "user_task",
@@ -91,8 +95,13 @@ class Summary(Record):
     """Mean reward of the finished episodes. Null when there are none."""
     metrics: dict[str, float]
     """Mean of each metric over the finished episodes in which it is not null."""
+    means: dict[str, Estimate] = Field(default_factory=dict[str, Estimate])
+    """Reward and metrics with their 95 % intervals, which take samples of one task as dependent."""
+    passes: list[PassRate] = Field(default_factory=list[PassRate])
+    """pass@k and pass^k of the reward and of each metric that is 0 or 1. Empty where no task has two finished
+    samples."""
     rows: list[SummaryRow]
-    """The same by suite and mode."""
+    """The reward and some metrics by suite and mode."""
     scores: list[ScoreRow] = Field(default_factory=list[ScoreRow])
     """Utility and attack success by mode, suite, attack and injection task, with their intervals. Empty
     where there are no suites."""
@@ -102,6 +111,10 @@ class Summary(Record):
     """Tokens of all prompts, those of failed episodes included."""
     completion_tokens: int
     """Tokens sampled, those of failed episodes included."""
+    cached_tokens: int | None = None
+    """Tokens of prompts that the policy's server had in its cache. Null where it did not say."""
+    cost: Cost | None = None
+    """What the tokens cost. Null where the config has no `policy.price`."""
     policy: PolicyShares | None = None
     """How busy the policy's deployment was. Null where it could not tell."""
     wall_seconds: float | None
@@ -135,7 +148,8 @@ class _EpisodeTally:
 def summarise_run(run_dir: Path, *, planned: int | None = None, wall_seconds: float | None = None) -> Summary:
     """Summarise a run from its shards and its journal; the run may still be at work.
 
-    Memory is that of one batch of episodes, and 24 bytes for each finished one.
+    Memory is that of one batch of episodes, the names of the tasks, and some 100 bytes for each finished
+    episode, 12 more for each metric.
 
     Args:
         run_dir: The run folder.
@@ -159,23 +173,44 @@ def summarise_run(run_dir: Path, *, planned: int | None = None, wall_seconds: fl
     failures: defaultdict[Stage, int] = defaultdict(int)
     causes = FailureGroups()
     tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+    cached: int | None = None
+    tasks: dict[str, int] = {}
+    values: defaultdict[str, TaskValues] = defaultdict(TaskValues)
     timings: list[_Floats] = []
     for table in iterate_episodes(run_dir, _COLUMNS):
         for episode in table.drop_columns(["usage", "timings"]).to_pylist():
             environment = episode["environment"]
             metrics: dict[str, float | None] = json.loads(episode["metrics"])
             overall.add(episode, metrics)
-            scores.add(episode, metrics)
+            task = tasks.setdefault(episode["task_id"], len(tasks))
+            scores.add(episode, metrics, task)
+            if episode["status"] == "finished":
+                values["reward"].add(episode["reward"], task)
+                for name in metrics.keys() - {"reward"}:
+                    values[name].add(metrics[name], task)
             by_row[_read_row(episode)].add(episode, metrics)
             if episode["status"] == "failed":
                 failures[episode["error"]["stage"]] += 1
                 causes.add(episode["episode_id"], episode["error"])
         for name in tokens:
             tokens[name] += pc.sum(pc.struct_field(table["usage"], name)).as_py()
+        some: int | None = pc.sum(pc.struct_field(table["usage"], "cached_tokens")).as_py()
+        cached = cached if some is None else (cached or 0) + some
         finished = table.filter(pc.equal(table["status"], "finished"))["timings"]
         timings.append(np.stack([pc.struct_field(finished, stage) for stage in _STAGES]).astype(np.float32))
 
     ended = overall.finished + overall.failed
+    passes = [
+        row
+        for name, held in sorted(values.items(), key=lambda item: (item[0] != "reward", item[0]))
+        if _can_pass(name, held)
+        for row in compute_pass_rates(name, held)
+    ]
+    price = read_price(run_dir)
+    cost = None
+    if price is not None:
+        passed = int(values["reward"].counts()[1].sum()) if len(values["reward"]) else 0
+        cost = compute_cost(price, **tokens, cached_tokens=cached, episodes=ended, passed=passed)
     return Summary(
         run_id=manifest.run_id,
         environment=environment,
@@ -191,6 +226,8 @@ def summarise_run(run_dir: Path, *, planned: int | None = None, wall_seconds: fl
             for name, metric in sorted(overall.metrics.items())
             if (mean := metric.value) is not None
         },
+        means={name: mean for name, held in sorted(values.items()) if (mean := held.estimate())},
+        passes=passes,
         rows=[
             SummaryRow(
                 suite=suite,
@@ -207,10 +244,17 @@ def summarise_run(run_dir: Path, *, planned: int | None = None, wall_seconds: fl
         seconds=_stage_statistics(timings),
         prompt_tokens=tokens["prompt_tokens"],
         completion_tokens=tokens["completion_tokens"],
+        cached_tokens=cached,
+        cost=cost,
         policy=compute_policy_shares(run_dir / "metrics.jsonl"),
         wall_seconds=wall_seconds,
         episodes_per_second=ended / wall_seconds if wall_seconds else None,
     )
+
+
+def _can_pass(name: str, values: TaskValues) -> bool:
+    """Whether a value of 1 means that a sample passed: of a metric only where it is 0 or 1."""
+    return name == "reward" or values.is_share
 
 
 def write_summary(run_dir: Path, summary: Summary) -> Path:

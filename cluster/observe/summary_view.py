@@ -7,7 +7,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from cluster.observe.cost import Cost
 from cluster.observe.failure_groups import FailureGroup
+from cluster.observe.pass_rates import PassRate, TaskShare
 from cluster.observe.policy_use import PolicyShares
 from cluster.observe.printing import render_table, terminal_width
 from cluster.observe.rates import Rate, ScoreRow
@@ -28,9 +30,11 @@ _IDLE_CAUSES = {
 """Why the model server's batch was not full, in words, by the cause in `summary.json`."""
 _RATES_EXPLANATION = Text(
     "benign: user tasks without attack; attack: user tasks under attack; injection: only injection tasks. "
-    "Numbers in brackets are Wilson 95 % intervals. Failed episodes are not counted in the rates.\n",
+    "Numbers in brackets are Wilson 95 % intervals, which take samples of one task as dependent. Failed "
+    "episodes are not counted in the rates.\n",
     style="dim",
 )
+_MAX_K_SHOWN = 10
 
 
 def render_summary(summary: Summary) -> RenderableType:
@@ -39,6 +43,8 @@ def render_summary(summary: Summary) -> RenderableType:
     if summary.scores:
         parts += [_RateTable(rows) for rows in _split_rows_by_kind(summary.scores)]
         parts.append(_RATES_EXPLANATION)
+    for rows in _pass_rates_to_show(summary.passes):
+        parts += [_pass_title(rows[0]), _pass_table(rows)]
     others = _other_metrics_text(summary)
     if others is not None:
         parts.append(others)
@@ -68,7 +74,53 @@ def _headline_text(summary: Summary) -> Text:
     text.append(f"\n{summary.prompt_tokens:,} prompt tokens, {summary.completion_tokens:,} sampled")
     if summary.wall_seconds is not None and summary.episodes_per_second is not None:
         text.append(f"; {summary.wall_seconds:,.1f} s, {summary.episodes_per_second:,.2f} episodes/s")
+    if summary.cost is not None:
+        text.append(f"\n{_describe_cost(summary.cost)}")
     return text
+
+
+def _describe_cost(cost: Cost) -> str:
+    text = f"cost {cost.total:,.4g}: {cost.per_episode:,.4g} per episode"
+    if cost.per_pass is not None:
+        text += f", {cost.per_pass:,.4g} per episode whose reward is at least 1"
+    if cost.cached_tokens is not None:
+        text += f"; {cost.cached_tokens:,} prompt tokens were cached"
+    return text
+
+
+def _pass_rates_to_show(passes: list[PassRate]) -> list[list[PassRate]]:
+    """The reward's rows, and those of metrics that say something else and are not 0 or 1 throughout."""
+    groups = [list(rows) for _, rows in groupby(passes, key=lambda row: row.metric)]
+    shown: list[list[PassRate]] = []
+    for rows in groups:
+        values = [(row.any_passes.value, row.all_pass.value) for row in rows]
+        known = [[(row.any_passes.value, row.all_pass.value) for row in other] for other in shown]
+        is_constant = len({value for pair in values for value in pair} | {0.0, 1.0}) == 2
+        if rows[0].metric == "reward" or not (is_constant or values in known):
+            shown.append(rows)
+    return shown
+
+
+def _pass_title(row: PassRate) -> Text:
+    condition = "reward at least 1" if row.metric == "reward" else f"{row.metric} 1"
+    return Text(f"samples of a task with {condition}: any of k (pass@k), all of k (pass^k)", style="bold")
+
+
+def _pass_table(rows: list[PassRate]) -> Table:
+    """pass@k and pass^k of one metric; of many k, the powers of two and the last."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("k", "tasks", "pass@k", "pass^k"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if len(rows) <= _MAX_K_SHOWN or row.k & (row.k - 1) == 0 or row is rows[-1]:
+            table.add_row(
+                f"{row.k}", f"{row.tasks:,}", _format_share(row.any_passes), _format_share(row.all_pass)
+            )
+    return table
+
+
+def _format_share(share: TaskShare) -> str:
+    return f"{share.value:.3f} [{share.low:.2f}, {share.high:.2f}]"
 
 
 def _score_table(summary: Summary) -> Table:
@@ -144,8 +196,16 @@ def _other_metrics_text(summary: Summary) -> Text | None:
     if not others:
         return None
     return Text(
-        "metrics: " + ", ".join(f"{name} {_format_score(mean)}" for name, mean in others.items()) + "\n"
+        "metrics: "
+        + ", ".join(f"{name} {_format_mean(summary, name, others[name])}" for name in others)
+        + "\n"
     )
+
+
+def _format_mean(summary: Summary, name: str, mean: float) -> str:
+    found = summary.means.get(name)
+    interval = "" if found is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{_format_score(mean)}{interval}"
 
 
 def _policy_text(policy: PolicyShares) -> Text:

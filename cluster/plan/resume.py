@@ -42,6 +42,7 @@ CHANGEABLE_KEYS = (
     "policy.base_url",
     "policy.api_key_env",
     "policy.versions_folder",
+    "policy.price",
 )
 """Fields that may change between a run and its resumption: how and where, but not what. All keys of a section
 may change where the section is named."""

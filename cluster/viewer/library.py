@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cluster.dataset.run_record import load_run_record
+from cluster.compare.comparison import compare_loaded
+from cluster.compare.pairs import Row, load_rows
 from cluster.errors import ConfigError
-from cluster.policy.models.description import model_folder
+from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
 from cluster.viewer.episode_index import EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
 from cluster.viewer.notes import Note, Notes
 from cluster.viewer.run_figures import compute_figures, read_series
 from cluster.viewer.run_list import describe_run, find_runs, run_state
-from cluster.viewer.token_texts import TokenTexts
 from cluster.viewer.transcript import Transcript
 
 _KEPT_TRANSCRIPTS = 6
@@ -160,7 +158,7 @@ class OpenRun:
     def texts(self) -> TokenTexts:
         """The texts of the policy's tokens."""
         if self._texts is None:
-            self._texts = TokenTexts(_find_tokenizer_folder(self.index.folder))
+            self._texts = TokenTexts(find_tokenizer_folder(self.index.folder))
         return self._texts
 
     def note(self, episode_id: str, note: Note) -> None:
@@ -208,6 +206,21 @@ class Library:
             raise NotFound(f"there is no run {key!r}; there are {', '.join(self._runs)}")
         return found
 
+    def compare(self, first: str, second: str) -> dict[str, Any]:
+        """What the page of two runs shows: their differences, and the pairs of episodes that differ.
+
+        Raises:
+            NotFound: There is no such run.
+            ConfigError: They have no episode in common.
+        """
+        runs = [self.run(key) for key in (first, second)]
+        loaded = [load_rows(run.place, run.index.folder) for run in runs]
+        pair, rows = compare_loaded(loaded[0], loaded[1])
+        differing = [_describe_pair(a, b) for a, b in rows if _differs(a, b)]
+        differing.sort(key=lambda row: (-abs(row["difference"] or 0.0), row["task_id"], row["sample_index"]))
+        shown = differing[:LARGEST_PAGE]
+        return {**pair.model_dump(), "differing": len(differing), "rows": shown}
+
     def _find_runs(self) -> None:
         try:
             found = find_runs(self._places)
@@ -217,6 +230,25 @@ class Library:
             return  # the last one has gone; its page says so
         with self._lock:
             self._runs = {key: self._runs.get(key) or OpenRun(key, place) for key, place in found.items()}
+
+
+def _differs(first: Row, second: Row) -> bool:
+    return any(first[name] != second[name] for name in ("status", "reward", "metrics"))
+
+
+def _describe_pair(first: Row, second: Row) -> dict[str, Any]:
+    """Two episodes of a task, by what tells them apart."""
+    sides = [
+        {name: row[name] for name in ("episode_id", "status", "reward", "metrics")} for row in (first, second)
+    ]
+    rewards = first["reward"], second["reward"]
+    return {
+        "task_id": first["task_id"],
+        "sample_index": first["sample_index"],
+        "first": sides[0],
+        "second": sides[1],
+        "difference": None if None in rewards else rewards[1] - rewards[0],
+    }
 
 
 def _column_kind(arrow_type: str) -> str:
@@ -230,16 +262,3 @@ def _shorten_text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _find_tokenizer_folder(run_dir: Path) -> Path | None:
-    """The folder of the run's model on this machine; None if it is not known, or not here."""
-    try:
-        config = yaml.safe_load(_shorten_text(run_dir / "config.yaml"))
-        model = config["policy"].get("model") if config["policy"]["kind"] == "vllm" else None
-        if model is None:
-            record = load_run_record(run_dir)
-            model = record.model if record else None
-        return None if not model else model_folder(str(model))
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return None

@@ -1,7 +1,6 @@
 """What a run's page shows: numbers with intervals, and the data of its plots."""
 
 import json
-import math
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
@@ -9,11 +8,10 @@ from typing import Any, cast
 import numpy as np
 
 from cluster.dataset.arrow import Table, pc
-from cluster.observe.rates import wilson_rate
+from cluster.observe.intervals import estimate_mean
 from cluster.viewer.episode_index import METRIC
 from workers.records import Timings
 
-_NORMAL_QUANTILE = 1.959963984540054
 _MAX_BINS = 24
 _MAX_POINTS = 400
 """Points of a series that a page gets."""
@@ -28,7 +26,7 @@ def compute_figures(table: Table) -> dict[str, Any]:
     return {
         "episodes": table.num_rows,
         "finished": finished.num_rows,
-        "means": {name: _mean_with_interval(finished[name]) for name in ["reward", *metrics, "turns"]},
+        "means": {name: _mean_with_interval(finished, name) for name in ["reward", *metrics, "turns"]},
         "histograms": {
             name: _histogram(finished[name])
             for name in ("reward", "turns", "prompt_tokens", "completion_tokens", "seconds_total")
@@ -49,18 +47,11 @@ def _to_numbers(column: Any) -> Any:
     return column.drop_null().cast("double").to_numpy()
 
 
-def _mean_with_interval(column: Any) -> dict[str, float] | None:
-    """The mean with a 95 % interval: Wilson's for shares, the normal one for others."""
-    values = _to_numbers(column)
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return None
-    mean, count = float(values.mean()), int(values.size)
-    if np.isin(values, (0.0, 1.0)).all():
-        rate = wilson_rate(int(values.sum()), count)
-        return {"value": rate.value, "low": rate.low, "high": rate.high, "episodes": count}
-    half = _NORMAL_QUANTILE * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-    return {"value": mean, "low": mean - half, "high": mean + half, "episodes": count}
+def _mean_with_interval(table: Table, name: str) -> dict[str, float] | None:
+    """The mean of a column with its 95 % interval; see `estimate_mean`."""
+    own = table.select([name, "task_id"]).filter(pc.is_valid(table[name]))
+    found = estimate_mean(own[name].cast("double").to_numpy(), own["task_id"].to_numpy())
+    return None if found is None else found.model_dump()
 
 
 def _histogram(column: Any) -> dict[str, Any] | None:
@@ -96,7 +87,7 @@ def _means_by(table: Table, key: str, names: list[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for value in values[:200]:
         own = table.filter(pc.equal(table[key], value))
-        means = {name: _mean_with_interval(own[name]) for name in names}
+        means = {name: _mean_with_interval(own, name) for name in names}
         rows.append({"key": value, "episodes": own.num_rows, "means": means})
     return rows
 

@@ -108,6 +108,7 @@ class ApiRoutes:
             Route("/", self._send_page_file, name="index"),
             Route("/assets/{file}", self._send_page_file),
             Route("/api/runs", self._make_endpoint(self._list_runs)),
+            Route("/api/compare/{run}/{other}", self._make_endpoint(self._compare_runs)),
             Route("/api/runs/{run}", self._make_endpoint(lambda r: self._get_run(r).overview())),
             Route("/api/runs/{run}/progress", self._make_endpoint(lambda r: self._get_run(r).progress())),
             Route("/api/runs/{run}/episodes", self._make_endpoint(self._list_episodes)),
@@ -150,6 +151,9 @@ class ApiRoutes:
             except ClusterError as error:
                 found.append({"key": run.key, "place": run.place, "name": run.place, "error": str(error)})
         return found
+
+    def _compare_runs(self, request: Request) -> dict[str, Any]:
+        return self._library.compare(request.path_params["run"], request.path_params["other"])
 
     def _list_episodes(self, request: Request) -> dict[str, Any]:
         first, count = _read_number(request, "first", 0), _read_number(request, "count", 100)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from cluster.observe.token_texts import TokenTexts, count_kept_tokens, step_before
 from cluster.viewer.injections import (
     AGENTDOJO_SUITES,
     WantedCall,
@@ -15,7 +16,6 @@ from cluster.viewer.injections import (
     injection_calls,
 )
 from cluster.viewer.state_tree import StateHistory, load_base_state
-from cluster.viewer.token_texts import TokenTexts
 from workers.records import EpisodeRecord, Message, StepRecord
 
 MAX_TEXT_LENGTH = 20_000
@@ -165,6 +165,9 @@ class Transcript:
         return {
             **self._step_line(step),
             "index": step.step_index,
+            "agent": step.agent,
+            "branch": step.branch,
+            "parent": step.parent_step,
             "content": _truncate_text(step.action.content),
             "reasoning": _truncate_text(step.action.reasoning_content),
             "calls": calls,
@@ -178,9 +181,13 @@ class Transcript:
 
     def _rewritten_context(self, place: int) -> list[dict[str, Any]] | None:
         """The prompt's messages, where it does not go on from the step before; None where it does."""
-        if place == 0:
+        parent = step_before(self.episode, place)
+        if parent is None and place == 0:
             return None
-        before, now = self.episode.steps[place - 1], self.episode.steps[place]
+        now = self.episode.steps[place]
+        if parent is None:  # another conversation of the agent's begins
+            return [self._message_in_full(message) for message in now.prompt_messages]
+        before = self.episode.steps[parent]
         expected = [*before.prompt_messages, before.action, *before.observations]
         shown = now.prompt_messages
         if len(shown) == len(expected) and all(
@@ -206,19 +213,11 @@ class Transcript:
         if step.prompt_token_ids is None and step.completion_token_ids is None:
             return None
         prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
-        before: list[int] = []
-        if place:
-            last = self.episode.steps[place - 1]
-            before = [*(last.prompt_token_ids or []), *(last.completion_token_ids or [])]
-        same = 0
-        for one, other in zip(before, prompt, strict=False):
-            if one != other:
-                break
-            same += 1
+        same, goes_on = count_kept_tokens(self.episode, place)
         new = prompt[same : same + _MAX_TOKENS]
         return {
             "kept": same,
-            "goes_on": same == len(before),
+            "goes_on": goes_on,
             "prompt": new,
             "prompt_texts": texts.decode_ids(new),
             "prompt_left_out": len(prompt) - same - len(new),

@@ -270,7 +270,21 @@ def _read_usage(usage: Any) -> dict[str, int] | None:
         reasoning = _read_count(cast(Mapping[str, Any], details), "reasoning_tokens")
         if reasoning is not None:
             made["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    cached = _read_cached(fields)
+    if cached is not None:
+        made["prompt_tokens_details"] = {"cached_tokens": min(cached, prompt)}
     return made
+
+
+def _read_cached(usage: Mapping[str, Any]) -> int | None:
+    """Tokens of the prompt that the server had in its cache; None where it does not say."""
+    for name in ("prompt_tokens_details", "input_tokens_details"):
+        details: Any = usage.get(name)
+        if isinstance(details, Mapping):
+            cached = _read_count(cast(Mapping[str, Any], details), "cached_tokens")
+            if cached is not None and cached >= 0:
+                return cached
+    return _read_count(usage, "prompt_cache_hit_tokens", "cache_read_input_tokens")
 
 
 def _read_count(fields: Mapping[str, Any], *names: str) -> int | None:

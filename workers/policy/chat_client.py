@@ -115,7 +115,11 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
 
     async def from_native_response(self, response: Any) -> Response:
         """The answer as verifiers sees it; an action that says nothing has the empty string for content."""
-        return fill_empty_content(await super().from_native_response(response))
+        made = fill_empty_content(await super().from_native_response(response))
+        details = response.usage.prompt_tokens_details if response.usage is not None else None
+        if made.usage is not None and details is not None:
+            made.usage["cached_tokens"] = details.cached_tokens
+        return made
 
     async def _ask(
         self, messages: list[Any], model: str, sampling: dict[str, Any], tools: list[Any]

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from cluster.cli.main import app
 from cluster.compare.comparison import compare_runs
 from cluster.compare.statistics import bootstrap_interval, mcnemar_exact
+from cluster.compare.tokens import compare_tokens
 from cluster.errors import ConfigError
-from tests.cluster.synthetic import episode, failed_episode, write_segment
+from tests.cluster.synthetic import episode, failed_episode, full_step, write_segment
 from workers.records import EpisodeRecord
 
 
@@ -94,3 +95,35 @@ def test_the_command_compares_three_runs(tmp_path: Path) -> None:
     assert text.count("4 pairs of episodes, by episode_id") == 2
     found = json.loads(CliRunner().invoke(app, ["compare", *runs, "--json"]).output)
     assert [pair["metrics"][0]["difference"] for pair in found] == [0.25, 0.5]
+
+
+def test_tokens_part_where_the_first_one_differs(tmp_path: Path) -> None:
+    def sampled(number: int, ids: list[int], shift: float, prompt: int = 1) -> EpisodeRecord:
+        step = full_step(0, True).model_copy(
+            update={
+                "prompt_token_ids": [prompt],
+                "completion_token_ids": ids,
+                "completion_logprobs": [-0.5 + shift] * len(ids),
+            }
+        )
+        return episode(number, steps=[step])
+
+    first = write(
+        tmp_path / "a",
+        [sampled(1, [7, 8, 9], 0.0), sampled(2, [7], 0.0), sampled(3, [7], 0.0), failed_episode(4)],
+    )
+    second = write(
+        tmp_path / "b",
+        [sampled(1, [7, 8, 10], 0.25), sampled(2, [7], 0.0), sampled(3, [7], 0.0, 2), failed_episode(4)],
+    )
+    found = compare_tokens(first, second)
+    assert (found.same, found.without_tokens) == (1, 1)
+    one, two, three = sorted(found.pairs, key=lambda pair: pair.first_episode)
+    assert (one.shared, one.step, one.token, one.mean_logprob_gap) == (2, 0, 2, 0.25)
+    assert (two.step, two.largest_logprob_gap) == (None, 0.0)
+    assert (three.step, three.token, three.shared) == (0, None, 0)
+    text = CliRunner().invoke(app, ["compare", first[0], second[0], "--tokens"]).output
+    assert "3 pairs of episodes have token ids; of 1 all tokens are the same; 1 pairs have none" in text
+    bare = write(tmp_path / "c", [failed_episode(1)])
+    with pytest.raises(ConfigError, match=r"policy\.token_ids"):
+        compare_tokens(bare, bare)

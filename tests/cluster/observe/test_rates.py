@@ -50,10 +50,11 @@ def only(rows: list[ScoreRow], **labels: Any) -> ScoreRow:
 
 def test_rates_are_per_suite_attack_and_injection_task():
     scores = Scores()
-    for suite, attack, number, success in product(("slack", "travel"), ("direct", "dos"), (1, 2, 10), (0, 1)):
+    pairs = product(("slack", "travel"), ("direct", "dos"), (1, 2, 10), (0, 1))
+    for task, (suite, attack, number, success) in enumerate(pairs):
         pair = {"user_task": "user_task_0", "injection_task": f"injection_task_{number}"}
         metrics = {"utility": 1.0, "attack_success": float(success and number == 2)}
-        scores.add(ended(suite=suite, attack=attack, **pair), metrics)
+        scores.add(ended(suite=suite, attack=attack, **pair), metrics, task)
     rows = scores.rows()
     whole = only(rows, suite=None, attack="direct", injection_task=None)
     assert whole.utility == wilson_rate(12, 12) and whole.attack_success == wilson_rate(2, 12)
@@ -80,22 +81,22 @@ def test_utility_under_attack_is_agentdojos_and_the_papers_is_beside_it():
 
 def test_failed_episodes_are_counted_and_in_no_rate():
     scores = Scores()
-    scores.add(ended(suite="slack", user_task="user_task_0"), {"utility": 0.0})
-    scores.add(ended("failed", suite="slack", user_task="user_task_0"), {"utility": 1.0})
+    scores.add(ended(suite="slack", user_task="user_task_0"), {"utility": 0.0}, 0)
+    scores.add(ended("failed", suite="slack", user_task="user_task_0"), {"utility": 1.0}, 0)
     row = only(scores.rows(), suite="slack")
     assert (row.finished, row.failed, row.utility) == (1, 1, wilson_rate(0, 1))
 
 
 def test_what_is_no_share_has_no_rate():
     scores = Scores()
-    scores.add(ended(suite="own"), {"utility": 0.5})
-    scores.add(ended(suite="own"), {"utility": 1.0})
+    scores.add(ended(suite="own"), {"utility": 0.5}, 0)
+    scores.add(ended(suite="own"), {"utility": 1.0}, 1)
     assert only(scores.rows(), suite="own").utility is None
 
 
 def test_environment_without_suites_has_no_scores():
     scores = Scores()
-    scores.add(ended(), {"utility": 1.0})
+    scores.add(ended(), {"utility": 1.0}, 0)
     assert scores.rows() == []
 
 
@@ -103,8 +104,8 @@ def test_environment_without_suites_has_no_scores():
 def test_an_attack_without_an_injection_task_counts_once(status: str):
     scores = Scores()
     labels = {"suite": "slack", "user_task": "user_task_0", "injection_task": None, "attack": "direct"}
-    for _ in range(3):
-        scores.add({**labels, "status": status}, {"utility": 1.0, "attack_success": 0.0})
+    for task in range(3):
+        scores.add({**labels, "status": status}, {"utility": 1.0, "attack_success": 0.0}, task)
     assert [(row.suite, row.injection_task) for row in scores.rows()] == [(None, None), ("slack", None)]
     for row in scores.rows():
         assert row.finished + row.failed == 3

@@ -15,9 +15,12 @@ from cluster.errors import ConfigError
 from cluster.observe.conversation import render_episode
 from cluster.observe.episode_list import render_episode_list
 from cluster.observe.printing import escape_invisible, print_lines, render_table
+from cluster.observe.token_lines import describe_tokens
+from cluster.observe.token_texts import TokenTexts
 from cluster.plan.tasks import Selection, Task, render_selection
 from tests.cluster.synthetic import episode, failed_episode, full_step, write_segment
-from workers.records import EpisodeError, EpisodeRecord, FunctionCall, Message, ToolCall
+from tests.helpers.tiny_tokenizer import make_tokenizer
+from workers.records import EpisodeError, EpisodeRecord, FunctionCall, Message, StepRecord, ToolCall
 
 
 @pytest.fixture
@@ -205,3 +208,35 @@ def test_white_space_is_made_visible_where_it_is_all_there_is() -> None:
     assert escape_invisible(" \t\n") == "·→⏎"
     assert escape_invisible("a b") == "a b"
     assert escape_invisible("\x1b[2J\u202e") == "\\x1b[2J\\u202e"
+
+
+def test_tokens_are_listed_by_step_and_branch_prompt_and_sampled_apart(tmp_path: Path) -> None:
+    def step(index: int, prompt: list[int], sampled: list[int], **changes: Any) -> StepRecord:
+        own: dict[str, Any] = {"prompt_token_ids": prompt, "completion_token_ids": sampled}
+        own["completion_logprobs"] = [-0.5 - each for each in range(len(sampled))]
+        return full_step(index, index == 3).model_copy(update={**own, "agent": "a", "branch": 0, **changes})
+
+    steps = [
+        step(0, [1, 2, 3], [7, 8]),
+        step(1, [1, 2, 3, 7, 8, 4], [9], parent_step=0),
+        step(2, [1, 5], [6], branch=1),
+        step(3, [1, 2, 3, 7, 8, 4, 9, 10], [], parent_step=1, completion_token_ids=None),
+    ]
+    write_segment(tmp_path / "journal" / "000001.jsonl", [episode(1, steps=steps)])
+    (tmp_path / "manifest.json").write_text(json.dumps({"run_id": "run-1"}))
+    arguments = ["show", str(tmp_path), "0000000000000001", "--tokens"]
+    rows = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert [[token["id"] for token in row["prompt"]] for row in rows] == [[1, 2, 3], [4], [1, 5], [10]]
+    assert [row["kept"] for row in rows] == [0, 5, 0, 7]
+    assert rows[0]["sampled"] == [{"id": 7, "logprob": -0.5}, {"id": 8, "logprob": -1.5}]
+    text = CliRunner().invoke(app, arguments).output
+    assert "step 1, agent a, branch 0, after step 0, version 3, 6 tokens of prompt, 1 sampled" in text
+    assert "  >  -1.5000       8\n" in text and "5 tokens as the step before has them" in text
+    refused = CliRunner().invoke(app, ["show", str(tmp_path), "--tokens"]).exception
+    assert isinstance(refused, ConfigError) and "EPISODE_ID" in str(refused)
+
+
+def test_a_token_has_its_text_where_the_tokenizer_is_here(tmp_path: Path) -> None:
+    texts = TokenTexts(make_tokenizer(tmp_path))
+    (row, *_) = describe_tokens(episode(1, steps=[full_step(0, True)]), texts)
+    assert all("text" in token for token in [*row["prompt"], *row["sampled"]])

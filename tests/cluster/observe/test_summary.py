@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cluster.dataset.arrow import pa, pq
+from cluster.dataset.conditions import iterate_rows
 from cluster.dataset.dataset import Dataset
+from cluster.dataset.episodes import iterate_records
 from cluster.dataset.manifest import Manifest, ManifestError, write_manifest
 from cluster.observe.failure_groups import FailureGroup
 from cluster.observe.rates import ScoreRow, wilson_rate
@@ -52,7 +55,9 @@ async def test_summary_counts_shards_and_journal_alike(tmp_path: Path, journalle
     summary = summarise_run(
         await run_of(tmp_path, EPISODES, journalled=journalled), planned=9, wall_seconds=3.5
     )
-    assert summary == Summary(
+    means = {name: (mean.value, mean.episodes, mean.tasks) for name, mean in summary.means.items()}
+    assert means == {"attack_success": (2 / 3, 3, 3), "reward": (0.6, 5, 5), "utility": (0.75, 4, 4)}
+    assert summary.model_copy(update={"means": {}}) == Summary(
         run_id="run-1",
         environment="agentdojo",
         planned=9,
@@ -163,6 +168,66 @@ def test_run_at_work_is_summarised_up_to_its_torn_tail(tmp_path: Path):
     assert summarise_run(tmp_path).finished == 1
 
 
+async def test_samples_of_one_task_are_no_independent_episodes(tmp_path: Path):
+    def run(name: str, tasks: list[int]) -> list[EpisodeRecord]:
+        return [
+            episode(number, task_id=f"t{task}", metrics=metrics(float(task % 2)), reward=float(task % 2))
+            for number, task in enumerate(tasks)
+        ]
+
+    apart = summarise_run(await run_of(tmp_path / "apart", run("apart", list(range(16)))))
+    together = summarise_run(await run_of(tmp_path / "together", run("together", [0, 1, 2, 3] * 4)))
+    assert apart.reward == together.reward == 0.5
+    assert (together.means["reward"].episodes, together.means["reward"].tasks) == (16, 4)
+    assert together.means["reward"].high > apart.means["reward"].high + 0.1
+    utility = [next(row.utility for row in each.scores if row.suite is None) for each in (apart, together)]
+    assert utility[0] == wilson_rate(8, 16)
+    assert utility[1] is not None and utility[1].low < wilson_rate(8, 16).low - 0.1
+    assert apart.passes == []
+    rates = {(row.metric, row.k): row for row in together.passes}
+    assert set(rates) == {(name, k) for name in ("reward", "utility") for k in (1, 2, 3, 4)}
+    assert {row.any_passes.value for row in together.passes} == {0.5}  # a task's samples all agree
+    text = " ".join(shown(together).split())
+    assert "samples of a task with reward at least 1: any of k (pass@k), all of k (pass^k)" in text
+    assert "4 4 0.500 [0.13, 0.87] 0.500 [0.13, 0.87]" in text
+
+
+async def test_the_cost_follows_from_the_prices_in_the_config(tmp_path: Path):
+    usage = Usage(prompt_tokens=1_000_000, completion_tokens=500_000, cached_tokens=400_000)
+    records = [episode(0, usage=usage), episode(1, usage=usage, reward=0.0), failed_episode(2)]
+    run = await run_of(tmp_path, records, journalled=1)
+    assert summarise_run(run).cost is None
+    config = run / "config.yaml"
+    config.write_text("policy: {price: {input: 1.0, output: 4.0, cached: 0.5}}")
+    summary = summarise_run(run)
+    assert summary.cached_tokens == 800_000
+    dear = 10 * 1e-6 + 2 * 4e-6  # of the tokens of the episode that failed
+    assert summary.cost is not None and summary.cost.total == pytest.approx(1.2 + 0.4 + 4.0 + dear)
+    assert summary.cost.per_pass == summary.cost.total
+    assert summary.cost.per_episode == pytest.approx(summary.cost.total / 3)
+    assert "cost 5.6: 1.867 per episode, 5.6 per episode whose reward is at least 1" in shown(summary)
+    config.write_text("policy: {price: {input: 1.0, output: 4.0}}")
+    whole = summarise_run(run).cost
+    assert whole is not None and whole.total == pytest.approx(6.0 + dear)
+
+
+async def test_a_run_of_an_older_version_lacks_columns_and_is_read(tmp_path: Path):
+    run = await run_of(tmp_path, EPISODES)
+    for file in (run / "episodes").iterdir():
+        table = pq.read_table(file)
+        usage = [
+            {name: row[name] for name in ("prompt_tokens", "completion_tokens")}
+            for row in table["usage"].to_pylist()
+        ]
+        older = table.drop_columns(["usage", "details", "connections"]).append_column(
+            "usage", pa.array(usage)
+        )
+        pq.write_table(older, file)
+    summary = summarise_run(run)
+    assert (summary.prompt_tokens, summary.cached_tokens) == (70, None)
+    assert len(list(iterate_rows(run))) == len(list(iterate_records(run))) == len(EPISODES)
+
+
 async def test_run_without_episodes_has_a_summary(tmp_path: Path):
     summary = summarise_run(await run_of(tmp_path, []), wall_seconds=1.0)
     assert (summary.environment, summary.finished, summary.rows) == (None, 0, [])
@@ -197,7 +262,7 @@ async def test_view_shows_scores_failures_and_times(tmp_path: Path):
     assert ["banking", "attack", "3", "1", "0.500", "1.000", "0.500"] in lines
     assert ["travel", "benign", "1", "1", "–", "–", "–"] in lines
     assert ["p95", "1.000", "2.000", "3.000", "4.000", "5.000", "15.000"] in lines
-    assert "metrics: turns 2.000" in text
+    assert "metrics: turns 2.000 [2.00, 2.00]" in text
 
 
 async def test_view_of_an_environment_without_suites_has_no_columns_of_those_that_have(tmp_path: Path):

@@ -24,6 +24,7 @@ from tests.cluster.viewer.made_up_runs import (
     hostile_episode,
     injected_state,
     mixed_records,
+    resisting_records,
     write_run,
 )
 
@@ -120,6 +121,24 @@ def test_tasks_are_grouped_with_their_pass_rates(run_dir: Path) -> None:
     assert sum(row["failed"] for row in answer["rows"]) == 3
 
 
+def test_two_runs_are_compared(run_dir: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", resisting_records())
+    client, (first, second) = client_of(run_dir, other)
+    found = client.get(f"/api/compare/{first}/{second}").json()
+    (attack,) = [row for row in found["metrics"] if row["metric"] == "attack_success"]
+    assert (attack["pairs"], attack["first"], attack["second"]) == (12, 1.0, 0.25)
+    assert (attack["gained"], attack["lost"], attack["tasks_up"], attack["tasks_down"]) == (0, 9, 0, 6)
+    assert attack["sign_p"] == 2 / 2**6
+    assert found["differing"] == len(found["rows"]) == 9
+    row = found["rows"][0]
+    assert row["difference"] == 1.0 and row["first"]["episode_id"] == row["second"]["episode_id"]
+    assert client.get(f"/api/compare/{first}/nothing").status_code == 404
+    lone = write_run(tmp_path / "lone", [episode(99, task_id="elsewhere", suite=None)])
+    client, (first, second) = client_of(run_dir, lone)
+    answer = client.get(f"/api/compare/{first}/{second}")
+    assert answer.status_code == 400 and "runs of the same tasks" in answer.json()["error"]
+
+
 def test_an_episode_is_shown_with_its_attack(run_dir: Path) -> None:
     AGENTDOJO_SUITES.wait()
     client, (key,) = client_of(run_dir)
@@ -196,7 +215,7 @@ def test_a_runs_page_has_intervals_and_plots(run_dir: Path) -> None:
     client, (key,) = client_of(run_dir)
     found = client.get(f"/api/runs/{key}").json()
     mean = found["means"]["metric.attack_success"]
-    assert mean["value"] == 1.0 and 0.7 < mean["low"] < 0.8 and mean["episodes"] == 12
+    assert mean["value"] == 1.0 and 0.6 < mean["low"] < 0.62 and (mean["episodes"], mean["tasks"]) == (12, 6)
     assert found["histograms"]["reward"] == {"edges": [0.0, 1.0], "counts": [12, 9]}
     assert found["counts"]["error_stage"] == [["setup", 3]]
     (cell,) = found["heat"]["attack_success"]

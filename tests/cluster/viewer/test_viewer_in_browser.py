@@ -14,7 +14,13 @@ from cluster.viewer.library import Library
 from cluster.viewer.report import write_report
 from cluster.viewer.server import build_app
 from cluster.viewer.view import _open_listener
-from tests.cluster.viewer.made_up_runs import HOSTILE, hostile_episode, mixed_records, write_run
+from tests.cluster.viewer.made_up_runs import (
+    HOSTILE,
+    hostile_episode,
+    mixed_records,
+    resisting_records,
+    write_run,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
@@ -49,6 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile = [hostile_episode(50), hostile_episode(51, steps=10_000), hostile_episode(52, output=50_000_000)]
     write_run(folder / "hostile", hostile)
     write_run(folder / "mixed", mixed_records(16))
+    write_run(folder / "second", resisting_records(16))
     return folder
 
 
@@ -59,7 +66,7 @@ def live_run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def viewer(runs: Path, live_run: Path) -> Iterator[Viewer]:
-    library = Library([str(runs / "mixed"), str(runs / "hostile"), str(live_run)])
+    library = Library([str(runs / "mixed"), str(runs / "hostile"), str(live_run), str(runs / "second")])
     listener = _open_listener("127.0.0.1", 0)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     app = build_app(library, "secret", frozenset({"127.0.0.1"}))
@@ -128,6 +135,27 @@ def test_state_and_tokens_are_shown_where_they_are_asked_for(viewer: Viewer) -> 
         "#step-1 .sampled span", "spans => spans.map(span => span.style.backgroundColor)"
     )
     assert len(colours) == 4 and colours[0] == "" and len(set(colours)) == 4
+
+
+def test_two_runs_are_compared_down_to_the_step_on_which_they_part(viewer: Viewer) -> None:
+    page = viewer.open("/", "text=second")
+    page.check("input[aria-label='compare mixed']")
+    page.check("input[aria-label='compare second']")
+    page.click("button:has-text('compare')")
+    page.wait_for_selector(".differences")
+    assert f"/compare/{viewer.keys[0]}/{viewer.keys[3]}" in page.url
+    row = page.inner_text(".differences tr:has-text('attack success')")
+    assert "-0.75" in row
+    page.click(".pairs tbody tr >> nth=0")
+    page.wait_for_selector(".beside .boundary:has-text('here they part')")
+    page.wait_for_selector(".beside .call.wanted")
+    assert "I pay the bill only." in page.inner_text(".beside .two >> nth=1")
+    where = page.url
+    page.keyboard.press("]")
+    page.wait_for_function("(before) => location.href !== before", arg=where)
+    viewer.open("/", "select")
+    page.select_option("select", "attack_success")
+    page.wait_for_selector("figcaption:has-text('attack success by run')")
 
 
 def test_a_hostile_transcript_stays_text(viewer: Viewer) -> None:

@@ -230,6 +230,22 @@ async def test_limit_is_sent_under_the_name_that_a_server_takes(refused: str, me
     ] * 2, "the second request knows"
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 2}},
+        {"input_tokens_details": {"cached_tokens": "2"}},
+        {"prompt_cache_hit_tokens": 2},
+        {"cache_read_input_tokens": 2},
+    ],
+)
+async def test_tokens_that_the_server_had_in_its_cache_are_counted(told: dict[str, Any]) -> None:
+    made = said(usage={"prompt_tokens": 3, "completion_tokens": 2, **told})
+    async with served(lambda _: (200, made)) as (client, _):
+        answer = await ask(client)
+    assert getattr(answer.usage, "cached_tokens", None) == 2
+
+
 async def test_server_that_ignores_the_limit_is_noticed_once() -> None:
     made = said(usage={"prompt_tokens": 3, "completion_tokens": 400, "total_tokens": 403})
     async with served(lambda _: (200, made), sampling=SamplingSettings(max_tokens=16)) as (client, _):

@@ -13,6 +13,7 @@ from workers.environments import tracing
 from workers.environments.base import Actor, Rollout, Rows
 from workers.environments.classic import scoring, steps
 from workers.environments.classic.overheads import avoid_token_threads, cache_signature
+from workers.environments.classic.rescoring import NewScore, score_records
 from workers.environments.library_output import log_library_output
 from workers.environments.loading import explain_load_error, load_classic_environment
 from workers.environments.sendable import replace_unsendable, replace_unsendable_message
@@ -20,6 +21,7 @@ from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
 from workers.failures import failure_kind
+from workers.records import EpisodeRecord
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings, Split
 
@@ -129,6 +131,13 @@ class ClassicEnvironment:
             s if isinstance(s, BaseException) else steps.make_rollout(s, t)
             for s, t in zip(states, traces, strict=True)
         ]
+
+    async def score_records(
+        self, row: dict[str, Any], records: list[EpisodeRecord]
+    ) -> list[NewScore | Exception]:
+        """Scores recorded episodes of one task again; see `score_records` of `rescoring`."""
+        env, row = _find_player(self._env, row)
+        return await score_records(env, row, records)
 
     async def tear_down(self) -> None:
         """Runs what is to run when nobody needs the environment any more: `@vf.teardown`, of rubrics too."""

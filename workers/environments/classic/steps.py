@@ -207,7 +207,12 @@ def _read_tokens(tokens: Any) -> _TokenColumns:
 
 def _read_usage(usage: Any) -> Usage:
     prompt, completion = to_number(usage.prompt_tokens), to_number(usage.completion_tokens)
-    return Usage(prompt_tokens=int(prompt or 0), completion_tokens=int(completion or 0))
+    cached = to_number(getattr(usage, "cached_tokens", None))
+    return Usage(
+        prompt_tokens=int(prompt or 0),
+        completion_tokens=int(completion or 0),
+        cached_tokens=None if cached is None else int(cached),
+    )
 
 
 def _turn_at(trace: EpisodeTrace, index: int) -> Turn:

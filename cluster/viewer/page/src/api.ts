@@ -15,6 +15,7 @@ export interface Tokens {
 }
 export interface Step extends Omit<Line, "calls" | "tokens"> {
   index: number; content: Cut | null; reasoning: Cut | null; calls: Call[]; observations: Message[];
+  agent: string | null; branch: number | null; parent: number | null;
   context: Message[] | null; done: boolean; no_logprobs: string | null; tokens: Tokens | null;
   usage: { prompt_tokens: number; completion_tokens: number } | null;
 }
@@ -52,8 +53,19 @@ export interface RunLine {
   key: string; place: string; name: string; error?: string; state: string; created: number; policy: string;
   summary: {
     environment: string | null; planned: number | null; finished: number; failed: number; reward: number | null;
-    metrics: Record<string, number>; prompt_tokens: number; completion_tokens: number; wall_seconds: number | null;
+    metrics: Record<string, number>; means: Record<string, Mean>; prompt_tokens: number; completion_tokens: number; wall_seconds: number | null;
   };
+}
+
+export interface Difference {
+  metric: string; pairs: number; first: number; second: number; difference: number; low: number; high: number;
+  gained: number | null; lost: number | null; mcnemar_p: number | null; tasks_up: number; tasks_down: number; sign_p: number;
+}
+export interface Side { episode_id: string; status: string; reward: number | null; metrics: Record<string, number | null> }
+export interface Pair { task_id: string; sample_index: number; first: Side; second: Side; difference: number | null }
+export interface Comparison {
+  first: string; second: string; paired_by: string; pairs: number; only_first: number; only_second: number; failed: number;
+  samples_per_task: boolean; metrics: Difference[]; differing: number; rows: Pair[];
 }
 
 declare global {

@@ -74,7 +74,7 @@ export function Heat({ name, cells, onPick }: { name: string; cells: Cell[]; onP
 }
 
 /** Values over time, each line on the same axis. */
-export function Lines({ title, rows, x, lines }: { title: string; rows: Record<string, unknown>[]; x: (row: Record<string, unknown>) => number; lines: [string, (row: Record<string, unknown>) => number | null][] }) {
+export function Lines({ title, rows, x, lines, write = seconds }: { write?: (value: number) => string; title: string; rows: Record<string, unknown>[]; x: (row: Record<string, unknown>) => number; lines: [string, (row: Record<string, unknown>) => number | null][] }) {
   const drawn = lines.map(([name, value]) => [name, rows.map((row) => [x(row), value(row)]).filter((point): point is [number, number] => typeof point[1] === "number" && Number.isFinite(point[1]))] as const).filter(([, points]) => points.length > 1);
   if (!drawn.length) return null;
   const points = drawn.flatMap(([, own]) => own);
@@ -88,7 +88,7 @@ export function Lines({ title, rows, x, lines }: { title: string; rows: Record<s
       <svg viewBox="0 0 320 116" role="img" aria-label={`${title} over time, up to ${number(top)}`}>
         <line x1="0" x2="320" y1="98" y2="98" class="axis" />
         {drawn.map(([, own], at) => <polyline class={`line line${at}`} points={own.map(place).join(" ")} />)}
-        <text x="0" y="10">{number(top)}</text><text x="320" y="112" text-anchor="end">{seconds(right)}</text>
+        <text x="0" y="10">{number(top)}</text><text x="320" y="112" text-anchor="end">{write(right)}</text>
       </svg>
       <div class="legend small">{drawn.map(([name], at) => <span><i class={`dot line${at}`} /> {name}</span>)}</div>
     </figure>

@@ -58,15 +58,16 @@ function CallView({ call, at, answer, text }: { call: Call; at: number; answer: 
 
 interface StepProps { step: Step; at: number; current: boolean; run: string; episode: Episode; wide: boolean; previousVersion: number | null; onPick: () => void }
 
-function StepView({ step, at, current, run, episode, wide, previousVersion, onPick }: StepProps) {
+export function StepView({ step, at, current, run, episode, wide, previousVersion, onPick }: StepProps) {
   const text = (part: string) => `api/runs/${run}/episodes/${episode.episode_id}/text?step=${at}&part=${part}`;
   const answered = new Set(step.calls.map((call) => call.answer).filter((place) => place !== null));
   const [state, setState] = useState(false);
   return (
-    <article class={`step ${current ? "current" : ""}`} id={`step-${at}`} aria-label={`Step ${at}`} onClick={onPick}>
+    <article class={`step ${current ? "current" : ""} ${step.branch ? "branch" : ""}`} style={step.branch ? { marginLeft: `${Math.min(step.branch, 6) * 1.5}rem` } : undefined} id={`step-${at}`} aria-label={`Step ${at}`} onClick={onPick}>
       {previousVersion !== null && step.version !== previousVersion && <p class="boundary">weights: version {previousVersion} → {step.version}</p>}
       <header>
         <h3>step {at}</h3>
+        {step.agent !== null && <span class="badge lane">{step.agent} · branch {step.branch ?? 0}{step.parent !== null && step.parent !== at - 1 && <> · goes on from step {step.parent}</>}</span>}
         {step.reward !== null && <span class={`badge ${step.reward > 0 ? "good" : step.reward < 0 ? "bad" : ""}`}>reward {number(step.reward)}</span>}
         {step.injected_call && <span class="badge bad">injected call</span>}
         {step.finish_reason === "length" && <span class="badge warn">cut off by the token limit</span>}

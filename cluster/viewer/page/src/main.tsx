@@ -1,6 +1,8 @@
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { get, type RunLine } from "./api";
+import { Intervals } from "./charts";
+import { ComparePage } from "./compare";
 import { EpisodePage } from "./episode";
 import { label, moment, number, seconds } from "./format";
 import { useAnswer, Waiting } from "./load";
@@ -42,15 +44,25 @@ function RunsPage() {
     return () => clearTimeout(timer);
   }, [answer.value]);
   const runs = answer.value ?? [];
+  const [picked, setPicked] = useState<string[]>([]);
+  const [metric, setMetric] = useState("reward");
+  const pick = (key: string) => setPicked(picked.includes(key) ? picked.filter((one) => one !== key) : [...picked, key].slice(-2));
+  const charted = runs.filter((run) => !run.error && run.summary.means?.[metric]);
+  const names = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.means ?? {})))];
   const metrics = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.metrics ?? {})))].slice(0, 6);
   return (
     <main class="table-page">
       <h2>Runs</h2>
+      {!window.KUMITE_REPORT && runs.length > 1 && <p class="row small">
+        <button disabled={picked.length < 2} onClick={() => { location.hash = address(["compare", ...picked]); }}>compare</button>
+        <span class="dim">{picked.length < 2 ? "tick two runs of the same tasks" : `${picked[0].replace(/-[0-9a-f]{6}$/, "")} → ${picked[1].replace(/-[0-9a-f]{6}$/, "")}`}</span>
+      </p>}
       <Waiting of={answer}>
         <div class="scroll"><table>
-          <thead><tr><th>run</th><th>state</th><th>begun</th><th>environment</th><th>policy</th><th>episodes</th><th>failed</th><th>reward</th>{metrics.map((name) => <th>{label(name)}</th>)}<th>tokens</th><th>time</th></tr></thead>
-          <tbody>{runs.map((run) => run.error ? <tr><td>{run.name}</td><td colSpan={9 + metrics.length} class="danger">{run.error}</td></tr> : (
+          <thead><tr>{!window.KUMITE_REPORT && <th />}<th>run</th><th>state</th><th>begun</th><th>environment</th><th>policy</th><th>episodes</th><th>failed</th><th>reward</th>{metrics.map((name) => <th>{label(name)}</th>)}<th>tokens</th><th>time</th></tr></thead>
+          <tbody>{runs.map((run) => run.error ? <tr>{!window.KUMITE_REPORT && <td />}<td>{run.name}</td><td colSpan={9 + metrics.length} class="danger">{run.error}</td></tr> : (
             <tr onClick={() => { location.hash = address(["run", run.key]); }}>
+              {!window.KUMITE_REPORT && <td onClick={(event) => event.stopPropagation()}><input type="checkbox" aria-label={`compare ${run.name}`} checked={picked.includes(run.key)} onChange={() => pick(run.key)} /></td>}
               <td><a href={address(["run", run.key])}>{run.name}</a></td>
               <td><span class={`badge ${run.state === "live" ? "good" : run.state === "cut off" ? "warn" : ""}`}>{run.state}</span></td>
               <td>{moment(run.created)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
@@ -62,6 +74,10 @@ function RunsPage() {
             </tr>
           ))}</tbody>
         </table></div>
+        {charted.length > 1 && <div class="figures">
+          <label class="small broad">chart <select value={metric} onChange={(event) => setMetric(event.currentTarget.value)}>{names.map((name) => <option value={name}>{label(name)}</option>)}</select></label>
+          <Intervals title={`${label(metric)} by run`} rows={charted.map((run) => [run.name, run.summary.means[metric]])} />
+        </div>}
       </Waiting>
     </main>
   );
@@ -88,6 +104,7 @@ function Page() {
     <>
       <header class="top">
         <a class="name" href="#/">Kumite</a>
+        {room === "compare" && <nav aria-label="Where"><a href={address(route.path)} aria-current="page">compare</a></nav>}
         {here && <nav aria-label="Where">
           <a href={address(["run", here])} aria-current={view === undefined ? "page" : undefined}>{here.replace(/-[0-9a-f]{6}$/, "")}</a>
           <a href={address(["run", here, "episodes"], kept)} aria-current={view === "episodes" ? "page" : undefined}>episodes</a>
@@ -97,7 +114,7 @@ function Page() {
         <details class="keys"><summary>keys</summary><dl><dt>j k</dt><dd>next, previous step or row</dd><dt>[ ]</dt><dd>previous, next episode or page</dd><dt>/</dt><dd>search</dd><dt>c</dt><dd>copy a link</dd><dt>Enter</dt><dd>open the row</dd></dl></details>
         <ThemeButton />
       </header>
-      {!here ? <RunsPage /> : view === "episode" && id ? <EpisodePage key={id} run={here} id={id} route={route} />
+      {room === "compare" && run && view ? <ComparePage first={run} second={view} route={route} /> : !here ? <RunsPage /> : view === "episode" && id ? <EpisodePage key={id} run={here} id={id} route={route} />
         : view === "episodes" ? <EpisodesPage run={here} route={route} progress={progress} /> : <RunPage run={here} progress={progress} />}
     </>
   );

@@ -29,6 +29,15 @@ function Groups({ title, column, rows, run }: { title: string; column: string; r
   );
 }
 
+/** A trainer's run: reward, utility and attack success over the versions of the weights. */
+function VersionLines({ rows }: { rows: By[] }) {
+  if (rows.length < 2) return null;
+  const series = rows.map((row) => ({ ...row }) as unknown as Line);
+  const mean = (name: string) => (row: Line) => (row as unknown as By).means[name]?.value ?? null;
+  const names = ["reward", "metric.utility", "metric.attack_success", "metric.solved"].filter((name) => rows.some((row) => row.means[name]));
+  return <>{names.map((name) => <Lines title={`${label(name)} by version of the weights`} rows={series} x={(row) => Number(row.key)} write={(value) => `version ${value}`} lines={[[label(name), mean(name)]]} />)}</>;
+}
+
 function Counts({ title, column, rows, run }: { title: string; column: string; rows: [string | number, number][]; run: string }) {
   if (!rows.length) return null;
   const most = rows[0][1];
@@ -83,6 +92,7 @@ export function RunPage({ run, progress }: { run: string; progress: number }) {
           <Lines title="policy: requests" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["running", (row) => of(row, "policy", "running")], ["waiting", (row) => of(row, "policy", "waiting")]]} />
           <Lines title="tokens per second" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["tokens/s", (row) => of(row, "tokens_per_second")]]} />
           <Lines title="KV cache in use" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["share", (row) => of(row, "policy", "kv_cache_usage") ?? of(row, "policy", "kv_cache")]]} />
+          <VersionLines rows={found.versions} />
           <Groups title="by suite" column="suite" rows={found.suites} run={run} />
           <Groups title="by version of the weights" column="policy_version" rows={found.versions} run={run} />
         </div>

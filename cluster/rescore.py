@@ -1,0 +1,180 @@
+"""`kumite rescore`: a run's episodes scored again without being played, as a run of its own."""
+
+import asyncio
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cluster.config import RunConfig
+from cluster.config.file import load_config
+from cluster.dataset.arrow import pq
+from cluster.dataset.episodes import iterate_records
+from cluster.dataset.manifest import load_manifest
+from cluster.dataset.run_folder import Target
+from cluster.dataset.run_record import NAME as RUN_RECORD
+from cluster.errors import ConfigError
+from cluster.observe.summary import Summary, summarise_run, write_summary
+from cluster.plan.plan import Plan, load_plan
+from workers.environments.agentdojo.rewards import RewardSettings, weigh_metrics
+from workers.environments.classic.rescoring import NewScore
+from workers.record_digest import digest_of
+from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, TaskLabels
+
+_AGENTDOJO = "agentdojo"
+
+
+def rescore_run(
+    run_dir: Path, overrides: Iterable[str] = (), out: str | None = None, say: Callable[[str], None] = print
+) -> tuple[str, Summary]:
+    """Scores a run's episodes again and writes them as a new run, which names the old one.
+
+    An environment's rubric is asked over the recorded messages. Of AgentDojo the metrics stay, which its own
+    checks in the sandbox gave, and the reward is weighed anew.
+
+    Args:
+        run_dir: The run's folder.
+        overrides: Keys of `environment.args` to change: `environment.args.KEY=value`.
+        out: The new run's folder. None: the old one's name and `-rescored`, beside it.
+        say: Takes a line on what is being done.
+
+    Returns:
+        The new run's folder, and its summary.
+
+    Raises:
+        ConfigError: The environment cannot score without playing, or lacks a task; or the folder is taken.
+        ManifestError: The folder holds no run.
+    """
+    changes = list(overrides)
+    for change in changes:
+        if not change.startswith("environment.args."):
+            raise ConfigError(
+                f"--set {change}: `kumite rescore` plays nothing; set environment.args.KEY only"
+            )
+    old = load_manifest(run_dir)
+    config = load_config(run_dir / "config.yaml", changes).model_copy(update={"limit": None})
+    place = out or f"{str(run_dir).rstrip('/')}-rescored"
+    target = Target.new(config, place)
+    if config.environment.id == _AGENTDOJO:
+        scores = _weigh_agentdojo(run_dir, config)
+    else:
+        scores = asyncio.run(_ask_rubric(run_dir, config, target.run_id, say))
+    with target.held(config):
+        asyncio.run(_write(run_dir, target, scores, old.run_id))
+    summary = summarise_run(target.folder)
+    write_summary(target.folder, summary)
+    return target.name, summary
+
+
+def _is_played(record: EpisodeRecord) -> bool:
+    """Whether an episode was played to its end: it finished, or failed when it was scored."""
+    return record.status == "finished" or (record.error is not None and record.error.stage == "scoring")
+
+
+def _weigh_agentdojo(run_dir: Path, config: RunConfig) -> dict[str, NewScore | Exception]:
+    """New rewards from recorded metrics.
+
+    Raises:
+        ConfigError: Steps are rewarded: what happened at which step is not recorded.
+    """
+    arguments = config.environment.args
+    given = {name: arguments[name] for name in RewardSettings.model_fields if name in arguments}
+    reward = RewardSettings.model_validate(given).rubric()
+    if reward.steps:
+        raise ConfigError(
+            f"rescore: environment.args.reward {given.get('reward')!r} rewards single steps "
+            f"({', '.join(reward.steps)}), which only playing can tell; give another, or step_reward: {{}}"
+        )
+    scores: dict[str, NewScore | Exception] = {}
+    for record in iterate_records(run_dir):
+        if record.status == "finished":
+            metrics: Any = json.loads(record.metrics)
+            none: list[float | None] = [None] * len(record.steps)
+            scores[record.episode_id] = NewScore(weigh_metrics(reward, metrics), metrics, none)
+    return scores
+
+
+async def _ask_rubric(
+    run_dir: Path, config: RunConfig, run_id: str, say: Callable[[str], None]
+) -> dict[str, NewScore | Exception]:
+    environment, plan = load_plan(config, run_id)
+    if environment.toolset is not None:
+        raise ConfigError(
+            f"rescore: {config.environment.id} scores in its sandbox while an episode's files are there; it "
+            "can only be played again"
+        )
+    by_task: defaultdict[str, list[EpisodeRecord]] = defaultdict(list)
+    for record in iterate_records(run_dir):
+        if _is_played(record):
+            by_task[record.task_id].append(record)
+    say(f"scoring {sum(map(len, by_task.values())):,} episodes of {len(by_task):,} tasks")
+    scores: dict[str, NewScore | Exception] = {}
+    try:
+        for task, row in _rows(plan, list(by_task)):
+            records = sorted(by_task[task], key=lambda record: record.sample_index)
+            found = await environment.score_records(row, records)
+            scores |= {record.episode_id: score for record, score in zip(records, found, strict=True)}
+    finally:
+        await environment.tear_down()
+    return scores
+
+
+def _rows(plan: Plan, tasks: list[str]) -> Iterable[tuple[str, dict[str, Any]]]:
+    return zip(tasks, plan.named(tasks), strict=True)
+
+
+async def _write(
+    run_dir: Path, target: Target, scores: dict[str, NewScore | Exception], old_run: str
+) -> None:
+    if (run_dir / RUN_RECORD).is_file():
+        shutil.copyfile(run_dir / RUN_RECORD, target.folder / RUN_RECORD)
+    async with await target.open_dataset() as dataset:
+        await dataset.set_origin(old_run)
+        await dataset.add_states(_read_states(run_dir))
+        count = 0
+        for record in iterate_records(run_dir):
+            made = _with_score(record, scores.get(record.episode_id), target.run_id)
+            await dataset.append(_to_result(made))
+            count += 1
+        await dataset.set_planned(count)
+        await dataset.commit()
+
+
+def _read_states(run_dir: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in sorted((run_dir / "states").glob("[!.]*.parquet")):
+        found |= {row["state_id"]: row["state"] for row in pq.read_table(path).to_pylist()}
+    return found
+
+
+def _with_score(record: EpisodeRecord, score: NewScore | Exception | None, run_id: str) -> EpisodeRecord:
+    """The record of the new run; an episode that was not played to its end stays failed as it was."""
+    changes: dict[str, Any] = {"run_id": run_id, "group_id": f"{run_id}/{record.task_id}"}
+    if isinstance(score, NewScore):
+        rewards = score.step_rewards or [None] * len(record.steps)
+        steps = [
+            step.model_copy(update={"reward": reward})
+            for step, reward in zip(record.steps, rewards, strict=True)
+        ]
+        changes |= {"status": "finished", "error": None, "reward": score.reward, "steps": steps}
+        changes["metrics"] = json.dumps(score.metrics)
+    elif score is not None:
+        error = EpisodeError.of("scoring", "environment", score)
+        changes |= {"status": "failed", "error": error, "reward": None, "metrics": "{}"}
+    made = record.model_copy(update=changes)
+    return made.model_copy(update={"digest": digest_of(made)})
+
+
+def _to_result(record: EpisodeRecord) -> EpisodeResult:
+    return EpisodeResult(
+        episode_id=record.episode_id,
+        status=record.status,
+        reward=record.reward,
+        metrics=json.loads(record.metrics),
+        labels=TaskLabels(),
+        usage=record.usage,
+        timings=record.timings,
+        record=record.model_dump_json(),
+    )

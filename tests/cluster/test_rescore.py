@@ -1,0 +1,134 @@
+"""Runs whose episodes are scored again, without being played."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli.main import app
+from cluster.dataset.episodes import iterate_records
+from cluster.dataset.manifest import load_manifest
+from cluster.errors import ConfigError
+from cluster.rescore import rescore_run
+from tests.cluster.synthetic import episode, failed_episode
+from tests.cluster.viewer.made_up_runs import write_run
+from workers.record_digest import digest_of
+from workers.records import EpisodeError, EpisodeRecord, Message, StepRecord, episode_id
+
+ENVIRONMENT = """
+import verifiers as vf
+from datasets import Dataset
+
+def load_environment(bonus: float = 0.0):
+    async def right(completion, answer):
+        if completion[-1].content == "boom":
+            raise ValueError("no answer at all")
+        return float(completion[-1].content == answer)
+    async def length(completion):
+        return float(len(completion[-1].content))
+    rubric = vf.Rubric(funcs=[right, length], weights=[1.0 + bonus, 0.0])
+    rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(3)]
+    return vf.SingleTurnEnv(eval_dataset=Dataset.from_list(rows), rubric=rubric)
+"""
+
+
+def answered(task: int, sample: int, answer: str, **changes: object) -> EpisodeRecord:
+    prompt = [Message(role="user", content=f"What is {task} + {task}?")]
+    action = Message(role="assistant", content=answer)
+    step = StepRecord(step_index=0, prompt_messages=prompt, action=action, observations=[], done=True)
+    fields: dict[str, object] = {
+        "episode_id": episode_id("sums", str(task), sample),
+        "task_id": str(task),
+        "group_id": f"run-1/{task}",
+        "sample_index": sample,
+        "environment": "sums",
+        "split": "eval",
+        "suite": None,
+        "user_task": None,
+        "reward": -7.0,
+        "metrics": "{}",
+        "messages": [*prompt, action],
+        "steps": [step],
+        "initial_state_id": None,
+        "initial_state_patch": None,
+    }
+    return episode(0, **(fields | changes))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    scoring = EpisodeError(stage="scoring", kind="environment", type="KeyError", message="x")
+    records = [
+        answered(0, 0, "0"),
+        answered(1, 0, "3"),
+        answered(1, 1, "2", status="failed", reward=None, error=scoring),
+        answered(2, 0, "boom"),
+        failed_episode(9, task_id="2", sample_index=1, suite=None, user_task=None),
+    ]
+    run = write_run(tmp_path / "run", records)
+    (tmp_path / "sums.py").write_text(ENVIRONMENT)
+    (run / "config.yaml").write_text(
+        f"environment: {{id: {tmp_path / 'sums.py'}}}\npolicy: {{kind: endpoint, model: m, base_url: 'http://x'}}\n"
+    )
+    return run
+
+
+def test_a_rubric_is_asked_again_over_the_messages(run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    found = CliRunner().invoke(app, ["rescore", str(run), "--set", "environment.args.bonus=0.5"])
+    assert found.exit_code == 0, found.exception
+    assert "scoring 4 episodes of 3 tasks" in found.output
+    new = run.with_name("run-rescored")
+    manifest = load_manifest(new)
+    assert (manifest.run_id, manifest.rescored_from, manifest.planned) == ("run-rescored", "run-1", 5)
+    records = {(each.task_id, each.sample_index): each for each in iterate_records(new)}
+    rewards = {key: record.reward for key, record in records.items()}
+    assert rewards == {("0", 0): 1.5, ("1", 0): 0.0, ("1", 1): 1.5, ("2", 0): None, ("2", 1): None}
+    assert json.loads(records["1", 1].metrics) == {"right": 1.0, "length": 1.0, "num_turns": 1.0}
+    assert records["1", 1].error is None and records["1", 1].status == "finished"
+    failed = records["2", 0].error
+    assert failed is not None and failed.stage == "scoring" and "no answer at all" in failed.message
+    kept = records["2", 1].error
+    assert kept is not None and kept.stage == "setup"
+    assert {each.run_id for each in records.values()} == {"run-rescored"}
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert all(each.digest == digest_of(each) for each in records.values())
+
+
+def test_agentdojos_reward_is_weighed_anew(tmp_path: Path) -> None:
+    metrics = '{"utility": 1.0, "attack_success": 1.0, "injected_calls": 2.0}'
+    run = write_run(tmp_path / "run", [episode(0, metrics=metrics, reward=1.0), failed_episode(1)])
+    (run / "config.yaml").write_text(
+        "environment: {id: agentdojo}\npolicy: {kind: endpoint, model: m, base_url: 'http://x'}\n"
+    )
+    weights = "environment.args.reward={utility: 1.0, injected_calls: -0.25}"
+    _, summary = rescore_run(run, [weights], str(tmp_path / "new"))
+    assert (summary.reward, summary.failed, summary.metrics["attack_success"]) == (0.5, 1, 1.0)
+    with pytest.raises(ConfigError, match="rewards single steps"):
+        rescore_run(run, ["environment.args.reward=utility_and_penalty"], str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "out", "says"),
+    [
+        (["samples=2"], None, "--set samples=2: `kumite rescore` plays nothing"),
+        ([], "run", "there is a run in it already"),
+        (["environment.args.bonus=much"], "new", "unsupported operand"),
+    ],
+)
+def test_what_cannot_be_scored_again_is_named(
+    run: Path, overrides: list[str], out: str | None, says: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        rescore_run(run, overrides, None if out is None else str(run.with_name(out)))
+    assert says in str(raised.value)
+    assert not run.with_name("new").exists()
+
+
+def test_a_score_that_needs_the_sandbox_is_refused(run: Path) -> None:
+    (run / "config.yaml").write_text(
+        "environment: {id: shell}\npolicy: {kind: endpoint, model: m, base_url: 'http://x'}\n"
+    )
+    with pytest.raises(ConfigError, match="scores in its sandbox"):
+        rescore_run(run)
