@@ -12,12 +12,10 @@ from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.plan.plan import Plan, load_plan
 from cluster.pool.images import ensure_image, with_image
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.base import RolloutEnvironment
 from workers.environments.messages import to_records
 from workers.episode import EpisodePlayer
 from workers.handed_on import select_worker_variables
-from workers.policy.exact_client import make_client
-from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeSpec, Message
 from workers.sandbox.base import Owner
 from workers.sandbox.pool import SandboxPool
@@ -91,7 +89,7 @@ def _resolve_endpoint(config: RunConfig) -> PolicyEndpoint:
 
 
 def local_worker_settings(
-    config: RunConfig, environment: ClassicEnvironment, say: Callable[[str], None], process: bool = True
+    config: RunConfig, environment: RolloutEnvironment, say: Callable[[str], None], process: bool = True
 ) -> WorkerSettings:
     """Makes the settings of an episode in this process, with the oracle as its policy and no time limits.
 
@@ -125,14 +123,14 @@ def local_worker_settings(
 
 async def _play_episode(
     settings: WorkerSettings,
-    environment: ClassicEnvironment,
+    environment: RolloutEnvironment,
     spec: EpisodeSpec,
     shown: "_ConversationPrinter",
 ) -> EpisodeRecord:
     pool = None
     if environment.toolset is not None:
         pool = SandboxPool(environment.toolset, settings.sandbox, Owner("debug", "debug"), ahead=1)
-    client: Any = OracleClient() if settings.policy.kind == "oracle" else make_client(settings.policy)
+    client: Any = environment.open_client(settings.policy)
     ask = client.get_response
 
     async def get_response(prompt: Any, *args: Any, **kwargs: Any) -> Any:

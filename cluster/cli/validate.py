@@ -5,7 +5,7 @@ import asyncio
 from cluster.cli.debug import local_worker_settings
 from cluster.config import OraclePolicy, RunConfig
 from cluster.plan.plan import load_plan
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.base import RolloutEnvironment
 from workers.episode import EpisodePlayer
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, Record
@@ -56,7 +56,7 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
 
 
 async def _play_oracle_and_empty(
-    settings: WorkerSettings, environment: ClassicEnvironment, specs: list[EpisodeSpec]
+    settings: WorkerSettings, environment: RolloutEnvironment, specs: list[EpisodeSpec]
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     pool = None
     if environment.toolset is not None:

@@ -11,7 +11,7 @@ from cluster.errors import ConfigError
 from cluster.plan.limits import describe_left_out, limit_order
 from cluster.plan.task_list import TaskList
 from workers.environments.base import RolloutEnvironment
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.opening import open_environment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeSpec, episode_id, info_of, label_text
 
@@ -240,7 +240,7 @@ class Plan:
 
 def load_plan(
     config: RunConfig, run_id: str, shuffled_by: str | None = None
-) -> tuple[ClassicEnvironment, Plan]:
+) -> tuple[RolloutEnvironment, Plan]:
     """The environment that a config names, and what there is to play in it.
 
     Args:
@@ -253,7 +253,7 @@ def load_plan(
     """
     policy: str = getattr(config.policy, "model", config.policy.kind)
     try:
-        environment = ClassicEnvironment(
+        environment = open_environment(
             config.environment, policy=policy, episode_timeout=config.episode.timeout
         )
         return environment, Plan(config, environment, run_id, shuffled_by)

@@ -5,12 +5,13 @@ import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self, cast
 
 import verifiers as vf
 
 from workers.environments import tracing
-from workers.environments.base import Actor, Rollout, Rows
+from workers.environments.base import Actor, PolicyClient, Rollout, Rows
 from workers.environments.classic import scoring, steps
 from workers.environments.classic.overheads import avoid_token_threads, cache_signature
 from workers.environments.library_output import log_library_output
@@ -20,8 +21,11 @@ from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
 from workers.failures import failure_kind
+from workers.policy.exact_client import make_client
+from workers.policy.oracle_client import OracleClient
+from workers.records import StepRecord
 from workers.sandbox.base import Session, ToolsetSpec
-from workers.settings import EnvironmentSettings, Split
+from workers.settings import EnvironmentSettings, PolicyEndpoint, Split
 
 _log = logging.getLogger(__name__)
 _MAX_TOKENS = 512
@@ -38,6 +42,7 @@ class ClassicEnvironment:
         search_path: Folder to look in for a user's own environment module.
         policy: Name of the model that plays.
         episode_timeout: Seconds that an episode may take; None where there is no limit, or none is known.
+        module: The environment's module. None: it is imported.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
@@ -49,10 +54,11 @@ class ClassicEnvironment:
         search_path: Path | None = None,
         policy: str | None = None,
         episode_timeout: float | None = None,
+        module: ModuleType | None = None,
     ) -> None:
         scoring.observe_rubrics()
         self._env = load_classic_environment(
-            settings, search_path, {"policy": policy, "episode_timeout": episode_timeout}
+            settings, search_path, {"policy": policy, "episode_timeout": episode_timeout}, module
         )
         self._settings = settings
         self._members = list(_member_environments(self._env, settings.id))
@@ -129,6 +135,16 @@ class ClassicEnvironment:
             s if isinstance(s, BaseException) else steps.make_rollout(s, t)
             for s, t in zip(states, traces, strict=True)
         ]
+
+    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
+        """See `RolloutEnvironment.open_client`."""
+        return OracleClient() if endpoint.kind == "oracle" else make_client(endpoint)
+
+    def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:
+        """See `RolloutEnvironment.steps_so_far`."""
+        if trace.state is None:
+            return [], "[]"
+        return steps.make_steps(trace.state, trace), steps.tool_schemas(trace.state, trace)
 
     async def tear_down(self) -> None:
         """Runs what is to run when nobody needs the environment any more: `@vf.teardown`, of rubrics too."""
