@@ -16,12 +16,13 @@ from cluster.policy import PolicyClient, check_policy, open_policy, required_cpu
 from cluster.policy.models.models import check_template_shows_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
 from cluster.pool.images import ensure_image, read_image_id, resolve_image_tag, with_image
+from cluster.pool.packages import lock_packages
 from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
 from workers.errors import EnvironmentLoadError
 from workers.handed_on import select_worker_variables
-from workers.settings import PolicyEndpoint, SandboxSettings, Split, WorkerSettings
+from workers.settings import PackageLock, PolicyEndpoint, SandboxSettings, Split, WorkerSettings
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class RunComponents:
     """The environment's own sampling arguments."""
     image_id: str | None = None
     """Docker's id of the image that the config names, where this machine runs it."""
+    packages: PackageLock | None = None
+    """The environment's own packages, where it has some."""
 
 
 class SharedPolicy(ExitStack):
@@ -76,6 +79,7 @@ def start_components(
     check: Callable[[Plan], None] = _accept_any_plan,
     check_image: Callable[[str, str | None], None] = lambda tag, found: None,
     shared: SharedPolicy | None = None,
+    packages: PackageLock | None = None,
 ) -> Generator[RunComponents]:
     """Loads the environment, gets the image, connects to Ray, starts the policy and makes the worker pool.
 
@@ -89,6 +93,7 @@ def start_components(
         check: Raises if the plan is not the plan of the run, before anything expensive is started.
         check_image: Raises if the image that the config names has another id than when the run began.
         shared: Keeps Ray and the policy for the next run. None: they end with this one.
+        packages: The environment's own packages, which the run began with. None: they are resolved here.
 
     Raises:
         ClusterError: One of the components cannot be started.
@@ -96,7 +101,8 @@ def start_components(
     named_image_id: str | None = None
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
-            environment, plan = load_plan(config, run_id, shuffled_by)
+            packages = packages or lock_packages(config.environment)
+            environment, plan = load_plan(config, run_id, shuffled_by, packages)
             check(plan)
             if plan.left_out is not None:
                 progress.note(plan.left_out)
@@ -142,6 +148,7 @@ def start_components(
             shared.found = (session, policy)
         check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
+        settings = settings.model_copy(update={"packages": packages})
         uses_sandbox = environment.toolset is not None
         ask = make_worker_requester(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
@@ -158,7 +165,7 @@ def start_components(
                 raise ConfigError(str(error)) from error
 
         model, sampling = settings.policy.model, environment.sampling_args
-        yield RunComponents(plan, plan_of, policy, pool, model, spans, sampling, named_image_id)
+        yield RunComponents(plan, plan_of, policy, pool, model, spans, sampling, named_image_id, packages)
 
 
 def _check_worker_env(config: RunConfig) -> None:

@@ -30,6 +30,15 @@ class EnvironmentSettings(Settings):
     """Which of its tasks. `train`: those of verifiers' `dataset`, to learn from. `eval`: those of
     `eval_dataset`, to evaluate on, or of `dataset` where it is the only one. `agentdojo` and `shell` have
     `eval` only."""
+    requirements: list[str] | str | None = None
+    """Packages of the environment's own, apart from Kumite's: a list of requirements (`verifiers==0.4.0`), or
+    the path of a requirements file. A folder with a `pyproject.toml` is a requirement, too. Paths begin with
+    `.` or `/` and are relative to the config file. They are installed once per node, by uv, in the cache
+    folder, and the environment's code alone runs with them. Null: those that Kumite is installed with
+    ([environments.md](environments.md#packages-of-its-own))."""
+    wheels: Path | None = None
+    """Folder of wheels on every node from which `requirements` are installed, without any network. Relative
+    to the config file. Null: from the index that uv is configured with."""
     folder: Path | None = None
     """Folder in which modules of your own are found, beside those that are installed; relative to the
     config file. Null: the config file's folder."""
@@ -43,6 +52,19 @@ class EnvironmentSettings(Settings):
     def scope(self) -> str:
         """Within what a task's id is unique: the two splits number their tasks alike."""
         return self.name if self.split == "eval" else f"{self.name}/{self.split}"
+
+
+class PackageLock(Settings):
+    """What `environment.requirements` have come to: the versions to install, and wheels of folders."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    requirements: str
+    """Every package with its version and hashes, as a requirements file."""
+    built: dict[str, bytes] = Field(default_factory=dict[str, bytes])
+    """Wheels that were built of folders, by their file names."""
+    wheels: Path | None = None
+    """`environment.wheels`."""
 
 
 class SessionLimits(Settings):
@@ -250,6 +272,8 @@ class WorkerSettings(Settings):
     """Names the run in container labels and records."""
     environment: EnvironmentSettings
     """The environment to roll out."""
+    packages: PackageLock | None = None
+    """The environment's own packages. Null: it shares those of the worker."""
     sandbox: SandboxSettings
     """The sandbox the worker owns."""
     policy: PolicyEndpoint

@@ -43,6 +43,7 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
         ConfigError: The config is not right, or there is no such task.
         PolicyUnavailable: Nobody is there to act.
     """
+    refuse_own_packages(config, "kumite debug")
     environment, plan = load_plan(config, "debug", shuffled_by=config.name)
     spec = _select_episode(plan, task_id)
     endpoint = _resolve_endpoint(config)
@@ -52,6 +53,19 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
     record = asyncio.run(_play_episode(settings, environment, spec, _ConversationPrinter(console)))
     _show_outcome(record, console)
     return record
+
+
+def refuse_own_packages(config: RunConfig, command: str) -> None:
+    """Refuses an environment with packages of its own, in a command that plays in this very process.
+
+    Raises:
+        ConfigError: It has some.
+    """
+    if config.environment.requirements is not None:
+        raise ConfigError(
+            f"environment.requirements: `{command}` plays in its own process, where the environment's "
+            "packages are not; use `kumite run` with --set limit=1, or install them where Kumite is"
+        )
 
 
 def _select_episode(plan: Plan, task_id: str | None) -> EpisodeSpec:

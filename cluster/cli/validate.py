@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cluster.cli.debug import local_worker_settings
+from cluster.cli.debug import local_worker_settings, refuse_own_packages
 from cluster.config import OraclePolicy, RunConfig
 from cluster.plan.plan import load_plan
 from workers.environments.base import RolloutEnvironment
@@ -48,6 +48,7 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
         RunError: The sandbox's image cannot be had.
     """
     config = config.model_copy(update={"policy": OraclePolicy(kind="oracle")})
+    refuse_own_packages(config, "kumite validate")
     environment, plan = load_plan(config, "validate", shuffled_by=config.name)
     settings = local_worker_settings(config, environment, lambda line: None, process=False)
     specs = [plan.group(row, 1)[0] for row in plan.rows()]
