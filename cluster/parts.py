@@ -20,6 +20,7 @@ from cluster.pool.packages import lock_packages
 from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
+from workers.environments.base import RolloutEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.handed_on import select_worker_variables
 from workers.settings import PackageLock, PolicyEndpoint, SandboxSettings, Split, WorkerSettings
@@ -107,6 +108,7 @@ def start_components(
             if plan.left_out is not None:
                 progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
+        _check_exact_tokens(config, environment)
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
             image = resolve_image_tag(environment.toolset, sandbox)
@@ -166,6 +168,13 @@ def start_components(
 
         model, sampling = settings.policy.model, environment.sampling_args
         yield RunComponents(plan, plan_of, policy, pool, model, spans, sampling, named_image_id, packages)
+
+
+def _check_exact_tokens(config: RunConfig, environment: RolloutEnvironment) -> None:
+    if environment.api == "v1" and getattr(config.policy, "tokens", None) == "exact":
+        raise ConfigError(
+            "policy.tokens: got `exact`, and tasksets of verifiers' v1 API are played with `per_turn` only"
+        )
 
 
 def _check_worker_env(config: RunConfig) -> None:

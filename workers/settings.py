@@ -21,11 +21,12 @@ class Settings(BaseModel):
 
 class EnvironmentSettings(Settings):
     id: str
-    """The environment: `agentdojo`, `shell`, any importable module with a verifiers
-    `load_environment(...)`, or the path of a Python file that has one (relative to the config file)."""
+    """The environment: `agentdojo`, `shell`, any importable module with a verifiers `load_environment(...)`
+    or a taskset of its v1 API, or the path of a Python file that has one (relative to the config file)."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment's `load_environment`, of what JSON can hold (a date as text). Of
-    the built-in ones: [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
+    """Keyword arguments of the environment's `load_environment`, of what JSON can hold (a date as text); of
+    a v1 taskset, verifiers' block `[env]` ([environments.md](environments.md#verifiers-two-apis)). Of the
+    built-in ones: [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
     split: Split = "eval"
     """Which of its tasks. `train`: those of verifiers' `dataset`, to learn from. `eval`: those of
     `eval_dataset`, to evaluate on, or of `dataset` where it is the only one. `agentdojo` and `shell` have

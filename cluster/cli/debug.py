@@ -45,6 +45,7 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
     """
     refuse_own_packages(config, "kumite debug")
     environment, plan = load_plan(config, "debug", shuffled_by=config.name)
+    refuse_v1(config, environment, "kumite debug")
     spec = _select_episode(plan, task_id)
     endpoint = _resolve_endpoint(config)
     settings = local_worker_settings(config, environment, lambda line: console.print(line, style="dim"))
@@ -65,6 +66,19 @@ def refuse_own_packages(config: RunConfig, command: str) -> None:
         raise ConfigError(
             f"environment.requirements: `{command}` plays in its own process, where the environment's "
             "packages are not; use `kumite run` with --set limit=1, or install them where Kumite is"
+        )
+
+
+def refuse_v1(config: RunConfig, environment: RolloutEnvironment, command: str) -> None:
+    """Refuses a taskset of verifiers' v1 API, in a command that knows the classic one only.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if environment.api == "v1":
+        raise ConfigError(
+            f"environment.id: {config.environment.id} is a taskset of verifiers' v1 API, which `{command}` "
+            "does not play yet; use `kumite run` with --set limit=1"
         )
 
 

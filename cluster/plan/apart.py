@@ -5,7 +5,7 @@ import socket
 import subprocess
 import threading
 import weakref
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from workers.environments.base import Actor, PolicyClient, Rollout, Rows
 from workers.environments.tracing import EpisodeTrace
@@ -43,10 +43,11 @@ class EnvironmentApart:
         self._settings = settings
         self._planner = _Planner(python)
         traits = self._planner.ask((settings, policy, episode_timeout), settings.id)
-        self.toolset: ToolsetSpec | None = traits[0]
-        self.needs_groups: bool = traits[1]
-        self.has_tools: bool = traits[2]
-        self._sampling_args: dict[str, Any] = traits[3]
+        self.api: Literal["classic", "v1"] = traits[0]
+        self.toolset: ToolsetSpec | None = traits[1]
+        self.needs_groups: bool = traits[2]
+        self.has_tools: bool = traits[3]
+        self._sampling_args: dict[str, Any] = traits[4]
 
     @property
     def sampling_args(self) -> dict[str, Any]:

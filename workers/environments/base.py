@@ -1,7 +1,7 @@
 """What Kumite needs of an environment, whichever verifiers API it is written against."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from workers.environments.tracing import EpisodeTrace
 from workers.policy.endpoint_watch import EndpointWatch
@@ -55,6 +55,8 @@ class Rollout:
 class RolloutEnvironment(Protocol):
     """An environment that can be rolled out."""
 
+    api: Literal["classic", "v1"]
+    """Which of verifiers' APIs it is written against."""
     toolset: ToolsetSpec | None
     """What its sandbox must have loaded; None when it needs no sandbox."""
     needs_groups: bool

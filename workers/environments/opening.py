@@ -5,6 +5,7 @@ from pathlib import Path
 from workers.environments.base import RolloutEnvironment
 from workers.environments.library_output import log_library_output
 from workers.environments.modules import import_environment
+from workers.environments.v1.loading import find_tasksets
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
@@ -30,6 +31,21 @@ def open_environment(
     """
     with log_library_output():
         module = import_environment(settings, search_path)
+    tasksets = find_tasksets(module)
+    if tasksets and hasattr(module, "load_environment"):
+        raise EnvironmentLoadError(
+            f"environment.id: {settings.id} has both a `load_environment` (verifiers' classic API) and the "
+            f"taskset {tasksets[0]} in its `__all__` (v1); leave one of them out"
+        )
+    if tasksets:
+        from workers.environments.v1.environment import V1Environment
+
+        return V1Environment(settings, search_path, module)
+    if not hasattr(module, "load_environment"):
+        raise EnvironmentLoadError(
+            f"environment.id: module {module.__name__} has no `load_environment` (verifiers' classic API), "
+            "and no taskset in its `__all__` (v1)"
+        )
     try:
         from workers.environments.classic.environment import ClassicEnvironment
     except ModuleNotFoundError as error:

@@ -26,7 +26,13 @@ def main() -> NoReturn:
     except EnvironmentLoadError as error:
         send_message_now(asked, ("failed", str(error)))
         os._exit(1)
-    traits = (environment.toolset, environment.needs_groups, environment.has_tools, environment.sampling_args)
+    traits = (
+        environment.api,
+        environment.toolset,
+        environment.needs_groups,
+        environment.has_tools,
+        environment.sampling_args,
+    )
     send_message_now(asked, ("loaded", traits))
     rows: dict[str, Rows] = {}
     while True:

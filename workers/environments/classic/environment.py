@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import verifiers as vf
 
@@ -47,6 +47,8 @@ class ClassicEnvironment:
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
+
+    api: Literal["classic", "v1"] = "classic"
 
     def __init__(
         self,
