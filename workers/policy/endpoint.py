@@ -163,6 +163,20 @@ def note_version(named: str | None, model: str) -> None:
         trace.policy_version = acted
 
 
+def check_version(trace: tracing.EpisodeTrace) -> None:
+    """Ends an episode that is to finish on the version it began with, and cannot: its weights have gone.
+
+    Raises:
+        StaleEpisode: They have.
+    """
+    began = trace.turns[0].policy_version if trace.turns else trace.policy_version
+    if trace.newest_version is None and trace.policy_version != began:
+        raise StaleEpisode(
+            f"it began on version {began}, and version {trace.policy_version} has taken its place; with "
+            "policy.in_flight `move`, it would go on"
+        )
+
+
 def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
     """A connection pool to an endpoint.
 

@@ -19,8 +19,9 @@ from workers.environments.loading import explain_load_error, load_classic_enviro
 from workers.environments.sendable import replace_unsendable, replace_unsendable_message
 from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
+from workers.errors import EnvironmentLoadError, EpisodeFailed
 from workers.failures import failure_kind
+from workers.policy.endpoint import check_version
 from workers.policy.exact_client import make_client
 from workers.policy.oracle_client import OracleClient
 from workers.records import StepRecord
@@ -253,7 +254,7 @@ def _observe_environment(env: Any) -> None:
         tools = trace.offer(state.get("tool_defs"))
         with trace.during("policy"):
             response = await act(state, *args, **kwargs)
-            _check_version(trace)
+            check_version(trace)
         response.message = replace_unsendable_message(response.message)
         calls = trace.session.calls if trace.session else 0
         turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls, tools)
@@ -303,16 +304,6 @@ def _current_trace() -> EpisodeTrace:
     if trace is None:
         raise EnvironmentLoadError("this environment is played by Kumite's workers only")
     return trace
-
-
-def _check_version(trace: EpisodeTrace) -> None:
-    """Ends an episode that is to finish on the version it began with, and cannot: its weights have gone."""
-    began = trace.turns[0].policy_version if trace.turns else trace.policy_version
-    if trace.newest_version is None and trace.policy_version != began:
-        raise StaleEpisode(
-            f"it began on version {began}, and version {trace.policy_version} has taken its place; with "
-            "policy.in_flight `move`, it would go on"
-        )
 
 
 def _check_session(trace: EpisodeTrace) -> None:

@@ -13,7 +13,7 @@ from workers.environments import tracing
 from workers.environments.messages import to_record
 from workers.environments.v1.play import Call, Play, current_play
 from workers.errors import OverlongPromptError, PolicyError, PolicyRefusal, StaleEpisode
-from workers.policy.endpoint import EndpointClient
+from workers.policy.endpoint import EndpointClient, check_version
 from workers.policy.endpoint_watch import EndpointWatch
 from workers.policy.requests import plain_message
 from workers.policy.turn_seeds import seed_turn
@@ -66,6 +66,7 @@ class V1PolicyClient(_Client):
             call.tools = tuple(str(tool["function"]["name"]) for tool in tools)
             try:
                 completion = await self._complete(play, messages, body, tools)
+                check_version(trace)
             finally:
                 call.seconds = time.monotonic() - began
                 trace.seconds["policy"] = trace.seconds.get("policy", 0.0) + call.seconds
@@ -81,6 +82,7 @@ class V1PolicyClient(_Client):
         call.completion = completion
         call.action = _to_action(response.message)
         call.policy_version = trace.policy_version
+        trace.turns.append(tracing.Turn(trace.policy_version, call.seconds))
         if completion.usage is not None:
             call.usage = Usage(
                 prompt_tokens=completion.usage.prompt_tokens,

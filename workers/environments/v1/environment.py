@@ -8,6 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Self
 
+from verifiers.v1.clients import EvalClientConfig, ModelContext
+from verifiers.v1.env import RunSlot
+from verifiers.v1.task import Task
+from verifiers.v1.types import SamplingConfig
+
 from workers.environments import tracing
 from workers.environments.base import Actor, PolicyClient, Rollout, Rows
 from workers.environments.library_output import log_library_output
@@ -15,14 +20,17 @@ from workers.environments.messages import to_record
 from workers.environments.modules import import_environment
 from workers.environments.tracing import EpisodeTrace
 from workers.environments.v1 import steps
+from workers.environments.v1.client import V1PolicyClient, WorkerInterception
 from workers.environments.v1.loading import BOUND, load_env
 from workers.environments.v1.play import Play
+from workers.environments.v1.runner import adapt_runner, seat_chat_loops
 from workers.errors import EnvironmentLoadError, EpisodeFailed
 from workers.records import StepRecord
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings, PolicyEndpoint, Split
 
 _log = logging.getLogger(__name__)
+_Task: Any = Task
 _MAX_TOKENS = 512
 """Most tokens sampled in one turn where neither the run nor the seat says."""
 
@@ -121,10 +129,7 @@ class V1Environment:
 
     def _task_id(self, task: Any, number: int) -> str:
         """The task's own key or id where its author gives one, else its number."""
-        from verifiers.v1.task import Task
-
-        own: Any = Task
-        if type(task).key is not own.key:
+        if type(task).key is not _Task.key:
             return str(task.key)
         named = getattr(task.data, "id", None)
         return str(number if named is None else named)
@@ -137,8 +142,6 @@ class V1Environment:
 
     def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
         """See `RolloutEnvironment.open_client`."""
-        from workers.environments.v1.client import V1PolicyClient
-
         self._asks_tokens = endpoint.token_ids
         return V1PolicyClient(endpoint)
 
@@ -146,8 +149,6 @@ class V1Environment:
         self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
     ) -> Rollout:
         """See `RolloutEnvironment.play`."""
-        from verifiers.v1.env import RunSlot
-
         await self._start(actor.client)
         data = self._task_class.data_type().model_validate_json(row["task_data"])
         task = self._task_class(data, self._env.taskset.config.task)
@@ -191,9 +192,6 @@ class V1Environment:
         if self._ready is not None:
             await self._ready.wait()
             return
-        from workers.environments.v1.client import WorkerInterception
-        from workers.environments.v1.runner import adapt_runner, seat_chat_loops
-
         self._ready = asyncio.Event()
         adapt_runner()
         self._env._interception = interception = WorkerInterception(client)
@@ -204,9 +202,6 @@ class V1Environment:
             self._ready.set()
 
     def _context(self, actor: Actor) -> Any:
-        from verifiers.v1.clients import EvalClientConfig, ModelContext
-        from verifiers.v1.types import SamplingConfig
-
         sampling = {**self._seat_sampling, **actor.sampling}
         if not {"max_tokens", "max_completion_tokens"} & sampling.keys():
             sampling["max_tokens"] = _MAX_TOKENS
@@ -226,8 +221,15 @@ class V1Environment:
         if last is not None and last.type == "ProviderError" and play.policy_failure is not None:
             trace.stage, cause = "policy", play.policy_failure
         failed = EpisodeFailed(said)
-        failed.__cause__ = cause or V1TaskError(said)
+        failed.__cause__ = cause or _as_raised(last)
         return failed
+
+
+def _as_raised(error: Any) -> V1TaskError:
+    """An error of which verifiers has kept its class's name and its words."""
+    if error is None:
+        return V1TaskError("it failed, and does not say how")
+    return type(str(error.type), (V1TaskError,), {})(str(error.message))
 
 
 def _note_times(trace: EpisodeTrace, play: Play) -> None:

@@ -1,9 +1,11 @@
 """Tasksets of verifiers' v1 API, played by verifiers' own runner of both releases that have one."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cluster.dataset.sequences import sequences_of
 from tests.helpers.mock_policy import Fault, Reply
 
 pytestmark = pytest.mark.slow
@@ -124,6 +126,25 @@ def test_a_policy_without_tokens_says_so(hooks):
     [step] = record.steps
     assert step.completion_token_ids is None
     assert step.no_logprobs is not None
+
+
+def test_a_branch_is_a_sequence(hooks):
+    first = Reply(content=None, tool_calls=[("look", {})], prompt_token_ids=[1, 2], token_ids=[3, 4])
+    second = Reply(prompt_token_ids=[1, 2, 3, 4, 5], token_ids=[6, 7])
+    [sequence] = sequences_of(hooks.play("tools", first, second))
+    assert sequence.input_ids == [1, 2, 3, 4, 5, 6, 7]
+    assert sequence.loss_mask == [0, 0, 1, 1, 0, 1, 1]
+    assert sequence.reward == 2.75
+
+
+def test_episodes_that_are_played_at_once_keep_their_own_notes(hooks):
+    modes = ["plain", "system", "messages", "reward raises"]
+    with ThreadPoolExecutor(len(modes)) as threads:
+        records = list(threads.map(hooks.play, modes))
+    assert [len(record.steps) for record in records] == [1, 1, 1, 1]
+    assert [record.reward for record in records] == [2.75, 2.75, 2.75, None]
+    for mode, record in zip(modes, records, strict=True):
+        assert record.steps[0].prompt_messages[-1].content == f"Play {mode}."
 
 
 def test_the_oracle_says_the_tasks_answer(oracle):

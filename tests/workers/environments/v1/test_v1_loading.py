@@ -2,9 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
+import workers
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.opening import open_environment
 from workers.environments.v1.environment import V1Environment
@@ -100,6 +102,13 @@ def test_the_tasksets_own_arguments_are_taken_and_tasks_are_the_same_each_time(t
     assert once == again
     assert [json.loads(row["info"])["task_id"] for row in once] == ["0", "1"]
     assert once[1]["prompt"] == [{"role": "user", "content": "1?"}]
+
+
+def test_the_example_has_its_tasks():
+    example = Path(workers.__file__).parents[1] / "examples" / "word_sums.py"
+    rows = opened(str(example), taskset={"largest": 1}).rows()
+    assert len(rows) == 4
+    assert rows[3]["prompt"][0]["content"].startswith("What is one plus one?")
 
 
 def test_a_module_of_a_package_is_found_whatever_its_name(tmp_path, monkeypatch):
