@@ -17,12 +17,14 @@ from cluster.policy import PolicyClient, check_policy, open_policy, required_cpu
 from cluster.policy.models.models import check_template_shows_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
 from cluster.pool.images import ensure_image, read_image_id, resolve_image_tag, with_image
+from cluster.pool.packages import lock_packages
 from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
+from workers.environments.base import RolloutEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.handed_on import select_worker_variables
-from workers.settings import PolicyEndpoint, SandboxSettings, Split, WorkerSettings
+from workers.settings import PackageLock, PolicyEndpoint, SandboxSettings, Split, WorkerSettings
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class RunComponents:
     """Docker's id of the image that the config names, where this machine runs it."""
     trackers: Trackers | None = None
     """The services that the run's figures are sent to; None if there is none."""
+    packages: PackageLock | None = None
+    """The environment's own packages, where it has some."""
 
 
 class SharedPolicy(ExitStack):
@@ -79,6 +83,7 @@ def start_components(
     check: Callable[[Plan], None] = _accept_any_plan,
     check_image: Callable[[str, str | None], None] = lambda tag, found: None,
     shared: SharedPolicy | None = None,
+    packages: PackageLock | None = None,
 ) -> Generator[RunComponents]:
     """Loads the environment, gets the image, connects to Ray, starts the policy and makes the worker pool.
 
@@ -92,6 +97,7 @@ def start_components(
         check: Raises if the plan is not the plan of the run, before anything expensive is started.
         check_image: Raises if the image that the config names has another id than when the run began.
         shared: Keeps Ray and the policy for the next run. None: they end with this one.
+        packages: The environment's own packages, which the run began with. None: they are resolved here.
 
     Raises:
         ClusterError: One of the components cannot be started.
@@ -99,11 +105,13 @@ def start_components(
     named_image_id: str | None = None
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
-            environment, plan = load_plan(config, run_id, shuffled_by)
+            packages = packages or lock_packages(config.environment)
+            environment, plan = load_plan(config, run_id, shuffled_by, packages)
             check(plan)
             if plan.left_out is not None:
                 progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
+        _check_exact_tokens(config, environment)
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
             image = resolve_image_tag(environment.toolset, sandbox)
@@ -148,6 +156,7 @@ def start_components(
             shared.found = (session, policy)
         check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
+        settings = settings.model_copy(update={"packages": packages})
         uses_sandbox = environment.toolset is not None
         ask = make_worker_requester(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
@@ -164,7 +173,16 @@ def start_components(
                 raise ConfigError(str(error)) from error
 
         model, sampling = settings.policy.model, environment.sampling_args
-        yield RunComponents(plan, plan_of, policy, pool, model, spans, sampling, named_image_id, trackers)
+        yield RunComponents(
+            plan, plan_of, policy, pool, model, spans, sampling, named_image_id, trackers, packages
+        )
+
+
+def _check_exact_tokens(config: RunConfig, environment: RolloutEnvironment) -> None:
+    if environment.api == "v1" and getattr(config.policy, "tokens", None) == "exact":
+        raise ConfigError(
+            "policy.tokens: got `exact`, and tasksets of verifiers' v1 API are played with `per_turn` only"
+        )
 
 
 def _check_worker_env(config: RunConfig) -> None:

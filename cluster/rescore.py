@@ -19,6 +19,7 @@ from cluster.errors import ConfigError
 from cluster.observe.summary import Summary, summarise_run, write_summary
 from cluster.plan.plan import Plan, load_plan
 from workers.environments.agentdojo.rewards import RewardSettings, weigh_metrics
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.classic.rescoring import NewScore
 from workers.record_digest import digest_of
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, TaskLabels
@@ -100,6 +101,11 @@ async def _ask_rubric(
     run_dir: Path, config: RunConfig, run_id: str, say: Callable[[str], None]
 ) -> dict[str, NewScore | Exception]:
     environment, plan = load_plan(config, run_id)
+    if not isinstance(environment, ClassicEnvironment):
+        raise ConfigError(
+            f"rescore: {config.environment.id} is a taskset of verifiers' v1 API, or has packages of its own "
+            "(environment.requirements); such environments cannot be scored again yet, only played again"
+        )
     if environment.toolset is not None:
         raise ConfigError(
             f"rescore: {config.environment.id} scores in its sandbox while an episode's files are there; it "

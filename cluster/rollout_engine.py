@@ -24,7 +24,14 @@ from cluster.observe.summary import summarise_run, write_summary
 from cluster.parts import RunComponents, start_components
 from cluster.plan.iteration import Iteration, RolloutGroup
 from cluster.plan.plan import Plan
-from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed, resumable_config
+from cluster.plan.resume import (
+    begun_packages,
+    check_image,
+    check_tasks,
+    note_tasks,
+    order_seed,
+    resumable_config,
+)
 from cluster.plan.schedule import Schedule
 from cluster.policy.models.description import describe_run
 from cluster.policy.sampling import check_sampling_keys
@@ -206,13 +213,20 @@ class RolloutEngine:
             run_id, seed = self._target.run_id, order_seed(self._target.folder, self._config)
             components = stack.enter_context(
                 start_components(
-                    self._config, run_id, self._progress, seed, self._check_plan, self._check_image
+                    self._config,
+                    run_id,
+                    self._progress,
+                    seed,
+                    self._check_plan,
+                    self._check_image,
+                    packages=begun_packages(self._target.folder, self._config),
                 )
             )
             stack.push_async_callback(components.pool.close)
             with self._progress.stage("workers") as stage:
                 await components.pool.start(components.plan.episodes, stage.say)
             self._target.make(self._config)
+            self._target.keep_packages(components.packages)
             sampling, version = components.environment_sampling, components.policy.version
             description = describe_run(self._config, components.model, sampling)
             begin_session(self.folder, description, version, components.image_id)

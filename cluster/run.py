@@ -21,7 +21,7 @@ from cluster.observe.summary import Summary, summarise_run, write_summary
 from cluster.parts import RunComponents, SharedPolicy, start_components
 from cluster.plan.groups import Groups
 from cluster.plan.plan import Plan
-from cluster.plan.resume import check_image, check_tasks, note_tasks, order_seed
+from cluster.plan.resume import begun_packages, check_image, check_tasks, note_tasks, order_seed
 from cluster.policy.models.description import describe_run
 from workers import logs
 from workers.cancellation import run_to_end
@@ -56,7 +56,10 @@ def run(config: RunConfig, target: Target, console: Console, shared: SharedPolic
         def check_id(tag: str, image_id: str | None) -> None:
             check_image(target.folder, tag, image_id)
 
-        with start_components(config, target.run_id, progress, seed, check, check_id, shared) as components:
+        packages = begun_packages(target.folder, config)
+        with start_components(
+            config, target.run_id, progress, seed, check, check_id, shared, packages
+        ) as components:
             return asyncio.run(_play_plan(config, components, progress, target))
 
 
@@ -82,6 +85,7 @@ async def _play_plan(
             if new:  # one that gets no workers is to leave no folder
                 await bring_up_workers(plan.episodes)
             target.make(config)
+            target.keep_packages(components.packages)
             sampling = components.environment_sampling
             version = components.policy.version
             description = describe_run(config, components.model, sampling)

@@ -8,15 +8,14 @@ import os
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError
 
 from workers import logs
 from workers.base_states import BaseStates
 from workers.cancellation import cancel_and_wait, run_to_end
-from workers.environments.base import Actor, Rollout, RolloutEnvironment
-from workers.environments.classic import steps
+from workers.environments.base import Actor, PolicyClient, Rollout, RolloutEnvironment
 from workers.environments.setup_labels import setup_labels
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import (
@@ -30,9 +29,7 @@ from workers.errors import (
 from workers.failures import failure_kind, is_lasting, root_error
 from workers.handed_on import hide_secrets
 from workers.lost_episodes import make_lost_result, prompt_messages, replace_invalid_unicode
-from workers.policy.chat_client import ChatPolicyClient, sampling_args
-from workers.policy.exact_client import ExactPolicyClient, make_client
-from workers.policy.oracle_client import OracleClient
+from workers.policy.endpoint import sampling_args
 from workers.printed import EpisodeOutput, capture_output
 from workers.record_digest import digest_of
 from workers.records import (
@@ -50,7 +47,6 @@ from workers.settings import WorkerSettings
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-Client: TypeAlias = OracleClient | ChatPolicyClient | ExactPolicyClient
 
 
 @dataclass
@@ -75,7 +71,7 @@ class EpisodePlayer:
         settings: WorkerSettings,
         environment: RolloutEnvironment,
         pool: SandboxPool | None,
-        client: Client,
+        client: PolicyClient,
         worker_id: str,
         node_id: str,
     ) -> None:
@@ -110,7 +106,7 @@ class EpisodePlayer:
         if environment.toolset is not None:
             owner = Owner(settings.run_id, worker_id)
             pool = SandboxPool(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
-        client = OracleClient() if settings.policy.kind == "oracle" else make_client(settings.policy)
+        client = environment.open_client(settings.policy)
         return cls(settings, environment, pool, client, worker_id, node_id)
 
     @property
@@ -354,7 +350,11 @@ class EpisodePlayer:
     def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
         spec, trace = play.spec, play.trace
         error = _error(outcome, trace, self._own(play)) if isinstance(outcome, BaseException) else None
-        rollout = _collect_partial_rollout(trace, spec) if isinstance(outcome, BaseException) else outcome
+        rollout = (
+            _collect_partial_rollout(self._environment, trace, spec)
+            if isinstance(outcome, BaseException)
+            else outcome
+        )
         usage = Usage()
         for step in rollout.steps:
             if step.usage:
@@ -387,7 +387,7 @@ class EpisodePlayer:
             messages=rollout.messages,
             tool_schemas=rollout.tool_schemas,
             initial_state_id=play.session.opened.state_id if play.session and play.session.opened else None,
-            initial_state_patch=steps.initial_patch(trace),
+            initial_state_patch=trace.initial_patch(),
             steps=rollout.steps,
             model=self._settings.policy.model,
             sampling=spec.sampling_json,
@@ -426,15 +426,14 @@ def _seal_record(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
     return record, record.model_dump_json()
 
 
-def _collect_partial_rollout(trace: EpisodeTrace, spec: EpisodeSpec) -> Rollout:
+def _collect_partial_rollout(
+    environment: RolloutEnvironment, trace: EpisodeTrace, spec: EpisodeSpec
+) -> Rollout:
     """What there is of an episode that failed: its turns so far, no reward, no metrics."""
-    state = trace.state
     taken: list[StepRecord] = []
     tools = "[]"
     try:
-        if state is not None:
-            tools = steps.tool_schemas(state, trace)
-            taken = steps.make_steps(state, trace)
+        taken, tools = environment.steps_so_far(trace)
     except Exception as error:  # noqa: BLE001 - what the environment left behind may be what has failed
         _log.warning("the steps of task %s cannot be put on record: %s", spec.task_id, error)
     for step in taken:

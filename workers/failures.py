@@ -1,7 +1,6 @@
 """The one place that knows what to do with each failure: whose it is, and so whether to try again."""
 
-import verifiers as vf
-
+from workers.environments.classic import error_classes as vf
 from workers.errors import (
     EndCause,
     EpisodeFailed,

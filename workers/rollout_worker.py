@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import ray
 
 from workers import logs
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.opening import open_environment
 from workers.episode import EpisodePlayer
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.sandbox import ownership
@@ -38,7 +38,7 @@ class RolloutWorker:
 
     def __init__(self, settings: WorkerSettings, worker_id: str) -> None:
         self.settings = settings
-        environment = ClassicEnvironment(settings.environment, settings.search_path, settings.policy.model)
+        environment = open_environment(settings.environment, settings.search_path, settings.policy.model)
         self.toolset = environment.toolset
         self.node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
         if ray.is_initialized():

@@ -21,15 +21,26 @@ class Settings(BaseModel):
 
 class EnvironmentSettings(Settings):
     id: str
-    """The environment: `agentdojo`, `shell`, any importable module with a verifiers
-    `load_environment(...)`, or the path of a Python file that has one (relative to the config file)."""
+    """The environment: `agentdojo`, `shell`, any importable module with a verifiers `load_environment(...)`
+    or a taskset of its v1 API, or the path of a Python file that has one (relative to the config file)."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment's `load_environment`; their values must be possible in JSON (write
-    a date as text). For the built-in environments see [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
+    a date as text). For a v1 taskset: verifiers' block `[env]`
+    ([environments.md](environments.md#verifiers-two-apis)). For the built-in environments see
+    [agentdojo.md](agentdojo.md), [shell.md](shell.md)."""
     split: Split = "eval"
     """Which of its tasks to play. `train`: verifiers' `dataset`, to train on. `eval`: verifiers'
     `eval_dataset`, to evaluate on, or `dataset` if that is the only one. `agentdojo` and `shell` have only
     `eval`."""
+    requirements: list[str] | str | None = None
+    """Packages of the environment's own, apart from Kumite's: a list of requirements (`verifiers==0.4.0`), or
+    the path of a requirements file. A folder with a `pyproject.toml` is a requirement, too. Paths begin with
+    `.` or `/` and are relative to the config file. They are installed once per node, by uv, in the cache
+    folder, and the environment's code alone runs with them. Null: those that Kumite is installed with
+    ([environments.md](environments.md#packages-of-its-own))."""
+    wheels: Path | None = None
+    """Folder of wheels on every node from which `requirements` are installed, without any network. Relative
+    to the config file. Null: from the index that uv is configured with."""
     folder: Path | None = None
     """Folder of your own modules, in addition to the installed ones; relative to the config file. Null: the
     config file's folder."""
@@ -43,6 +54,19 @@ class EnvironmentSettings(Settings):
     def scope(self) -> str:
         """Within what a task's id is unique: the two splits number their tasks alike."""
         return self.name if self.split == "eval" else f"{self.name}/{self.split}"
+
+
+class PackageLock(Settings):
+    """What `environment.requirements` have come to: the versions to install, and wheels of folders."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    requirements: str
+    """Every package with its version and hashes, as a requirements file."""
+    built: dict[str, bytes] = Field(default_factory=dict[str, bytes])
+    """Wheels that were built of folders, by their file names."""
+    wheels: Path | None = None
+    """`environment.wheels`."""
 
 
 class SessionLimits(Settings):
@@ -251,6 +275,8 @@ class WorkerSettings(Settings):
     """Names the run in container labels and records."""
     environment: EnvironmentSettings
     """The environment to roll out."""
+    packages: PackageLock | None = None
+    """The environment's own packages. Null: it shares those of the worker."""
     sandbox: SandboxSettings
     """The sandbox the worker owns."""
     policy: PolicyEndpoint

@@ -12,12 +12,10 @@ from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.plan.plan import Plan, load_plan
 from cluster.pool.images import ensure_image, with_image
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.base import RolloutEnvironment
 from workers.environments.messages import to_records
 from workers.episode import EpisodePlayer
 from workers.handed_on import select_worker_variables
-from workers.policy.exact_client import make_client
-from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeSpec, Message
 from workers.sandbox.base import Owner
 from workers.sandbox.pool import SandboxPool
@@ -45,7 +43,9 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
         ConfigError: The config is not right, or there is no such task.
         PolicyUnavailable: Nobody is there to act.
     """
+    refuse_own_packages(config, "kumite debug")
     environment, plan = load_plan(config, "debug", shuffled_by=config.name)
+    refuse_v1(config, environment, "kumite debug")
     spec = _select_episode(plan, task_id)
     endpoint = _resolve_endpoint(config)
     settings = local_worker_settings(config, environment, lambda line: console.print(line, style="dim"))
@@ -54,6 +54,32 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
     record = asyncio.run(_play_episode(settings, environment, spec, _ConversationPrinter(console)))
     _show_outcome(record, console)
     return record
+
+
+def refuse_own_packages(config: RunConfig, command: str) -> None:
+    """Refuses an environment with packages of its own, in a command that plays in this very process.
+
+    Raises:
+        ConfigError: It has some.
+    """
+    if config.environment.requirements is not None:
+        raise ConfigError(
+            f"environment.requirements: `{command}` plays in its own process, where the environment's "
+            "packages are not; use `kumite run` with --set limit=1, or install them where Kumite is"
+        )
+
+
+def refuse_v1(config: RunConfig, environment: RolloutEnvironment, command: str) -> None:
+    """Refuses a taskset of verifiers' v1 API, in a command that knows the classic one only.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if environment.api == "v1":
+        raise ConfigError(
+            f"environment.id: {config.environment.id} is a taskset of verifiers' v1 API, which `{command}` "
+            "does not play yet; use `kumite run` with --set limit=1"
+        )
 
 
 def _select_episode(plan: Plan, task_id: str | None) -> EpisodeSpec:
@@ -91,7 +117,7 @@ def _resolve_endpoint(config: RunConfig) -> PolicyEndpoint:
 
 
 def local_worker_settings(
-    config: RunConfig, environment: ClassicEnvironment, say: Callable[[str], None], process: bool = True
+    config: RunConfig, environment: RolloutEnvironment, say: Callable[[str], None], process: bool = True
 ) -> WorkerSettings:
     """Makes the settings of an episode in this process, with the oracle as its policy and no time limits.
 
@@ -125,14 +151,14 @@ def local_worker_settings(
 
 async def _play_episode(
     settings: WorkerSettings,
-    environment: ClassicEnvironment,
+    environment: RolloutEnvironment,
     spec: EpisodeSpec,
     shown: "_ConversationPrinter",
 ) -> EpisodeRecord:
     pool = None
     if environment.toolset is not None:
         pool = SandboxPool(environment.toolset, settings.sandbox, Owner("debug", "debug"), ahead=1)
-    client: Any = OracleClient() if settings.policy.kind == "oracle" else make_client(settings.policy)
+    client: Any = environment.open_client(settings.policy)
     ask = client.get_response
 
     async def get_response(prompt: Any, *args: Any, **kwargs: Any) -> Any:

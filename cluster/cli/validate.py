@@ -2,10 +2,10 @@
 
 import asyncio
 
-from cluster.cli.debug import local_worker_settings
+from cluster.cli.debug import local_worker_settings, refuse_own_packages, refuse_v1
 from cluster.config import OraclePolicy, RunConfig
 from cluster.plan.plan import load_plan
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.base import RolloutEnvironment
 from workers.episode import EpisodePlayer
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, Record
@@ -48,7 +48,9 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
         RunError: The sandbox's image cannot be had.
     """
     config = config.model_copy(update={"policy": OraclePolicy(kind="oracle")})
+    refuse_own_packages(config, "kumite validate")
     environment, plan = load_plan(config, "validate", shuffled_by=config.name)
+    refuse_v1(config, environment, "kumite validate")
     settings = local_worker_settings(config, environment, lambda line: None, process=False)
     specs = [plan.group(row, 1)[0] for row in plan.rows()]
     solved, idle = asyncio.run(_play_oracle_and_empty(settings, environment, specs))
@@ -56,7 +58,7 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
 
 
 async def _play_oracle_and_empty(
-    settings: WorkerSettings, environment: ClassicEnvironment, specs: list[EpisodeSpec]
+    settings: WorkerSettings, environment: RolloutEnvironment, specs: list[EpisodeSpec]
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     pool = None
     if environment.toolset is not None:

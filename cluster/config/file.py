@@ -108,6 +108,10 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     located: dict[str, object] = {"folder": (folder / (environment.folder or "")).resolve()}
     if environment.id.endswith(".py"):
         located["id"] = str((folder / environment.id).resolve())
+    if environment.requirements is not None:
+        located["requirements"] = _locate_requirements(environment.requirements, folder)
+    if environment.wheels is not None:
+        located["wheels"] = (folder / environment.wheels).resolve()
     tasks = environment.args.get("folder")
     if environment.id == "shell" and isinstance(tasks, str):
         located["args"] = {**environment.args, "folder": str((folder / tasks).resolve())}
@@ -126,6 +130,17 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         absolute = {name: path.absolute() for name, path in given.items() if path is not None}
         changes["policy"] = config.policy.model_copy(update=absolute)
     return config.model_copy(update=changes)
+
+
+def _locate_requirements(given: list[str] | str, folder: Path) -> list[str] | str:
+    """Requirements, those among them that are paths as absolute ones."""
+
+    def locate(entry: str, is_path: bool) -> str:
+        return str((folder / entry).resolve()) if is_path else entry
+
+    if isinstance(given, str):
+        return locate(given, is_path=True)
+    return [locate(entry, entry.startswith((".", "/", "~"))) for entry in given]
 
 
 def _apply_override(fields: dict[str, Any], override: str) -> None:

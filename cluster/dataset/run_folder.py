@@ -16,6 +16,7 @@ from cluster.dataset.durable import begin_folder, clear_vacant, end_folder, is_v
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
 from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.errors import ConfigError, RunError
+from workers.settings import PackageLock
 
 ENVIRONMENT = "environment.py"
 """A run folder's copy of the environment's file, where the environment is a file."""
@@ -24,7 +25,19 @@ ENVIRONMENT = "environment.py"
 CHAT_TEMPLATE = "chat_template.jinja"
 """A run folder's copy of `policy.chat_template`, where there is one."""
 
-_MADE = ("config.yaml", "run.json", ENVIRONMENT, CHAT_TEMPLATE, "manifest.json", "log.jsonl", COPIED)
+PACKAGES = "packages.json"
+"""The lock of `environment.requirements`, where there are any: what a resumption installs."""
+
+_MADE = (
+    "config.yaml",
+    "run.json",
+    ENVIRONMENT,
+    CHAT_TEMPLATE,
+    PACKAGES,
+    "manifest.json",
+    "log.jsonl",
+    COPIED,
+)
 
 _JOB = ("RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 """What Ray sets in the environment of a job's entrypoint."""
@@ -216,6 +229,20 @@ class Target:
         if self.remote is not None:
             self.remote.when_taken_up(dataset.refuse)
         return dataset
+
+    def keep_packages(self, packages: PackageLock | None) -> None:
+        """Notes the environment's own packages in the folder, for a resumption, unless it has a note of them.
+
+        Raises:
+            RunError: It can't be written.
+        """
+        if packages is None or (self.folder / PACKAGES).exists():
+            return
+        try:
+            with replacing(self.folder / PACKAGES) as temporary:
+                temporary.write_text(packages.model_dump_json(indent=1), encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{self.folder / PACKAGES} can't be written: {error.strerror}") from error
 
     def make(self, config: RunConfig) -> None:
         """Makes the folder, with the config as it was resolved and the environment's file.

@@ -8,12 +8,16 @@ from typing import Any, TypeVar, cast
 
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
+from cluster.plan.apart import EnvironmentApart
 from cluster.plan.limits import describe_left_out, limit_order
 from cluster.plan.task_list import TaskList
+from cluster.pool.packages import lock_packages
+from cluster.pool.pythons import ensure_python
 from workers.environments.base import RolloutEnvironment
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.opening import open_environment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeSpec, episode_id, info_of, label_text
+from workers.settings import PackageLock
 
 _T = TypeVar("_T")
 _WINDOW = 64
@@ -239,26 +243,37 @@ class Plan:
 
 
 def load_plan(
-    config: RunConfig, run_id: str, shuffled_by: str | None = None
-) -> tuple[ClassicEnvironment, Plan]:
+    config: RunConfig,
+    run_id: str,
+    shuffled_by: str | None = None,
+    packages: PackageLock | None = None,
+) -> tuple[RolloutEnvironment, Plan]:
     """The environment that a config names, and what there is to play in it.
 
     Args:
         config: The run's.
         run_id: The run.
         shuffled_by: See `Plan`.
+        packages: What `environment.requirements` come to. None: they are resolved here, if there are any.
 
     Raises:
         ConfigError: The environment does not load, or there is nothing to play.
+        RunError: Its packages cannot be installed.
     """
     policy: str = getattr(config.policy, "model", config.policy.kind)
     try:
-        environment = ClassicEnvironment(
-            config.environment, policy=policy, episode_timeout=config.episode.timeout
-        )
+        environment = _open_environment(config, policy, packages or lock_packages(config.environment))
         return environment, Plan(config, environment, run_id, shuffled_by)
     except EnvironmentLoadError as error:
         raise ConfigError(str(error)) from error
+
+
+def _open_environment(config: RunConfig, policy: str, packages: PackageLock | None) -> RolloutEnvironment:
+    """The environment, in this process, or in one with its own packages."""
+    timeout = config.episode.timeout
+    if packages is None:
+        return open_environment(config.environment, policy=policy, episode_timeout=timeout)
+    return EnvironmentApart(config.environment, ensure_python(packages), policy, timeout)
 
 
 def _order_by_tools(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

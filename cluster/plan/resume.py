@@ -10,12 +10,12 @@ from cluster.config import RunConfig, VllmPolicy
 from cluster.config.file import load_config
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import TasksDigest, load_manifest, manifest_path
-from cluster.dataset.run_folder import CHAT_TEMPLATE, ENVIRONMENT
+from cluster.dataset.run_folder import CHAT_TEMPLATE, ENVIRONMENT, PACKAGES
 from cluster.dataset.run_record import NAME as RUN_RECORD
 from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
 from cluster.plan.plan import Plan
-from workers.settings import Split
+from workers.settings import PackageLock, Split
 
 _log = logging.getLogger(__name__)
 _MAX_NAMED = 5
@@ -25,6 +25,7 @@ CHANGEABLE_KEYS = (
     "output",
     "upload_seconds",
     "environment.folder",
+    "environment.wheels",
     "workers",
     "ray",
     "episode",
@@ -160,6 +161,33 @@ def _refuse_other_tasks(
         f"begin a new run. To mix them all the same, take {split!r} out of `tasks` in "
         f"{manifest_path(folder)}"
     )
+
+
+def begun_packages(folder: Path, config: RunConfig) -> PackageLock | None:
+    """The environment's own packages with which a run began; they are installed again as they were.
+
+    Args:
+        folder: The run's folder; it need not be there yet.
+        config: The run's.
+
+    Returns:
+        None where there is no run yet, or it has none.
+
+    Raises:
+        ConfigError: The run's note of them is gone or damaged.
+    """
+    if config.environment.requirements is None or not manifest_path(folder).exists():
+        return None
+    if not (folder / PACKAGES).exists() and load_manifest(folder).planned is None:
+        return None  # it has played nothing
+    try:
+        lock = PackageLock.model_validate_json((folder / PACKAGES).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--resume {folder}: {folder / PACKAGES} says which packages the run began with, and cannot be "
+            f"read ({type(error).__name__}); put it back, or begin a new run"
+        ) from error
+    return lock.model_copy(update={"wheels": config.environment.wheels})
 
 
 def check_image(folder: Path, tag: str, image_id: str | None) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 from verifiers.legacy.types import Response, ResponseTokens, Tool, UserMessage
 
 from cluster.policy.vllm import kept_policy
-from workers.policy.chat_client import ChatPolicyClient, sampling_args
+from workers.policy.chat_client import ChatPolicyClient
+from workers.policy.endpoint import sampling_args
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 

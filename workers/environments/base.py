@@ -1,20 +1,31 @@
 """What Kumite needs of an environment, whichever verifiers API it is written against."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from verifiers.legacy.clients import Client
+from typing import Any, Literal, Protocol, Self
 
 from workers.environments.tracing import EpisodeTrace
+from workers.policy.endpoint_watch import EndpointWatch
 from workers.records import Message, StepRecord
 from workers.sandbox.base import Session, ToolsetSpec
+from workers.settings import PolicyEndpoint, Split
+
+
+class PolicyClient(Protocol):
+    """What asks the policy for actions, in the words of one API of verifiers."""
+
+    watch: EndpointWatch
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        ...
 
 
 @dataclass(frozen=True)
 class Actor:
     """The policy as an environment calls it."""
 
-    client: Client[Any, Any, Any, Any]
+    client: Any
+    """What the environment's `open_client` has made."""
     model: str
     sampling: dict[str, Any]
 
@@ -44,13 +55,39 @@ class Rollout:
 class RolloutEnvironment(Protocol):
     """An environment that can be rolled out."""
 
+    api: Literal["classic", "v1"]
+    """Which of verifiers' APIs it is written against."""
     toolset: ToolsetSpec | None
     """What its sandbox must have loaded; None when it needs no sandbox."""
     needs_groups: bool
     """Whether it scores the rollouts of a task together, so that one worker must play them all."""
 
+    has_tools: bool
+    """Whether it offers the policy tools, as far as is known before an episode."""
+
+    @property
+    def sampling_args(self) -> dict[str, Any]:
+        """Its own sampling arguments, which an actor's win over."""
+        ...
+
     def rows(self) -> Rows:
         """The tasks, in order."""
+        ...
+
+    def of_split(self, split: Split) -> Self:
+        """The same environment, with the tasks of this split."""
+        ...
+
+    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
+        """The client with which it asks a policy, on the running event loop."""
+        ...
+
+    def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:
+        """The turns of an episode that failed on the way, and its tools as JSON text."""
+        ...
+
+    async def tear_down(self) -> None:
+        """Runs what is to run when nobody needs the environment any more."""
         ...
 
     async def play(

@@ -4,8 +4,7 @@ import io
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr
-
-import datasets
+from importlib.util import find_spec
 
 _log = logging.getLogger(__name__)
 
@@ -39,12 +38,24 @@ class _LogWriter(io.TextIOBase):
 def log_library_output() -> Generator[None]:
     """Sends what libraries write to stderr to the log, and has the datasets library draw no bars."""
     writer = _LogWriter()
+    try:
+        with redirect_stderr(writer), _no_progress_bars():
+            yield
+    finally:
+        writer.finish()
+
+
+@contextmanager
+def _no_progress_bars() -> Generator[None]:
+    if find_spec("datasets") is None:  # an environment with packages of its own may do without
+        yield
+        return
+    import datasets
+
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        with redirect_stderr(writer):
-            yield
+        yield
     finally:
         if bars:
             datasets.enable_progress_bars()
-        writer.finish()

@@ -1,13 +1,9 @@
-"""Environments from where they are: ours, an installed module, or a file of a user's own."""
+"""Environments of verifiers' classic API, as their `load_environment` makes them."""
 
 import functools
-import importlib
-import importlib.util
 import inspect
 import logging
-import os
 import signal
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,18 +14,18 @@ import openai
 import verifiers as vf
 
 from workers.environments.library_output import log_library_output
+from workers.environments.modules import import_environment, module_folder
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
 _log = logging.getLogger(__name__)
-_BUNDLED_ENVIRONMENTS = {
-    "agentdojo": "workers.environments.agentdojo.environment",
-    "shell": "workers.environments.shell.environment",
-}
 
 
 def load_classic_environment(
-    settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]
+    settings: EnvironmentSettings,
+    search_path: Path | None,
+    offered: dict[str, Any],
+    module: ModuleType | None = None,
 ) -> Any:
     """A `vf.MultiTurnEnv`, as its module's `load_environment` makes it.
 
@@ -40,13 +36,14 @@ def load_classic_environment(
         search_path: Folder to look in for a user's own environment module.
         offered: Arguments that are passed where `load_environment` names them and `environment.args` does
             not, if they have no default there but None; `folder`, the one of `settings`, is another.
+        module: The environment's module. None: it is imported.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
     _accept_empty_datasets()
     with _keep_signal_handlers(), log_library_output():
-        return _load_verifiers_environment(settings, search_path, offered)
+        return _load_verifiers_environment(settings, search_path, offered, module)
 
 
 def _accept_empty_datasets() -> None:
@@ -67,16 +64,16 @@ def _accept_empty_datasets() -> None:
 
 
 def _load_verifiers_environment(
-    settings: EnvironmentSettings, search_path: Path | None, offered: dict[str, Any]
+    settings: EnvironmentSettings,
+    search_path: Path | None,
+    offered: dict[str, Any],
+    module: ModuleType | None,
 ) -> Any:
-    folder = _module_folder(settings, search_path)
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    module = _import_module(settings.id, search_path)
+    module = module or import_environment(settings, search_path)
     load = getattr(module, "load_environment", None)
     if load is None:
         raise EnvironmentLoadError(f"environment.id: module {module.__name__} has no `load_environment`")
-    offered = {**offered, "folder": folder}
+    offered = {**offered, "folder": module_folder(settings, search_path)}
     asked_for = _select_offered(load, offered) - settings.args.keys()
     given = {**{name: offered[name] for name in asked_for}, **settings.args}
     _check_arguments(load, given, settings)
@@ -199,52 +196,6 @@ def _check_environment(env: Any, settings: EnvironmentSettings) -> None:
             f"environment.id: {name} gave {what}; a verifiers MultiTurnEnv is needed (or an EnvGroup), made "
             "and ready"
         )
-
-
-def _module_folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
-    """Where modules of a user's own are; on another node, in the worker's copy of the driver's folder."""
-    folder = settings.folder
-    if folder is None or folder.is_dir() or search_path is None:
-        return folder
-    return Path(os.path.relpath(folder, search_path)).resolve()
-
-
-def _import_module(name: str, search_path: Path | None) -> ModuleType:
-    try:
-        if name.endswith(".py"):
-            return _import_module_file(name, search_path or Path())
-        return importlib.import_module(_BUNDLED_ENVIRONMENTS.get(name, name.replace("-", "_")))
-    except EnvironmentLoadError:
-        raise
-    except ImportError as error:
-        known = ", ".join(f"`{ours}`" for ours in _BUNDLED_ENVIRONMENTS)
-        raise EnvironmentLoadError(
-            f"environment.id: {name!r} cannot be imported: {error}; give {known}, an importable module, or "
-            "the path of a Python file"
-        ) from error
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        _log.warning("%s cannot be imported", name, exc_info=error)
-        said = " ".join(str(error).split())[:500]
-        raise EnvironmentLoadError(
-            f"environment.id: {name!r} cannot be imported: its code raised {type(error).__name__}: {said}; "
-            "the traceback is in the log"
-        ) from error
-
-
-def _import_module_file(name: str, search_path: Path) -> ModuleType:
-    path = search_path / name
-    if not path.is_file():  # on another node, where `ray job submit` has put a copy of the driver's folder
-        path = Path(os.path.relpath(path, search_path))
-    # Under a name of its own: the file may be called like a package that others import.
-    spec = importlib.util.spec_from_file_location(f"kumite_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise EnvironmentLoadError(f"environment.id: there is no file {search_path / name}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import verifiers as vf
-
+from workers.environments.classic import error_classes as vf
+from workers.environments.json_text import json_text
 from workers.records import Message, Stage, Timings
 from workers.sandbox.base import Session
 
@@ -118,6 +118,13 @@ class EpisodeTrace:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
         self.stage = outer
+
+    def initial_patch(self) -> str | None:
+        """The patch from the base state to the one in which the episode began, as JSON text."""
+        scores = self.session.scores if self.session else None
+        if scores is None or not scores.patches or scores.patches[0] is None:
+            return None
+        return json_text(scores.patches[0])
 
     def timings(self, total: float) -> Timings:
         """The stages' seconds, as the record has them."""

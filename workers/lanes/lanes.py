@@ -23,13 +23,11 @@ message has to pass for it.
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -38,6 +36,7 @@ from typing import Any
 from workers.handed_on import process_environment
 from workers.lanes.board import SLOTS, Board
 from workers.lanes.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied
+from workers.lanes.interpreter import OwnPython, own_environment, start_command
 from workers.lanes.signals import INTERRUPT, PID, STACKS
 from workers.lanes.wire import pack_message, read_message, read_message_now, send_message_now
 from workers.lost_episodes import make_lost_result
@@ -46,10 +45,6 @@ from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import WorkerSettings
 
 _log = logging.getLogger(__name__)
-_START_COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from workers.lanes.process import main; main()"
-)
 _LOOK_EVERY = 0.25
 """Seconds between two looks at the lanes."""
 _BLOCKED_AFTER = 1.0
@@ -122,12 +117,15 @@ class Lanes:
         settings: The worker's.
         worker_id: For the records and the sandboxes' labels.
         node_id: For the records.
+        python: What runs the environment's code. None: this process's Python.
 
     Raises:
         EnvironmentLoadError: The environment does not load.
     """
 
-    def __init__(self, settings: WorkerSettings, worker_id: str, node_id: str) -> None:
+    def __init__(
+        self, settings: WorkerSettings, worker_id: str, node_id: str, python: OwnPython | None = None
+    ) -> None:
         self._settings = settings
         self._worker_id, self._node_id = worker_id, node_id
         self._board = Board.create()
@@ -135,10 +133,10 @@ class Lanes:
         self._control, theirs = socket.socketpair()
         passed = (theirs.fileno(), self._board.file, self._stacks)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START_COMMAND, json.dumps(sys.path), *map(str, passed)],
+            start_command("workers.lanes.process", [*map(str, passed)], python),
             pass_fds=passed,
             stdin=subprocess.DEVNULL,
-            env=process_environment(settings.env, instead=settings.whole_env),
+            env=own_environment(process_environment(settings.env, instead=settings.whole_env), python),
         )
         theirs.close()
         try:

@@ -23,7 +23,8 @@ from typing import Any, NoReturn
 
 from workers import logs
 from workers.environments import tracing
-from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.base import RolloutEnvironment
+from workers.environments.opening import open_environment
 from workers.episode import EpisodePlayer
 from workers.errors import EnvironmentLoadError, EpisodeBlocked
 from workers.lanes import board
@@ -52,7 +53,7 @@ def main() -> NoReturn:
     settings, worker_id, node_id = read_message_now(control)
     logs.log_to_stderr(run=settings.run_id, worker=worker_id, node=node_id)
     try:
-        environment = ClassicEnvironment(settings.environment, settings.search_path, settings.policy.model)
+        environment = open_environment(settings.environment, settings.search_path, settings.policy.model)
     except EnvironmentLoadError as error:
         send_message_now(control, ("failed", str(error)))
         os._exit(1)
@@ -96,7 +97,7 @@ class _Lane:
         self,
         connection: socket.socket,
         settings: WorkerSettings,
-        environment: ClassicEnvironment,
+        environment: RolloutEnvironment,
         worker_id: str,
         node_id: str,
     ) -> None:
@@ -135,7 +136,7 @@ class _Lane:
         self,
         connection: socket.socket,
         settings: WorkerSettings,
-        environment: ClassicEnvironment,
+        environment: RolloutEnvironment,
         worker_id: str,
         node_id: str,
     ) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import ray
 
 from workers import logs
+from workers.lanes.interpreter import OwnPython
 from workers.lanes.lanes import Lanes
 from workers.records import EpisodeResult, EpisodeSpec
 from workers.settings import WorkerSettings
@@ -27,17 +28,18 @@ class LanedWorker:
     Args:
         settings: What to play and how.
         worker_id: Names the worker in records and container labels.
+        python: What runs the environment's code. None: this process's Python.
 
     Raises:
         EnvironmentLoadError: The environment does not load.
     """
 
-    def __init__(self, settings: WorkerSettings, worker_id: str) -> None:
+    def __init__(self, settings: WorkerSettings, worker_id: str, python: OwnPython | None = None) -> None:
         self.settings = settings
         self.node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
         if ray.is_initialized():
             logs.log_to_stderr(run=settings.run_id, worker=worker_id, node=self.node_id)
-        self._lanes = Lanes(settings, worker_id, self.node_id)
+        self._lanes = Lanes(settings, worker_id, self.node_id, python)
         self.toolset = self._lanes.toolset
         self._stopped = threading.Event()
         self._loop = asyncio.new_event_loop()

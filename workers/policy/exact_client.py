@@ -11,13 +11,8 @@ from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
 from workers.errors import PolicyError, TemplateError
-from workers.policy.chat_client import (
-    ChatPolicyClient,
-    fill_empty_content,
-    open_client,
-    request_answer,
-    versioned_model_name,
-)
+from workers.policy.chat_client import ChatPolicyClient, fill_empty_content
+from workers.policy.endpoint import open_client, request_answer, versioned_model_name
 from workers.policy.endpoint_watch import EndpointWatch
 from workers.policy.exact_answers import read_answer
 from workers.policy.sampling_keys import (

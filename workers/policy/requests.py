@@ -4,8 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from verifiers.legacy.types import Response
-
 from workers.environments.messages import to_record
 from workers.environments.tool_schemas import drop_nulls
 from workers.environments.tracing import EpisodeTrace, Exchange
@@ -73,7 +71,7 @@ def _has_audio(message: Mapping[str, Any]) -> bool:
     return any(str(part.get("type")).startswith("input_audio") for part in given)
 
 
-def note_exchange(trace: EpisodeTrace, response: Response, sent: list[Any], no_logprobs: str | None) -> None:
+def note_exchange(trace: EpisodeTrace, response: Any, sent: list[Any], no_logprobs: str | None) -> None:
     """Notes a turn as it is now; what was noted of the turn before is used again where it is the same."""
     before = trace.last_sent
     prompt: list[Message] = []
@@ -81,13 +79,14 @@ def note_exchange(trace: EpisodeTrace, response: Response, sent: list[Any], no_l
         same = index < len(before) and before[index][0] == message
         prompt.append(before[index][1] if same else to_record(message))
     trace.last_sent = list(zip(sent, prompt, strict=True))
-    said = response.message
+    said: Any = response.message
+    calls: list[Any] = said.tool_calls or []
     action = to_record(
         {
             "role": "assistant",
             "content": said.content,
             "reasoning_content": said.reasoning_content,
-            "tool_calls": [call.model_dump() for call in said.tool_calls or []],
+            "tool_calls": [call.model_dump() for call in calls],
         }
     )
     trace.exchanges[id(response)] = Exchange(response, prompt, action, no_logprobs)

@@ -104,3 +104,18 @@ def test_modules_of_ones_own_are_looked_for_beside_the_config_unless_it_says_whe
     assert load_config(path).environment.folder == tmp_path
     assert load_config(path, ["environment.folder=mine"]).environment.folder == tmp_path / "mine"
     assert str(load_config(path, ["environment.folder=/elsewhere"]).environment.folder) == "/elsewhere"
+
+
+def test_paths_among_an_environments_requirements_are_the_config_files(config, tmp_path):
+    def requirements(given: str) -> object:
+        text = f"environment: {{id: e, requirements: {given}, wheels: wheels}}\npolicy: {{kind: oracle}}\n"
+        loaded = load_config(config(text))
+        assert loaded.environment.wheels == tmp_path / "wheels"
+        return loaded.environment.requirements
+
+    assert requirements("requirements.txt") == str(tmp_path / "requirements.txt")
+    assert requirements("['verifiers==0.4.0', ./mine, ../other]") == [
+        "verifiers==0.4.0",
+        str(tmp_path / "mine"),
+        str(tmp_path.parent / "other"),
+    ]

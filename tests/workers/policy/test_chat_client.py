@@ -7,10 +7,11 @@ import pytest
 import verifiers as vf
 from verifiers.legacy.types import Response, Tool, UserMessage
 
-import workers.policy.chat_client
+import workers.policy.endpoint
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from workers.errors import PolicyError
-from workers.policy.chat_client import ChatPolicyClient, sampling_args
+from workers.policy.chat_client import ChatPolicyClient
+from workers.policy.endpoint import sampling_args
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 TOOL = Tool(name="send_money", description="Send money.", parameters={"type": "object", "properties": {}})
@@ -116,14 +117,14 @@ async def test_a_lasting_failure_is_a_policy_error_with_its_reason():
     with MockPolicy(default=Fault(status=500, message="engine died")) as policy:
         with pytest.raises(PolicyError, match=r"answered 500.*engine died"):
             await ask(endpoint(policy.base_url))
-        assert len(policy.requests) == 1 + workers.policy.chat_client.RETRIES
+        assert len(policy.requests) == 1 + workers.policy.endpoint.RETRIES
 
 
 @pytest.mark.parametrize(
     "fault", [Fault(status=503), Fault(status=500, message="EngineDeadError"), Fault("disconnect")]
 )
 async def test_a_policy_that_is_down_for_long_costs_a_wait(fault: Fault, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("workers.policy.chat_client.RETRIES", 0)
+    monkeypatch.setattr("workers.policy.endpoint.RETRIES", 0)
     monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.01)
     with MockPolicy(*[fault] * 5, Reply(content="back again")) as policy:
         answer = await ask(endpoint(policy.base_url))
@@ -155,7 +156,7 @@ async def test_a_policy_that_keeps_failing_is_given_up_at_the_time_limit():
     with MockPolicy(default=Fault(status=500), latency=1.0) as policy:
         with pytest.raises(PolicyError, match=r"policy.request_timeout, 3.0 s"):
             await ask(endpoint(policy.base_url, request_timeout=3))
-        assert 1 < len(policy.requests) < workers.policy.chat_client.RETRIES
+        assert 1 < len(policy.requests) < workers.policy.endpoint.RETRIES
 
 
 async def test_an_answer_that_is_no_chat_completion_is_a_policy_error():

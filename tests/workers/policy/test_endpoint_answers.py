@@ -14,7 +14,8 @@ from verifiers.legacy.types import AssistantMessage, Response, Tool, ToolCall, T
 from workers.environments import tracing
 from workers.environments.tracing import EpisodeTrace
 from workers.errors import PolicyError, PolicyRefusal
-from workers.policy.chat_client import ChatPolicyClient, sampling_args
+from workers.policy.chat_client import ChatPolicyClient
+from workers.policy.endpoint import sampling_args
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 LOOK = Tool(name="look", description="Look.", parameters={"type": "object", "properties": {}})

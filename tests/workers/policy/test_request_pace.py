@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from workers.errors import PolicyError, PolicyRefusal
-from workers.policy.chat_client import request_answer
+from workers.policy.endpoint import request_answer
 from workers.policy.request_pace import RequestPace
 from workers.settings import PolicyEndpoint
 

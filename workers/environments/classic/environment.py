@@ -5,12 +5,13 @@ import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, cast
+from types import ModuleType
+from typing import Any, Literal, Self, cast
 
 import verifiers as vf
 
 from workers.environments import tracing
-from workers.environments.base import Actor, Rollout, Rows
+from workers.environments.base import Actor, PolicyClient, Rollout, Rows
 from workers.environments.classic import scoring, steps
 from workers.environments.classic.overheads import avoid_token_threads, cache_signature
 from workers.environments.classic.rescoring import NewScore, score_records
@@ -19,11 +20,14 @@ from workers.environments.loading import explain_load_error, load_classic_enviro
 from workers.environments.sendable import replace_unsendable, replace_unsendable_message
 from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.errors import EnvironmentLoadError, EpisodeFailed, StaleEpisode
+from workers.errors import EnvironmentLoadError, EpisodeFailed
 from workers.failures import failure_kind
-from workers.records import EpisodeRecord
+from workers.policy.endpoint import check_version
+from workers.policy.exact_client import make_client
+from workers.policy.oracle_client import OracleClient
+from workers.records import EpisodeRecord, StepRecord
 from workers.sandbox.base import Session, ToolsetSpec
-from workers.settings import EnvironmentSettings, Split
+from workers.settings import EnvironmentSettings, PolicyEndpoint, Split
 
 _log = logging.getLogger(__name__)
 _MAX_TOKENS = 512
@@ -40,10 +44,13 @@ class ClassicEnvironment:
         search_path: Folder to look in for a user's own environment module.
         policy: Name of the model that plays.
         episode_timeout: Seconds that an episode may take; None where there is no limit, or none is known.
+        module: The environment's module. None: it is imported.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
     """
+
+    api: Literal["classic", "v1"] = "classic"
 
     def __init__(
         self,
@@ -51,10 +58,11 @@ class ClassicEnvironment:
         search_path: Path | None = None,
         policy: str | None = None,
         episode_timeout: float | None = None,
+        module: ModuleType | None = None,
     ) -> None:
         scoring.observe_rubrics()
         self._env = load_classic_environment(
-            settings, search_path, {"policy": policy, "episode_timeout": episode_timeout}
+            settings, search_path, {"policy": policy, "episode_timeout": episode_timeout}, module
         )
         self._settings = settings
         self._members = list(_member_environments(self._env, settings.id))
@@ -138,6 +146,16 @@ class ClassicEnvironment:
         """Scores recorded episodes of one task again; see `score_records` of `rescoring`."""
         env, row = _find_player(self._env, row)
         return await score_records(env, row, records)
+
+    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
+        """See `RolloutEnvironment.open_client`."""
+        return OracleClient() if endpoint.kind == "oracle" else make_client(endpoint)
+
+    def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:
+        """See `RolloutEnvironment.steps_so_far`."""
+        if trace.state is None:
+            return [], "[]"
+        return steps.make_steps(trace.state, trace), steps.tool_schemas(trace.state, trace)
 
     async def tear_down(self) -> None:
         """Runs what is to run when nobody needs the environment any more: `@vf.teardown`, of rubrics too."""
@@ -244,7 +262,7 @@ def _observe_environment(env: Any) -> None:
         tools = trace.offer(state.get("tool_defs"))
         with trace.during("policy"):
             response = await act(state, *args, **kwargs)
-            _check_version(trace)
+            check_version(trace)
         response.message = replace_unsendable_message(response.message)
         calls = trace.session.calls if trace.session else 0
         turn = Turn(trace.policy_version, trace.seconds["policy"] - before, 0.0, calls, calls, tools)
@@ -294,16 +312,6 @@ def _current_trace() -> EpisodeTrace:
     if trace is None:
         raise EnvironmentLoadError("this environment is played by Kumite's workers only")
     return trace
-
-
-def _check_version(trace: EpisodeTrace) -> None:
-    """Ends an episode that is to finish on the version it began with, and cannot: its weights have gone."""
-    began = trace.turns[0].policy_version if trace.turns else trace.policy_version
-    if trace.newest_version is None and trace.policy_version != began:
-        raise StaleEpisode(
-            f"it began on version {began}, and version {trace.policy_version} has taken its place; with "
-            "policy.in_flight `move`, it would go on"
-        )
 
 
 def _check_session(trace: EpisodeTrace) -> None:

@@ -249,11 +249,3 @@ def _join_patches(trace: EpisodeTrace, first: int, last: int) -> str | None:
     if any(patch is None for patch in scores.patches):
         return None
     return json_text([operation for patch in patches for operation in patch or []])
-
-
-def initial_patch(trace: EpisodeTrace) -> str | None:
-    """The patch from the base state to the one in which the episode began."""
-    scores = trace.session.scores if trace.session else None
-    if scores is None or not scores.patches or scores.patches[0] is None:
-        return None
-    return json_text(scores.patches[0])

@@ -1,0 +1,158 @@
+"""An environment with packages of its own, as what plans a run sees it: through a process of its Python."""
+
+import os
+import socket
+import subprocess
+import threading
+import weakref
+from typing import Any, Literal, Self
+
+from workers.environments.base import Actor, PolicyClient, Rollout, Rows
+from workers.environments.tracing import EpisodeTrace
+from workers.errors import EnvironmentLoadError
+from workers.lanes.interpreter import OwnPython, own_environment, start_command
+from workers.lanes.wire import read_message_now, send_message_now
+from workers.records import StepRecord
+from workers.sandbox.base import Session, ToolsetSpec
+from workers.settings import EnvironmentSettings, PolicyEndpoint, Split
+
+_END_TIMEOUT = 5.0
+"""Seconds that the process gets to end once nobody asks any more."""
+
+
+class EnvironmentApart:
+    """The tasks and the traits of an environment; it is played by workers only.
+
+    Args:
+        settings: Which environment, with which arguments.
+        python: The Python with its packages.
+        policy: Name of the model that plays.
+        episode_timeout: Seconds that an episode may take; None where there is no limit.
+
+    Raises:
+        EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
+    """
+
+    def __init__(
+        self,
+        settings: EnvironmentSettings,
+        python: OwnPython,
+        policy: str | None = None,
+        episode_timeout: float | None = None,
+    ) -> None:
+        self._settings = settings
+        self._planner = _Planner(python)
+        traits = self._planner.ask((settings, policy, episode_timeout), settings.id)
+        self.api: Literal["classic", "v1"] = traits[0]
+        self.toolset: ToolsetSpec | None = traits[1]
+        self.needs_groups: bool = traits[2]
+        self.has_tools: bool = traits[3]
+        self._sampling_args: dict[str, Any] = traits[4]
+
+    @property
+    def sampling_args(self) -> dict[str, Any]:
+        """See `RolloutEnvironment.sampling_args`."""
+        return dict(self._sampling_args)
+
+    def rows(self) -> Rows:
+        """See `RolloutEnvironment.rows`. They stay where they are, and are read one at a time.
+
+        Raises:
+            EnvironmentLoadError: It has no such tasks, or they cannot be read.
+        """
+        return _RowsApart(self._planner, self._settings)
+
+    def of_split(self, split: Split) -> Self:
+        """See `RolloutEnvironment.of_split`."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._settings = self._settings.model_copy(update={"split": split})
+        return other
+
+    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
+        """Refuses: see the class."""
+        raise NotImplementedError(f"{self._settings.id} is played by workers only")
+
+    def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:
+        """Refuses: see the class."""
+        raise NotImplementedError(f"{self._settings.id} is played by workers only")
+
+    async def play(
+        self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
+    ) -> Rollout:
+        """Refuses: see the class."""
+        raise NotImplementedError(f"{self._settings.id} is played by workers only")
+
+    async def play_group(
+        self, row: dict[str, Any], actor: Actor, traces: list[EpisodeTrace], sessions: list[Session | None]
+    ) -> list[Rollout | BaseException]:
+        """Refuses: see the class."""
+        raise NotImplementedError(f"{self._settings.id} is played by workers only")
+
+    async def tear_down(self) -> None:
+        """Ends the process that is asked for tasks."""
+        self._planner.close()
+
+
+class _Planner:
+    """The process, which ends when nobody holds this any more."""
+
+    def __init__(self, python: OwnPython) -> None:
+        self._connection, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        process = subprocess.Popen(
+            start_command("workers.environments.planner", [str(theirs.fileno())], python),
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=own_environment(os.environ, python),
+        )
+        theirs.close()
+        self.close = weakref.finalize(self, _end_process, self._connection, process)
+
+    def ask(self, question: Any, name: str) -> Any:
+        """Its answer.
+
+        Raises:
+            EnvironmentLoadError: It has none, and says why, or it has ended.
+        """
+        try:
+            with self._lock:
+                send_message_now(self._connection, question)
+                what, said = read_message_now(self._connection)
+        except (EOFError, OSError) as error:
+            raise EnvironmentLoadError(
+                f"environment.id: the process that loads {name} with its own packages ended by itself; its "
+                "last words are above"
+            ) from error
+        except ModuleNotFoundError as error:
+            raise EnvironmentLoadError(
+                f"environment.id: a task of {name} holds an object of the package {error.name}, which only "
+                "its own Python has; make its tasks of text, numbers, lists and dictionaries"
+            ) from error
+        if what == "failed":
+            raise EnvironmentLoadError(said)
+        return said
+
+
+class _RowsApart:
+    """Tasks that another process has."""
+
+    def __init__(self, planner: _Planner, settings: EnvironmentSettings) -> None:
+        self._planner = planner
+        self._settings = settings
+        self._length: int = planner.ask((settings.split, None), settings.id)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        return self._planner.ask((self._settings.split, index), self._settings.id)
+
+
+def _end_process(connection: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    connection.close()
+    try:
+        process.wait(_END_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,177 @@
+"""Which module is a taskset, and what is refused, in words that name the key."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import workers
+from workers.environments.classic.environment import ClassicEnvironment
+from workers.environments.opening import open_environment
+from workers.environments.v1.environment import V1Environment
+from workers.errors import EnvironmentLoadError
+from workers.settings import EnvironmentSettings
+
+pytestmark = pytest.mark.slow
+TASKSET = """
+import itertools
+
+import verifiers.v1 as vf
+
+
+class OwnConfig(vf.TasksetConfig):
+    numbers: int = 3
+
+
+class OwnTask(vf.Task[vf.TaskData]):
+    pass
+
+
+class Own(vf.Taskset[OwnTask, OwnConfig]):
+    def load(self):
+        for i in range(self.config.numbers):
+            yield OwnTask(vf.TaskData(idx=i, prompt=f"{i}?"), self.config.task)
+
+
+class Endless(Own):
+    INFINITE = True
+
+    def load(self):
+        for i in itertools.count():
+            yield OwnTask(vf.TaskData(idx=i, prompt=f"{i}?"), self.config.task)
+
+
+class Boxed(vf.Task[vf.TaskData]):
+    NEEDS_CONTAINER = True
+
+
+class InABox(vf.Taskset[Boxed]):
+    def load(self):
+        return []
+
+
+class Tool(vf.Toolset):
+    pass
+
+
+class Handy(vf.Task[vf.TaskData]):
+    @classmethod
+    def toolsets(cls, config):
+        return [Tool(vf.ToolsetConfig())]
+
+
+class WithTools(vf.Taskset[Handy]):
+    def load(self):
+        return []
+
+
+class Broken(Own):
+    def load(self):
+        raise OSError("the data is away")
+
+
+__all__ = ["{exported}"]
+"""
+
+
+def write(folder, name, exported="Own", more=""):
+    (folder / f"{name}.py").write_text(TASKSET.replace("{exported}", exported) + more)
+    return str(folder / f"{name}.py")
+
+
+def opened(path, **args):
+    return open_environment(EnvironmentSettings(id=path, args=args))
+
+
+def test_a_module_is_recognised_by_what_it_exports(tmp_path):
+    environment = opened(write(tmp_path, "own_one"))
+    assert isinstance(environment, V1Environment)
+    (tmp_path / "classic.py").write_text(
+        "import verifiers as vf\nfrom datasets import Dataset\n"
+        "def load_environment():\n"
+        "    rows = Dataset.from_list([{'question': '?', 'answer': '!'}])\n"
+        "    return vf.SingleTurnEnv(eval_dataset=rows, rubric=vf.Rubric(funcs=[]))\n"
+    )
+    assert isinstance(opened(str(tmp_path / "classic.py")), ClassicEnvironment)
+
+
+def test_the_tasksets_own_arguments_are_taken_and_tasks_are_the_same_each_time(tmp_path):
+    path = write(tmp_path, "own_two")
+    once, again = (opened(path, taskset={"numbers": 2}).rows() for _ in range(2))
+    assert once == again
+    assert [json.loads(row["info"])["task_id"] for row in once] == ["0", "1"]
+    assert once[1]["prompt"] == [{"role": "user", "content": "1?"}]
+
+
+def test_the_example_has_its_tasks():
+    example = Path(workers.__file__).parents[1] / "examples" / "word_sums.py"
+    rows = opened(str(example), taskset={"largest": 1}).rows()
+    assert len(rows) == 4
+    assert rows[3]["prompt"][0]["content"].startswith("What is one plus one?")
+
+
+def test_a_module_of_a_package_is_found_whatever_its_name(tmp_path, monkeypatch):
+    (tmp_path / "Deep").mkdir()
+    (tmp_path / "Deep" / "__init__.py").write_text("")
+    write(tmp_path / "Deep", "Tasks")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(opened("Deep.Tasks", taskset={"id": "Deep.Tasks"}).rows()) == 3
+    assert "kumite_taskset_deep_tasks" in sys.modules
+
+
+def test_an_infinite_taskset_needs_a_bound(tmp_path):
+    path = write(tmp_path, "endless", "Endless")
+    with pytest.raises(EnvironmentLoadError, match=r"environment\.args\.num_tasks: .* without end"):
+        opened(path).rows()
+    with pytest.raises(EnvironmentLoadError, match=r"environment\.args\.num_tasks: got 0; give a number"):
+        opened(path, num_tasks=0).rows()
+    assert len(opened(path, num_tasks=4).rows()) == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"taskset": {"numbers": "many"}}, r"environment\.args\.taskset\.numbers"),
+        ({"taskset": {"colour": "red"}}, r"environment\.args\.taskset\.colour"),
+        ({"taskset": 3}, r"environment\.args\.taskset: got 3; give an object"),
+        ({"taskset": {"id": "other-v1"}}, r"environment\.args\.taskset\.id: got 'other-v1'"),
+        ({"agent": {"harness": {"id": "bash"}}}, r"environment\.args\.agent\.harness\.id: got 'bash'"),
+        ({"agent": {"model": "gpt"}}, r"environment\.args\.agent\.model: the run's policy plays"),
+        ({"id": "best-of-n"}, r"environment\.args\.id: BestOfN\w+ has its own episodes"),
+    ],
+)
+def test_arguments_that_are_wrong_or_not_played_yet_are_named(tmp_path, args, said):
+    with pytest.raises(EnvironmentLoadError, match=said):
+        opened(write(tmp_path, "own_three"), **args)
+
+
+@pytest.mark.parametrize(
+    ("exported", "said"),
+    [
+        ("InABox", "need a container, which tasksets do not have yet"),
+        ("WithTools", "has tools .* which are not served yet"),
+    ],
+)
+def test_tasks_that_need_more_than_a_chat_are_refused(tmp_path, exported, said):
+    with pytest.raises(EnvironmentLoadError, match=said):
+        opened(write(tmp_path, f"own_{exported.lower()}", exported))
+
+
+def test_code_that_raises_is_named(tmp_path):
+    with pytest.raises(EnvironmentLoadError, match=r"tasks of .* cannot be made: OSError: the data is away"):
+        opened(write(tmp_path, "own_broken", "Broken")).rows()
+
+
+def test_a_module_that_is_both_or_neither_is_refused(tmp_path):
+    both = write(tmp_path, "own_both", more="\n\ndef load_environment():\n    return None\n")
+    with pytest.raises(EnvironmentLoadError, match=r"has both a `load_environment` .* and the taskset Own"):
+        opened(both)
+    (tmp_path / "neither.py").write_text("")
+    with pytest.raises(EnvironmentLoadError, match=r"has no `load_environment` .* and no taskset"):
+        opened(str(tmp_path / "neither.py"))
+
+
+def test_a_runtime_that_is_not_ours_is_passed_over_and_said(tmp_path, caplog):
+    opened(write(tmp_path, "own_four"), agent={"runtime": {"type": "prime"}})
+    assert "environment.args.agent.runtime is not used" in caplog.text

@@ -1,0 +1,55 @@
+"""The process in which an environment with packages of its own is asked for its tasks.
+
+It is started with the descriptor of a socket, loads the environment, and hands out tasks until the other end
+is gone. So what plans a run needs none of the environment's packages.
+"""
+
+import os
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from workers.environments.base import Rows
+from workers.environments.opening import open_environment
+from workers.errors import EnvironmentLoadError
+from workers.lanes.wire import read_message_now, send_message_now
+
+
+def main() -> NoReturn:
+    """Loads the environment, and answers until nobody asks any more."""
+    asked = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
+    settings, policy, episode_timeout = read_message_now(asked)
+    try:
+        environment = open_environment(settings, None, policy, episode_timeout)
+    except EnvironmentLoadError as error:
+        send_message_now(asked, ("failed", str(error)))
+        os._exit(1)
+    traits = (
+        environment.api,
+        environment.toolset,
+        environment.needs_groups,
+        environment.has_tools,
+        environment.sampling_args,
+    )
+    send_message_now(asked, ("loaded", traits))
+    rows: dict[str, Rows] = {}
+    while True:
+        try:
+            split, index = read_message_now(asked)
+        except (EOFError, OSError):
+            os._exit(0)
+        send_message_now(asked, _answer(environment, rows, split, index))
+
+
+def _answer(environment: Any, rows: dict[str, Rows], split: Any, index: int | None) -> tuple[str, Any]:
+    """A task, or how many there are."""
+    try:
+        if split not in rows:
+            rows[split] = environment.of_split(split).rows()
+        return "is", len(rows[split]) if index is None else dict(rows[split][index])
+    except EnvironmentLoadError as error:
+        return "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - code of the environment's, whatever it raises
+        return "failed", f"environment.id: its tasks cannot be read: {type(error).__name__}: {error}"

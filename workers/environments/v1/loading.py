@@ -1,0 +1,153 @@
+"""A v1 environment from its module and `environment.args`, the block that verifiers has under `[env]`."""
+
+import logging
+import re
+import sys
+from types import ModuleType
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from workers.errors import EnvironmentLoadError
+from workers.settings import EnvironmentSettings
+
+_log = logging.getLogger(__name__)
+_HARNESS = "null"
+BOUND = "num_tasks"
+"""A key of `environment.args` beside v1's own: how many tasks of the taskset, at most."""
+
+
+def find_tasksets(module: ModuleType) -> list[str]:
+    """Names of what a module exports, in its `__all__`, that is a v1 taskset."""
+    v1 = sys.modules.get("verifiers.v1.taskset")
+    if v1 is None:  # a module that has one has imported it
+        return []
+    exported: Any = getattr(module, "__all__", ())
+    return [
+        str(name)
+        for name in exported
+        if isinstance(found := getattr(module, str(name), None), type)
+        and issubclass(found, v1.Taskset)
+        and found is not v1.Taskset
+    ]
+
+
+def load_env(settings: EnvironmentSettings, module: ModuleType) -> Any:
+    """A `verifiers.v1` Env, with its taskset and its seat.
+
+    Args:
+        settings: Which environment, with which arguments.
+        module: Exports its taskset.
+
+    Raises:
+        EnvironmentLoadError: It does not load, or asks for what is not played yet; names the key.
+    """
+    from verifiers.v1.utils import loaders
+
+    raw = _block(settings, module)
+    try:
+        config: Any = loaders.resolve_env_config(raw)
+        env: Any = cast(Any, loaders).load_environment(config)
+    except ValidationError as error:
+        raise EnvironmentLoadError(_word_validation(settings, error)) from error
+    except EnvironmentLoadError:
+        raise
+    except Exception as error:
+        _log.warning("the taskset of %s cannot be made", settings.id, exc_info=error)
+        said = " ".join(str(error).split())[:500]
+        raise EnvironmentLoadError(
+            f"environment.args: the taskset of {settings.id} cannot be made: {type(error).__name__}: {said}"
+        ) from error
+    _check_playable(settings, env)
+    return env
+
+
+def _block(settings: EnvironmentSettings, module: ModuleType) -> dict[str, Any]:
+    """`environment.args` as verifiers takes it: the taskset by its module, a harness without a program."""
+    args = {name: value for name, value in settings.args.items() if name != BOUND}
+    taskset, agent = (_section(args, name) for name in ("taskset", "agent"))
+    named = taskset.pop("id", None)
+    if named is not None and _module_name(str(named)) != _module_name(module.__name__):
+        raise EnvironmentLoadError(
+            f"environment.args.taskset.id: got {named!r}, and environment.id is {settings.id!r}, which says "
+            "which taskset it is; leave it out"
+        )
+    alias = f"kumite_taskset_{_module_name(module.__name__)}"
+    sys.modules.setdefault(alias, module)  # verifiers imports it by its id, which must be no path
+    harness = _section(agent, "harness", "environment.args.agent")
+    harness["id"] = harness.get("id") or _HARNESS  # YAML reads null as nothing
+    runtime = agent.get("runtime")
+    if runtime is not None:
+        _log.warning(
+            "environment.args.agent.runtime is not used: a taskset is played by a loop in the worker, which "
+            "needs none"
+        )
+    return {
+        **args,
+        "taskset": {**taskset, "id": alias},
+        "agent": {**agent, "harness": harness, "runtime": {"type": "subprocess"}},
+    }
+
+
+def _section(args: dict[str, Any], name: str, where: str = "environment.args") -> dict[str, Any]:
+    given: Any = args.get(name) or {}
+    if not isinstance(given, dict):
+        raise EnvironmentLoadError(
+            f"{where}.{name}: got {given!r}; give an object with keys, as under verifiers' [env.{name}]"
+        )
+    return dict(cast(dict[str, Any], given))
+
+
+def _module_name(name: str) -> str:
+    return re.sub(r"\W", "_", name.rpartition("/")[2].partition("@")[0]).lower()
+
+
+def _word_validation(settings: EnvironmentSettings, error: ValidationError) -> str:
+    complaints = [
+        f"  environment.args.{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}"
+        for entry in error.errors()
+    ]
+    return f"environment.args: {settings.id} does not take them:\n" + "\n".join(complaints)
+
+
+def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
+    """Refuses what is not played yet.
+
+    Raises:
+        EnvironmentLoadError: It is asked for.
+    """
+    from verifiers.v1.envs.single_agent import SingleAgentEnv
+    from verifiers.v1.harnesses.null import NullHarness
+
+    env: Any = loaded
+    if not isinstance(loaded, SingleAgentEnv):
+        seats = ", ".join(env._agent_specs)
+        raise EnvironmentLoadError(
+            f"environment.args.id: {type(env).__name__} has its own episodes (seats: {seats}); only tasksets "
+            "of one agent are played yet"
+        )
+    seated: dict[str, Any] = env._harnesses
+    [harness] = seated.values()
+    if type(harness) is not NullHarness:
+        raise EnvironmentLoadError(
+            f"environment.args.agent.harness.id: got {harness.config.id!r}, whose program needs a container, "
+            "which tasksets do not have yet; leave it out, or give `null`, the plain chat"
+        )
+    spec = env.config.agent
+    for name in ("model", "client"):
+        if getattr(spec, name) is not None:
+            raise EnvironmentLoadError(
+                f"environment.args.agent.{name}: the run's policy plays; leave it out, and say in `policy` "
+                "which one it is"
+            )
+    taskset: Any = env.taskset
+    task_class: Any = env._task_cls
+    if task_class.NEEDS_CONTAINER:
+        raise EnvironmentLoadError(
+            f"environment.id: the tasks of {settings.id} ({task_class.__name__}) need a container, which "
+            "tasksets do not have yet"
+        )
+    if task_class.toolsets(taskset.config.task) or taskset.toolsets(taskset.config):
+        raise EnvironmentLoadError(
+            f"environment.id: {settings.id} has tools (vf.Toolset), which are not served yet; only chats are"
+        )
