@@ -158,7 +158,8 @@ class RemoteFolder:
                 changes = {"take_ups": max(last.take_ups, known)}
                 claim = last.model_copy(update=changes).taken_up(new_writer(), None)
             try:
-                self._claims.claim(claim)
+                # Where the URI has lost the run, it is this folder's manifest that is claimed with.
+                self._claims.claim(self._without_missing(claim) if there is None else claim)
             except RunTakenUp:
                 if is_new:
                     self._claims.remove_beginning(claim)

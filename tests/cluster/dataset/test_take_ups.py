@@ -390,3 +390,33 @@ async def test_a_copy_into_a_bucket_that_has_lost_all_names_no_file_before_it_is
             target.remote.copy(check=True)
             Bucket.before = None
     assert looked[0] == 0 and in_bucket() == ids(range(3))
+
+
+@pytest.mark.parametrize("changes", range(1, 6))
+async def test_a_bucket_that_has_lost_all_can_be_written_by_another_while_the_run_comes_back(
+    machines: Machines, changes: int
+) -> None:
+    """The machine that has the run is cut off when it has put its claim there, or a little later."""
+    target = Target.new(CONFIG, URI)
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            await dataset.append(result(episode(0), {"base": "{}"}))
+            await dataset.commit()
+    left = [changes]
+
+    def cut_off(what: str, path: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ConnectionResetError("the bucket does not answer")
+
+    Bucket.store.clear()
+    Bucket.before = cut_off
+    again = Target.resumed(URI, False)
+    with pytest.raises(ConfigError, match="does not answer"), again.held(CONFIG):
+        pass
+    Bucket.before = None
+    machines.use("there")
+    await play(Target.resumed(URI, False), range(1, 2))
+    machines.use("here")
+    await play(Target.resumed(URI, False), range(2, 3))
+    assert in_bucket() == ids(range(3))
