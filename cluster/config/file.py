@@ -168,6 +168,9 @@ def _describe_error(entry: Any) -> str:
     match entry["type"]:
         case "missing":
             return f"{name}: is missing"
+        case "extra_forbidden" if kinds := _kinds_with_key(path):
+            kind = next(part for part in entry["loc"] if part in ("vllm", "endpoint", "oracle"))
+            return f"{name}: policy.kind `{kind}` has no such key, only {' and '.join(kinds)}; leave it out"
         case "extra_forbidden":
             close = difflib.get_close_matches(path[-1], _list_field_names(path[:-1]), n=1)
             hints = [
@@ -181,6 +184,16 @@ def _describe_error(entry: Any) -> str:
             return f"{name}.kind: got {kind!r}; it must be vllm, endpoint or oracle"
         case _:
             return f"{name}: {entry['msg'][0].lower()}{entry['msg'][1:]}; got {given!r}"
+
+
+def _kinds_with_key(path: list[str]) -> list[str]:
+    """The kinds of policy that have a key of `policy`, as text."""
+    if len(path) != 2 or path[0] != "policy":
+        return []
+    schema = RunConfig.model_json_schema()
+    kinds: dict[str, str] = schema["properties"]["policy"]["discriminator"]["mapping"]
+    sections = {kind: schema["$defs"][place.rpartition("/")[2]] for kind, place in kinds.items()}
+    return [f"`{kind}`" for kind, section in sections.items() if path[1] in section["properties"]]
 
 
 def _find_misplaced_key(path: list[str]) -> tuple[str, ...]:

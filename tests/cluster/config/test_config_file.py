@@ -50,6 +50,11 @@ def test_set_overrides_a_nested_field_with_a_yaml_value(config):
         ("policy: {kind: oracle}", [], "environment: is missing"),
         ("- a list", [], "must be a mapping, got list"),
         ("a: [", [], "is not YAML"),
+        (
+            GOOD,
+            ["policy={kind: oracle, model: x}"],
+            "policy.model: policy.kind `oracle` has no such key, only `endpoint` and `vllm`; leave it out",
+        ),
         (GOOD, ["policy={kind: vllm, modle: x}"], "policy.modle: there is no such key; did you mean model?"),
         (GOOD, ["policy={kind: endpoint, model: m, base_url: ftp://x}"], "policy.base_url"),
     ],
