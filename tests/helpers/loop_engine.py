@@ -127,7 +127,13 @@ def stage_engine(
 
     @contextmanager
     def parts(
-        config: RunConfig, run_id: str, progress: Any, seed: str | None = None, check: Any = None, *_: Any
+        config: RunConfig,
+        run_id: str,
+        progress: Any,
+        seed: str | None = None,
+        check: Any = None,
+        *_: Any,
+        **__: Any,
     ) -> Iterator[RunComponents]:
         plan = Plan(config, tasks, run_id, seed)
         if check is not None:

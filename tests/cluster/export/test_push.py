@@ -47,7 +47,7 @@ def test_a_run_becomes_a_dataset_that_loads_as_its_card_says(hub: Hub, tmp_path:
     assert fields["license"] == "cc-by-4.0" and fields["size_categories"] == ["n<1K"]
     assert [each["config_name"] for each in fields["configs"]] == ["episodes", "steps", "states"]
     assert "| `reward` | 0.625 |" in card and "1 episodes failed: 1 in stage setup." in card
-    assert "| `model` | The policy's name. |" in card and "`{'level': 2}`" in card
+    assert "| `model` | Name of the model, or `oracle`. |" in card and "`{'level': 2}`" in card
     for name in ("plots/reward.svg", "plots/means.svg"):
         assert ElementTree.fromstring(hub.files[name]).tag.endswith("svg") and f"]({name})" in card
 

@@ -177,7 +177,7 @@ def test_the_gateway_is_gone_when_its_episode_is() -> None:
         ({"id": "codez"}, "agent.id: there is no agent 'codez'; did you mean codex?"),
         ({}, "give one of them: id, which is one of mini-swe-agent, codex, opencode, or command"),
         ({"id": "codex", "command": ["x"]}, "give one of them"),
-        ({"id": "codex", "limits": {"cost": 1.0}}, "agent.limits.cost: 1 is given, and no prices"),
+        ({"id": "codex", "limits": {"cost": 1.0}}, "agent.limits.cost: 1 is given without prices"),
         ({"id": "codex", "limits": {"turn": 3}}, "there is no such key; did you mean turns?"),
         ({"id": "codex", "limits": {"seconds": 3000}}, "must be less than episode.timeout, 1800"),
         (
