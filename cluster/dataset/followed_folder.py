@@ -223,7 +223,13 @@ class FollowedFolder:
         number = 1
         while (aside := self._beside(f"aside-{number}")).exists():
             number += 1
-        shutil.copytree(self.path, aside)
+        made = self._beside("setting-aside")
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(self.path, made)
+        for path in made.rglob("*"):  # on disk before what it was copied from goes
+            fsync_folder(path) if path.is_dir() else fsync_file(path)
+        made.rename(aside)
+        fsync_folder(aside.parent)
         _log.warning(
             "%s holds episodes that %s lacks and that %s; they are kept in %s, which `kumite show` reads",
             self.path,

@@ -249,7 +249,7 @@ class RemoteFolder:
         with self._copying:
             try:
                 if check:
-                    self._there = None
+                    self._there = self._put_last = None
                 self._copy(is_beginning)
             except (OSError, RunFolderError):
                 raise
@@ -274,7 +274,7 @@ class RemoteFolder:
             self._there = self._put_last = None
         else:
             self._claims.check(manifest)
-        there = self._there = self._list_remote() if self._there is None else self._there
+        there = self._there = self._list_remote(self._there or {})
         text = b""
         while True:
             last = text
@@ -316,7 +316,7 @@ class RemoteFolder:
         """The manifest, naming no file that the URI has lost: the files come before a manifest that does."""
         if not manifest.shards and not manifest.states:
             return manifest
-        there = self._list_remote()
+        there = self._list_remote({})
 
         def is_there(name: str) -> bool:
             return there.get(name, ((), 0))[0] != ()
@@ -325,12 +325,21 @@ class RemoteFolder:
         states = [name for name in manifest.states if is_there(name)]
         return manifest.model_copy(update={"shards": shards, "states": states})
 
-    def _list_remote(self) -> dict[str, tuple[tuple[int, ...], int]]:
-        """What is there already: to be brought up to date, or removed."""
+    def _list_remote(
+        self, known: dict[str, tuple[tuple[int, ...], int]]
+    ) -> dict[str, tuple[tuple[int, ...], int]]:
+        """What is there already: to be brought up to date, or removed.
+
+        Args:
+            known: What this process has put there. It counts where a file of that size is there: what was put
+                there may have been lost since.
+        """
         found: dict[str, tuple[tuple[int, ...], int]] = {}
         for name, info in self._reading.listing().items():
             folder = name.partition("/")[0]
-            if folder in (*_DATA, "journal", "sequences"):
+            if name in known and known[name][1] == info["size"]:
+                found[name] = known[name]
+            elif folder in (*_DATA, "journal", "sequences"):
                 version = self._version(name)
                 is_same = folder in _DATA and version is not None and version[0] == info["size"]
                 found[name] = (version if version is not None and is_same else (), info["size"])
@@ -358,7 +367,7 @@ class RemoteFolder:
         return True
 
     def _put_manifest(self, manifest: Manifest, text: bytes) -> None:
-        if self._put_last == text:
+        if self._put_last == text and self._claims.last() == text:
             return
         # Whether it has come there is not known if this process ends in between: then either may be there.
         self._folder.note(*self._folder.noted()[-2:], digest(text), OWN)

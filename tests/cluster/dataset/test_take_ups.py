@@ -420,3 +420,41 @@ async def test_a_bucket_that_has_lost_all_can_be_written_by_another_while_the_ru
     machines.use("here")
     await play(Target.resumed(URI, False), range(2, 3))
     assert in_bucket() == ids(range(3))
+
+
+async def test_a_copy_finds_what_the_bucket_has_lost_since_the_one_before(machines: Machines) -> None:
+    target = Target.new(CONFIG, URI)
+    assert target.remote is not None
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            await dataset.append(result(episode(0)))
+            target.remote.copy()
+            journal = [path for path in Bucket.store if "/journal/" in path]
+            for path in journal:
+                del Bucket.store[path]
+            target.remote.copy()
+            assert set(journal) <= Bucket.store.keys()
+
+
+async def test_a_folder_is_set_aside_on_disk_before_it_is_replaced(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power after that leaves neither."""
+    await play(Target.new(CONFIG, URI), range(2), commits=False)
+    local = RemoteFolder(URI).local
+    Bucket.store.clear()
+    machines.use("there")
+    await play(Target.new(CONFIG, URI), range(2, 3))
+    machines.use("here")
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    await play(Target.resumed(URI, False), range(3, 4))
+    (aside,) = local.parent.glob(f"{local.name}.aside-*")
+    assert set(episode_statuses(aside)) == ids(range(2))
+    assert {path.stat().st_ino for path in aside.rglob("*")} <= synced
