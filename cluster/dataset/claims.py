@@ -78,7 +78,7 @@ class Claims:
         """
         self.check(manifest)
         mine = name_manifest(manifest)
-        self.put(manifest.model_copy(update={"taken_over": None}))
+        self.put(manifest.as_claim())
         deadline = time.monotonic() + _CLAIM_TIMEOUT
         while others := self._strangers(manifest):
             # One that shows a later name, or has gone on already, goes before.

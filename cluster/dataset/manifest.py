@@ -100,7 +100,12 @@ class Manifest(Record):
     """Ids of all that took it up, each after it had seen what the one before had written."""
     taken_over: dict[str, int] | None = None
     """Journal segments of earlier writers that are part of the run, with their sizes in bytes: what an
-    earlier writer adds later is not. Null: all that those of `writers` have written."""
+    earlier writer adds later is not. Null: the process has not looked yet, and `claimed` says which are."""
+    claimed: dict[str, int] | None = None
+    """While `taken_over` is null: what it was in the manifest before. The segments of `claimed_writers` are
+    part of the run as well, whole. Null: all that those of `writers` have written."""
+    claimed_writers: list[str] = Field(default_factory=list[str])
+    """Ids of the writers after those of `claimed`."""
     replaced: dict[str, int] = Field(default_factory=dict[str, int])
     """Files that were part of the run once, or whose episodes are in it now, with their sizes then; they may
     go from a copy."""
@@ -113,7 +118,12 @@ class Manifest(Record):
             segments: Sizes of the journal's segments that the process has found, by name. None: it has not
                 looked yet.
         """
-        changes: dict[str, object] = {"taken_over": None if segments is None else dict(segments)}
+        changes: dict[str, object] = {"taken_over": None, "claimed": None, "claimed_writers": []}
+        if segments is not None:
+            changes["taken_over"] = dict(segments)
+        elif self.writer is not None:
+            changes["claimed"] = self.claimed if self.taken_over is None else self.taken_over
+            changes["claimed_writers"] = [*self.claimed_writers, self.writer]
         if writer != self.writer:
             changes |= {
                 "take_ups": self.take_ups + 1,
@@ -121,6 +131,24 @@ class Manifest(Record):
                 "writers": [*self.writers, writer],
             }
         return self.model_copy(update=changes)
+
+    def as_claim(self) -> "Manifest":
+        """The same manifest, of a process that has not looked yet what there is."""
+        if self.taken_over is None:
+            return self
+        return self.model_copy(update={"taken_over": None, "claimed": self.taken_over})
+
+    def has_segment(self, segment: str, writer: str) -> bool:
+        """Whether a segment of the journal that this writer has written is part of the run."""
+        if writer == self.writer or writer in self.claimed_writers:
+            return True
+        if self.taken_over is None and self.claimed is None:
+            return writer in self.writers
+        return segment in self.segment_sizes()
+
+    def segment_sizes(self) -> dict[str, int]:
+        """Segments of earlier writers of which no more than so many bytes are part of the run."""
+        return (self.claimed if self.taken_over is None else self.taken_over) or {}
 
     @model_validator(mode="before")
     @classmethod

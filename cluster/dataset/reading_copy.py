@@ -204,7 +204,7 @@ def wanted_files(manifest: Manifest, there: dict[str, Any]) -> dict[str, int | N
     for name in there:
         stem = name.removeprefix("journal/").removesuffix(".jsonl")
         if name == f"journal/{stem}.jsonl" and stem not in done and belongs_to_run(stem, manifest):
-            wanted[name] = (manifest.taken_over or {}).get(stem)
+            wanted[name] = manifest.segment_sizes().get(stem)
     return wanted
 
 

@@ -150,7 +150,7 @@ class RemoteFolder:
             if last is None or (is_new and there is not None):
                 raise RunTakenUp(f"another run has just begun at {self.uri}; give this one another place")
             if is_new:
-                claim = last.model_copy(update={"taken_over": None})
+                claim = last.as_claim()
                 begun_with = [self.local / name for name in BEGINNING if (self.local / name).exists()]
                 self._claims.put_beginning(claim, {path.name: path.read_bytes() for path in begun_with})
             else:

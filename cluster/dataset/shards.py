@@ -304,9 +304,7 @@ def belongs_to_run(segment: str, manifest: Manifest) -> bool:
         manifest: The run's.
     """
     writer = segment_writer(segment)
-    if writer is None or writer == manifest.writer:
-        return True
-    return writer in manifest.writers if manifest.taken_over is None else segment in manifest.taken_over
+    return writer is None or manifest.has_segment(segment, writer)
 
 
 def last_segment(manifest: Manifest) -> int:

@@ -458,3 +458,34 @@ async def test_a_folder_is_set_aside_on_disk_before_it_is_replaced(
     (aside,) = local.parent.glob(f"{local.name}.aside-*")
     assert set(episode_statuses(aside)) == ids(range(2))
     assert {path.stat().st_ino for path in aside.rglob("*")} <= synced
+
+
+async def test_what_a_writer_adds_after_it_was_replaced_is_not_read_by_a_later_take_up(
+    machines: Machines,
+) -> None:
+    """The next writers have played its episodes again; one that is about to look has to leave them out."""
+    await play(Target.new(CONFIG, URI), range(1))
+    machines.use("there")
+    late = Target.resumed(URI, False)
+    with late.held(CONFIG):
+        async with await late.open_dataset() as dataset:
+            await dataset.append(result(episode(1)))
+            machines.use("here")
+            other = Target.resumed(URI, False)
+
+            def take_up(what: str, path: str) -> None:
+                Bucket.before = None
+                with other.held(CONFIG):
+                    pass
+
+            Bucket.before = take_up
+            assert late.remote is not None
+            with pytest.raises(RunTakenUp):
+                late.remote.copy()
+    await play(Target.resumed(URI, False), range(1, 3))
+    machines.use("there")
+    again = Target.resumed(URI, False)
+    with again.held(CONFIG):
+        async with await again.open_dataset():
+            found = [record.episode_id for record in iterate_records(local_folder(URI))]
+    assert sorted(found) == sorted(ids(range(3)))
