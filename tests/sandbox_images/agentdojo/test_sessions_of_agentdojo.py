@@ -209,6 +209,8 @@ async def test_call_that_breaks_the_executor_is_an_observation(sandbox: ProcessS
     await session.open(task("banking", "user_task_0"))
     for text in ("-" * 20_000 + "1", "[" * 5_000, "(" * 150 + ")" * 150, "\ud83d", "1" * 10_000, "[1,"):
         await session.call("read_file", {"file_path": text})
+    result = await session.call("read_file", {"file_path": "word " * 5_000})
+    assert result.error is not None and "MemoryError" in result.error
     result = await session.call("get_balance", {})
     assert result.error is None
 
