@@ -152,7 +152,7 @@ def ours(
         episodes=AT_ONCE,
     )
     rows = ClassicEnvironment(environment, policy=model).rows()
-    with mock.patch("workers.episode.OracleClient", lambda: policy):
+    with mock.patch("workers.environments.classic.environment.OracleClient", lambda: policy):
         worker = RolloutWorker(settings, "parity")
     try:
         worker.ready()
