@@ -21,7 +21,7 @@ from cluster.pool.packages import lock_packages
 from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
-from workers.environments.base import RolloutEnvironment
+from workers.environments.base import TaskEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.handed_on import select_worker_variables
 from workers.settings import PackageLock, PolicyEndpoint, SandboxSettings, Split, WorkerSettings
@@ -178,7 +178,7 @@ def start_components(
         )
 
 
-def _check_exact_tokens(config: RunConfig, environment: RolloutEnvironment) -> None:
+def _check_exact_tokens(config: RunConfig, environment: TaskEnvironment) -> None:
     if environment.api == "v1" and getattr(config.policy, "tokens", None) == "exact":
         raise ConfigError(
             "policy.tokens: got `exact`, and tasksets of verifiers' v1 API are played with `per_turn` only"

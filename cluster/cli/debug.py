@@ -12,7 +12,8 @@ from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.plan.plan import Plan, load_plan
 from cluster.pool.images import ensure_image, with_image
-from workers.environments.base import RolloutEnvironment
+from workers.environments.base import RolloutEnvironment, TaskEnvironment
+from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.messages import to_records
 from workers.episode import EpisodePlayer
 from workers.handed_on import select_worker_variables
@@ -44,8 +45,8 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
         PolicyUnavailable: Nobody is there to act.
     """
     refuse_own_packages(config, "kumite debug")
-    environment, plan = load_plan(config, "debug", shuffled_by=config.name)
-    refuse_v1(config, environment, "kumite debug")
+    loaded, plan = load_plan(config, "debug", shuffled_by=config.name)
+    environment = as_classic(config, loaded, "kumite debug")
     spec = _select_episode(plan, task_id)
     endpoint = _resolve_endpoint(config)
     settings = local_worker_settings(config, environment, lambda line: console.print(line, style="dim"))
@@ -69,17 +70,18 @@ def refuse_own_packages(config: RunConfig, command: str) -> None:
         )
 
 
-def refuse_v1(config: RunConfig, environment: RolloutEnvironment, command: str) -> None:
-    """Refuses a taskset of verifiers' v1 API, in a command that knows the classic one only.
+def as_classic(config: RunConfig, environment: TaskEnvironment, command: str) -> ClassicEnvironment:
+    """The environment, for a command that knows verifiers' classic API only.
 
     Raises:
-        ConfigError: It is one.
+        ConfigError: It is a taskset of the v1 API.
     """
-    if environment.api == "v1":
+    if not isinstance(environment, ClassicEnvironment):
         raise ConfigError(
             f"environment.id: {config.environment.id} is a taskset of verifiers' v1 API, which `{command}` "
             "does not play yet; use `kumite run` with --set limit=1"
         )
+    return environment
 
 
 def _select_episode(plan: Plan, task_id: str | None) -> EpisodeSpec:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cluster.cli.debug import local_worker_settings, refuse_own_packages, refuse_v1
+from cluster.cli.debug import as_classic, local_worker_settings, refuse_own_packages
 from cluster.config import OraclePolicy, RunConfig
 from cluster.plan.plan import load_plan
 from workers.environments.base import RolloutEnvironment
@@ -48,9 +48,9 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
         RunError: The sandbox's image cannot be had.
     """
     config = config.model_copy(update={"policy": OraclePolicy(kind="oracle")})
-    refuse_own_packages(config, "kumite validate")
-    environment, plan = load_plan(config, "validate", shuffled_by=config.name)
-    refuse_v1(config, environment, "kumite validate")
+    refuse_own_packages(config, "kumite tasks --validate")
+    loaded, plan = load_plan(config, "validate", shuffled_by=config.name)
+    environment = as_classic(config, loaded, "kumite tasks --validate")
     settings = local_worker_settings(config, environment, lambda line: None, process=False)
     specs = [plan.group(row, 1)[0] for row in plan.rows()]
     solved, idle = asyncio.run(_play_oracle_and_empty(settings, environment, specs))

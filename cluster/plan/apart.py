@@ -7,14 +7,12 @@ import threading
 import weakref
 from typing import Any, Literal, Self
 
-from workers.environments.base import Actor, PolicyClient, Rollout, Rows
-from workers.environments.tracing import EpisodeTrace
+from workers.environments.base import Rows
 from workers.errors import EnvironmentLoadError
 from workers.lanes.interpreter import OwnPython, own_environment, start_command
 from workers.lanes.wire import read_message_now, send_message_now
-from workers.records import StepRecord
-from workers.sandbox.base import Session, ToolsetSpec
-from workers.settings import EnvironmentSettings, PolicyEndpoint, Split
+from workers.sandbox.base import ToolsetSpec
+from workers.settings import EnvironmentSettings, Split
 
 _END_TIMEOUT = 5.0
 """Seconds that the process gets to end once nobody asks any more."""
@@ -51,11 +49,11 @@ class EnvironmentApart:
 
     @property
     def sampling_args(self) -> dict[str, Any]:
-        """See `RolloutEnvironment.sampling_args`."""
+        """See `TaskEnvironment.sampling_args`."""
         return dict(self._sampling_args)
 
     def rows(self) -> Rows:
-        """See `RolloutEnvironment.rows`. They stay where they are, and are read one at a time.
+        """See `TaskEnvironment.rows`. They stay where they are, and are read one at a time.
 
         Raises:
             EnvironmentLoadError: It has no such tasks, or they cannot be read.
@@ -63,31 +61,11 @@ class EnvironmentApart:
         return _RowsApart(self._planner, self._settings)
 
     def of_split(self, split: Split) -> Self:
-        """See `RolloutEnvironment.of_split`."""
+        """See `TaskEnvironment.of_split`."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._settings = self._settings.model_copy(update={"split": split})
         return other
-
-    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
-        """Refuses: see the class."""
-        raise NotImplementedError(f"{self._settings.id} is played by workers only")
-
-    def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:
-        """Refuses: see the class."""
-        raise NotImplementedError(f"{self._settings.id} is played by workers only")
-
-    async def play(
-        self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
-    ) -> Rollout:
-        """Refuses: see the class."""
-        raise NotImplementedError(f"{self._settings.id} is played by workers only")
-
-    async def play_group(
-        self, row: dict[str, Any], actor: Actor, traces: list[EpisodeTrace], sessions: list[Session | None]
-    ) -> list[Rollout | BaseException]:
-        """Refuses: see the class."""
-        raise NotImplementedError(f"{self._settings.id} is played by workers only")
 
     async def tear_down(self) -> None:
         """Ends the process that is asked for tasks."""

@@ -13,7 +13,7 @@ from cluster.plan.limits import describe_left_out, limit_order
 from cluster.plan.task_list import TaskList
 from cluster.pool.packages import lock_packages
 from cluster.pool.pythons import ensure_python
-from workers.environments.base import RolloutEnvironment
+from workers.environments.base import TaskEnvironment
 from workers.environments.opening import open_environment
 from workers.errors import EnvironmentLoadError
 from workers.records import EpisodeSpec, episode_id, info_of, label_text
@@ -41,7 +41,7 @@ class Plan:
     def __init__(
         self,
         config: RunConfig,
-        environment: RolloutEnvironment,
+        environment: TaskEnvironment,
         run_id: str,
         shuffled_by: str | None = None,
     ) -> None:
@@ -247,7 +247,7 @@ def load_plan(
     run_id: str,
     shuffled_by: str | None = None,
     packages: PackageLock | None = None,
-) -> tuple[RolloutEnvironment, Plan]:
+) -> tuple[TaskEnvironment, Plan]:
     """The environment that a config names, and what there is to play in it.
 
     Args:
@@ -268,7 +268,7 @@ def load_plan(
         raise ConfigError(str(error)) from error
 
 
-def _open_environment(config: RunConfig, policy: str, packages: PackageLock | None) -> RolloutEnvironment:
+def _open_environment(config: RunConfig, policy: str, packages: PackageLock | None) -> TaskEnvironment:
     """The environment, in this process, or in one with its own packages."""
     timeout = config.episode.timeout
     if packages is None:

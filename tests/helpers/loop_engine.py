@@ -15,7 +15,7 @@ from cluster.policy.oracle import OraclePolicyClient
 from cluster.pool.worker_pool import WorkerPool
 from cluster.rollout_engine import RolloutEngine
 from tests.cluster.synthetic import episode, result
-from workers.environments.base import RolloutEnvironment
+from workers.environments.base import TaskEnvironment
 from workers.records import EpisodeResult, EpisodeSpec
 
 
@@ -79,7 +79,7 @@ class StageWorker:
         self.stage.stopped.append(self.name)
 
 
-class Tasks(RolloutEnvironment):
+class Tasks(TaskEnvironment):
     """An environment of so many tasks, by name."""
 
     toolset = None

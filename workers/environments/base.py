@@ -52,8 +52,8 @@ class Rollout:
     is_truncated: bool
 
 
-class RolloutEnvironment(Protocol):
-    """An environment that can be rolled out."""
+class TaskEnvironment(Protocol):
+    """What a run is planned by: an environment's tasks, and what it needs of a worker."""
 
     api: Literal["classic", "v1"]
     """Which of verifiers' APIs it is written against."""
@@ -61,7 +61,6 @@ class RolloutEnvironment(Protocol):
     """What its sandbox must have loaded; None when it needs no sandbox."""
     needs_groups: bool
     """Whether it scores the rollouts of a task together, so that one worker must play them all."""
-
     has_tools: bool
     """Whether it offers the policy tools, as far as is known before an episode."""
 
@@ -78,16 +77,20 @@ class RolloutEnvironment(Protocol):
         """The same environment, with the tasks of this split."""
         ...
 
+    async def tear_down(self) -> None:
+        """Runs what is to run when nobody needs the environment any more."""
+        ...
+
+
+class RolloutEnvironment(TaskEnvironment, Protocol):
+    """An environment that can be rolled out."""
+
     def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
         """The client with which it asks a policy, on the running event loop."""
         ...
 
     def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:
         """The turns of an episode that failed on the way, and its tools as JSON text."""
-        ...
-
-    async def tear_down(self) -> None:
-        """Runs what is to run when nobody needs the environment any more."""
         ...
 
     async def play(

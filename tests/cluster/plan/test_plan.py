@@ -6,11 +6,11 @@ import pytest
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
 from cluster.plan.plan import Plan
-from workers.environments.base import RolloutEnvironment
+from workers.environments.base import TaskEnvironment
 from workers.records import episode_id
 
 
-class FakeEnvironment(RolloutEnvironment):
+class FakeEnvironment(TaskEnvironment):
     toolset = None
 
     def __init__(self, tasks, needs_groups=False):
