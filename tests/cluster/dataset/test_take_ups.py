@@ -4,12 +4,10 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.config import RunConfig
 from cluster.dataset.claims import RunTakenUp
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import RunFolderError, RunFolderLocked
@@ -20,51 +18,10 @@ from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError, RunError
 from cluster.plan.resume import resumable_config
 from tests.cluster.synthetic import episode, failed_episode, result
-from tests.helpers.failing_storage import SCHEME, Bucket
+from tests.helpers.bucket_runs import CONFIG, URI, Machines, ids, in_bucket, play
+from tests.helpers.failing_storage import Bucket
 
-CONFIG = RunConfig.model_validate({"environment": {"id": "e"}, "policy": {"kind": "oracle"}})
-URI = f"{SCHEME}://bucket/run"
 OLD_RUN = Path(__file__).parent / "run_of_format_1" / "run"
-
-
-class Machines:
-    """Machines, each with a cache folder of its own."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder = folder
-        self._monkeypatch = monkeypatch
-
-    def use(self, name: str) -> None:
-        self._monkeypatch.setenv("KUMITE_CACHE", str(self._folder / name))
-
-
-@pytest.fixture
-def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    Bucket.clear()
-    found = Machines(tmp_path, monkeypatch)
-    found.use("here")
-    yield found
-    Bucket.clear()
-
-
-async def play(target: Target, numbers: range, *, copies: bool = True, commits: bool = True) -> None:
-    """What a run does with its target; without `copies`, its machine is gone before the last one."""
-    with target.held(CONFIG):
-        async with await target.open_dataset() as dataset:
-            for number in numbers:
-                await dataset.append(result(episode(number)))
-            if commits:
-                await dataset.commit()
-            if copies and target.remote is not None:
-                target.remote.copy()
-
-
-def in_bucket() -> set[str]:
-    return set(episode_statuses(local_folder(URI)))
-
-
-def ids(numbers: range) -> set[str]:
-    return {f"{number:016x}" for number in numbers}
 
 
 async def test_a_resumption_that_made_no_shard_is_seen_where_the_run_was_before(machines: Machines) -> None:
@@ -363,101 +320,6 @@ async def test_a_reader_goes_on_while_failed_episodes_are_taken_out(tmp_path: Pa
         found += [record.episode_id for record in reader]
     assert len(found) == len(set(found))
     assert ids(range(0, 6, 2)) <= set(found)
-
-
-async def test_a_copy_into_a_bucket_that_has_lost_all_names_no_file_before_it_is_there(
-    machines: Machines,
-) -> None:
-    """Its writer's claim is gone as well, and is made anew; a reader of the copy so far finds a whole run."""
-    target = Target.new(CONFIG, URI)
-    assert target.remote is not None
-    looked: list[int] = []
-    with target.held(CONFIG):
-        async with await target.open_dataset() as dataset:
-            for number in range(3):
-                await dataset.append(result(episode(number)))
-            await dataset.commit()
-            target.remote.copy()
-            Bucket.store.clear()
-
-            def look(what: str, path: str) -> None:
-                if what != "get" and target.remote.holds_run():
-                    machines.use(f"reader-{len(looked)}")
-                    looked.append(len(in_bucket()))
-                    machines.use("here")
-
-            Bucket.before = look
-            target.remote.copy(check=True)
-            Bucket.before = None
-    assert looked[0] == 0 and in_bucket() == ids(range(3))
-
-
-@pytest.mark.parametrize("changes", range(1, 6))
-async def test_a_bucket_that_has_lost_all_can_be_written_by_another_while_the_run_comes_back(
-    machines: Machines, changes: int
-) -> None:
-    """The machine that has the run is cut off when it has put its claim there, or a little later."""
-    target = Target.new(CONFIG, URI)
-    with target.held(CONFIG):
-        async with await target.open_dataset() as dataset:
-            await dataset.append(result(episode(0), {"base": "{}"}))
-            await dataset.commit()
-    left = [changes]
-
-    def cut_off(what: str, path: str) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise ConnectionResetError("the bucket does not answer")
-
-    Bucket.store.clear()
-    Bucket.before = cut_off
-    again = Target.resumed(URI, False)
-    with pytest.raises(ConfigError, match="does not answer"), again.held(CONFIG):
-        pass
-    Bucket.before = None
-    machines.use("there")
-    await play(Target.resumed(URI, False), range(1, 2))
-    machines.use("here")
-    await play(Target.resumed(URI, False), range(2, 3))
-    assert in_bucket() == ids(range(3))
-
-
-async def test_a_copy_finds_what_the_bucket_has_lost_since_the_one_before(machines: Machines) -> None:
-    target = Target.new(CONFIG, URI)
-    assert target.remote is not None
-    with target.held(CONFIG):
-        async with await target.open_dataset() as dataset:
-            await dataset.append(result(episode(0)))
-            target.remote.copy()
-            journal = [path for path in Bucket.store if "/journal/" in path]
-            for path in journal:
-                del Bucket.store[path]
-            target.remote.copy()
-            assert set(journal) <= Bucket.store.keys()
-
-
-async def test_a_folder_is_set_aside_on_disk_before_it_is_replaced(
-    machines: Machines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a loss of power after that leaves neither."""
-    await play(Target.new(CONFIG, URI), range(2), commits=False)
-    local = RemoteFolder(URI).local
-    Bucket.store.clear()
-    machines.use("there")
-    await play(Target.new(CONFIG, URI), range(2, 3))
-    machines.use("here")
-    synced: set[int] = set()
-    fsync = os.fsync
-
-    def noting_fsync(descriptor: int) -> None:
-        fsync(descriptor)
-        synced.add(os.fstat(descriptor).st_ino)
-
-    monkeypatch.setattr(os, "fsync", noting_fsync)
-    await play(Target.resumed(URI, False), range(3, 4))
-    (aside,) = local.parent.glob(f"{local.name}.aside-*")
-    assert set(episode_statuses(aside)) == ids(range(2))
-    assert {path.stat().st_ino for path in aside.rglob("*")} <= synced
 
 
 async def test_what_a_writer_adds_after_it_was_replaced_is_not_read_by_a_later_take_up(

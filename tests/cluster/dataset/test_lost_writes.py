@@ -1,0 +1,108 @@
+"""A bucket or a disk that loses what was written last costs no episode, and no reader finds half a run."""
+
+import os
+
+import pytest
+
+from cluster.dataset.dataset import episode_statuses
+from cluster.dataset.remote import RemoteFolder
+from cluster.dataset.run_folder import Target
+from cluster.errors import ConfigError
+from tests.cluster.synthetic import episode, result
+from tests.helpers.bucket_runs import CONFIG, URI, Machines, ids, in_bucket, play
+from tests.helpers.failing_storage import Bucket
+
+
+async def test_a_copy_into_a_bucket_that_has_lost_all_names_no_file_before_it_is_there(
+    machines: Machines,
+) -> None:
+    """Its writer's claim is gone as well, and is made anew; a reader of the copy so far finds a whole run."""
+    target = Target.new(CONFIG, URI)
+    assert target.remote is not None
+    looked: list[int] = []
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            for number in range(3):
+                await dataset.append(result(episode(number)))
+            await dataset.commit()
+            target.remote.copy()
+            Bucket.store.clear()
+
+            def look(what: str, path: str) -> None:
+                if what != "get" and target.remote.holds_run():
+                    machines.use(f"reader-{len(looked)}")
+                    looked.append(len(in_bucket()))
+                    machines.use("here")
+
+            Bucket.before = look
+            target.remote.copy(check=True)
+            Bucket.before = None
+    assert looked[0] == 0 and in_bucket() == ids(range(3))
+
+
+@pytest.mark.parametrize("changes", range(1, 6))
+async def test_a_bucket_that_has_lost_all_can_be_written_by_another_while_the_run_comes_back(
+    machines: Machines, changes: int
+) -> None:
+    """The machine that has the run is cut off when it has put its claim there, or a little later."""
+    target = Target.new(CONFIG, URI)
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            await dataset.append(result(episode(0), {"base": "{}"}))
+            await dataset.commit()
+    left = [changes]
+
+    def cut_off(what: str, path: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ConnectionResetError("the bucket does not answer")
+
+    Bucket.store.clear()
+    Bucket.before = cut_off
+    again = Target.resumed(URI, False)
+    with pytest.raises(ConfigError, match="does not answer"), again.held(CONFIG):
+        pass
+    Bucket.before = None
+    machines.use("there")
+    await play(Target.resumed(URI, False), range(1, 2))
+    machines.use("here")
+    await play(Target.resumed(URI, False), range(2, 3))
+    assert in_bucket() == ids(range(3))
+
+
+async def test_a_copy_finds_what_the_bucket_has_lost_since_the_one_before(machines: Machines) -> None:
+    target = Target.new(CONFIG, URI)
+    assert target.remote is not None
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            await dataset.append(result(episode(0)))
+            target.remote.copy()
+            journal = [path for path in Bucket.store if "/journal/" in path]
+            for path in journal:
+                del Bucket.store[path]
+            target.remote.copy()
+            assert set(journal) <= Bucket.store.keys()
+
+
+async def test_a_folder_is_set_aside_on_disk_before_it_is_replaced(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power after that leaves neither."""
+    await play(Target.new(CONFIG, URI), range(2), commits=False)
+    local = RemoteFolder(URI).local
+    Bucket.store.clear()
+    machines.use("there")
+    await play(Target.new(CONFIG, URI), range(2, 3))
+    machines.use("here")
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    await play(Target.resumed(URI, False), range(3, 4))
+    (aside,) = local.parent.glob(f"{local.name}.aside-*")
+    assert set(episode_statuses(aside)) == ids(range(2))
+    assert {path.stat().st_ino for path in aside.rglob("*")} <= synced
