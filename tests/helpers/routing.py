@@ -28,7 +28,7 @@ class Replica:
     """Answers after a while, with its name."""
 
     async def chat(self, request: Request) -> str:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
         return str(serve.get_replica_context().replica_id.unique_id)
 
 

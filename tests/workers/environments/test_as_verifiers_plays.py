@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ SCRIPTS: dict[str, list[Reply | Fault]] = {
     "tools": [*TOOLS],
     "stateful_tools": [Reply(None, [("add", {"b": 2})]), Reply("4, or 42.")],
     "failed_of_a_tool": [Reply(None, [("fail", {"a": 1})])],
+    # Ranked by their place: what they are answered must not tell them apart.
+    "group_function_of_numpy": [Reply("It is 4.")] * 3,
     "group_of_environments": [Reply("It is 4."), *TOOLS],
     "nested_groups_of_environments": [Reply("4"), Reply("It is 4."), *TOOLS],
 }
@@ -46,6 +49,20 @@ class Played:
     messages: list[list[Message]] = field(default_factory=list)
     failed: list[bool] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    at_once: int = 1
+    """Samples of a task that are played together. Which of them the policy answers first is chance."""
+
+    @property
+    def hooks(self) -> list[str]:
+        """The calls without the figures of single samples."""
+        return [re.sub(r" -?[\d.]+(e-?\d+)?$", "", call) for call in self.calls]
+
+    @property
+    def samples(self) -> list[tuple[list[Message], dict[str, float], bool, float | None]]:
+        """What each sample came to; those that are played together by what they were answered."""
+        found = list(zip(self.messages, self.metrics, self.failed, self.rewards, strict=True))
+        groups = [found[first : first + self.at_once] for first in range(0, len(found), self.at_once)]
+        return [sample for group in groups for sample in sorted(group, key=repr)]
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +80,15 @@ def by_verifiers(name: str, policy: MockPolicy) -> Played:
     client: Any = OpenAIChatCompletionsClient(AsyncOpenAI(base_url=policy.base_url, api_key="none"))
     sampling: Any = {"max_tokens": 64}
 
+    at_once = 3 if name.startswith("group_") and not isinstance(env, vf.EnvGroup) else 1
+
     async def play() -> list[Any]:
         outputs: list[Any] = []
-        for row in env.get_eval_dataset():
+        data: Any = env.get_eval_dataset()
+        for row in data:
             policy.script.extend(SCRIPTS.get(name, USUAL))
-            if name.startswith("group_") and not isinstance(env, vf.EnvGroup):
-                outputs += await env.run_group([row] * 3, client, "mock", sampling)
+            if at_once > 1:
+                outputs += await env.run_group([row] * at_once, client, "mock", sampling)
             else:
                 outputs.append(await env.run_rollout(row, client, "mock", sampling))
         for each in all_of(env):
@@ -84,6 +104,7 @@ def by_verifiers(name: str, policy: MockPolicy) -> Played:
         [[*to_records(output["prompt"]), *map(as_said, output["completion"])] for output in outputs],
         [output["error"] is not None for output in outputs],
         list(CALLS),
+        at_once,
     )
 
 
@@ -107,8 +128,8 @@ def by_kumite(name: str, policy: MockPolicy) -> Played:
         policy.requests.clear()
         for row in rows(worker):
             policy.script.extend(SCRIPTS.get(name, USUAL))
-            samples = 3 if worker._environment.needs_groups else 1
-            for result in worker.play([spec(row) for _ in range(samples)]):
+            made.at_once = 3 if worker._environment.needs_groups else 1
+            for result in worker.play([spec(row) for _ in range(made.at_once)]):
                 episode = record(result)
                 made.rewards.append(episode.reward)
                 made.metrics.append(json.loads(episode.metrics))
@@ -130,14 +151,20 @@ def test_an_environment_comes_to_what_it_does_under_verifiers_own_runner(
     theirs = by_verifiers(name, policy)
     policy.script.clear()
     ours = by_kumite(name, policy)
-    assert ours.calls == theirs.calls
-    assert ours.failed == theirs.failed
+    assert ours.at_once == theirs.at_once
+    assert ours.hooks == theirs.hooks
+    if ours.at_once == 1:
+        assert ours.calls == theirs.calls
+    else:
+        assert sorted(ours.calls) == sorted(theirs.calls)
+    assert len(ours.samples) == len(theirs.samples)
     if any(theirs.failed):
+        assert ours.failed == theirs.failed
         assert ours.rewards == [None] * len(ours.rewards), "an error is no score"
         return
-    assert ours.rewards == pytest.approx(theirs.rewards)
-    assert ours.metrics == theirs.metrics
-    assert ours.messages == theirs.messages
+    for sample, other in zip(ours.samples, theirs.samples, strict=True):
+        assert sample[:3] == other[:3]
+        assert sample[3] == pytest.approx(other[3])
 
 
 def test_a_judge_is_asked_the_question(policy: MockPolicy) -> None:
