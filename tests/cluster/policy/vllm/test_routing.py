@@ -28,7 +28,7 @@ def test_turns_and_samples_stay_where_their_prefix_is_and_both_replicas_work(tmp
     )
     episodes = [episode for group in groups for episode in group]
     turns = [pair for episode in episodes for pair in itertools.pairwise(episode)]
-    # Beside other work on the machine a replica falls behind, and the router then looks at loads before prefixes.
+    # Beside other work on the machine a replica falls behind, and the router looks at loads before prefixes.
     # By chance a half would stay; 0.6 of 288 turns is more than three standard deviations above that.
     assert sum(a == b for a, b in turns) >= 0.6 * len(turns), "a turn goes where the turn before went"
     homes = [Counter(replica for episode in group for replica in episode) for group in groups]
