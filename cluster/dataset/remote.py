@@ -11,7 +11,6 @@ from typing import IO
 
 from cluster.cache import cache_dir
 from cluster.dataset.claims import Claims, RunTakenUp, name_manifest
-from cluster.dataset.dataset import COPIED, take_up
 from cluster.dataset.durable import (
     RunFolderError,
     RunFolderLocked,
@@ -21,6 +20,7 @@ from cluster.dataset.followed_folder import OWN, FollowedFolder, digest, is_repl
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer, parse_manifest
 from cluster.dataset.places import is_uri, open_uri
 from cluster.dataset.reading_copy import BEGINNING, MUTABLE, TASKS, ReadingCopies, RunChanged
+from cluster.dataset.take_up import COPIED, take_up
 from cluster.errors import ConfigError, RunError
 from workers.cancellation import cancel_and_wait, run_to_end
 
