@@ -42,7 +42,8 @@ from workers.records import (
     Usage,
 )
 from workers.sandbox.base import Owner, Session
-from workers.sandbox.pool import SandboxPool
+from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.task_images import image_of
 from workers.settings import WorkerSettings
 
 _T = TypeVar("_T")
@@ -70,7 +71,7 @@ class EpisodePlayer:
         self,
         settings: WorkerSettings,
         environment: RolloutEnvironment,
-        pool: SandboxPool | None,
+        pool: ImagePools | None,
         client: PolicyClient,
         worker_id: str,
         node_id: str,
@@ -102,10 +103,10 @@ class EpisodePlayer:
             worker_id: For the records and the sandboxes' labels.
             node_id: For the records.
         """
-        pool: SandboxPool | None = None
+        pool: ImagePools | None = None
         if environment.toolset is not None:
             owner = Owner(settings.run_id, worker_id)
-            pool = SandboxPool(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
+            pool = ImagePools(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
         client = environment.open_client(settings.policy)
         return cls(settings, environment, pool, client, worker_id, node_id)
 
@@ -260,7 +261,8 @@ class EpisodePlayer:
         if self._pool is None:
             return None
         with play.trace.during("queue"):
-            return await self._pool.acquire(f"{play.spec.episode_id}-{play.spec.attempt}")
+            name = f"{play.spec.episode_id}-{play.spec.attempt}"
+            return await self._pool.acquire(name, image_of(play.spec.row))
 
     async def _release(self, plays: list[_Play]) -> None:
         """Closes the sessions, whatever state they are in."""

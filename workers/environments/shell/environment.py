@@ -13,7 +13,13 @@ from pydantic import Field, model_validator
 from workers.environments.agents.settings import AgentArgs
 from workers.environments.arguments import check_arguments
 from workers.environments.sandboxed import SandboxedEnv
-from workers.environments.shell.dataset import ShellTask, TaskSelection, make_rows, make_shell_task
+from workers.environments.shell.dataset import (
+    ShellTask,
+    TaskSelection,
+    make_rows,
+    make_shell_task,
+    select_cards,
+)
 from workers.environments.tool_errors import declare_tool_errors
 from workers.errors import (
     EnvironmentLoadError,
@@ -239,7 +245,12 @@ def load_environment(
 
 
 def shell_toolset(args: ShellArgs) -> ToolsetSpec:
-    """The toolset of a workspace with the policy's tools."""
+    """The toolset of a workspace with the policy's tools.
+
+    Raises:
+        EnvironmentLoadError: The selection names a task that there is not, or selects none.
+    """
+    images = {card.image for card in select_cards(args).values() if card.image is not None}
     return ToolsetSpec(
         image="shell",
         toolset="sandbox_images.shell.toolset:ShellToolset",
@@ -249,6 +260,7 @@ def shell_toolset(args: ShellArgs) -> ToolsetSpec:
             "max_command_timeout": args.max_command_timeout,
         },
         session_users=True,
+        task_images=tuple(sorted(images)),
     )
 
 
