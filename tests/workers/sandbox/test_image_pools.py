@@ -93,7 +93,9 @@ def test_sandboxes_without_images_refuse_a_task_that_names_one() -> None:
     async def play() -> None:
         pools = ImagePools(dummy(), process_settings(), OWNER)
         try:
-            with pytest.raises(SandboxStartError, match=r"the task names the image x:1, and sandbox\.backend"):
+            with pytest.raises(
+                SandboxStartError, match=r"the task names the image x:1, and sandbox\.backend"
+            ):
                 await pools.acquire("one", "x:1")
             session = await pools.acquire("two")
             assert pools.created >= 1
