@@ -1,4 +1,4 @@
-"""A taskset of verifiers' v1 API for a harness that works in a container: find a word in files, and write it down."""
+"""A taskset of verifiers' v1 API whose harness works in a container: find a word, and write it down."""
 
 import random
 from collections.abc import Iterator

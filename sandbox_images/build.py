@@ -58,6 +58,16 @@ def has_tool_host(tag: str) -> bool:
     return started is None or "sandbox_images.tool_host" in started
 
 
+def programs_digest(name: str) -> str | None:
+    """Returns what the programs of an image are known by, the virtual environments in `/opt/harness`.
+
+    Null for an image that has none.
+    """
+    listings = _list_programs(name, ROOT)
+    files = [ROOT / PROGRAM_DOCKERFILE, *listings]
+    return hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:12] if listings else None
+
+
 def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:
     """Builds an image from its folder here, unless the engine has it as its sources are now.
 

@@ -87,6 +87,8 @@ def ensure_image(
         try:
             if not build.has_tool_host(tag):
                 bundle_volume.ensure_volume(say)
+                if spec.image in build.image_names():
+                    bundle_volume.ensure_programs_volume(spec.image, say)
         except ImageBuildError as error:
             raise RunError(f"sandbox.image: the tool host for {tag} could not be built: {error}") from error
     return done

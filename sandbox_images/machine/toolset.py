@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import stat
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -77,9 +78,9 @@ class MachineSession(Session):
             ) from error
         inherited = {name: value for name, value in os.environ.items() if name not in _OURS}
         self._environment = {
-            "PATH": _PATH,
             "LANG": "C.UTF-8",
             **inherited,
+            "PATH": f"{inherited.get('PATH', _PATH)}:{os.path.dirname(sys.executable)}",
             "HOME": str(home),
             "TMPDIR": str(temporary),
             **given_variables(),

@@ -113,13 +113,13 @@ class SandboxChoice:
         """
         if image not in self._pulled:
             try:
-                await asyncio.to_thread(_pull, image)
+                await asyncio.to_thread(_pull, image, self._spec.image)
             except ImageBuildError as error:
                 raise SandboxStartError(str(error)) from error
             self._pulled.add(image)
 
 
-def _pull(image: str) -> None:
+def _pull(image: str, programs_of: str) -> None:
     with hold_lock(f"pull-{image.replace('/', '_')}"):
         if not build.image_exists(image):
             problem = engine.pull_image(image)
@@ -130,6 +130,7 @@ def _pull(image: str) -> None:
                 )
     if not build.has_tool_host(image):
         bundle_volume.ensure_volume()
+        bundle_volume.ensure_programs_volume(programs_of)
 
 
 @dataclass

@@ -7,11 +7,12 @@ from typing import Any, cast
 from aiohttp import web
 from verifiers.v1 import dialects
 from verifiers.v1.clients.client import RelayReply
-from verifiers.v1.interception.server import MAX_REQUEST_BODY
 
 from workers.sandbox.relay import ProtocolFactory
 
 _DIALECTS: tuple[Any, ...] = cast(Any, dialects).DIALECTS
+_MOST_BODY = 64 * 1024 * 1024
+"""Largest request in bytes: a program in a container may be hostile, and the worker holds it in memory."""
 _ENDED_WITHIN = 1.0
 """Seconds that connections have to end when the worker goes down: their containers are gone by then."""
 
@@ -29,7 +30,7 @@ class ProgramRoutes:
 
     async def start(self) -> ProtocolFactory:
         """Makes what answers a connection: each is given a protocol of its own."""
-        app = web.Application(client_max_size=MAX_REQUEST_BODY)
+        app = web.Application(client_max_size=_MOST_BODY)
         add, server = app.router.add_route, self._server
         for dialect in _DIALECTS:
             for route in dialect.routes:

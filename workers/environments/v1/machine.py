@@ -155,6 +155,8 @@ class Machine:
         program = self._programs[number] = Program(number, self)
         for event in self._early.pop(number, []):
             self._take(program, event)
+        if not self._starting:
+            self._early.clear()  # of programs that nobody has started
         if self._programs and (self._watch is None or self._watch.done()):
             self._watch = asyncio.create_task(self._watch_programs())
         return program
@@ -200,10 +202,10 @@ class Machine:
                 for told in await self.call("events", timeout=_LOOK * 2, seconds=seconds):
                     event = _Event.model_validate(told)
                     program = self._programs.get(event.program)
-                    if program is None:
-                        self._early.setdefault(event.program, []).append(event)
-                    else:
+                    if program is not None:
                         self._take(program, event)
+                    elif self._starting:
+                        self._early.setdefault(event.program, []).append(event)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whoever waits for a program is told

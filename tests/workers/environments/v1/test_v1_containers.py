@@ -109,6 +109,12 @@ def test_hooks_of_a_plain_chat_use_a_container_of_the_tasks_own_image(chats):
     assert record.reward == 1.0
 
 
+def test_a_program_runs_in_a_tasks_own_image_that_has_none_of_its_packages(boxes):
+    record = boxes.play("image")
+    assert record.error is None
+    assert record.reward == 1.5
+
+
 def test_episodes_at_once_have_a_container_each(boxes):
     records = {}
 
