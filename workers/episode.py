@@ -31,6 +31,7 @@ from workers.records import (
     EpisodeSpec,
 )
 from workers.sandbox.base import Owner, Session
+from workers.sandbox.choice import EpisodeSandboxes, SandboxChoice
 from workers.sandbox.image_pools import ImagePools
 from workers.sandbox.task_images import image_of
 from workers.settings import WorkerSettings
@@ -54,6 +55,10 @@ class EpisodePlayer:
         self._settings = settings
         self._environment = environment
         self._pool = pool
+        self._choice: SandboxChoice | None = None
+        if pool is not None and environment.toolset is not None and environment.toolset.taken_by_environment:
+            owner = Owner(settings.run_id, worker_id)
+            self._choice = SandboxChoice(pool, environment.toolset, settings.sandbox, owner)
         self._client = client
         self._worker_id = worker_id
         self._node_id = node_id
@@ -109,6 +114,8 @@ class EpisodePlayer:
 
     async def _end(self) -> None:
         await cancel_and_wait(self._in_flight)
+        if self._choice is not None:
+            await self._choice.close()
         if self._pool is not None:
             await self._pool.close()
         await self._client.close()
@@ -235,6 +242,10 @@ class EpisodePlayer:
     async def _acquire(self, play: Play) -> Session | None:
         if self._pool is None:
             return None
+        if self._choice is not None:
+            name, root = f"{play.spec.episode_id}-{play.spec.attempt}", self._settings.sandbox.user == "root"
+            play.trace.sandboxes = EpisodeSandboxes(self._choice, name, root)
+            return None
         with play.trace.during("queue"):
             name = f"{play.spec.episode_id}-{play.spec.attempt}"
             return await self._pool.acquire(name, image_of(play.spec.row))
@@ -242,6 +253,10 @@ class EpisodePlayer:
     async def _release(self, plays: list[Play]) -> None:
         """Closes the sessions, whatever state they are in."""
         for play in plays:
+            if play.trace.sandboxes is not None:
+                play.session = next(reversed(play.trace.sandboxes.taken), None)
+                await play.trace.sandboxes.release_all()
+                continue
             if self._pool is None or play.session is None:
                 continue
             began = time.monotonic()
@@ -297,11 +312,14 @@ class EpisodePlayer:
 
     def _own(self, play: Play) -> Session | None:
         """The episode's session, where its sandbox is its own."""
-        return play.session if self._pool is not None and self._pool.gives_each_its_own else None
+        if self._pool is None:
+            return None
+        return play.session if self._choice is not None or self._pool.gives_each_its_own else None
 
     def _new_creations(self) -> int:
         """Sandboxes brought up since this was last asked."""
         if self._pool is None:
             return 0
-        before, self._told_creations = self._told_creations, self._pool.created
+        created = self._pool.created + (0 if self._choice is None else self._choice.created)
+        before, self._told_creations = self._told_creations, created
         return self._told_creations - before

@@ -91,7 +91,7 @@ def ensure_image(
     for image in (tag, *spec.task_images):
         _check_image(image)
         if settings.tool_host in (None, bundle_volume.volume_name()):
-            _ensure_tool_host(image, say)
+            _ensure_tool_host(image, spec, say)
     return done
 
 
@@ -139,11 +139,13 @@ def _check_image(image: str) -> None:
         raise RunError(str(error)) from error
 
 
-def _ensure_tool_host(image: str, say: Callable[[str], None]) -> None:
-    """Makes the volume with the tool host, if an image brings none."""
+def _ensure_tool_host(image: str, spec: ToolsetSpec, say: Callable[[str], None]) -> None:
+    """Makes the volumes with the tool host and the toolset's programs, if an image brings none."""
     try:
         if not build.has_tool_host(image):
             bundle_volume.ensure_volume(say)
+            if spec.image in build.image_names():
+                bundle_volume.ensure_programs_volume(spec.image, say)
     except ImageBuildError as error:
         raise RunError(f"sandbox.image: the tool host for {image} could not be built: {error}") from error
 

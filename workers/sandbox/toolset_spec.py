@@ -21,3 +21,6 @@ class ToolsetSpec:
     own_image: str | None = None
     """An image of the user's that the environment's arguments name, in place of `image`; `sandbox.image` wins
     over it."""
+    taken_by_environment: bool = False
+    """Whether the environment takes sessions itself, when and as often as it needs one, in place of being
+    given one for each episode."""

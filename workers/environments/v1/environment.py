@@ -24,6 +24,7 @@ from workers.environments.v1.client import V1PolicyClient, WorkerInterception
 from workers.environments.v1.loading import BOUND, load_env
 from workers.environments.v1.play import Play
 from workers.environments.v1.runner import adapt_runner, seat_chat_loops
+from workers.environments.v1.sandboxes import find_toolset
 from workers.errors import EnvironmentLoadError, EpisodeFailed
 from workers.records import StepRecord
 from workers.sandbox.base import Session, ToolsetSpec
@@ -53,7 +54,6 @@ class V1Environment:
     """
 
     api: Literal["classic", "v1"] = "v1"
-    toolset: ToolsetSpec | None = None
     needs_groups = False
     has_tools = False
 
@@ -71,6 +71,7 @@ class V1Environment:
         self._seat_sampling: dict[str, Any] = own.model_dump(exclude_none=True) if own is not None else {}
         seat.sampling = None  # it is merged with the run's, which wins
         self._task_class: Any = self._env._task_cls
+        self.toolset: ToolsetSpec | None = find_toolset(self._env)
         self._asks_tokens = False
         self._ready: asyncio.Event | None = None
 
@@ -153,7 +154,11 @@ class V1Environment:
         data = self._task_class.data_type().model_validate_json(row["task_data"])
         task = self._task_class(data, self._env.taskset.config.task)
         answer: Any = getattr(data, "answer", None)
-        trace.state = play = Play(answer=answer if isinstance(answer, str) else None)
+        trace.state = play = Play(
+            answer=answer if isinstance(answer, str) else None,
+            sandboxes=trace.sandboxes,
+            serve=self._env._interception.serve,
+        )
         trace.stage = "tools"  # what is not said to be another's is the taskset's
         token = tracing.current_trace.set(trace)
         try:
@@ -186,6 +191,7 @@ class V1Environment:
         """Runs the environment's own `stop`, if it was started."""
         if self._ready is not None:
             await self._env.stop()
+            await self._env._interception.stop()
 
     async def _start(self, client: Any) -> None:
         """What verifiers does once before its episodes, but that no server listens."""
@@ -197,6 +203,7 @@ class V1Environment:
         self._env._interception = interception = WorkerInterception(client)
         seat_chat_loops(self._env, interception)
         try:
+            await interception.start()
             await self._env.start()
         finally:
             self._ready.set()
@@ -220,6 +227,8 @@ class V1Environment:
         cause = play.failure
         if last is not None and last.type == "ProviderError" and play.policy_failure is not None:
             trace.stage, cause = "policy", play.policy_failure
+        if last is not None and last.type == "SandboxError" and play.sandbox_failure is not None:
+            cause = play.sandbox_failure
         failed = EpisodeFailed(said)
         failed.__cause__ = cause or _as_raised(last)
         return failed

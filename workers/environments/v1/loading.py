@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from workers.environments.v1.runtime_config import read_runtime
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
@@ -76,16 +77,10 @@ def _block(settings: EnvironmentSettings, module: ModuleType) -> dict[str, Any]:
     sys.modules.setdefault(alias, module)  # verifiers imports it by its id, which must be no path
     harness = _section(agent, "harness", "environment.args.agent")
     harness["id"] = harness.get("id") or _HARNESS  # YAML reads null as nothing
-    runtime = agent.get("runtime")
-    if runtime is not None:
-        _log.warning(
-            "environment.args.agent.runtime is not used: a taskset is played by a loop in the worker, which "
-            "needs none"
-        )
     return {
         **args,
         "taskset": {**taskset, "id": alias},
-        "agent": {**agent, "harness": harness, "runtime": {"type": "subprocess"}},
+        "agent": {**agent, "harness": harness, "runtime": read_runtime(agent)},
     }
 
 
@@ -117,7 +112,6 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
         EnvironmentLoadError: It is asked for.
     """
     from verifiers.v1.envs.single_agent import SingleAgentEnv
-    from verifiers.v1.harnesses.null import NullHarness
 
     env: Any = loaded
     if not isinstance(loaded, SingleAgentEnv):
@@ -125,13 +119,6 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
         raise EnvironmentLoadError(
             f"environment.args.id: {type(env).__name__} has its own episodes (seats: {seats}); only tasksets "
             "of one agent are played yet"
-        )
-    seated: dict[str, Any] = env._harnesses
-    [harness] = seated.values()
-    if type(harness) is not NullHarness:
-        raise EnvironmentLoadError(
-            f"environment.args.agent.harness.id: got {harness.config.id!r}, whose program needs a container, "
-            "which tasksets do not have yet; leave it out, or give `null`, the plain chat"
         )
     spec = env.config.agent
     for name in ("model", "client"):
@@ -142,11 +129,6 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
             )
     taskset: Any = env.taskset
     task_class: Any = env._task_cls
-    if task_class.NEEDS_CONTAINER:
-        raise EnvironmentLoadError(
-            f"environment.id: the tasks of {settings.id} ({task_class.__name__}) need a container, which "
-            "tasksets do not have yet"
-        )
     if task_class.toolsets(taskset.config.task) or taskset.toolsets(taskset.config):
         raise EnvironmentLoadError(
             f"environment.id: {settings.id} has tools (vf.Toolset), which are not served yet; only chats are"
