@@ -273,7 +273,9 @@ def test_the_injections_calls_are_told_from_the_users() -> None:
     assert call.is_made_by(made[0].function.name, made[0].function.arguments)
     assert not call.is_made_by("send_money", '{"recipient": "UK12345678901234567890", "amount": 98.7}')
     assert not call.is_made_by("send_money", "no JSON") and not call.is_made_by("send_money", "[]")
-    own = [(one.call.function, one.step, one.other_step) for one in match_calls(calls.own, attacked_episode())]
+    own = [
+        (one.call.function, one.step, one.other_step) for one in match_calls(calls.own, attacked_episode())
+    ]
     assert own == [("read_file", None, 0), ("send_money", None, 1)]
     unknown = find_task_calls("v1.2.2", "banking", "injection_task_99", None, BASE, [])
     assert (unknown.own, unknown.injected) == ([], [])

@@ -87,11 +87,11 @@ export function StepView({ step, at, current, run, episode, wide, previousVersio
           {step.context.map((message) => <MessageView message={message} />)}
         </details>
       )}
-      <section class="message assistant">
+      {(step.reasoning || step.content?.text || !step.calls.length) && <section class="message assistant">
         <h4>policy</h4>
         <Reasoning cut={step.reasoning} whole={text("reasoning")} />
         <Text cut={step.content} whole={text("action")} empty={step.calls.length ? undefined : "no text"} />
-      </section>
+      </section>}
       {step.calls.map((call, place) => <CallView call={call} at={place} text={text} answer={typeof call.answer === "number" ? step.observations[call.answer] : undefined} />)}
       {step.observations.map((message, place) => answered.has(place) ? null : <MessageView message={message} whole={text(`observation.${place}`)} />)}
       {episode.has_files && step.changes_state && <FileChanges run={run} episode={episode.episode_id} step={at} title="files that this step changed" />}
@@ -317,7 +317,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
           {error && <p class="error">{error}</p>}
           {episode.injected.length > 0 && (
             <details class="attack">
-              <summary>what the attack put into the environment <span class="dim">{episode.injected.length} texts</span></summary>
+              <summary>what the attack put into the environment <span class="dim">{episode.injected.length === 1 ? "1 text" : `${episode.injected.length} texts`}</span></summary>
               {episode.injected.map((cut) => <Text cut={cut} marks={[[0, cut.text.length]]} />)}
             </details>
           )}

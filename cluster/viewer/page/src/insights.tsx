@@ -9,19 +9,19 @@ export function InjectionTable({ run, again }: { run: string; again: number }) {
   const answer = useAnswer<Injections>(`runs/${run}/injections`, again);
   const found = answer.value;
   if (answer.error) return <p class="error" role="alert">{answer.error}</p>;
-  if (!found) return <figure class="broad"><figcaption>injections</figcaption><p class="dim" role="status">Loading…</p></figure>;
+  if (!found) return <figure class="full"><figcaption>injections</figcaption><p class="dim" role="status">Loading…</p></figure>;
   if (!found.rows.length) return null;
   const places = Object.keys(found.rows[0].places);
   return (
-    <figure class="broad injections"><figcaption>injections <span class="dim small">attack success, and where the text stood in the tool result that the policy read</span></figcaption><div class="scroll" tabIndex={0} role="region" aria-label="Injections"><table>
-      <thead><tr><th>suite</th><th>injection task</th><th>episodes</th><th>attack success</th><th title="share of the episodes in which the policy read the injected text">read</th><th>in the result of</th>{places.map((place) => <th title={`the ${place} third of the result: episodes, and the share of them in which the attack succeeded`}>{place}</th>)}</tr></thead>
+    <figure class="full injections"><figcaption>injections <span class="dim small">attack success, and where the text stood in the tool result that the policy read</span></figcaption><div class="scroll" tabIndex={0} role="region" aria-label="Injections"><table>
+      <thead><tr><th class="text">suite</th><th class="text">injection task</th><th>episodes</th><th>attack success</th><th title="share of the episodes in which the policy read the injected text">read</th>{places.map((place) => <th title={`it stood in the ${place} third of the result: the share of these episodes in which the attack succeeded`}>{place}</th>)}<th class="text">in the result of</th></tr></thead>
       <tbody>{found.rows.map((row) => (
         <tr onClick={() => open(run, row.suite, row.injection_task)}>
           <td>{row.suite}</td><td><button class="plain">{row.injection_task}</button></td><td class="number">{number(row.episodes)}</td>
           <td class="number"><span class="share bad"><i style={{ width: `${100 * row.success.value}%` }} />{number(row.success.value)}</span> <span class="dim small">[{number(row.success.low, 2)}, {number(row.success.high, 2)}]</span></td>
           <td class="number">{number(row.read)}</td>
-          <td>{row.tools.map(([name, count]) => <><code><Plain text={name} /></code> <span class="dim small">{number(count)}</span> </>)}</td>
           {places.map((place) => { const one = row.places[place]; return <td class="number">{one.episodes ? <><span class={one.success ? "danger" : ""}>{number(one.success)}</span> <span class="dim small">of {number(one.episodes)}</span></> : <span class="dim">–</span>}</td>; })}
+          <td>{row.tools.map(([name, count]) => <><code><Plain text={name} /></code> <span class="dim small">{number(count)}</span> </>)}</td>
         </tr>
       ))}</tbody></table></div>
       <p class="small dim">{number(found.looked_through)} finished episodes under attack were looked through.</p>

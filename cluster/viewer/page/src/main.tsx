@@ -36,6 +36,17 @@ function useProgress(run: string | undefined): number {
   return version;
 }
 
+const MAIN_METRICS = ["utility", "attack_success", "solved", "tests_passed"];
+const MOST_METRICS = 4;
+
+/** The metrics that have a column in the list of runs: the well-known ones, then those that most runs have. */
+function mainMetrics(runs: RunLine[]): string[] {
+  const counts = new Map<string, number>();
+  for (const run of runs) for (const name of Object.keys(run.summary?.metrics ?? {})) counts.set(name, (counts.get(name) ?? 0) + 1);
+  const rank = (name: string) => (MAIN_METRICS.includes(name) ? MAIN_METRICS.indexOf(name) : MAIN_METRICS.length);
+  return [...counts.keys()].sort((one, other) => rank(one) - rank(other) || counts.get(other)! - counts.get(one)!).slice(0, MOST_METRICS);
+}
+
 function RunsPage() {
   const [again, setAgain] = useState(0);
   const answer = useAnswer<RunLine[]>("runs", again);
@@ -54,7 +65,7 @@ function RunsPage() {
   const bare = (key: string) => key.replace(/-[0-9a-f]{6}$/, "");
   const charted = runs.filter((run) => !run.error && run.summary.means?.[metric]);
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.means ?? {})))];
-  const metrics = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.metrics ?? {})))].slice(0, 6);
+  const metrics = mainMetrics(runs);
   const priced = runs.some((run) => run.summary?.cost);
   return (
     <main class="table-page">

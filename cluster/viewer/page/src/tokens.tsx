@@ -59,6 +59,18 @@ export function TokenView({ tokens }: { tokens: Tokens }) {
   );
 }
 
+const FOLDED = 300;
+const SHOWN_ENDS = 60;
+
+/** Tokens that the policy read; of many, both ends. */
+function ReadTokens({ stretch }: { stretch: Stretch }) {
+  const [open, setOpen] = useState(stretch.ids.length <= FOLDED);
+  const tokens = (from: number, to: number) => stretch.ids.slice(from, to).map((id, place) => <Token id={id} text={stretch.texts?.[from + place]} trained={false} />);
+  const count = stretch.ids.length;
+  if (open) return <span class="read">{tokens(0, count)}</span>;
+  return <span class="read">{tokens(0, SHOWN_ENDS)}<button class="fold" onClick={() => setOpen(true)}>{(count - 2 * SHOWN_ENDS).toLocaleString("en")} more tokens of prompt</button>{tokens(count - SHOWN_ENDS, count)}</span>;
+}
+
 interface Stretch { step: number; agent: string | null; version: number | null; trained: boolean; ids: number[]; texts: string[] | null; logprobs: number[] | null }
 interface Sequence { branch: number | null; tokens: number; trained: number; first_step: number; last_step: number; stretches: Stretch[] }
 interface Sequences { sequences: Sequence[]; left_out: number; missing: string | null }
@@ -79,7 +91,7 @@ function SequenceView({ sequence, at }: { sequence: Sequence; at: number }) {
           return <>
             {isNew && <b class="mark-step" title={`step ${stretch.step} begins`}>step {stretch.step}</b>}
             {changed && <b class="boundary">weights: version {before} → {stretch.version}</b>}
-            <span class={stretch.trained ? "trained" : "read"}>{stretch.ids.map((id, place) => <Token id={id} text={stretch.texts?.[place]} logprob={stretch.logprobs?.[place]} trained={stretch.trained} />)}</span>
+            {stretch.trained ? <span class="trained">{stretch.ids.map((id, place) => <Token id={id} text={stretch.texts?.[place]} logprob={stretch.logprobs?.[place]} trained />)}</span> : <ReadTokens stretch={stretch} />}
           </>;
         })}
       </pre>
