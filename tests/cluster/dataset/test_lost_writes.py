@@ -113,11 +113,13 @@ async def test_a_shard_that_was_written_anew_hides_none_of_its_episodes_while_it
 ) -> None:
     """A resumption has taken an episode out to play it again, and the bucket has lost what it put there."""
     target = Target.new(CONFIG, URI)
+    assert target.remote is not None
     with target.held(CONFIG):
         async with await target.open_dataset() as dataset:
             for number in range(3):
                 await dataset.append(result((failed_episode if number == 1 else episode)(number)))
             await dataset.commit()
+            target.remote.copy()
     assert in_bucket() == ids(range(3))
     ended = dict(Bucket.store)
     kept, looked = ids(range(3)) - ids(range(1, 2)), 0
