@@ -92,9 +92,13 @@ async def _use_contract(runtime: vf.Runtime) -> dict[str, bool]:
 MODES = ["plain", "setup runs", "contract", "image", "no image", "killed"]
 
 
-class Boxes(vf.Taskset[BoxTask]):
+class BoxesConfig(vf.TasksetConfig):
+    modes: list[str] = MODES
+
+
+class Boxes(vf.Taskset[BoxTask, BoxesConfig]):
     def load(self):
-        for number, mode in enumerate(MODES):
+        for number, mode in enumerate(self.config.modes):
             yield BoxTask(
                 BoxData(
                     idx=number,
