@@ -69,7 +69,7 @@ def test_two_runs_are_compared_down_to_the_step_on_which_they_part(viewer: Viewe
     page.click(".pairs tbody tr >> nth=0")
     page.wait_for_selector(".beside .boundary:has-text('here they part')")
     page.wait_for_selector(".beside .call.wanted")
-    assert "I pay the bill only." in page.inner_text(".beside .two >> nth=1")
+    assert "I pay the bill only." in page.inner_text(".beside .two >> nth=2")
     where = page.url
     page.keyboard.press("]")
     page.wait_for_function("(before) => location.href !== before", arg=where)

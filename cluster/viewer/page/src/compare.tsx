@@ -80,7 +80,7 @@ export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
     c: () => void navigator.clipboard?.writeText(location.href),
   });
   const names = found?.runs.map(name) ?? [];
-  const title = (side: number) => `${["first", "second"][side] ?? `${side + 1}th`}: ${names[side]}`;
+  const title = (side: number) => `${["first", "second", "third"][side] ?? `run ${side + 1}`}: ${names[side]}`;
   const two = keys.length === 2;
   return (
     <main class="compare">

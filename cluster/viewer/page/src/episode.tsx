@@ -321,7 +321,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
               {episode.injected.map((cut) => <Text cut={cut} marks={[[0, cut.text.length]]} />)}
             </details>
           )}
-          {episode.has_files && <FileChanges run={run} episode={episode.episode_id} step={null} title="files that the episode changed" />}
+          {episode.has_files && <FileChanges run={run} episode={episode.episode_id} step={null} title="files that the episode changed" open />}
           {episode.has_tokens && <TrainingSequences run={run} episode={episode.episode_id} />}
           {tools.length > 0 && <details><summary>tools <span class="dim">{tools.length}</span></summary><dl class="tools">{tools.map((tool) => <><dt><code><Plain text={tool.name} /></code></dt><dd><Plain text={tool.description ?? ""} /></dd></>)}</dl></details>}
           <Notes run={run} episode={episode} />

@@ -6,7 +6,7 @@ import { ComparePage } from "./compare";
 import { EpisodePage } from "./episode";
 import { label, moment, number, seconds } from "./format";
 import { useAnswer, Waiting } from "./load";
-import { address, selection, useRoute } from "./route";
+import { address, go, selection, useRoute } from "./route";
 import { RunPage } from "./run";
 import { SamplesPage } from "./samples";
 import { EpisodesPage } from "./table";
@@ -56,6 +56,9 @@ function RunsPage() {
     return () => clearTimeout(timer);
   }, [answer.value]);
   const runs = answer.value ?? [];
+  useEffect(() => {
+    if (runs.length === 1 && !runs[0].error) go(["run", runs[0].key], undefined, true); // there is nothing to choose
+  }, [answer.value]);
   const [picked, setPicked] = useState<string[]>([]);
   const [metric, setMetric] = useState("reward");
   const pick = (key: string) => setPicked(picked.includes(key) ? picked.filter((one) => one !== key) : [...picked, key]);
