@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,9 +174,3 @@ def test_every_control_has_a_name_and_scrolled_regions_take_the_focus(visitor: V
     )
     assert nameless == []
     assert visitor.page.eval_on_selector(".injections .scroll", "one => one.tabIndex") == 0
-
-
-def test_one_run_alone_is_opened_at_once(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "lone", mixed_records(4))
-    with look_at([run]) as viewer:
-        viewer.page.wait_for_selector("h2:has-text('run-1')")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.viewer.report import write_report
-from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, Viewer
+from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, Viewer, look_at
 from tests.cluster.viewer.made_up_runs import HOSTILE, mixed_records, write_run
 
 pytestmark = NEEDS_CHROMIUM
@@ -145,3 +145,9 @@ def test_texts_can_be_read_on_their_ground(viewer: Viewer, scheme: str) -> None:
         }"""
     )
     assert min(contrasts) >= 4.5, contrasts  # WCAG 2.2, level AA
+
+
+def test_one_run_alone_is_opened_at_once(runs: Path) -> None:
+    with look_at([runs / "mixed"]) as shown:
+        shown.page.wait_for_selector("h2:has-text('run-1')")
+        assert "/run/mixed-" in shown.page.url

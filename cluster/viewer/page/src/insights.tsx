@@ -76,11 +76,11 @@ export function VersionChoice({ run, versions }: { run: string; versions: (strin
     const data = new FormData(form);
     go(["compare", `${run}@${String(data.get("one"))}`, `${run}@${String(data.get("other"))}`]);
   };
-  const options = versions.map((version) => <option value={String(version)}>{String(version)}</option>);
+  const options = (chosen: string | number) => versions.map((version) => <option value={String(version)} selected={version === chosen}>{String(version)}</option>);
   return (
     <form class="row small" onSubmit={(event) => { event.preventDefault(); compare(event.currentTarget); }}>
-      <label>version <select name="one" defaultValue={String(versions[0])}>{options}</select></label>
-      <label>beside version <select name="other" defaultValue={String(versions[versions.length - 1])}>{options}</select></label>
+      <label>version <select name="one">{options(versions[0])}</select></label>
+      <label>beside version <select name="other">{options(versions[versions.length - 1])}</select></label>
       <button type="submit">compare task by task</button>
       <span class="dim">over the tasks that both played</span>
     </form>
