@@ -335,6 +335,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
             previousVersion={previous(first + place)} onPick={() => mark(first + place)} />
         ))}
         {first + steps.length < total && steps.length > 0 && <button class="more" onClick={() => void more()}>{Math.min(STEPS_AT_ONCE, total - first - steps.length)} more of {total.toLocaleString("en")} steps</button>}
+        {total > 0 && steps.length === 0 && !error && <p class="dim" role="status">Loading…</p>}
         {total === 0 && <p class="dim">The episode ended before its first step.</p>}
       </main>
       {wide && <aside aria-label="State"><h3>state after step {current}</h3><State run={run} episode={episode.episode_id} step={Math.min(current, total - 1)} /></aside>}
