@@ -122,6 +122,21 @@ def test_a_report_opens_without_a_server(viewer: Viewer, runs: Path, tmp_path: P
     page.wait_for_selector("#step-1 .state .added")
 
 
+def test_a_report_of_two_runs_compares_them_without_a_server(
+    viewer: Viewer, runs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.html"
+    write_report([str(runs / "mixed"), str(runs / "second")], file, [])
+    page = viewer.page.context.browser.new_page()
+    page.goto(f"file://{file}")
+    page.check("input[aria-label='compare mixed']")
+    page.check("input[aria-label='compare second']")
+    page.click("button:has-text('compare')")
+    assert "-0.75" in page.inner_text(".differences tr:has-text('attack success')")
+    page.click(".pairs tbody tr >> nth=0")
+    page.wait_for_selector(".beside .boundary:has-text('here they part')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_can_be_read_on_their_ground(viewer: Viewer, scheme: str) -> None:
     viewer.page.emulate_media(color_scheme=scheme)

@@ -40,11 +40,11 @@ export function DisagreeingTasks({ run, rows }: { run: string; rows: Disagreeing
   if (!rows.length) return null;
   return (
     <figure class="broad"><figcaption>tasks whose samples disagree most</figcaption><div class="scroll" tabIndex={0} role="region" aria-label="Tasks whose samples disagree most"><table>
-      <thead><tr><th>task</th><th>samples</th><th>pass rate</th><th>reward</th><th>deviation</th></tr></thead>
+      <thead><tr><th>task</th><th>samples</th><th>pass rate</th><th title="deviation of the reward">deviation</th></tr></thead>
       <tbody>{rows.map((row) => (
         <tr onClick={() => go(["run", run, "samples", row.episode_id])}>
           <td><a href={address(["run", run, "samples", row.episode_id])} onClick={(event) => event.stopPropagation()}><Plain text={row.task_id.slice(0, 120)} /></a></td>
-          <td class="number">{number(row.samples)}</td><td class="number"><span class="share"><i style={{ width: `${100 * row.pass_rate}%` }} />{number(row.pass_rate)}</span></td><td class="number">{number(row.reward)}</td><td class="number">{number(row.reward_deviation)}</td>
+          <td class="number">{number(row.samples)}</td><td class="number"><span class="share"><i style={{ width: `${100 * row.pass_rate}%` }} />{number(row.pass_rate)}</span></td><td class="number">{number(row.reward_deviation)}</td>
         </tr>
       ))}</tbody></table></div></figure>
   );
