@@ -36,6 +36,8 @@ def test_keys_move_through_steps_episodes_and_back_to_the_table(viewer: Viewer) 
     assert "where=reward" in page.url  # the selection goes along
     page.keyboard.press("[")
     page.wait_for_selector("h2:has-text('sample 0')")
+    page.keyboard.press("c")
+    page.wait_for_selector("text=link copied")
     page.keyboard.press("/")
     page.wait_for_selector("text=8 episodes")
     page.keyboard.press("/")
