@@ -124,6 +124,10 @@ class StepRecord(Record):
     dialect: Literal["chat", "responses", "messages"] | None = None
     """The API by which the agent called the policy: chat completions, Responses or Anthropic Messages. Null
     if `agent` is null."""
+    asked: Json | None = None
+    """What the agent's request changed of the run's sampling, as a JSON object: a smaller `max_tokens`,
+    `tool_choice`, `parallel_tool_calls`, `stop`, `response_format`. Null if it changed nothing, or `agent` is
+    null."""
 
 
 class EpisodeError(Record):

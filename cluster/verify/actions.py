@@ -73,7 +73,7 @@ class Actions:
     def _texts(self, episode: EpisodeRecord, step: StepRecord, tokenizer: Any) -> Iterator[str]:
         ends = self.ends(episode)
         skip = self._run.extra_body(episode).get("skip_special_tokens")
-        yield from texts_of(step, tokenizer, ends, self._run.stop_strings(episode), skip)
+        yield from texts_of(step, tokenizer, ends, self._run.stop_strings(episode, step), skip)
 
     def ends(self, episode: EpisodeRecord) -> set[int]:
         """Ids that end a turn.
@@ -105,10 +105,17 @@ class Actions:
                 yield self._by_vllm(episode, step, text, choice)
 
     def _choice(self, episode: EpisodeRecord, step: StepRecord) -> str:
-        """The request's tool choice: `none` where there is nothing to choose from."""
+        """The request's tool choice: `none` where there is nothing to choose from.
+
+        Raises:
+            NotChecked: It names one function.
+        """
         if not episode.tools_of(step):
             return "none"
-        given = self._run.sampling(episode).tool_choice or self._run.environment_sampling.get("tool_choice")
+        if isinstance(json.loads(step.asked or "{}").get("tool_choice"), dict):
+            raise NotChecked("the agent asked for a call of one function, whose name is not sampled")
+        sampling = self._run.sampling(episode, step)
+        given = sampling.tool_choice or self._run.environment_sampling.get("tool_choice")
         return given if isinstance(given, str) else "auto"
 
     def _by_renderer(
@@ -123,7 +130,7 @@ class Actions:
         # Special tokens and stop strings may have been taken out of the content.
         tokenizer = self._prompts.template(episode).tokenizer
         content = parsed.content or ""
-        stops = [content.find(stop) for stop in self._run.stop_strings(episode)]
+        stops = [content.find(stop) for stop in self._run.stop_strings(episode, step)]
         ends = [place for place in stops if place >= 0]
         cut = content[: min(ends)] if ends else content
         yield ReadAction(cut, parsed.reasoning_content, calls)

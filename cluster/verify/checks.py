@@ -124,12 +124,13 @@ class _Check:
     def _check_step(self, episode: EpisodeRecord, index: int) -> None:
         run, reports, step = self._run, self._reports, episode.steps[index]
         where = f"{episode.episode_id} step {step.step_index}"
-        extra = run.extra_body(episode)
+        extra = run.extra_body(episode, step)
         gives_ids = run.gives_ids and extra.get("include_reasoning") is not False
         reports["lengths"].apply(
             where,
             lambda: (
-                check_lengths(step, gives_ids=gives_ids) or check_zeros(step, run.sampling(episode), extra)
+                check_lengths(step, gives_ids=gives_ids)
+                or check_zeros(step, run.sampling(episode, step), extra)
             ),
         )
         reports["finish"].apply(where, lambda: self._finish(episode, step))
@@ -191,8 +192,8 @@ class _Check:
             return
         rescore = self._rescore
         if isinstance(rescore, Scorer):
-            extra = {"extra_body": self._run.extra_body(episode)}
-            rescore = rescore.under(self._run.sampling(episode).model_copy(update=extra))
+            extra = {"extra_body": self._run.extra_body(episode, step)}
+            rescore = rescore.under(self._run.sampling(episode, step).model_copy(update=extra))
         elif episode.sampling is not None:
             report.skip("a trainer's loop had it sampled otherwise than the config says")
             return

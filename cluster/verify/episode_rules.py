@@ -304,7 +304,7 @@ def finish(run: RunContext, episode: EpisodeRecord, step: StepRecord, ends: set[
     """
     reason, is_vllm = step.finish_reason, isinstance(run.policy, VllmPolicy)
     calls, ids = step.action.tool_calls or [], step.completion_token_ids
-    choice = run.sampling(episode).tool_choice or run.environment_sampling.get("tool_choice") or "auto"
+    choice = run.sampling(episode, step).tool_choice or run.environment_sampling.get("tool_choice") or "auto"
     if reason not in ("stop", "length", "tool_calls", None):
         return f"its finish reason is {reason!r}, which is none"
     if reason is None:
@@ -317,7 +317,7 @@ def finish(run: RunContext, episode: EpisodeRecord, step: StepRecord, ends: set[
     if calls and run.is_exact and reason == "stop" and well_formed:
         return "it calls tools, and its finish reason is 'stop'"
     sampled = len(ids) if ids is not None else step.usage.completion_tokens if step.usage else None
-    most = run.max_tokens(episode)
+    most = run.max_tokens(episode, step)
     if most is not None and sampled is not None and sampled > most and is_vllm:
         return f"{sampled} tokens were sampled, and {most} are allowed"
     if reason == "length" and episode.status == "finished" and not episode.is_truncated:
@@ -326,13 +326,12 @@ def finish(run: RunContext, episode: EpisodeRecord, step: StepRecord, ends: set[
         return None
     if reason == "length" and ids and ids[-1] in ends:
         return "its finish reason is 'length', and its sampled ids end with an end token"
-    may_ask_for_less = step.agent is not None  # an agent's requests have limits of their own
-    if reason == "length" and is_vllm and most is not None and len(ids) < most and not may_ask_for_less:
+    if reason == "length" and is_vllm and most is not None and len(ids) < most:
         room = getattr(run.policy, "max_model_len", None)
         if room is not None and len(step.prompt_token_ids or []) + len(ids) < room - 1:
             return f"its finish reason is 'length' after {len(ids)} of {most} tokens"
     by_token = reason == "stop" or (reason == "tool_calls" and run.is_exact)
-    if by_token and not run.stop_strings(episode) and not (ids and ids[-1] in ends):
+    if by_token and not run.stop_strings(episode, step) and not (ids and ids[-1] in ends):
         return f"its finish reason is {reason!r}, and its sampled ids do not end with an end token"
     return None
 

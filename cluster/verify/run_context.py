@@ -11,7 +11,7 @@ from cluster.dataset.manifest import Manifest
 from cluster.dataset.run_folder import CHAT_TEMPLATE
 from cluster.dataset.run_record import RunRecord
 from cluster.policy.models.description import model_folder, parser_names, template_file
-from workers.records import EpisodeRecord
+from workers.records import EpisodeRecord, StepRecord
 from workers.settings import SamplingSettings
 
 _DEFAULT_MAX_TOKENS = 512
@@ -97,8 +97,10 @@ class RunContext:
                 return place / given
         raise FileNotFoundError(f"policy.chat_template is {str(given)!r}: it is not found from here")
 
-    def sampling(self, episode: EpisodeRecord) -> SamplingSettings:
-        """How an episode was sampled."""
+    def sampling(self, episode: EpisodeRecord, step: StepRecord | None = None) -> SamplingSettings:
+        """How an episode was sampled; one step of it, with what its agent asked for."""
+        if step is not None and step.asked is not None:
+            return _as_asked(self.sampling(episode), json.loads(step.asked))
         if episode.sampling is None:
             policy = self.policy
             return SamplingSettings() if isinstance(policy, OraclePolicy) else policy.sampling
@@ -106,30 +108,30 @@ class RunContext:
             self._samplings[episode.sampling] = SamplingSettings.model_validate_json(episode.sampling)
         return self._samplings[episode.sampling]
 
-    def extra_body(self, episode: EpisodeRecord) -> dict[str, Any]:
-        """What the requests of an episode held beside the arguments with names of their own."""
+    def extra_body(self, episode: EpisodeRecord, step: StepRecord | None = None) -> dict[str, Any]:
+        """What the requests of an episode, or of a step, held beside arguments with names of their own."""
         own = self.environment_sampling
         named = {name: value for name, value in own.items() if name in ("reasoning_effort", "logit_bias")}
         extra = cast("dict[str, Any]", own.get("extra_body") or {})
-        return {**named, **extra, **self.sampling(episode).extra_body}
+        return {**named, **extra, **self.sampling(episode, step).extra_body}
 
     @property
     def environment_sampling(self) -> dict[str, Any]:
         """The environment's own sampling arguments, as far as they are on record."""
         return self.record.environment_sampling if self.record is not None else {}
 
-    def max_tokens(self, episode: EpisodeRecord) -> int | None:
+    def max_tokens(self, episode: EpisodeRecord, step: StepRecord | None = None) -> int | None:
         """Most tokens of a turn; None where that is not known."""
-        given = self.sampling(episode).max_tokens
+        given = self.sampling(episode, step).max_tokens
         if given is not None or self.record is None:
             return given
         own = self.environment_sampling
         value = own.get("max_tokens") or own.get("max_completion_tokens") or _DEFAULT_MAX_TOKENS
         return value if isinstance(value, int) else None
 
-    def stop_strings(self, episode: EpisodeRecord) -> list[str]:
+    def stop_strings(self, episode: EpisodeRecord, step: StepRecord | None = None) -> list[str]:
         """Strings that ended a turn."""
-        given = self.sampling(episode).stop or self.environment_sampling.get("stop")
+        given = self.sampling(episode, step).stop or self.environment_sampling.get("stop")
         given = self.extra_body(episode).get("stop", given)
         return [given] if isinstance(given, str) else [str(each) for each in cast("list[Any]", given or [])]
 
@@ -165,3 +167,16 @@ class RunContext:
             return json.loads((folder / "config.json").read_bytes()).get("model_type") if folder else None
         except (OSError, ValueError, AttributeError):
             return None
+
+
+def _as_asked(sampling: SamplingSettings, asked: dict[str, Any]) -> SamplingSettings:
+    """A run's sampling with what an agent's request changed of it."""
+    changed: dict[str, Any] = {name: asked[name] for name in ("max_tokens",) if name in asked}
+    if "stop" in asked:
+        changed["stop"] = [asked["stop"]] if isinstance(asked["stop"], str) else asked["stop"]
+    if "tool_choice" in asked:
+        choice = asked["tool_choice"]
+        changed["tool_choice"] = choice if isinstance(choice, str) else "required"
+    if "response_format" in asked:
+        changed["extra_body"] = {**sampling.extra_body, "response_format": asked["response_format"]}
+    return sampling.model_copy(update=changed)

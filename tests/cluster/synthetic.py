@@ -39,6 +39,7 @@ def full_step(index: int, done: bool) -> StepRecord:
         usage=Usage(prompt_tokens=3, completion_tokens=1),
         policy_seconds=0.5,
         tools_seconds=0.25,
+        asked='{"max_tokens": 64}',
     )
 
 

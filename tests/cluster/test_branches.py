@@ -1,10 +1,14 @@
 """Branches in a dataset: a training sequence each, and what `kumite verify` holds them to."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+from cluster.config import RunConfig
 from cluster.dataset.sequences import sequences_of
 from cluster.verify import episode_rules, sequence_rules
+from cluster.verify.run_context import RunContext
 from workers.records import EpisodeRecord, Message, StepRecord, Timings, Usage
+from workers.settings import SamplingSettings
 
 USER = Message(role="user", content="go")
 
@@ -96,3 +100,22 @@ def test_branches_that_are_wrong_are_found() -> None:
     unheard.steps[0].observations = []
     complaint = episode_rules.steps(unheard)
     assert complaint == "step 0: its observations are not what step 2 saw after it"
+
+
+def test_a_step_is_held_to_what_its_agent_asked_for(tmp_path: Path) -> None:
+    made = episode(sampling=SamplingSettings(max_tokens=100).model_dump_json())
+    cut = made.steps[0]
+    cut.finish_reason = "length"
+    config = RunConfig.model_validate({"environment": {"id": "shell"}, "policy": {"kind": "vllm"}})
+    run = RunContext(tmp_path, config, cast(Any, None), None)
+    said = episode_rules.finish(run, made, cut, {99})
+    assert said == "it was cut off, and its episode's is_truncated is false"
+    made.is_truncated = True
+    assert episode_rules.finish(run, made, cut, {99}) == "its finish reason is 'length' after 2 of 100 tokens"
+    cut.asked = '{"max_tokens": 2, "stop": "END", "response_format": {"type": "json_object"}}'
+    assert episode_rules.finish(run, made, cut, {99}) is None
+    cut.finish_reason = "stop"
+    assert episode_rules.finish(run, made, cut, {99}) is None  # by a string
+    assert run.extra_body(made, cut) == {"response_format": {"type": "json_object"}}
+    cut.asked = '{"max_tokens": 1}'
+    assert episode_rules.finish(run, made, cut, {99}) == "2 tokens were sampled, and 1 are allowed"

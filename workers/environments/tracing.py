@@ -35,6 +35,8 @@ class Turn:
     """The step that it goes on from, or that its branch left from."""
     dialect: str | None = None
     """The API that the agent called the policy by."""
+    asked: str | None = None
+    """What its request changed of the run's sampling, as JSON text."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Model calls put to the policy, each a step of the episode."""
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -84,13 +85,14 @@ class CallRecorder:
         if newest is not None:
             trace.policy_version = max(newest, trace.policy_version or 0)
         offered = trace.offer(tools)
+        sampling, asked = self._sampling(request, bool(tools))
         began = self._begin()
         try:
             response = await self._state["client"].get_response(
                 prompt=place.messages,
                 model=self._state["model"],
                 tools=tools or None,
-                sampling_args=self._sampling(request, bool(tools)),
+                sampling_args=sampling,
                 state={**self._state, "trajectory": place.lineage},
             )
         except vf.OverlongPromptError as error:
@@ -120,6 +122,7 @@ class CallRecorder:
                 branch=step.branch.number,
                 parent_step=step.parent.index if step.parent is not None else None,
                 dialect=dialect,
+                asked=json.dumps(asked) if asked else None,
             )
         )
         return answer
@@ -142,13 +145,17 @@ class CallRecorder:
         self._state["trajectory"].append(made)
         return self.branches.settle(place, completion, made)
 
-    def _sampling(self, request: ModelRequest, has_tools: bool) -> dict[str, Any]:
-        """How the run has it sampled, with what an agent may say besides.
+    def _sampling(self, request: ModelRequest, has_tools: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """How the run has it sampled, with what an agent may say besides; and what of that is the agent's.
 
         Raises:
             GatewayError: The agent asks for what this policy cannot be held to, or cannot read.
         """
-        sampling = dict(self._state["sampling_args"] or {})
+        run = dict(self._state["sampling_args"] or {})
+        sampling = self._as_asked(request, has_tools, dict(run))
+        return sampling, {name: value for name, value in sampling.items() if run.get(name) != value}
+
+    def _as_asked(self, request: ModelRequest, has_tools: bool, sampling: dict[str, Any]) -> dict[str, Any]:
         asked = request.sampling
         choice = asked.get("tool_choice")
         is_forced = has_tools and choice not in (None, "auto", "none")

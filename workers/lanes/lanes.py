@@ -25,20 +25,19 @@ import contextlib
 import itertools
 import logging
 import os
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 from workers.handed_on import process_environment
 from workers.lanes.board import SLOTS, Board
 from workers.lanes.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied
 from workers.lanes.interpreter import OwnPython, own_environment, start_command
+from workers.lanes.lane import Lane, Unit, read_resident_mb, send_signal
 from workers.lanes.signals import INTERRUPT, PID, STACKS
-from workers.lanes.wire import pack_message, read_message, read_message_now, send_message_now
+from workers.lanes.wire import read_message, read_message_now, send_message_now
 from workers.lost_episodes import make_lost_result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
 from workers.sandbox.toolset_spec import ToolsetSpec
@@ -63,51 +62,6 @@ _STOP_TIMEOUT = 25.0
 """Seconds that a lane gets to end in order: its sandbox, and the environment's teardown."""
 _MAX_MOVES = 5
 """Times a unit is moved; one that still finds no lane that turns is lost with the next."""
-
-
-@dataclass(eq=False)
-class _Unit:
-    """Episodes that are played together."""
-
-    number: int
-    specs: list[EpisodeSpec]
-    answer: "asyncio.Future[list[EpisodeResult]]"
-    given_at: float = 0.0
-    moves: int = 0
-
-    def limit(self) -> float | None:
-        """Seconds from `given_at` on in which it must be over."""
-        return self.specs[0].seconds_left
-
-
-@dataclass(eq=False)
-class _Lane:
-    """A lane as its worker sees it."""
-
-    slot: int
-    pid: int
-    writer: asyncio.StreamWriter
-    units: dict[int, _Unit] = field(default_factory=dict[int, _Unit])
-    asked: "dict[int, asyncio.Future[Any]]" = field(default_factory=dict[int, "asyncio.Future[Any]"])
-    turns: int = 0
-    turned_at: float = field(default_factory=time.monotonic)
-    held: float = 0.0
-    held_lately: float = 0.0
-    """Seconds of the last half minute or so for which steps that took long have held its loop up."""
-    condemned: bool = False
-    """It gets no more episodes, and ends with its last."""
-    broken_off_at: float | None = None
-    stacks: str = ""
-    dead: bool = False
-    used: bool = False
-
-    def silent_for(self) -> float:
-        """Seconds since its loop last said that it turns."""
-        return time.monotonic() - self.turned_at
-
-    def episodes(self) -> int:
-        """Episodes that it has."""
-        return sum(len(unit.specs) for unit in self.units.values())
 
 
 class Lanes:
@@ -152,14 +106,14 @@ class Lanes:
             raise EnvironmentLoadError(said)
         self.toolset: ToolsetSpec | None = said
         self._check_memory()
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         self._numbers = itertools.count(1)
         self._free = list(range(SLOTS))[::-1]
         self._blocked_at = -_ALONE_FOR
         self._version: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._units: set[_Unit] = set()
+        self._units: set[Unit] = set()
 
     @property
     def pids(self) -> list[int]:
@@ -175,7 +129,7 @@ class Lanes:
         self._track_task(self._watch_lanes())
         lane = await self._fork_lane()
         try:
-            await self._request_lane(lane, "warm up")
+            await lane.request("warm up", next(self._numbers))
         except RuntimeError as error:
             from workers.errors import SandboxStartError  # imports verifiers, which this process does without
 
@@ -187,7 +141,7 @@ class Lanes:
         Raises:
             LaneDied: The process that played it died, and as far as can be told, of it.
         """
-        unit = _Unit(next(self._numbers), specs, asyncio.get_running_loop().create_future())
+        unit = Unit(next(self._numbers), specs, asyncio.get_running_loop().create_future())
         self._units.add(unit)
         try:
             await self._give_to_lane(unit)
@@ -199,20 +153,20 @@ class Lanes:
         """Breaks off the units of these episodes, in lanes that are stuck, too."""
         for lane in self._lanes:
             # One that has given their results is told, too: they are not used, nor the base states with them.
-            self._send_to_lane(lane, "cancel", episode_ids)
+            lane.send("cancel", episode_ids)
             mine = [u for u in lane.units.values() if episode_ids & {s.episode_id for s in u.specs}]
             if mine and lane.silent_for() > _BLOCKED_AFTER:
                 for unit in mine:
                     del lane.units[unit.number]
-                    _set_outcome(unit, [])
+                    unit.settle([])
                 if not lane.units:
-                    self._kill_lane(lane)
+                    lane.kill()
 
     def set_version(self, version: int) -> None:
         """Tells that the policy has a new version."""
         self._version = version
         for lane in self._lanes:
-            self._send_to_lane(lane, "version", version)
+            lane.send("version", version)
 
     async def stop(self) -> None:
         """Ends all lanes in order, and those that do not end, by force."""
@@ -221,13 +175,13 @@ class Lanes:
         for task in self._tasks:
             task.cancel()
         for unit in list(self._units):
-            _set_outcome(unit, [])
+            unit.settle([])
         self._control.close()
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
 
     def _check_memory(self) -> None:
-        most, used = self._settings.memory_mb, _read_resident_mb(self._process.pid)
+        most, used = self._settings.memory_mb, read_resident_mb(self._process.pid)
         if most is not None and used >= most:
             self._process.kill()
             self._process.wait()
@@ -236,15 +190,15 @@ class Lanes:
                 "its first episode; give more, or leave it out"
             )
 
-    async def _give_to_lane(self, unit: _Unit) -> None:
+    async def _give_to_lane(self, unit: Unit) -> None:
         lane = next((lane for lane in self._lanes if self._can_take(lane, unit)), None)
         lane = lane or await self._fork_lane()
         unit.given_at = time.monotonic()
         lane.units[unit.number] = unit
         lane.used = True
-        self._send_to_lane(lane, "play", unit.specs, unit.number)
+        lane.send("play", unit.specs, unit.number)
 
-    def _can_take(self, lane: _Lane, unit: _Unit) -> bool:
+    def _can_take(self, lane: Lane, unit: Unit) -> bool:
         if lane.condemned or lane.dead or lane.silent_for() > _BLOCKED_AFTER:
             return False
         if not lane.units:
@@ -256,7 +210,7 @@ class Lanes:
         """Whether each unit gets a lane to itself."""
         return self.toolset is None and time.monotonic() - self._blocked_at < _ALONE_FOR
 
-    async def _fork_lane(self) -> _Lane:
+    async def _fork_lane(self) -> Lane:
         if not self._free:
             raise LaneDied(f"this worker has {SLOTS} processes that are stuck, and starts no more")
         slot = self._free.pop()
@@ -270,14 +224,14 @@ class Lanes:
             os._exit(1)
         [pid] = PID.unpack(message)
         reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=descriptors[0]))
-        lane = _Lane(slot, pid, writer)
+        lane = Lane(slot, pid, writer)
         self._lanes.append(lane)
         self._track_task(self._read_messages(lane, reader))
         if self._version is not None:
-            self._send_to_lane(lane, "version", self._version)
+            lane.send("version", self._version)
         return lane
 
-    async def _read_messages(self, lane: _Lane, reader: asyncio.StreamReader) -> None:
+    async def _read_messages(self, lane: Lane, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 what, number, said = await read_message(reader)
@@ -285,10 +239,10 @@ class Lanes:
                     if not asked.done():
                         asked.set_result(said) if what == "done" else asked.set_exception(RuntimeError(said))
                 elif (unit := lane.units.pop(number, None)) is not None:
-                    _set_outcome(unit, said if what == "done" else LaneDied(said))
+                    unit.settle(said if what == "done" else LaneDied(said))
         self._remove_ended_lane(lane)
 
-    def _remove_ended_lane(self, lane: _Lane) -> None:
+    def _remove_ended_lane(self, lane: Lane) -> None:
         """Sees to what a lane that has ended leaves behind."""
         lane.dead = True
         self._lanes.remove(lane)
@@ -304,31 +258,29 @@ class Lanes:
         units, lane.units = list(lane.units.values()), {}
         for unit in units:
             if lane.broken_off_at is not None and unit is culprit:
-                _set_outcome(unit, [self._make_blocked_result(unit, spec, lane) for spec in unit.specs])
+                unit.settle([self._make_blocked_result(unit, spec, lane) for spec in unit.specs])
             elif culprit is None or unit is culprit:
-                _set_outcome(unit, LaneDied(f"the process {lane.pid} that played it ended"))
+                unit.settle(LaneDied(f"the process {lane.pid} that played it ended"))
             else:
                 self._move_unit(unit)
         if units and not self._closing:
             _log.warning("process %d of this worker ended with %d units in it", lane.pid, len(units))
 
-    def _move_unit(self, unit: _Unit) -> None:
+    def _move_unit(self, unit: Unit) -> None:
         """Has a unit played anew that another one held up; that costs it no attempt."""
         unit.moves += 1
         if unit.answer.done():
             return
         if self._closing or unit.moves > _MAX_MOVES:
-            _set_outcome(
-                unit, LaneDied(f"the processes that played it were held up by others, {unit.moves} times")
-            )
+            unit.settle(LaneDied(f"the processes that played it were held up by others, {unit.moves} times"))
             return
         self._track_task(self._move_later(unit))
 
-    async def _move_later(self, unit: _Unit) -> None:
+    async def _move_later(self, unit: Unit) -> None:
         try:
             await self._give_to_lane(unit)
         except (LaneDied, OSError) as error:
-            _set_outcome(unit, LaneDied(str(error)))
+            unit.settle(LaneDied(str(error)))
 
     async def _watch_lanes(self) -> None:
         while True:
@@ -336,7 +288,7 @@ class Lanes:
             for lane in list(self._lanes):
                 self._check_lane(lane)
 
-    def _check_lane(self, lane: _Lane) -> None:
+    def _check_lane(self, lane: Lane) -> None:
         self._note_held_time(lane)
         turns = self._board.turns(lane.slot)
         if turns != lane.turns:
@@ -359,14 +311,14 @@ class Lanes:
         if limit is not None and time.monotonic() - began > limit + _GRACE:
             self._interrupt_lane(lane)
 
-    def _note_held_time(self, lane: _Lane) -> None:
+    def _note_held_time(self, lane: Lane) -> None:
         held = self._board.held(lane.slot)
         lane.held_lately = lane.held_lately * (1 - _LOOK_EVERY / _RECENT_SECONDS) + held - lane.held
         lane.held = held
         if lane.held_lately > _RECENT_HELD_LIMIT and len(lane.units) > 1:
             self._blocked_at = time.monotonic()
 
-    def _move_all_but(self, lane: _Lane, culprit: _Unit) -> None:
+    def _move_all_but(self, lane: Lane, culprit: Unit) -> None:
         """Moves all but the one that blocks."""
         others = [unit for unit in lane.units.values() if unit is not culprit]
         _log.warning(
@@ -377,27 +329,27 @@ class Lanes:
         )
         lane.condemned = True
         lane.units = {culprit.number: culprit}
-        self._send_to_lane(lane, "cancel", {spec.episode_id for unit in others for spec in unit.specs})
+        lane.send("cancel", {spec.episode_id for unit in others for spec in unit.specs})
         for unit in others:
             self._move_unit(unit)
 
-    def _interrupt_lane(self, lane: _Lane) -> None:
+    def _interrupt_lane(self, lane: Lane) -> None:
         now = time.monotonic()
         if lane.broken_off_at is None:
             lane.broken_off_at = now
             lane.condemned = True
             os.ftruncate(self._stacks, 0)
-            _send_signal(lane.pid, STACKS)
-            _send_signal(lane.pid, INTERRUPT)
+            send_signal(lane.pid, STACKS)
+            send_signal(lane.pid, INTERRUPT)
         elif now - lane.broken_off_at > _INTERRUPT_GRACE:
             lane.stacks = os.pread(self._stacks, 4000, 0).decode(errors="replace")
             _log.warning("process %d of this worker does not answer, and is killed", lane.pid)
-            self._kill_lane(lane)
+            lane.kill()
 
-    def _retire_lane(self, lane: _Lane) -> None:
+    def _retire_lane(self, lane: Lane) -> None:
         """Lets a lane end, if it is time, when it has nothing to do; one that is too large gets no more."""
         most = self._settings.memory_mb
-        if most is not None and not lane.condemned and lane.used and _read_resident_mb(lane.pid) > most:
+        if most is not None and not lane.condemned and lane.used and read_resident_mb(lane.pid) > most:
             _log.info("process %d is above workers.memory_mb, %d, and is replaced", lane.pid, most)
             lane.condemned = True
         spare = len(self._lanes) > 1 and not self._gives_lane_per_unit and lane is not self._lanes[0]
@@ -405,30 +357,15 @@ class Lanes:
             lane.condemned = True
             self._track_task(self._end_lane(lane))
 
-    async def _end_lane(self, lane: _Lane) -> None:
+    async def _end_lane(self, lane: Lane) -> None:
         with contextlib.suppress(TimeoutError, RuntimeError):
             await asyncio.wait_for(
-                self._request_lane(lane, "stop"), _STOP_TIMEOUT if lane.silent_for() < _BLOCKED_AFTER else 1.0
+                lane.request("stop", next(self._numbers)),
+                _STOP_TIMEOUT if lane.silent_for() < _BLOCKED_AFTER else 1.0,
             )
-        self._kill_lane(lane)
+        lane.kill()
 
-    def _kill_lane(self, lane: _Lane) -> None:
-        if lane.dead:  # its number may be another's by now
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(lane.pid, signal.SIGKILL)
-
-    async def _request_lane(self, lane: _Lane, what: str) -> Any:
-        number = next(self._numbers)
-        lane.asked[number] = asyncio.get_running_loop().create_future()
-        self._send_to_lane(lane, what, None, number)
-        return await lane.asked[number]
-
-    def _send_to_lane(self, lane: _Lane, what: str, said: Any, number: int = 0) -> None:
-        if not lane.dead:
-            lane.writer.write(pack_message((what, number, said)))
-
-    def _make_blocked_result(self, unit: _Unit, spec: EpisodeSpec, lane: _Lane) -> EpisodeResult:
+    def _make_blocked_result(self, unit: Unit, spec: EpisodeSpec, lane: Lane) -> EpisodeResult:
         lines = [line.strip() for line in lane.stacks.splitlines() if line.strip().startswith("File")][:8]
         error = EpisodeBlocked(
             f"its environment's code did not give the event loop back within {unit.limit()} s, nor when it "
@@ -449,26 +386,3 @@ class Lanes:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _set_outcome(unit: _Unit, outcome: list[EpisodeResult] | Exception) -> None:
-    if unit.answer.done():
-        return
-    if isinstance(outcome, Exception):
-        unit.answer.set_exception(outcome)
-    else:
-        unit.answer.set_result(outcome)
-
-
-def _send_signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _read_resident_mb(pid: int) -> int:
-    """Memory that a process has in use, in MiB; 0 if it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
-    except (OSError, IndexError):
-        return 0

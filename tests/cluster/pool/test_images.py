@@ -21,7 +21,13 @@ class Engine:
 
     def __init__(self, *tags, registry=()):
         self.tags, self.registry, self.built = set(tags), set(registry), []
-        self.images = self
+        self.images = self.api = self
+
+    def version(self):
+        return {"Arch": "amd64"}
+
+    def inspect_image(self, tag):
+        return {"Architecture": "arm64" if tag.startswith("arm") else "amd64"}
 
     def ping(self):
         return True
@@ -65,6 +71,12 @@ def test_an_image_of_a_registry_is_pulled_by_a_node_and_by_nobody_else(engine):
     assert ensure_image(AGENTDOJO, settings, pull=True) == "pulled registry:5000/kumite:1"
     with pytest.raises(RunError, match=r"no image 'nowhere:1', and it cannot be pulled: .*manifest unknown"):
         ensure_image(AGENTDOJO, SandboxSettings(image="nowhere:1"), pull=True)
+
+
+def test_an_image_of_another_architecture_is_refused_before_anything_starts(engine):
+    engine.tags = {"arm:1"}
+    with pytest.raises(RunError, match="arm:1 is for arm64, and this node's engine runs amd64"):
+        ensure_image(AGENTDOJO, SandboxSettings(image="arm:1"))
 
 
 def test_a_node_without_docker_that_claims_sandboxes_is_named(monkeypatch):

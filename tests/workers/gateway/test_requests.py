@@ -1,5 +1,6 @@
 """What of a request goes on to the policy: pictures where it takes them, and an agent's limit of tokens."""
 
+import json
 from typing import Any
 
 import anthropic
@@ -8,7 +9,7 @@ import pytest
 
 from tests.helpers.gateways import ServedGateway, served_gateway
 from tests.helpers.mock_policy import Fault, MockPolicy
-from tests.workers.gateway.test_dialects import in_time
+from tests.workers.gateway.test_dialects import TOOL, in_time
 from tests.workers.gateway.test_exact_branches import endpoint as exact_endpoint
 from workers.policy.chat_template import ChatTemplate
 from workers.settings import PolicyEndpoint, SamplingSettings
@@ -192,6 +193,8 @@ def test_the_smaller_limit_of_tokens_holds_and_the_runs_temperature() -> None:
                         await client.responses.create(model="m", input="go", max_output_tokens=most)
                         await other.messages.create(model="m", messages=USER, max_tokens=most)
                 await client.chat.completions.create(model="m", messages=USER)
+                on_record = [step.asked for step in served.steps()]
+        assert on_record == ['{"max_tokens": 5}'] * 3 + [None] * 4
         asked = [
             (request["max_tokens"], request["temperature"], "top_p" in request) for request in policy.requests
         ]
@@ -210,5 +213,19 @@ def test_a_limit_of_tokens_that_is_none_is_refused(most: Any) -> None:
                 with pytest.raises(openai.BadRequestError, match="max_output_tokens: got"):
                     await client.responses.create(model="m", input="go", max_output_tokens=most)
         assert policy.requests == []
+
+    in_time(play)
+
+
+def test_what_an_agent_asks_for_and_the_run_leaves_to_it_is_on_record() -> None:
+    async def play() -> None:
+        with MockPolicy() as policy:
+            async with served_gateway(policy) as served, served.openai() as client:
+                tools: Any = [{"type": "function", "function": TOOL}]
+                await client.chat.completions.create(
+                    model="m", messages=USER, tools=tools, tool_choice="required", stop=["END"]
+                )
+                (step,) = served.steps()
+        assert json.loads(step.asked or "") == {"tool_choice": "required", "stop": ["END"]}
 
     in_time(play)

@@ -159,6 +159,7 @@ def _make_step(
         branch=turn.branch,
         parent_step=turn.parent_step,
         dialect=cast(Any, turn.dialect),
+        asked=turn.asked,
     )
 
 
