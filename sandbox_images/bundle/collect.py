@@ -21,7 +21,10 @@ _UNNEEDED = (
     *("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data", "distutils"),
     *("site-packages", "dist-packages", "config-*", "LICENSE.txt"),
 )
-_OF_EXTENSIONS = ("libgcc_s.so.1", "libstdc++.so.6")
+_OF_EXTENSIONS = (
+    *("libgcc_s.so.1", "libstdc++.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0"),
+    *("librt.so.1", "libutil.so.1", "libresolv.so.2"),
+)
 """Libraries that compiled packages need, where a volume has some: those of harnesses' programs."""
 _LIBRARY = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x", re.MULTILINE)
 _FOLDER = re.compile(rb"(?<=\0)/(?:usr/)?lib/[a-z0-9_]+-linux-gnu/(?=\0)")
