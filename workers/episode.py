@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic_core import PydanticSerializationError
 
 from workers import logs
+from workers.agent_results import write_agents
 from workers.base_states import BaseStates
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.environments.base import Actor, PolicyClient, Rollout, RolloutEnvironment
@@ -106,7 +107,7 @@ class EpisodePlayer:
         if environment.toolset is not None:
             owner = Owner(settings.run_id, worker_id)
             pool = SandboxPool(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
-        client = environment.open_client(settings.policy)
+        client = environment.open_client(settings.policy, settings.policies)
         return cls(settings, environment, pool, client, worker_id, node_id)
 
     @property
@@ -380,6 +381,7 @@ class EpisodePlayer:
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),
             details=_details(play.session),
+            agents=write_agents(rollout.agents),
             connections=_connections(play.session),
             stop_reason=rollout.stop_reason,
             is_truncated=rollout.is_truncated,

@@ -8,13 +8,12 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from workers.environments.v1.seats import fill_seat, seat_names
+from workers.environments.v1.selection import BOUND, SELECT
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
 _log = logging.getLogger(__name__)
-_HARNESS = "null"
-BOUND = "num_tasks"
-"""A key of `environment.args` beside v1's own: how many tasks of the taskset, at most."""
 
 
 def find_tasksets(module: ModuleType) -> list[str]:
@@ -44,8 +43,8 @@ def load_env(settings: EnvironmentSettings, module: ModuleType) -> Any:
     """
     from verifiers.v1.utils import loaders
 
-    raw = _block(settings, module)
     try:
+        raw = _block(settings, module)
         config: Any = loaders.resolve_env_config(raw)
         env: Any = cast(Any, loaders).load_environment(config)
     except ValidationError as error:
@@ -63,9 +62,11 @@ def load_env(settings: EnvironmentSettings, module: ModuleType) -> Any:
 
 
 def _block(settings: EnvironmentSettings, module: ModuleType) -> dict[str, Any]:
-    """`environment.args` as verifiers takes it: the taskset by its module, a harness without a program."""
-    args = {name: value for name, value in settings.args.items() if name != BOUND}
-    taskset, agent = (_section(args, name) for name in ("taskset", "agent"))
+    """`environment.args` as verifiers takes it: the taskset by its module, and every seat filled."""
+    from verifiers.v1.utils import loaders
+
+    args = {name: value for name, value in settings.args.items() if name not in (BOUND, SELECT)}
+    taskset = _section(args, "taskset")
     named = taskset.pop("id", None)
     if named is not None and _module_name(str(named)) != _module_name(module.__name__):
         raise EnvironmentLoadError(
@@ -74,19 +75,16 @@ def _block(settings: EnvironmentSettings, module: ModuleType) -> dict[str, Any]:
         )
     alias = f"kumite_taskset_{_module_name(module.__name__)}"
     sys.modules.setdefault(alias, module)  # verifiers imports it by its id, which must be no path
-    harness = _section(agent, "harness", "environment.args.agent")
-    harness["id"] = harness.get("id") or _HARNESS  # YAML reads null as nothing
-    runtime = agent.get("runtime")
-    if runtime is not None:
-        _log.warning(
-            "environment.args.agent.runtime is not used: a taskset is played by a loop in the worker, which "
-            "needs none"
-        )
-    return {
-        **args,
-        "taskset": {**taskset, "id": alias},
-        "agent": {**agent, "harness": harness, "runtime": {"type": "subprocess"}},
-    }
+    config_class: Any = loaders.env_config_type(alias, str(args.get("id") or ""))
+    seats: dict[str, Any] = {}
+    for name in seat_names(config_class):
+        given = _section(args, name)
+        if given.get("runtime") is not None:
+            _log.warning(
+                "environment.args.%s.runtime is not used: a seat is played by a loop in the worker", name
+            )
+        seats[name] = fill_seat(config_class, name, given, {"type": "subprocess"})
+    return {**args, "taskset": {**taskset, "id": alias}, **seats}
 
 
 def _section(args: dict[str, Any], name: str, where: str = "environment.args") -> dict[str, Any]:
@@ -116,29 +114,15 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
     Raises:
         EnvironmentLoadError: It is asked for.
     """
-    from verifiers.v1.envs.single_agent import SingleAgentEnv
     from verifiers.v1.harnesses.null import NullHarness
 
     env: Any = loaded
-    if not isinstance(loaded, SingleAgentEnv):
-        seats = ", ".join(env._agent_specs)
-        raise EnvironmentLoadError(
-            f"environment.args.id: {type(env).__name__} has its own episodes (seats: {seats}); only tasksets "
-            "of one agent are played yet"
-        )
-    seated: dict[str, Any] = env._harnesses
-    [harness] = seated.values()
-    if type(harness) is not NullHarness:
-        raise EnvironmentLoadError(
-            f"environment.args.agent.harness.id: got {harness.config.id!r}, whose program needs a container, "
-            "which tasksets do not have yet; leave it out, or give `null`, the plain chat"
-        )
-    spec = env.config.agent
-    for name in ("model", "client"):
-        if getattr(spec, name) is not None:
+    harnesses: dict[str, Any] = env._harnesses
+    for name, harness in harnesses.items():
+        if type(harness) is not NullHarness:
             raise EnvironmentLoadError(
-                f"environment.args.agent.{name}: the run's policy plays; leave it out, and say in `policy` "
-                "which one it is"
+                f"environment.args.{name}.harness.id: got {harness.config.id!r}, whose program needs a "
+                "container, which tasksets do not have yet; leave it out, or give `null`, the plain chat"
             )
     taskset: Any = env.taskset
     task_class: Any = env._task_cls
@@ -147,7 +131,10 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
             f"environment.id: the tasks of {settings.id} ({task_class.__name__}) need a container, which "
             "tasksets do not have yet"
         )
-    if task_class.toolsets(taskset.config.task) or taskset.toolsets(taskset.config):
-        raise EnvironmentLoadError(
-            f"environment.id: {settings.id} has tools (vf.Toolset), which are not served yet; only chats are"
-        )
+    from workers.environments.v1.toolsets import why_not_in_worker
+
+    for toolset in [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]:
+        if why := why_not_in_worker(toolset):
+            raise EnvironmentLoadError(
+                f"environment.id: {settings.id}: its toolset {toolset.server_name!r} {why}"
+            )

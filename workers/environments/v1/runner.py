@@ -14,28 +14,35 @@ _rollout: Any = rollout
 
 
 def adapt_runner() -> None:
-    """Has verifiers make no runtime of its own, and notes what an episode fails with. Safe to call twice."""
+    """Has verifiers make no runtime and no tool server, and notes what an episode fails with.
+
+    Safe to call twice.
+    """
     if getattr(_rollout.Rollout, "is_kumites", False):
         return
     _rollout.make_runtime = _make_no_runtime
-    fail, begin = _rollout.Rollout.fail, _rollout.Rollout.__init__
+    _rollout.serve_tools = _serve_tools
+    fail = _rollout.Rollout.fail
 
     @wraps(fail)
     def note_failure(self: Any, error: Exception) -> None:
         current_play().failure = error
         fail(self, error)
 
-    @wraps(begin)
-    def note_trace(self: Any, **given: Any) -> None:
-        begin(self, **given)
-        current_play().traces.append(self.trace)
-
-    _rollout.Rollout.fail, _rollout.Rollout.__init__ = note_failure, note_trace
+    _rollout.Rollout.fail = note_failure
     _rollout.Rollout.is_kumites = True
 
 
 def _make_no_runtime(config: Any, name: str | None = None) -> NoRuntime:
     return NoRuntime(name)
+
+
+def _serve_tools(
+    toolsets: list[Any], runtime: Any, shared: Any = None, *, state_route: str = "", **_: Any
+) -> Any:
+    """Has the worker serve a rollout's toolsets; `state_route` is its id."""
+    interception = current_play().interception
+    return interception.tools.serve(toolsets, shared or {}, interception.state_routes[state_route])
 
 
 def seat_chat_loops(env: Any, interception: WorkerInterception) -> None:
@@ -44,7 +51,8 @@ def seat_chat_loops(env: Any, interception: WorkerInterception) -> None:
 
     def episode_agents(*args: Any, **kwargs: Any) -> Any:
         agents = make(*args, **kwargs)
-        for agent in agents._agents.values():
+        for name, agent in agents._agents.items():
+            agent.ctx = current_play().contexts[name]
             agent.harness = ChatLoop(agent.harness.config, interception)
         return agents
 
