@@ -112,6 +112,7 @@ def start_components(
                 progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
         _check_exact_tokens(config, environment)
+        _check_task_images(config, environment)
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
             image = resolve_image_tag(environment.toolset, sandbox)
@@ -183,6 +184,15 @@ def _check_exact_tokens(config: RunConfig, environment: TaskEnvironment) -> None
     if environment.api == "v1" and getattr(config.policy, "tokens", None) == "exact":
         raise ConfigError(
             "policy.tokens: got `exact`, and tasksets of verifiers' v1 API are played with `per_turn` only"
+        )
+
+
+def _check_task_images(config: RunConfig, environment: TaskEnvironment) -> None:
+    images = environment.toolset.task_images if environment.toolset is not None else ()
+    if images and config.sandbox.backend == "process":
+        raise ConfigError(
+            f"sandbox.backend: got `process`, which has no images, and a task names the image {images[0]}; "
+            "use `docker`, or leave the task out"
         )
 
 

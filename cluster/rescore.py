@@ -18,7 +18,9 @@ from cluster.dataset.run_record import NAME as RUN_RECORD
 from cluster.errors import ConfigError
 from cluster.observe.summary import Summary, summarise_run, write_summary
 from cluster.plan.plan import Plan, load_plan
-from workers.environments.agentdojo.rewards import RewardSettings, weigh_metrics
+from workers.environments.agentdojo.rescoring import StateScorer, StateUnknown
+from workers.environments.agentdojo.rewards import Metric, RewardSettings, security_metrics, weigh_metrics
+from workers.environments.agentdojo.tasks import TaskSelection
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.classic.rescoring import NewScore
 from workers.record_digest import digest_of
@@ -32,8 +34,7 @@ def rescore_run(
 ) -> tuple[str, Summary]:
     """Scores a run's episodes again and writes them as a new run, which names the old one.
 
-    An environment's rubric is asked over the recorded messages. Of AgentDojo the metrics stay, which its own
-    checks in the sandbox gave, and the reward is weighed anew.
+    An environment's rubric is asked over the recorded messages, AgentDojo's checks over the recorded states.
 
     Args:
         run_dir: The run's folder.
@@ -59,7 +60,7 @@ def rescore_run(
     place = out or f"{str(run_dir).rstrip('/')}-rescored"
     target = Target.new(config, place)
     if config.environment.id == _AGENTDOJO:
-        scores = _weigh_agentdojo(run_dir, config)
+        scores = _score_agentdojo(run_dir, config, say)
     else:
         scores = asyncio.run(_ask_rubric(run_dir, config, target.run_id, say))
     with target.held(config):
@@ -74,11 +75,14 @@ def _is_played(record: EpisodeRecord) -> bool:
     return record.status == "finished" or (record.error is not None and record.error.stage == "scoring")
 
 
-def _weigh_agentdojo(run_dir: Path, config: RunConfig) -> dict[str, NewScore | Exception]:
-    """New rewards from recorded metrics.
+def _score_agentdojo(
+    run_dir: Path, config: RunConfig, say: Callable[[str], None]
+) -> dict[str, NewScore | Exception]:
+    """New scores by AgentDojo's checks over the recorded states; without states, from recorded metrics.
 
     Raises:
-        ConfigError: Steps are rewarded: what happened at which step is not recorded.
+        ConfigError: Steps are rewarded: what happened at which step is not recorded. Or AgentDojo here is
+            not the one that played.
     """
     arguments = config.environment.args
     given = {name: arguments[name] for name in RewardSettings.model_fields if name in arguments}
@@ -88,12 +92,37 @@ def _weigh_agentdojo(run_dir: Path, config: RunConfig) -> dict[str, NewScore | E
             f"rescore: environment.args.reward {given.get('reward')!r} rewards single steps "
             f"({', '.join(reward.steps)}), which only playing can tell; give another, or step_reward: {{}}"
         )
+    version = arguments.get("version", TaskSelection.model_fields["version"].default)
+    try:
+        scorer = StateScorer(version, arguments.get("suites") or [], config.environment.folder)
+    except Exception as error:  # whatever AgentDojo, or a module of the user's own, raises
+        raise ConfigError(f"rescore: environment.args.version {version!r}: {error}") from error
+    bases = {state_id: json.loads(text) for state_id, text in _read_states(run_dir).items()}
     scores: dict[str, NewScore | Exception] = {}
+    by_state, changed = 0, 0
     for record in iterate_records(run_dir):
-        if record.status == "finished":
-            metrics: Any = json.loads(record.metrics)
-            none: list[float | None] = [None] * len(record.steps)
-            scores[record.episode_id] = NewScore(weigh_metrics(reward, metrics), metrics, none)
+        if record.status != "finished":
+            continue
+        recorded: dict[Metric, float | None] = json.loads(record.metrics)
+        found = security_metrics(recorded.get("utility"), recorded.get("attack_success"))
+        if scorer.has_states(record) and record.initial_state_id in bases:
+            try:
+                found = scorer.score(record, bases[record.initial_state_id])
+            except StateUnknown as error:
+                raise ConfigError(f"rescore: episode {record.episode_id}: {error}") from error
+            except Exception as error:  # noqa: BLE001 - a check may raise anything
+                scores[record.episode_id] = error
+                continue
+            by_state += 1
+            changed += any(recorded.get(name, value) != value for name, value in found.items())
+        values: dict[Metric, float | None] = {**recorded, **found}
+        kept = {name: values[name] for name in values if name in recorded or name in reward.weights}
+        none: list[float | None] = [None] * len(record.steps)
+        scores[record.episode_id] = NewScore(weigh_metrics(reward, values), dict(kept), none)
+    say(
+        f"{by_state:,} of {len(scores):,} episodes scored from their states, {changed:,} with another "
+        "result; the metrics of the others stay"
+    )
     return scores
 
 

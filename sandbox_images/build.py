@@ -18,8 +18,11 @@ VERSION = "0.1.0"
 ROOT = Path(__file__).parent
 SITE_DOCKERFILE = "site.Dockerfile"
 NPM_DOCKERFILE = "npm.Dockerfile"
+PROGRAM_DOCKERFILE = "program.Dockerfile"
 PARTS, NPM = "parts.txt", "npm.txt"
 """Files that an image's folder may have: other folders here that go into it, and packages from npm."""
+PROGRAMS = "programs"
+"""A folder that it may have: lists of packages, each of which becomes a virtual environment of its own."""
 
 
 def image_names() -> list[str]:
@@ -53,6 +56,16 @@ def has_tool_host(tag: str) -> bool:
     """
     started = engine.entrypoint(tag)
     return started is None or "sandbox_images.tool_host" in started
+
+
+def programs_digest(name: str) -> str | None:
+    """Returns what the programs of an image are known by, the virtual environments in `/opt/harness`.
+
+    Null for an image that has none.
+    """
+    listings = _list_programs(name, ROOT)
+    files = [ROOT / PROGRAM_DOCKERFILE, *listings]
+    return hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:12] if listings else None
 
 
 def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda line: None) -> str:
@@ -92,6 +105,8 @@ def build_image(name: str, *, base: str | None = None, on_line: OnLine = lambda 
             site = _build_layer(
                 "npm", folder / NPM, npm_packages, root / NPM_DOCKERFILE, site, machine, on_line
             )
+        for listing in _list_programs(name, root):
+            site = _build_program_layer(listing, root / PROGRAM_DOCKERFILE, site, machine, on_line)
         engine.run_build(
             tag,
             root / name / "Dockerfile",
@@ -128,9 +143,36 @@ def _build_layer(
     return tag
 
 
+def _build_program_layer(listing: Path, dockerfile: Path, base: str, machine: str, on_line: OnLine) -> str:
+    """Builds a layer with a virtual environment in `/opt/harness`: the packages that a file lists."""
+    digest = hashlib.sha256(engine.read_image_id(base).encode())
+    digest.update(dockerfile.read_bytes() + listing.read_bytes())
+    tag = f"kumite-program-{listing.stem}:{digest.hexdigest()[:12]}"
+    if engine.read_image_labels(tag) is None:
+        packages = install_site_packages(listing, machine, on_line)
+        engine.run_build(
+            tag,
+            dockerfile,
+            {"program": packages, "packages.txt": listing},
+            arguments={"BASE": base, "NAME": listing.stem},
+            on_line=on_line,
+        )
+    return tag
+
+
+def _list_programs(name: str, root: Path) -> list[Path]:
+    """Returns the lists of packages that become virtual environments of an image."""
+    return sorted((root / name / PROGRAMS).glob("*.txt"))
+
+
 def _dockerfiles(name: str, root: Path) -> list[Path]:
     """Returns the Dockerfiles below an image's own."""
-    return [root / SITE_DOCKERFILE, *([root / NPM_DOCKERFILE] if (root / name / NPM).is_file() else [])]
+    below = [root / SITE_DOCKERFILE]
+    if (root / name / NPM).is_file():
+        below.append(root / NPM_DOCKERFILE)
+    if _list_programs(name, root):
+        below.append(root / PROGRAM_DOCKERFILE)
+    return below
 
 
 def _make_tag(name: str, root: Path) -> str:

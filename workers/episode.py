@@ -7,61 +7,37 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from pydantic_core import PydanticSerializationError
-
 from workers import logs
-from workers.agent_results import write_agents
 from workers.base_states import BaseStates
 from workers.cancellation import cancel_and_wait, run_to_end
 from workers.environments.base import Actor, PolicyClient, Rollout, RolloutEnvironment
-from workers.environments.setup_labels import setup_labels
 from workers.environments.tracing import EpisodeTrace
+from workers.episode_record import Play, RecordMaker
 from workers.errors import (
     EpisodeBlocked,
     EpisodeTimeout,
     SandboxError,
     SandboxStartError,
     StaleEpisode,
-    UnrecordableEpisode,
 )
-from workers.failures import failure_kind, is_lasting, root_error
+from workers.failures import is_lasting
 from workers.handed_on import hide_secrets
-from workers.lost_episodes import make_lost_result, prompt_messages, replace_invalid_unicode
 from workers.policy.endpoint import sampling_args
-from workers.printed import EpisodeOutput, capture_output
-from workers.record_digest import digest_of
+from workers.printed import capture_output
 from workers.records import (
-    EpisodeError,
-    EpisodeRecord,
     EpisodeResult,
     EpisodeSpec,
-    StepRecord,
-    Timings,
-    Usage,
 )
 from workers.sandbox.base import Owner, Session
-from workers.sandbox.pool import SandboxPool
+from workers.sandbox.choice import EpisodeSandboxes, SandboxChoice
+from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.task_images import image_of
 from workers.settings import WorkerSettings
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Play:
-    """An episode in flight."""
-
-    spec: EpisodeSpec
-    trace: EpisodeTrace
-    started_at: float = field(default_factory=time.time)
-    began: float = field(default_factory=time.monotonic)
-    """The same moment by a clock that nobody sets: what has passed is measured by it."""
-    session: Session | None = None
-    states: dict[str, str] = field(default_factory=dict[str, str])
-    printed: EpisodeOutput = field(default_factory=EpisodeOutput)
 
 
 class EpisodePlayer:
@@ -71,7 +47,7 @@ class EpisodePlayer:
         self,
         settings: WorkerSettings,
         environment: RolloutEnvironment,
-        pool: SandboxPool | None,
+        pool: ImagePools | None,
         client: PolicyClient,
         worker_id: str,
         node_id: str,
@@ -79,6 +55,10 @@ class EpisodePlayer:
         self._settings = settings
         self._environment = environment
         self._pool = pool
+        self._choice: SandboxChoice | None = None
+        if pool is not None and environment.toolset is not None and environment.toolset.taken_by_environment:
+            owner = Owner(settings.run_id, worker_id)
+            self._choice = SandboxChoice(pool, environment.toolset, settings.sandbox, owner)
         self._client = client
         self._worker_id = worker_id
         self._node_id = node_id
@@ -89,7 +69,7 @@ class EpisodePlayer:
         self._seating = asyncio.Lock()
         self._version = settings.policy.version
         self._base_states = BaseStates()
-        self._setup_labels = setup_labels(settings.environment)
+        self._records = RecordMaker(settings, environment, worker_id, node_id)
 
     @classmethod
     async def create(
@@ -103,10 +83,10 @@ class EpisodePlayer:
             worker_id: For the records and the sandboxes' labels.
             node_id: For the records.
         """
-        pool: SandboxPool | None = None
+        pool: ImagePools | None = None
         if environment.toolset is not None:
             owner = Owner(settings.run_id, worker_id)
-            pool = SandboxPool(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
+            pool = ImagePools(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
         client = environment.open_client(settings.policy, settings.policies)
         return cls(settings, environment, pool, client, worker_id, node_id)
 
@@ -134,6 +114,8 @@ class EpisodePlayer:
 
     async def _end(self) -> None:
         await cancel_and_wait(self._in_flight)
+        if self._choice is not None:
+            await self._choice.close()
         if self._pool is not None:
             await self._pool.close()
         await self._client.close()
@@ -179,7 +161,7 @@ class EpisodePlayer:
 
     async def _to_results(self, specs: list[EpisodeSpec]) -> list[EpisodeResult]:
         logs.episode.set(specs[0].episode_id)
-        plays = [_Play(spec, self._trace(spec)) for spec in specs]
+        plays = [Play(spec, self._trace(spec)) for spec in specs]
         with capture_output(plays[0].printed):  # of a group that is played together, it is the first one's
             try:
                 outcomes = await self._outcomes(plays)
@@ -197,7 +179,7 @@ class EpisodePlayer:
         ]
         return [self._result(play, outcome) for play, outcome in zip(plays, outcomes, strict=True)]
 
-    async def _outcomes(self, plays: list[_Play]) -> list[Rollout | BaseException]:
+    async def _outcomes(self, plays: list[Play]) -> list[Rollout | BaseException]:
         seconds = plays[0].spec.seconds_left
         limit = asyncio.timeout(seconds)
         try:
@@ -217,7 +199,7 @@ class EpisodePlayer:
             newest_version=(lambda: self._version) if self._settings.policy.moves else None,
         )
 
-    def _kept(self, play: _Play, rollout: Rollout) -> Rollout | BaseException:
+    def _kept(self, play: Play, rollout: Rollout) -> Rollout | BaseException:
         """What an episode came to, unless its oldest turn is too far behind."""
         most = self._settings.policy.max_version_lag
         versions = [step.policy_version for step in rollout.steps if step.policy_version is not None]
@@ -229,7 +211,7 @@ class EpisodePlayer:
             f"policy.max_version_lag is {most}"
         )
 
-    async def _play(self, plays: list[_Play]) -> list[Rollout | BaseException]:
+    async def _play(self, plays: list[Play]) -> list[Rollout | BaseException]:
         row = plays[0].spec.row
         if len(plays) == 1 and not self._environment.needs_groups:
             play = plays[0]
@@ -242,7 +224,7 @@ class EpisodePlayer:
         traces, sessions = [play.trace for play in plays], [play.session for play in plays]
         return await self._environment.play_group(row, actor, traces, sessions)
 
-    async def _seat(self, plays: list[_Play]) -> None:
+    async def _seat(self, plays: list[Play]) -> None:
         """Gives each play its session. Groups take theirs one after the other, lest each waits for a rest."""
         if len(plays) == 1:
             plays[0].session = await self._acquire(plays[0])
@@ -257,15 +239,24 @@ class EpisodePlayer:
             for play in plays:
                 play.session = await self._acquire(play)
 
-    async def _acquire(self, play: _Play) -> Session | None:
+    async def _acquire(self, play: Play) -> Session | None:
         if self._pool is None:
             return None
+        if self._choice is not None:
+            name, root = f"{play.spec.episode_id}-{play.spec.attempt}", self._settings.sandbox.user == "root"
+            play.trace.sandboxes = EpisodeSandboxes(self._choice, name, root)
+            return None
         with play.trace.during("queue"):
-            return await self._pool.acquire(f"{play.spec.episode_id}-{play.spec.attempt}")
+            name = f"{play.spec.episode_id}-{play.spec.attempt}"
+            return await self._pool.acquire(name, image_of(play.spec.row))
 
-    async def _release(self, plays: list[_Play]) -> None:
+    async def _release(self, plays: list[Play]) -> None:
         """Closes the sessions, whatever state they are in."""
         for play in plays:
+            if play.trace.sandboxes is not None:
+                play.session = next(reversed(play.trace.sandboxes.taken), None)
+                await play.trace.sandboxes.release_all()
+                continue
             if self._pool is None or play.session is None:
                 continue
             began = time.monotonic()
@@ -289,12 +280,12 @@ class EpisodePlayer:
         digest = hashlib.blake2s(f"{self._settings.seed}/{spec.episode_id}".encode(), digest_size=4).digest()
         return int.from_bytes(digest) >> 1  # a non-negative int32, which every engine takes
 
-    def _result(self, play: _Play, outcome: Rollout | BaseException) -> EpisodeResult:
+    def _result(self, play: Play, outcome: Rollout | BaseException) -> EpisodeResult:
         spec, trace = play.spec, play.trace
         waited = max(0.0, play.started_at - spec.dispatched_at) if spec.dispatched_at else 0.0
         trace.seconds["queue"] = trace.seconds.get("queue", 0.0) + waited
         timings = trace.timings(total=time.monotonic() - play.began + waited)
-        record, text = self._recorded(play, outcome, timings)
+        record, text = self._records.make(play, outcome, timings, self._own(play))
         failed = record.error
         if failed:
             self._base_states.forget([spec.episode_id])  # another attempt may take this result's place
@@ -319,149 +310,16 @@ class EpisodePlayer:
             sandbox_creations=self._new_creations(),
         )
 
-    def _recorded(
-        self, play: _Play, outcome: Rollout | BaseException, timings: Timings
-    ) -> tuple[EpisodeRecord, str]:
-        """An episode's record and the line that it is; if it cannot be made, a record that says why."""
-        try:
-            return _seal_record(self._record(play, outcome, timings))
-        except Exception as error:  # noqa: BLE001 - whatever an environment has left in its state
-            failure: BaseException = error
-        if isinstance(failure, PydanticSerializationError):
-            failure = UnrecordableEpisode(f"it holds text that cannot be written as UTF-8: {failure}")
-        elif not isinstance(outcome, BaseException):
-            failure = UnrecordableEpisode(f"{type(failure).__name__}: {failure}")
-        try:
-            record = self._record(play, outcome if isinstance(outcome, BaseException) else failure, timings)
-            return _seal_record(EpisodeRecord.model_validate(replace_invalid_unicode(record.model_dump())))
-        except Exception as error:  # noqa: BLE001 - not even its steps can be written down
-            _log.warning("an episode has a record without its steps: %r", error)
-        cause = outcome if isinstance(outcome, BaseException) else failure
-        lost = make_lost_result(
-            play.spec,
-            _error(cause, play.trace, self._own(play)),
-            run_id=self._settings.run_id,
-            environment=self._settings.environment,
-            model=self._settings.policy.model,
-            worker_id=self._worker_id,
-            node_id=self._node_id,
-        )
-        return _seal_record(EpisodeRecord.model_validate_json(lost.record))
-
-    def _record(self, play: _Play, outcome: Rollout | BaseException, timings: Timings) -> EpisodeRecord:
-        spec, trace = play.spec, play.trace
-        error = _error(outcome, trace, self._own(play)) if isinstance(outcome, BaseException) else None
-        rollout = (
-            _collect_partial_rollout(self._environment, trace, spec)
-            if isinstance(outcome, BaseException)
-            else outcome
-        )
-        usage = Usage()
-        for step in rollout.steps:
-            if step.usage:
-                usage.prompt_tokens += step.usage.prompt_tokens
-                usage.completion_tokens += step.usage.completion_tokens
-                if step.usage.cached_tokens is not None:
-                    usage.cached_tokens = (usage.cached_tokens or 0) + step.usage.cached_tokens
-        labels = spec.labels
-        return EpisodeRecord(
-            episode_id=spec.episode_id,
-            task_id=spec.task_id,
-            group_id=spec.group_id,
-            sample_index=spec.sample_index,
-            run_id=self._settings.run_id,
-            environment=self._settings.environment.name,
-            split=spec.split,
-            suite=labels.suite,
-            user_task=labels.user_task,
-            injection_task=labels.injection_task,
-            attack=labels.attack,
-            **self._setup_labels,
-            status="failed" if error else "finished",
-            reward=rollout.reward,
-            metrics=json.dumps(rollout.metrics),
-            details=_details(play.session),
-            agents=write_agents(rollout.agents),
-            connections=_connections(play.session),
-            stop_reason=rollout.stop_reason,
-            is_truncated=rollout.is_truncated,
-            error=error,
-            messages=rollout.messages,
-            tool_schemas=rollout.tool_schemas,
-            initial_state_id=play.session.opened.state_id if play.session and play.session.opened else None,
-            initial_state_patch=trace.initial_patch(),
-            steps=rollout.steps,
-            model=self._settings.policy.model,
-            sampling=spec.sampling_json,
-            policy_version=trace.turns[0].policy_version if trace.turns else None,
-            last_policy_version=trace.turns[-1].policy_version if trace.turns else None,
-            usage=usage,
-            timings=timings,
-            attempt=spec.attempt,
-            started_at=play.started_at,
-            worker_id=self._worker_id,
-            node_id=self._node_id,
-            sandbox_id=play.session.sandbox.id if play.session else None,
-        )
-
-    def _own(self, play: _Play) -> Session | None:
+    def _own(self, play: Play) -> Session | None:
         """The episode's session, where its sandbox is its own."""
-        return play.session if self._pool is not None and self._pool.gives_each_its_own else None
+        if self._pool is None:
+            return None
+        return play.session if self._choice is not None or self._pool.gives_each_its_own else None
 
     def _new_creations(self) -> int:
         """Sandboxes brought up since this was last asked."""
         if self._pool is None:
             return 0
-        before, self._told_creations = self._told_creations, self._pool.created
+        created = self._pool.created + (0 if self._choice is None else self._choice.created)
+        before, self._told_creations = self._told_creations, created
         return self._told_creations - before
-
-
-def _seal_record(record: EpisodeRecord) -> tuple[EpisodeRecord, str]:
-    """A record with its digest and without secrets, and the line of JSON text that it is."""
-    record.digest = digest_of(record)
-    text = record.model_dump_json()
-    hidden = hide_secrets(text)
-    if hidden == text:
-        return record, text
-    record = EpisodeRecord.model_validate_json(hidden)
-    record.digest = digest_of(record)
-    return record, record.model_dump_json()
-
-
-def _collect_partial_rollout(
-    environment: RolloutEnvironment, trace: EpisodeTrace, spec: EpisodeSpec
-) -> Rollout:
-    """What there is of an episode that failed: its turns so far, no reward, no metrics."""
-    taken: list[StepRecord] = []
-    tools = "[]"
-    try:
-        taken, tools = environment.steps_so_far(trace)
-    except Exception as error:  # noqa: BLE001 - what the environment left behind may be what has failed
-        _log.warning("the steps of task %s cannot be put on record: %s", spec.task_id, error)
-    for step in taken:
-        step.done = False  # it did not come to its end
-    messages = [*taken[-1].prompt_messages, taken[-1].action] if taken else prompt_messages(spec.row)
-    return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
-
-
-def _details(session: Session | None) -> str | None:
-    """What its toolset's evaluation gave beside the metrics, as JSON text."""
-    scores = session.scores if session is not None else None
-    return json.dumps(scores.details) if scores is not None and scores.details else None
-
-
-def _connections(session: Session | None) -> str | None:
-    """What its programs asked of allowed hosts, as JSON text."""
-    hosts = session.allowed_hosts if session is not None else None
-    if hosts is None:
-        return None
-    asked: list[dict[str, Any]] = [asdict(connection) for connection in hosts.connections]
-    if hosts.left_out:
-        asked.append({"left_out": hosts.left_out})
-    return json.dumps(asked)
-
-
-def _error(outcome: BaseException, trace: EpisodeTrace, own: Session | None) -> EpisodeError:
-    cause = root_error(outcome)
-    stage = "setup" if isinstance(cause, SandboxStartError) else trace.stage
-    return EpisodeError.of(stage, failure_kind(outcome, own), cause)

@@ -9,7 +9,7 @@ from workers.lanes.errors import EpisodeBlocked as EpisodeBlocked
 from workers.lanes.errors import LaneDied as LaneDied
 
 EndCause = Literal["session", "protocol", "memory", "time", "capacity", "toolset", "tool_host", "engine"]
-"""Why a session or its sandbox ended: see `workers.sandbox.base.FROM_WITHIN`."""
+"""Why a session or its sandbox ended: see `workers.sandbox.session.FROM_WITHIN`."""
 
 
 class SandboxError(vf.SandboxError):

@@ -59,7 +59,7 @@ def failure_kind(error: BaseException, session: Session | None = None) -> Failur
 def has_ended_itself(session: Session, error: SandboxError) -> bool:
     """Whether what the policy has run in a session must answer for an error: for its end, or its sandbox's.
 
-    It must where the cause lies inside of the container (see `workers.sandbox.base.FROM_WITHIN`), no other
+    It must where the cause lies inside of the container (see `workers.sandbox.session.FROM_WITHIN`), no other
     session has ever been there, and the policy has called a tool. Before that, nothing of it is in there.
     """
     if session.calls == 0:

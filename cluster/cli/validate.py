@@ -8,13 +8,14 @@ from typing import Any, cast
 
 from cluster.cli.debug import as_classic, local_worker_settings, refuse_own_packages
 from cluster.config import OraclePolicy, RunConfig
+from cluster.errors import ConfigError
 from cluster.plan.plan import Plan, load_plan, row_task_id
 from workers.environments.base import RolloutEnvironment, TaskEnvironment
 from workers.episode import EpisodePlayer
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, Record
 from workers.sandbox.base import Owner
-from workers.sandbox.pool import SandboxPool
+from workers.sandbox.image_pools import ImagePools
 from workers.settings import WorkerSettings
 
 _MAX_IN_FLIGHT = 4
@@ -58,6 +59,11 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
     config = config.model_copy(update={"policy": OraclePolicy(kind="oracle")})
     loaded, plan = load_plan(config, "validate", shuffled_by=config.name)
     if loaded.api == "v1":
+        if loaded.toolset is not None:
+            raise ConfigError(
+                f"environment.id: the tasks of {config.environment.id} need a container, which `kumite tasks "
+                "--validate` does not make for a v1 taskset yet; use verifiers' own `validate`"
+            )
         return _ask_tasks(loaded, plan)
     refuse_own_packages(config, "kumite tasks --validate")
     environment = as_classic(config, loaded, "kumite tasks --validate")
@@ -88,7 +94,7 @@ async def _play_oracle_and_empty(
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     pool = None
     if environment.toolset is not None:
-        pool = SandboxPool(
+        pool = ImagePools(
             environment.toolset, settings.sandbox, Owner("validate", "validate"), ahead=_MAX_IN_FLIGHT
         )
     players = [

@@ -21,6 +21,7 @@ _COMPARED_COLUMNS = (
     "status",
     "reward",
     "metrics",
+    "policy_version",
 )
 
 Row = dict[str, Any]

@@ -2,19 +2,15 @@
 
 import asyncio
 import errno
-import json
 import logging
-import os
-import re
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
-from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder, stray_files
-from cluster.dataset.journal import Journal, list_segments, read_segment, segment_writer
+from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder
+from cluster.dataset.journal import Journal
 from cluster.dataset.manifest import (
     LoopPlace,
     Manifest,
@@ -23,27 +19,15 @@ from cluster.dataset.manifest import (
     load_manifest,
     manifest_path,
     new_writer,
-    write_manifest,
 )
-from cluster.dataset.shards import (
-    belongs_to_run,
-    compact,
-    iterate_episodes,
-    last_segment,
-    rewrite_without,
-    uncompacted,
-    write_state,
-)
+from cluster.dataset.reserve import Reserve
+from cluster.dataset.shard_store import TABLES, ShardStore
+from cluster.dataset.shards import iterate_episodes, last_segment
+from cluster.dataset.take_up import COPIED, take_up
 from workers.cancellation import run_to_end
 from workers.records import EpisodeResult
 
-log = logging.getLogger(__name__)
-
-TABLES = ("episodes", "steps", "states")
-"""Folders of a run folder that hold Parquet files."""
-COPIED = ".copied"
-"""A file of a run folder that is copied to a URI: see `cluster.dataset.remote`."""
-_RESERVE = ".reserve"
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -64,17 +48,14 @@ class Dataset:
     def __init__(self, run_dir: Path, lock: IO[bytes], manifest: Manifest, journal: Journal) -> None:
         """Use `Dataset.open`."""
         self.run_dir = run_dir
-        self._reserve = run_dir / _RESERVE
+        self._reserve = Reserve(run_dir)
         self._lock = lock
-        self._manifest = manifest
         self._journal = journal
+        self._store = ShardStore(run_dir, manifest, journal)
         # All that is written besides the journal is written by this one thread, in order.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dataset")
-        self._named_after = manifest.writer if (run_dir / COPIED).exists() else None
         self._refusal: RunFolderError | None = None
         self._compaction: asyncio.Task[None] | None = None
-        self._stuck: dict[Path, RunFolderError] = {}
-        self._began = time.monotonic() - (manifest.wall_seconds or 0.0)
 
     @classmethod
     async def open(
@@ -146,47 +127,17 @@ class Dataset:
                 writer=manifest.writer if (run_dir / COPIED).exists() else None,
             )
             dataset = cls(run_dir, lock, manifest, journal)
-            dataset._recover()
-            dataset._set_aside(reserve_bytes)
+            dataset._store.recover()
+            dataset._reserve.hold(reserve_bytes)
         except BaseException:
             lock.close()
             raise
         return dataset
 
-    def _recover(self) -> None:
-        """Remove what a killed process left half-written, and finish what it left half-done."""
-        for folder in (self.run_dir, *(self.run_dir / table for table in TABLES)):
-            for file in stray_files(folder):
-                file.unlink()
-        done = {shard.segment for shard in self._manifest.shards}
-        for segment in self._journal.closed_segments():
-            if segment.stem in done:
-                self._journal.remove(segment)
-        self._compact_closed()
-        self._remove_unnamed()
-        states = [f"states/{file.name}" for file in sorted((self.run_dir / "states").glob("*.parquet"))]
-        if states != self._manifest.states:
-            self._update_manifest(states=states)
-
-    def _remove_unnamed(self) -> None:
-        """Remove shards' files that the manifest does not name: they were replaced, or never finished."""
-        shards = self._manifest.shards
-        named = {file for shard in shards for file in (shard.episodes_file, shard.steps_file)}
-        for table in ("episodes", "steps"):
-            for file in (self.run_dir / table).glob("*.parquet"):
-                if f"{table}/{file.name}" not in named and not self._is_waiting(file):
-                    file.unlink()
-
-    def _is_waiting(self, file: Path) -> bool:
-        return any(
-            file.stem == segment.stem or file.stem.startswith(f"{segment.stem}-0-")
-            for segment in self._journal.closed_segments()
-        )
-
     @property
     def manifest(self) -> Manifest:
         """The manifest as it is on disk."""
-        return self._manifest
+        return self._store.manifest
 
     async def append(self, result: EpisodeResult) -> None:
         """Add an episode, and the base states that come with it; durable when this returns.
@@ -209,15 +160,15 @@ class Dataset:
     async def add_states(self, states: dict[str, str]) -> None:
         """Add base environment states (JSON text by id); those that are there already are passed over."""
         if states:
-            await self._on_thread(lambda: self._write_states(states))
+            await self._on_thread(lambda: self._store.write_states(states))
 
     async def set_planned(self, episodes: int, loop: LoopPlace | None = None) -> None:
         """Note in the manifest how many episodes the run is to have, and how far a trainer's loop is."""
-        await self._on_thread(lambda: self._update_manifest(planned=episodes, loop=loop))
+        await self._on_thread(lambda: self._store.update_manifest(planned=episodes, loop=loop))
 
     async def set_origin(self, run_id: str) -> None:
         """Note in the manifest that the episodes are those of another run, scored again."""
-        await self._on_thread(lambda: self._update_manifest(rescored_from=run_id))
+        await self._on_thread(lambda: self._store.update_manifest(rescored_from=run_id))
 
     async def set_tasks(
         self,
@@ -237,7 +188,9 @@ class Dataset:
 
         def note() -> None:
             write(self.run_dir, split)
-            self._update_manifest(tasks={**self._manifest.tasks, split: tasks}, shuffled_by=shuffled_by)
+            self._store.update_manifest(
+                tasks={**self._store.manifest.tasks, split: tasks}, shuffled_by=shuffled_by
+            )
 
         await self._on_thread(note)
 
@@ -260,33 +213,19 @@ class Dataset:
         try:
             await self._commit(changes)
         except RunFolderError as error:
-            if not (_is_full(error) and self._give_up_reserve()):
+            if not (_is_full(error) and self._reserve.release()):
                 raise
-            log.warning("%s: what has finished is committed with the last space set aside", error)
+            _log.warning("%s: what has finished is committed with the last space set aside", error)
             await self._commit(changes)
-        return self._manifest
+        return self._store.manifest
 
     async def _commit(self, changes: dict[str, object]) -> None:
         await self._journal.rotate()
-        await self._on_thread(self._compact_all)
-        for error in self._stuck.values():
+        await self._on_thread(self._store.compact_all)
+        for error in self._store.stuck.values():
             raise error
         if changes:
-            await self._on_thread(lambda: self._update_manifest(**changes))
-
-    def _set_aside(self, size: int) -> None:
-        try:
-            with self._reserve.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            self._give_up_reserve()
-            log.warning("%s has no %d MiB to spare: %s", self.run_dir, size // 2**20, error.strerror)
-
-    def _give_up_reserve(self) -> bool:
-        """Whether there was one."""
-        there = self._reserve.exists()
-        self._reserve.unlink(missing_ok=True)
-        return there
+            await self._on_thread(lambda: self._store.update_manifest(**changes))
 
     async def forget(self, episode_ids: set[str]) -> None:
         """Take episodes out of the dataset, so that they can be played again. All or none of a shard's go.
@@ -296,7 +235,7 @@ class Dataset:
         Raises:
             RunFolderError: A file could not be written, or one of them is in a segment that is no shard yet.
         """
-        await self._on_thread(lambda: self._forget(episode_ids))
+        await self._on_thread(lambda: self._store.forget(episode_ids))
 
     async def statuses(self) -> dict[str, str]:
         """The status of each episode that is there, `finished` or `failed`, by episode id."""
@@ -318,7 +257,7 @@ class Dataset:
             await self._compaction
         await self._journal.close()
         self._thread.shutdown()
-        self._give_up_reserve()
+        self._reserve.release()
         self._lock.close()
 
     async def __aenter__(self) -> Self:
@@ -329,12 +268,8 @@ class Dataset:
     ) -> None:
         await self.close()
 
-    def _seconds(self) -> float:
-        """Seconds that the run has taken, this time and before."""
-        return time.monotonic() - self._began
-
     def _has_work(self) -> bool:
-        return any(segment not in self._stuck for segment in self._journal.closed_segments())
+        return any(segment not in self._store.stuck for segment in self._journal.closed_segments())
 
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
         try:
@@ -345,92 +280,9 @@ class Dataset:
     async def _compact_in_background(self) -> None:
         try:
             while self._has_work():
-                await self._on_thread(self._compact_closed)
+                await self._on_thread(self._store.compact_closed)
         finally:
             self._compaction = None
-
-    def _compact_all(self) -> None:
-        """Compacts what has failed before, too, for as long as what succeeds makes room for the rest."""
-        left = None
-        while (waiting := len(self._journal.closed_segments())) and waiting != left:
-            left = waiting
-            self._stuck.clear()  # on this thread: a compaction that is under way may add to them
-            self._compact_closed()
-
-    def _compact_closed(self) -> None:
-        for segment in self._journal.closed_segments():
-            if segment in self._stuck:
-                continue
-            try:
-                if self._named_after in (None, segment_writer(segment.stem)):
-                    shard = compact(segment, self.run_dir)
-                else:
-                    shard = compact(segment, self.run_dir, self._named_after)
-                others = [other for other in self._manifest.shards if other.segment != shard.segment]
-                self._update_manifest(shards=[*others, shard], wall_seconds=self._seconds())
-                self._journal.remove(segment)
-            except OSError as error:
-                reason = f"{segment} cannot be made into a shard: {error.strerror or error}"
-                self._stuck[segment] = RunFolderError(f"{reason}; its episodes are safe in it")
-                self._stuck[segment].__cause__ = error
-                log.warning(reason)
-            except RunFolderError as error:
-                self._stuck[segment] = error
-                log.warning("a segment stays in the journal: %s", error)
-
-    def _forget(self, episode_ids: set[str]) -> None:
-        for segment in uncompacted(self._journal.closed_segments(), self._manifest):
-            ids = {json.loads(record)["episode_id"] for record in read_segment(segment)}
-            if ids & episode_ids:
-                raise self._stuck.get(segment) or RunFolderError(f"{segment} has not become a shard yet")
-        shards = [
-            rewrite_without(shard, self.run_dir, episode_ids, self._named_after)
-            for shard in self._manifest.shards
-        ]
-        replaced = {
-            file: (self.run_dir / file).stat().st_size
-            for old, new in zip(self._manifest.shards, shards, strict=True)
-            if old != new
-            for file in (old.episodes_file, old.steps_file)
-        }
-        self._update_manifest(shards=shards, replaced={**self._manifest.replaced, **replaced})
-        self._remove_unnamed()
-
-    def _write_states(self, states: dict[str, str]) -> None:
-        known = {Path(file).stem for file in self._manifest.states}
-        new = {state_id: state for state_id, state in states.items() if state_id not in known}
-        for state_id, state in new.items():
-            if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", state_id):
-                raise ValueError(f"state id {state_id!r} must consist of letters, digits, -, _ and .")
-            write_state(self.run_dir, state_id, state)
-        if new:
-            files = sorted([*self._manifest.states, *(f"states/{state_id}.parquet" for state_id in new)])
-            self._update_manifest(states=files)
-
-    def _update_manifest(self, **changes: object) -> None:
-        manifest = self._manifest.model_copy(update=changes)
-        write_manifest(self.run_dir, manifest)
-        self._manifest = manifest
-
-
-def take_up(run_dir: Path, manifest: Manifest, writer: str) -> Manifest:
-    """Put on record, before anything else is written, that a process has taken the run up.
-
-    Args:
-        run_dir: The run folder, locked.
-        manifest: Its manifest, or that of a new run.
-        writer: The process's id.
-
-    Returns:
-        The manifest as it is now.
-    """
-    (run_dir / _RESERVE).unlink(missing_ok=True)  # one that a killed process left: room for what follows
-    found = [
-        segment for segment in list_segments(run_dir / "journal") if belongs_to_run(segment.stem, manifest)
-    ]
-    manifest = manifest.taken_up(writer, {segment.stem: segment.stat().st_size for segment in found})
-    write_manifest(run_dir, manifest)
-    return manifest
 
 
 def _is_full(error: RunFolderError) -> bool:

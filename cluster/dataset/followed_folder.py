@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO
 
 from cluster.dataset.claims import Claims
-from cluster.dataset.dataset import COPIED
 from cluster.dataset.durable import RunFolderError, fsync_file, fsync_folder, lock_folder
 from cluster.dataset.journal import segment_writer
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, parse_manifest
@@ -23,6 +22,7 @@ from cluster.dataset.merging import (
     read_stranger,
 )
 from cluster.dataset.reading_copy import MUTABLE, ReadingCopies, wanted_files
+from cluster.dataset.take_up import COPIED
 
 _log = logging.getLogger(__name__)
 OWN = "own"

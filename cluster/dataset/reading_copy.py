@@ -33,10 +33,12 @@ _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", 
 """What file systems call what changes with a file's content."""
 _KEPT = 3
 """Copies that stay beside the newest one."""
+_MAX_HELD = 100
+"""Copies of one run that a process holds; each takes a file descriptor."""
 _ATTEMPTS = 10
 
 _in_use: dict[Path, IO[bytes]] = {}
-"""Copies that this process reads, until it ends."""
+"""Copies that this process may be reading, the one taken last at the end."""
 
 
 class RunChanged(Exception):
@@ -60,9 +62,10 @@ class ReadingCopies:
         self._folder = folder
 
     def take(self) -> Path:
-        """A folder with the run as it is now; it stays for as long as this process lasts.
+        """A folder with the run as it is now.
 
-        What has been fetched before and has not changed is not fetched again.
+        It stays until this process ends or has taken 100 later ones of the run, as one does that watches a
+        run at work. What has been fetched before and has not changed is not fetched again.
 
         Raises:
             ManifestError: There is no run, or its manifest is damaged.
@@ -160,9 +163,13 @@ class ReadingCopies:
         return found
 
     def _hold(self, copy: Path) -> bool:
-        """Keeps a copy from being removed while this process lasts; False if it is not there."""
-        if copy in _in_use and (copy / _KEYS).exists():
-            return True
+        """Keeps a copy from being removed; False if it is not there."""
+        held = _in_use.pop(copy, None)
+        if held is not None:
+            if (copy / _KEYS).exists():
+                _in_use[copy] = held
+                return True
+            held.close()
         try:
             file = (copy / _IN_USE).open("rb")
         except FileNotFoundError:
@@ -175,8 +182,17 @@ class ReadingCopies:
         _in_use[copy] = file
         return True
 
+    def _let_go(self) -> None:
+        """Lets go of copies that are no longer there, and of all but the newest of this run."""
+        here = [path for path in list(_in_use) if path.parent == self._folder]
+        gone = [path for path in list(_in_use) if not (path / _KEYS).exists()]
+        for path in {*here[:-_MAX_HELD], *gone}:
+            if (file := _in_use.pop(path, None)) is not None:
+                file.close()
+
     def _prune(self, newest: Path) -> None:
         """Removes copies that nobody reads, but for a few."""
+        self._let_go()
         others = [path for path in self._folder.glob("[!.]*") if path != newest and path not in _in_use]
         others.sort(key=_modified_at, reverse=True)
         for path in others[_KEPT:]:

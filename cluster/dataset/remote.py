@@ -11,16 +11,12 @@ from typing import IO
 
 from cluster.cache import cache_dir
 from cluster.dataset.claims import Claims, RunTakenUp, name_manifest
-from cluster.dataset.dataset import COPIED, take_up
-from cluster.dataset.durable import (
-    RunFolderError,
-    RunFolderLocked,
-    lock_folder,
-)
+from cluster.dataset.durable import RunFolderError, RunFolderLocked, lock_folder
 from cluster.dataset.followed_folder import OWN, FollowedFolder, digest, is_replaced, is_same_run
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer, parse_manifest
 from cluster.dataset.places import is_uri, open_uri
 from cluster.dataset.reading_copy import BEGINNING, MUTABLE, TASKS, ReadingCopies, RunChanged
+from cluster.dataset.take_up import COPIED, take_up
 from cluster.errors import ConfigError, RunError
 from workers.cancellation import cancel_and_wait, run_to_end
 
@@ -313,7 +309,10 @@ class RemoteFolder:
             self._claims.claim(self._without_missing(manifest))
 
     def _without_missing(self, manifest: Manifest) -> Manifest:
-        """The manifest, naming no file that the URI has lost: the files come before a manifest that does."""
+        """The manifest, naming no file that the URI lacks: the files come before a manifest that names them.
+
+        Where the URI lacks a shard that was written anew, and has the one before, that one is named.
+        """
         if not manifest.shards and not manifest.states:
             return manifest
         there = self._list_remote({})
@@ -321,9 +320,17 @@ class RemoteFolder:
         def is_there(name: str) -> bool:
             return there.get(name, ((), 0))[0] != ()
 
-        shards = [s for s in manifest.shards if is_there(s.steps_file) and is_there(s.episodes_file)]
+        text = self._claims.last()
+        before = [] if text is None else parse_manifest(text, self.uri).shards
+        found = {s.segment: s for s in before if s.steps_file in there and s.episodes_file in there}
+        found |= {
+            s.segment: s for s in manifest.shards if is_there(s.steps_file) and is_there(s.episodes_file)
+        }
+        shards = [found[shard.segment] for shard in manifest.shards if shard.segment in found]
+        named = {file for shard in shards for file in (shard.steps_file, shard.episodes_file)}
+        replaced = {name: size for name, size in manifest.replaced.items() if name not in named}
         states = [name for name in manifest.states if is_there(name)]
-        return manifest.model_copy(update={"shards": shards, "states": states})
+        return manifest.model_copy(update={"shards": shards, "states": states, "replaced": replaced})
 
     def _list_remote(
         self, known: dict[str, tuple[tuple[int, ...], int]]

@@ -11,10 +11,11 @@ from typing import IO
 
 from cluster.config import RunConfig, VllmPolicy
 from cluster.config.file import dump_config
-from cluster.dataset.dataset import COPIED, Dataset, take_up
+from cluster.dataset.dataset import Dataset
 from cluster.dataset.durable import begin_folder, clear_vacant, end_folder, is_vacant, lock_folder, replacing
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
 from cluster.dataset.remote import RemoteFolder, is_uri
+from cluster.dataset.take_up import COPIED, take_up
 from cluster.errors import ConfigError, RunError
 from workers.settings import PackageLock
 

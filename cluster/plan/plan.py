@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from cluster.config import RunConfig
 from cluster.errors import ConfigError
 from cluster.plan.apart import EnvironmentApart
+from cluster.plan.containers import check_container
 from cluster.plan.limits import describe_left_out, limit_order
 from cluster.plan.task_list import TaskList
 from cluster.pool.packages import lock_packages
@@ -264,6 +265,7 @@ def load_plan(
     try:
         environment = _open_environment(config, policy, packages or lock_packages(config.environment))
         check_seat_policies(config, environment)
+        check_container(config, environment)
         return environment, Plan(config, environment, run_id, shuffled_by)
     except EnvironmentLoadError as error:
         raise ConfigError(str(error)) from error

@@ -9,7 +9,9 @@ import requests
 from cluster.errors import RunError
 from sandbox_images import build, bundle_volume
 from sandbox_images.host import ImageBuildError, hold_lock
+from workers.errors import SandboxStartError
 from workers.sandbox.engine import engine
+from workers.sandbox.images import inspect_image
 from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import SandboxSettings
 
@@ -66,7 +68,8 @@ def ensure_image(
         What was done: `… is there`, `built …`, `pulled …`.
 
     Raises:
-        RunError: No engine answers, the image that the config names is not there, or ours can't be built.
+        RunError: No engine answers, an image that the config or a task names is not there, or ours can't be
+            built.
     """
     try:
         with engine() as client:
@@ -83,12 +86,12 @@ def ensure_image(
         )
     tag = resolve_image_tag(spec, settings)
     done = _ensure_only_image(spec, tag, say, pull)
-    if settings.tool_host is None or settings.tool_host == bundle_volume.volume_name():
-        try:
-            if not build.has_tool_host(tag):
-                bundle_volume.ensure_volume(say)
-        except ImageBuildError as error:
-            raise RunError(f"sandbox.image: the tool host for {tag} could not be built: {error}") from error
+    for image in spec.task_images:
+        _ensure_task_image(image, pull)
+    for image in (tag, *spec.task_images):
+        _check_image(image)
+        if settings.tool_host in (None, bundle_volume.volume_name()):
+            _ensure_tool_host(image, spec, say)
     return done
 
 
@@ -113,6 +116,38 @@ def _ensure_only_image(spec: ToolsetSpec, tag: str, say: Callable[[str], None], 
     raise RunError(
         f"sandbox.image: the Docker engine has no image {tag!r}{why}; {_suggest_remedy(spec, tag)}"
     )
+
+
+def _ensure_task_image(image: str, pull: bool) -> None:
+    """Pulls an image that a task names, unless this machine's engine has it."""
+    if build.image_exists(image):
+        return
+    why = _pull_image(image) if pull else ""
+    if why is not None:
+        raise RunError(
+            f"a task names the image {image!r}, and the Docker engine has none{why}; build it, `docker build "
+            f"-t {image} .`, `docker pull {image}` it, or leave the task out"
+        )
+
+
+def _check_image(image: str) -> None:
+    """Sees that this machine's engine can run an image that it has."""
+    try:
+        with engine() as client:
+            inspect_image(client, image)
+    except SandboxStartError as error:
+        raise RunError(str(error)) from error
+
+
+def _ensure_tool_host(image: str, spec: ToolsetSpec, say: Callable[[str], None]) -> None:
+    """Makes the volumes with the tool host and the toolset's programs, if an image brings none."""
+    try:
+        if not build.has_tool_host(image):
+            bundle_volume.ensure_volume(say)
+            if spec.image in build.image_names():
+                bundle_volume.ensure_programs_volume(spec.image, say)
+    except ImageBuildError as error:
+        raise RunError(f"sandbox.image: the tool host for {image} could not be built: {error}") from error
 
 
 def _suggest_remedy(spec: ToolsetSpec, tag: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -132,34 +132,47 @@ class EpisodeIndex:
 
     def read_record(self, episode_id: str) -> EpisodeRecord | None:
         """One episode, steps included; None if the run has none of this id."""
-        self.table()
-        with self._lock:
-            parts = list(self._parts)
-        for part in parts:
+        for part in self.parts():
             if pc.index(part.rows["episode_id"], episode_id).as_py() >= 0:
                 return self._read_record(part, episode_id)
         return None
 
     def scan(self, of_part: Callable[["EpisodeIndex", IndexPart], set[str]]) -> set[str]:
         """Goes through all parts, several at once, and joins what is found in each."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return set[str]().union(*threads.map(partial(of_part, self), self.parts()))
+
+    def parts(self) -> list[IndexPart]:
+        """The parts of the run, as its files are now."""
         self.table()
         with self._lock:
-            parts = list(self._parts)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            return set[str]().union(*threads.map(partial(of_part, self), parts))
+            return list(self._parts)
 
-    def messages(self, part: IndexPart) -> Iterator[Table]:
-        """The ids and messages of a part's episodes, in tables that fit in memory."""
-        columns = ["episode_id", "messages"]
+    def columns(self, part: IndexPart, names: Sequence[str]) -> Iterator[Table]:
+        """Columns of a part's episodes, in tables that fit in memory."""
         if part.shard is not None:
             path = self.folder / part.shard.episodes_file
             with naming_file(path), pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=columns):
+                for batch in file.iter_batches(columns=list(names)):
                     yield pa.Table.from_batches([batch])
         elif part.segment is not None:
             lines = list(read_segment(part.segment, torn_tail=True))
             if lines:
-                yield parse_records(lines, pa.schema([EPISODES.field(name) for name in columns]))
+                yield parse_records(lines, pa.schema([EPISODES.field(name) for name in names]))
+
+    def step_columns(self, part: IndexPart, names: Sequence[str]) -> Iterator[Table]:
+        """Columns of the steps of a part's episodes, in tables that fit in memory."""
+        if part.shard is not None:
+            path = self.folder / part.shard.steps_file
+            with naming_file(path), pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=list(names)):
+                    yield pa.Table.from_batches([batch])
+        elif part.segment is not None:
+            lines = list(read_segment(part.segment, torn_tail=True))
+            if lines:
+                steps = parse_records(lines, pa.schema([RECORDS.field("steps")]))["steps"].combine_chunks()
+                flat = pc.list_flatten(steps)
+                yield pa.table({name: pc.struct_field(flat, name) for name in names})
 
     def _refresh(self) -> None:
         self._folder = folder = local_folder(self.place)

@@ -61,7 +61,7 @@ class MessageSearch:
 
 def _search_part(index: EpisodeIndex, part: IndexPart, pattern: str) -> set[str]:
     found: set[str] = set()
-    for table in index.messages(part):
+    for table in index.columns(part, ("episode_id", "messages")):
         messages = table["messages"].combine_chunks()
         rows = pc.list_parent_indices(messages)
         flat = pc.list_flatten(messages)

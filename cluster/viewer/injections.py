@@ -31,8 +31,25 @@ def injected_texts(base: Any, initial: Any) -> list[str]:
     """
     found: list[str] = []
     _collect_texts(diff_tree(base, initial), found)
+    return _longest_first(found)
+
+
+def inserted_texts(pairs: Sequence[tuple[Any, Any]]) -> list[str]:
+    """The texts that later values have and earlier ones lack.
+
+    Args:
+        pairs: Of each place of a state: the earlier value, and the later one.
+    """
+    found: list[str] = []
+    for before, after in pairs:
+        _collect_texts({"from": before, "to": after}, found)
+    return _longest_first(found)
+
+
+def _longest_first(texts: Sequence[str]) -> list[str]:
+    """The texts that are long enough to be looked for, each once."""
     return sorted(
-        {text.strip() for text in found if len(_letters_with_places(text)[0]) >= _MIN_TEXT_LENGTH},
+        {text.strip() for text in texts if len(_letters_with_places(text)[0]) >= _MIN_TEXT_LENGTH},
         key=len,
         reverse=True,
     )
@@ -181,36 +198,54 @@ def _comparable_value(value: Any) -> str:
     return _letters_with_places(json.dumps(value, sort_keys=True, default=str))[0].lower()
 
 
-def injection_calls(
-    version: str, suite: str, injection_task: str, user_task: str | None, state: Any, injected: Sequence[str]
-) -> list[WantedCall]:
-    """The calls that an injection asks for: its ground truth, less what the user's own task asks for.
+@dataclass(frozen=True)
+class TaskCalls:
+    """The calls of an episode's ground truths."""
 
-    Of a call's arguments, those count that the injected texts name; where they name none, all.
+    own: list[WantedCall]
+    """Those of the user's task."""
+    injected: list[WantedCall]
+    """Those that the injection asks for, less those that the user's own task asks for, too. Of a call's
+    arguments, those count that the injected texts name; where they name none, all."""
+
+
+def find_task_calls(
+    version: str,
+    suite: str,
+    injection_task: str | None,
+    user_task: str | None,
+    state: Any,
+    injected: Sequence[str],
+) -> TaskCalls:
+    """The calls of the ground truths of an episode's tasks.
 
     Args:
         version: AgentDojo's benchmark version.
         suite: The suite.
-        injection_task: The injection's task.
+        injection_task: The injection's task; None: there is none.
         user_task: The user's task; None: there is none.
         state: The state in which the episode began.
         injected: What the attack put there.
 
     Returns:
-        The calls; empty where AgentDojo here does not know the suite, or the task has no calls.
+        The calls; none where AgentDojo here does not know the suite, or the tasks have no calls.
     """
     try:
         suites: Any = import_module(_SUITES)
         found: Any = suites.get_suite(version, suite)
         environment = found.environment_type.model_validate(state)
-        calls = _read_ground_truth(found.get_injection_task_by_id(injection_task), environment)
         own = (
             [] if user_task is None else _read_ground_truth(found.get_user_task_by_id(user_task), environment)
         )
+        calls = (
+            []
+            if injection_task is None
+            else _read_ground_truth(found.get_injection_task_by_id(injection_task), environment)
+        )
     except Exception as error:  # noqa: BLE001 - a suite of the user's own, and whatever it raises
-        log.info("the calls of %s/%s are not to be had: %s", suite, injection_task, error)
-        return []
-    return [_names_injected(call, injected) for call in calls if call not in own]
+        log.info("the calls of %s/%s/%s are not to be had: %s", suite, user_task, injection_task, error)
+        return TaskCalls([], [])
+    return TaskCalls(own, [_names_injected(call, injected) for call in calls if call not in own])
 
 
 def _names_injected(call: WantedCall, injected: Sequence[str]) -> WantedCall:

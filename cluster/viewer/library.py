@@ -2,19 +2,21 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.compare.comparison import compare_loaded
-from cluster.compare.pairs import Row, load_rows
+from cluster.compare.pairs import LoadedRun
 from cluster.errors import ConfigError
 from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
+from cluster.viewer.compared_runs import compare_sides, load_side
 from cluster.viewer.episode_index import EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
+from cluster.viewer.injection_table import describe_injections
 from cluster.viewer.notes import Note, Notes
 from cluster.viewer.run_figures import compute_figures, read_series
 from cluster.viewer.run_list import describe_run, find_runs, run_state
+from cluster.viewer.tool_use import count_tool_calls
 from cluster.viewer.transcript import Transcript
 
 _KEPT_TRANSCRIPTS = 6
@@ -41,7 +43,7 @@ class OpenRun:
         self.notes = Notes(place)
         self._search = MessageSearch()
         self._transcripts: OrderedDict[tuple[str, int], Transcript] = OrderedDict()
-        self._figures: tuple[int, dict[str, Any]] | None = None
+        self._kept: dict[str, tuple[int, Any]] = {}
         self._texts: TokenTexts | None = None
         self._lock = threading.Lock()
 
@@ -52,8 +54,6 @@ class OpenRun:
     def overview(self) -> dict[str, Any]:
         """Returns what the run's page shows."""
         table = self.index.table()
-        if self._figures is None or self._figures[0] != self.index.version:
-            self._figures = self.index.version, compute_figures(table)
         manifest = self.index.manifest()
         return {
             "key": self.key,
@@ -66,8 +66,25 @@ class OpenRun:
             "state": run_state(self.index.folder, manifest, table.num_rows),
             "config": _shorten_text(self.index.folder / "config.yaml"),
             "series": read_series(self.index.folder),
-            **self._figures[1],
+            **self._keep("figures", lambda: compute_figures(table)),
         }
+
+    def injections(self) -> dict[str, Any]:
+        """The injections of the run's attacks; see `describe_injections`."""
+        return self._keep("injections", lambda: describe_injections(self.index))
+
+    def tool_use(self) -> list[dict[str, Any]]:
+        """The calls of each tool; see `count_tool_calls`."""
+        return self._keep("tools", lambda: count_tool_calls(self.index))
+
+    def _keep(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What was computed of the episodes as they are now; computed once."""
+        self.index.table()
+        version = self.index.version
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != version:
+            kept = self._kept[name] = version, compute()
+        return kept[1]
 
     def progress(self) -> dict[str, Any]:
         """What tells a page whether there is more to see."""
@@ -206,20 +223,22 @@ class Library:
             raise NotFound(f"there is no run {key!r}; there are {', '.join(self._runs)}")
         return found
 
-    def compare(self, first: str, second: str) -> dict[str, Any]:
-        """What the page of two runs shows: their differences, and the pairs of episodes that differ.
+    def compare(self, keys: Sequence[str]) -> dict[str, Any]:
+        """What the page of two or more runs shows; see `compare_sides`.
+
+        Args:
+            keys: Of the runs. `KEY@3` is what version 3 of the weights played in a run.
 
         Raises:
             NotFound: There is no such run.
-            ConfigError: They have no episode in common.
+            ConfigError: One has no episode in common with the first.
         """
-        runs = [self.run(key) for key in (first, second)]
-        loaded = [load_rows(run.place, run.index.folder) for run in runs]
-        pair, rows = compare_loaded(loaded[0], loaded[1])
-        differing = [_describe_pair(a, b) for a, b in rows if _differs(a, b)]
-        differing.sort(key=lambda row: (-abs(row["difference"] or 0.0), row["task_id"], row["sample_index"]))
-        shown = differing[:LARGEST_PAGE]
-        return {**pair.model_dump(), "differing": len(differing), "rows": shown}
+        sides: list[LoadedRun] = []
+        for key in keys:
+            name, _, version = key.partition("@")
+            run = self.run(name)
+            sides.append(load_side(run.place, run.index.folder, version))
+        return compare_sides(sides, LARGEST_PAGE)
 
     def _find_runs(self) -> None:
         try:
@@ -230,25 +249,6 @@ class Library:
             return  # the last one has gone; its page says so
         with self._lock:
             self._runs = {key: self._runs.get(key) or OpenRun(key, place) for key, place in found.items()}
-
-
-def _differs(first: Row, second: Row) -> bool:
-    return any(first[name] != second[name] for name in ("status", "reward", "metrics"))
-
-
-def _describe_pair(first: Row, second: Row) -> dict[str, Any]:
-    """Two episodes of a task, by what tells them apart."""
-    sides = [
-        {name: row[name] for name in ("episode_id", "status", "reward", "metrics")} for row in (first, second)
-    ]
-    rewards = first["reward"], second["reward"]
-    return {
-        "task_id": first["task_id"],
-        "sample_index": first["sample_index"],
-        "first": sides[0],
-        "second": sides[1],
-        "difference": None if None in rewards else rewards[1] - rewards[0],
-    }
 
 
 def _column_kind(arrow_type: str) -> str:

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +16,10 @@ from cluster.viewer.injections import AGENTDOJO_SUITES
 from cluster.viewer.library import LARGEST_PAGE, Library, OpenRun
 from cluster.viewer.server import DIST, replace_non_finite
 from cluster.viewer.state_tree import Node
+from cluster.viewer.token_sequences import describe_sequences
 
+_MAX_PAIRED_RUNS = 6
+"""Runs of which a report compares any two."""
 _LOAD_SCRIPT = 'window.KUMITE_REPORT = JSON.parse(document.getElementById("report").textContent);'
 
 
@@ -39,6 +44,7 @@ def write_report(places: Sequence[str], file: Path, filters: Sequence[str]) -> i
     count = 0
     for run in library.runs:
         count += _add_run_answers(answers, run, Query(filters=tuple(filters)))
+    _add_comparisons(answers, library)
     try:
         with replacing(file.absolute()) as temporary:
             temporary.write_text(_render_html(answers), encoding="utf-8", errors="replace")
@@ -56,6 +62,8 @@ def _add_run_answers(answers: dict[str, Any], run: OpenRun, query: Query) -> int
         )
     base = f"runs/{run.key}"
     answers[base] = run.overview()
+    answers[f"{base}/injections"] = run.injections()
+    answers[f"{base}/tools"] = run.tool_use()
     answers[f"{base}/episodes"] = page
     ids = [row["episode_id"] for row in page["rows"]]
     for place, episode_id in enumerate(ids):
@@ -71,11 +79,27 @@ def _add_run_answers(answers: dict[str, Any], run: OpenRun, query: Query) -> int
             "note": note.model_dump() if note else {"tags": [], "text": ""},
         }
         answers[f"{own}/steps"] = transcript.steps(0, transcript.step_count, run.texts())
+        answers[f"{own}/sequences"] = describe_sequences(transcript.episode, run.texts())
         if transcript.history is not None:
+            if transcript.head()["has_files"]:
+                for step in (None, *range(transcript.step_count)):
+                    key = f"{own}/files" if step is None else f"{own}/files?step={step}"
+                    answers[key] = transcript.file_changes(step)
             for step in range(-1, transcript.step_count):
                 tree = _drop_unchanged(transcript.history.tree(step))
                 answers[f"{own}/state?step={step}"] = {"step": step, "tree": tree}
     return len(ids)
+
+
+def _add_comparisons(answers: dict[str, Any], library: Library) -> None:
+    """Adds what compares the runs: all together, and any two of a few."""
+    keys = [run.key for run in library.runs]
+    chosen: list[Sequence[str]] = [] if len(keys) < 2 else [keys]
+    if len(keys) <= _MAX_PAIRED_RUNS:
+        chosen += permutations(keys, 2)
+    for own in dict.fromkeys(map(tuple, chosen)):
+        with suppress(ConfigError):  # they have no task in common
+            answers[f"compare/{'/'.join(own)}"] = library.compare(own)
 
 
 def _drop_unchanged(node: Node) -> Node:

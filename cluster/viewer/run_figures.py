@@ -10,11 +10,14 @@ import numpy as np
 from cluster.dataset.arrow import Table, pc
 from cluster.observe.intervals import estimate_mean
 from cluster.viewer.episode_index import METRIC
+from cluster.viewer.episode_query import group_by_task
 from workers.records import Timings
 
 _MAX_BINS = 24
 _MAX_POINTS = 400
 """Points of a series that a page gets."""
+_MAX_TASKS = 10
+"""Tasks that are named as those whose samples disagree most."""
 _TAIL_BYTES = 16 * 2**20
 _GROUPS = ("suite", "injection_task", "attack", "policy_version", "error_stage", "error_kind", "stop_reason")
 
@@ -33,6 +36,7 @@ def compute_figures(table: Table) -> dict[str, Any]:
         },
         "stages": {stage: _quantiles(finished[f"seconds_{stage}"]) for stage in Timings.model_fields},
         "counts": {name: _value_counts(table[name]) for name in _GROUPS},
+        "disagreeing": _disagreeing_tasks(finished),
         "versions": _means_by(finished, "policy_version", ["reward", *metrics]),
         "suites": _means_by(finished, "suite", ["reward", *metrics]),
         "heat": {
@@ -41,6 +45,20 @@ def compute_figures(table: Table) -> dict[str, Any]:
             if f"{METRIC}{name}" in table.column_names
         },
     }
+
+
+def _disagreeing_tasks(table: Table) -> list[dict[str, Any]]:
+    """The tasks whose samples' rewards differ most, with an episode to begin from."""
+    if len(table["task_id"].unique()) == table.num_rows:
+        return []
+    groups = group_by_task(table)
+    groups = groups.filter(pc.greater(groups["reward_deviation"], 0.0))
+    groups = groups.sort_by([("reward_deviation", "descending"), ("task_id", "ascending")])
+    rows = groups.slice(0, _MAX_TASKS).to_pylist()
+    for row in rows:
+        place = pc.index(table["task_id"], row["task_id"]).as_py()
+        row["episode_id"] = table["episode_id"][place].as_py()
+    return rows
 
 
 def _to_numbers(column: Any) -> Any:

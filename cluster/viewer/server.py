@@ -19,6 +19,7 @@ from cluster.errors import ClusterError
 from cluster.viewer.episode_query import Query
 from cluster.viewer.library import Library, NotFound, OpenRun
 from cluster.viewer.notes import Note
+from cluster.viewer.token_sequences import describe_sequences
 
 DIST = Path(__file__).parent / "dist"
 """The built page."""
@@ -108,13 +109,17 @@ class ApiRoutes:
             Route("/", self._send_page_file, name="index"),
             Route("/assets/{file}", self._send_page_file),
             Route("/api/runs", self._make_endpoint(self._list_runs)),
-            Route("/api/compare/{run}/{other}", self._make_endpoint(self._compare_runs)),
+            Route("/api/compare/{runs:path}", self._make_endpoint(self._compare_runs)),
             Route("/api/runs/{run}", self._make_endpoint(lambda r: self._get_run(r).overview())),
             Route("/api/runs/{run}/progress", self._make_endpoint(lambda r: self._get_run(r).progress())),
+            Route("/api/runs/{run}/injections", self._make_endpoint(lambda r: self._get_run(r).injections())),
+            Route("/api/runs/{run}/tools", self._make_endpoint(lambda r: self._get_run(r).tool_use())),
             Route("/api/runs/{run}/episodes", self._make_endpoint(self._list_episodes)),
             Route(episode, self._make_endpoint(self._get_episode)),
             Route(f"{episode}/steps", self._make_endpoint(self._list_steps)),
             Route(f"{episode}/state", self._make_endpoint(self._get_state)),
+            Route(f"{episode}/files", self._make_endpoint(self._list_file_changes)),
+            Route(f"{episode}/sequences", self._make_endpoint(self._list_sequences)),
             Route(f"{episode}/text", self._get_text),
             Route(f"{episode}/note", self._put_note, methods=["PUT"]),
         ]
@@ -153,7 +158,7 @@ class ApiRoutes:
         return found
 
     def _compare_runs(self, request: Request) -> dict[str, Any]:
-        return self._library.compare(request.path_params["run"], request.path_params["other"])
+        return self._library.compare([key for key in request.path_params["runs"].split("/") if key])
 
     def _list_episodes(self, request: Request) -> dict[str, Any]:
         first, count = _read_number(request, "first", 0), _read_number(request, "count", 100)
@@ -181,6 +186,17 @@ class ApiRoutes:
             raise NotFound("the environment showed no state")
         step = int(request.query_params.get("step", "-1"))
         return {"step": step, "tree": transcript.history.tree(min(step, transcript.step_count - 1))}
+
+    def _list_file_changes(self, request: Request) -> list[dict[str, Any]]:
+        transcript = self._get_run(request).transcript(request.path_params["episode"])
+        if transcript.history is None:
+            raise NotFound("the environment showed no state")
+        step = _read_number(request, "step", -1, -1)
+        return transcript.file_changes(None if step < 0 else min(step, transcript.step_count - 1))
+
+    def _list_sequences(self, request: Request) -> dict[str, Any]:
+        run = self._get_run(request)
+        return describe_sequences(run.transcript(request.path_params["episode"]).episode, run.texts())
 
     async def _get_text(self, request: Request) -> Response:
         def read() -> str | None:

@@ -8,12 +8,14 @@ from typing import Any
 import yaml
 
 from cluster.observe.token_texts import TokenTexts, count_kept_tokens, step_before
+from cluster.viewer.expected_calls import match_calls
+from cluster.viewer.file_changes import diff_files, has_files
 from cluster.viewer.injections import (
     AGENTDOJO_SUITES,
-    WantedCall,
+    TaskCalls,
     find_spans,
+    find_task_calls,
     injected_texts,
-    injection_calls,
 )
 from cluster.viewer.state_tree import StateHistory, load_base_state
 from workers.records import EpisodeRecord, Message, StepRecord
@@ -37,8 +39,8 @@ class Transcript:
     run_dir: Path
     history: StateHistory | None = None
     injected: list[str] = field(default_factory=list[str])
-    wanted: list[WantedCall] | None = None
-    """The calls that the injection asks for. None: AgentDojo is being loaded to tell."""
+    calls: TaskCalls | None = None
+    """The calls of the tasks' ground truths. None: AgentDojo is being loaded to tell."""
     notice: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,17 +59,18 @@ class Transcript:
         if episode.attack is not None and episode.injection_task is not None:
             self.injected = injected_texts(base, self.history.initial)
 
-    def _find_wanted(self) -> None:
+    def _find_calls(self) -> None:
         episode = self.episode
-        if self.wanted is not None:
+        if self.calls is not None:
             return
-        if self.history is None or episode.attack is None or episode.injection_task is None:
-            self.wanted = []
+        if self.history is None or episode.suite is None:
+            self.calls = TaskCalls([], [])
         elif AGENTDOJO_SUITES.is_loaded():
-            self.wanted = injection_calls(
+            attacked = episode.attack is not None
+            self.calls = find_task_calls(
                 _read_benchmark_version(self.run_dir),
-                episode.suite or "",
-                episode.injection_task,
+                episode.suite,
+                episode.injection_task if attacked else None,
                 episode.user_task,
                 self.history.initial,
                 self.injected,
@@ -76,17 +79,23 @@ class Transcript:
     def head(self) -> dict[str, Any]:
         """The episode without its steps' contents, and a line for each step."""
         episode = self.episode
-        self._find_wanted()
+        self._find_calls()
         head = episode.model_dump(exclude={"messages", "steps", "tool_schemas", "initial_state_patch"})
         head["metrics"] = _parse_json_or_text(episode.metrics)
         head["tools"] = _parse_json_or_text(episode.tool_schemas)
+        head["details"] = None if episode.details is None else _parse_json_or_text(episode.details)
+        head["connections"] = (
+            None if episode.connections is None else _parse_json_or_text(episode.connections)
+        )
         head["has_state"] = self.history is not None
+        head["has_files"] = self.history is not None and has_files(self.history.initial)
+        head["has_tokens"] = any(step.completion_token_ids is not None for step in episode.steps)
         head["notice"] = self.notice
         head["injected"] = [_truncate_text(text) for text in self.injected]
-        head["wanted_calls"] = [
-            {"name": one.function, "arguments": one.arguments} for one in self.wanted or []
-        ]
-        head["wanted_pending"] = self.wanted is None
+        calls = self.calls or TaskCalls([], [])
+        head["own_calls"] = [one.describe() for one in match_calls(calls.own, episode)]
+        head["wanted_calls"] = [one.describe() for one in match_calls(calls.injected, episode)]
+        head["wanted_pending"] = self.calls is None
         head["opening"] = [self._message_in_full(message) for message in self._opening_messages()]
         head["outline"] = [self._step_line(step) for step in episode.steps]
         if not episode.steps:
@@ -95,7 +104,7 @@ class Transcript:
 
     def steps(self, first: int, count: int, texts: TokenTexts) -> list[dict[str, Any]]:
         """These steps in full, but for what is very long."""
-        self._find_wanted()
+        self._find_calls()
         return [
             self._step_in_full(place, texts) for place in range(first, min(first + count, self.step_count))
         ]
@@ -145,10 +154,22 @@ class Transcript:
                 self._is_wanted(call.function.name, call.function.arguments) for call in calls
             ),
             "changes_state": bool(step.state_patch and step.state_patch != "[]"),
+            "agent": step.agent,
+            "branch": step.branch,
+            "parent": step.parent_step,
         }
 
+    def file_changes(self, step: int | None) -> list[dict[str, Any]]:
+        """The files that a step changed; of None, those that the whole episode changed."""
+        assert self.history is not None
+        if step is not None:
+            return diff_files(self.history.after(step - 1), self.history.after(step))
+        return diff_files(self.history.initial, self.history.after(self.step_count - 1))
+
     def _is_wanted(self, name: str, arguments: str) -> bool:
-        return any(call.is_made_by(name, arguments) for call in self.wanted or [])
+        return self.calls is not None and any(
+            call.is_made_by(name, arguments) for call in self.calls.injected
+        )
 
     def _step_in_full(self, place: int, texts: TokenTexts) -> dict[str, Any]:
         step = self.episode.steps[place]
@@ -165,9 +186,6 @@ class Transcript:
         return {
             **self._step_line(step),
             "index": step.step_index,
-            "agent": step.agent,
-            "branch": step.branch,
-            "parent": step.parent_step,
             "content": _truncate_text(step.action.content),
             "reasoning": _truncate_text(step.action.reasoning_content),
             "calls": calls,

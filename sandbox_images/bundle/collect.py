@@ -21,6 +21,8 @@ _UNNEEDED = (
     *("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data", "distutils"),
     *("site-packages", "dist-packages", "config-*", "LICENSE.txt"),
 )
+_OF_EXTENSIONS = ("libgcc_s.so.1", "libstdc++.so.6")
+"""Libraries that compiled packages need, where a volume has some: those of harnesses' programs."""
 _LIBRARY = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x", re.MULTILINE)
 _FOLDER = re.compile(rb"(?<=\0)/(?:usr/)?lib/[a-z0-9_]+-linux-gnu/(?=\0)")
 _CACHE = (b"/etc/ld.so.cache", b"/etc/ld.so.preload")
@@ -46,6 +48,10 @@ def main() -> None:
     for name in ("python", "python3"):
         (binaries / name).symlink_to(f"python{sysconfig.get_python_version()}")
     interpreters = _copy_libraries(elves, libraries)
+    for library_name in _OF_EXTENSIONS:
+        for found in Path("/").glob(f"usr/lib/*-linux-gnu/{library_name}"):
+            _copy_libraries([found], libraries)
+            shutil.copyfile(os.path.realpath(found), libraries / library_name)
     if len(interpreters) != 1:
         raise SystemExit(f"the base image has not one dynamic loader, but {sorted(interpreters)}")
     interpreter = interpreters.pop()

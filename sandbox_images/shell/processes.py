@@ -36,6 +36,7 @@ class ProcessFamily:
         folder: str | int,
         descriptors: Mapping[int, int],
         cpu_seconds: int | None = None,
+        become_user: Callable[[], None] | None = None,
     ) -> int:
         """Starts a program in a session of its own, so that a signal to its group reaches nobody else.
 
@@ -45,13 +46,14 @@ class ProcessFamily:
             folder: Where it starts: a path or a descriptor.
             descriptors: Its only descriptors: ours by its number. Targets must not be among the sources.
             cpu_seconds: CPU time after which it is killed, and so is each of its children after as much.
+            become_user: Makes the process another user's. None: it is the one that this process acts as.
 
         Returns:
             The process id.
         """
         pid = os.fork()
         if pid == 0:
-            _execute(command, environment, folder, descriptors, cpu_seconds)
+            _execute(command, environment, folder, descriptors, cpu_seconds, become_user)
         self._statuses[pid] = None
         return pid
 
@@ -121,9 +123,12 @@ def _execute(
     folder: str | int,
     descriptors: Mapping[int, int],
     cpu_seconds: int | None,
+    become_user: Callable[[], None] | None,
 ) -> NoReturn:
     try:
         process.act_for_good()
+        if become_user is not None:
+            become_user()
         process.die_with_parent()
         os.setsid()
         os.chdir(folder)

@@ -120,7 +120,9 @@ class _Loop:
     def run(self) -> None:
         frames = wire.FrameBuffer()
         while data := self._channel.recv(65536):
-            for body in frames.feed(data):
+            bodies = list(frames.feed(data))
+            for left, body in zip(reversed(range(len(bodies))), bodies, strict=True):
+                self._session.is_awaited = left > 0
                 self._answer(wire.decode(body))
 
     def _answer(self, request: dict[str, Any]) -> None:

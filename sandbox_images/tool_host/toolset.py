@@ -42,6 +42,8 @@ class Session:
     """Messages that the episode begins with."""
     state_id: str | None = None
     """Id of the base state, as `Toolset.base_state` takes it; None where there is no state to show."""
+    is_awaited: bool = False
+    """Whether another request has come already: a call that only waits for something gives way to it."""
 
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Runs a tool. A tool that fails is a result with an error, not an exception."""

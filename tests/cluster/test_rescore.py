@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import jsonpatch
 import pytest
+from agentdojo.functions_runtime import FunctionsRuntime
+from agentdojo.task_suite.load_suites import get_suite
 from typer.testing import CliRunner
 
 from cluster.cli.main import app
@@ -14,7 +17,15 @@ from cluster.rescore import rescore_run
 from tests.cluster.synthetic import episode, failed_episode
 from tests.cluster.viewer.made_up_runs import write_run
 from workers.record_digest import digest_of
-from workers.records import EpisodeError, EpisodeRecord, Message, StepRecord, episode_id
+from workers.records import (
+    EpisodeError,
+    EpisodeRecord,
+    FunctionCall,
+    Message,
+    StepRecord,
+    ToolCall,
+    episode_id,
+)
 
 ENVIRONMENT = """
 import verifiers as vf
@@ -96,9 +107,10 @@ def test_a_rubric_is_asked_again_over_the_messages(run: Path) -> None:
     assert all(each.digest == digest_of(each) for each in records.values())
 
 
-def test_agentdojos_reward_is_weighed_anew(tmp_path: Path) -> None:
+def test_agentdojos_reward_is_weighed_anew_where_no_states_were_recorded(tmp_path: Path) -> None:
     metrics = '{"utility": 1.0, "attack_success": 1.0, "injected_calls": 2.0}'
-    run = write_run(tmp_path / "run", [episode(0, metrics=metrics, reward=1.0), failed_episode(1)])
+    record = episode(0, metrics=metrics, reward=1.0, initial_state_id=None, initial_state_patch=None)
+    run = write_run(tmp_path / "run", [record, failed_episode(1)])
     (run / "config.yaml").write_text(
         "environment: {id: agentdojo}\npolicy: {kind: endpoint, model: m, base_url: 'http://x'}\n"
     )
@@ -107,6 +119,70 @@ def test_agentdojos_reward_is_weighed_anew(tmp_path: Path) -> None:
     assert (summary.reward, summary.failed, summary.metrics["attack_success"]) == (0.5, 1, 1.0)
     with pytest.raises(ConfigError, match="rewards single steps"):
         rescore_run(run, ["environment.args.reward=utility_and_penalty"], str(tmp_path / "other"))
+
+
+def bank_episode(**changes: object) -> EpisodeRecord:
+    """An episode of AgentDojo's first banking task whose recorded states say that the bill was paid."""
+    suite = get_suite("v1.2.2", "banking")
+    environment = suite.load_and_inject_default_environment({})
+    base = environment.model_dump(mode="json")
+    prompt = [Message(role="user", content="Pay the bill")]
+    call = suite.get_user_task_by_id("user_task_0").ground_truth(environment)[-1]
+    made = ToolCall(
+        id="c", function=FunctionCall(name=call.function, arguments=json.dumps(call.args, default=str))
+    )
+    action = Message(role="assistant", tool_calls=[made])
+    FunctionsRuntime(suite.tools).run_function(environment, call.function, call.args)
+    patch = jsonpatch.make_patch(base, environment.model_dump(mode="json")).to_string()
+    answer = Message(role="tool", content="sent", tool_call_id="c")
+    last = Message(role="assistant", content="Paid.")
+    steps = [
+        StepRecord(step_index=0, prompt_messages=prompt, action=action, observations=[answer], done=False),
+        StepRecord(step_index=1, prompt_messages=prompt, action=last, observations=[], done=True),
+    ]
+    steps[0].state_patch, steps[1].state_patch = patch, "[]"
+    fields: dict[str, object] = {
+        "metrics": '{"utility": 0.0, "attack_success": null}',
+        "reward": 0.0,
+        "initial_state_id": "bank",
+        "initial_state_patch": "[]",
+        "steps": steps,
+        "user_task": "user_task_0",
+    }
+    return episode(0, **(fields | changes))
+
+
+def bank_run(folder: Path, *records: EpisodeRecord) -> Path:
+    base = get_suite("v1.2.2", "banking").load_and_inject_default_environment({}).model_dump(mode="json")
+    run = write_run(folder, list(records), states={"bank": json.dumps(base)})
+    (run / "config.yaml").write_text(
+        "environment: {id: agentdojo}\npolicy: {kind: endpoint, model: m, base_url: 'http://x'}\n"
+    )
+    return run
+
+
+def test_agentdojos_checks_are_asked_again_over_the_recorded_states(tmp_path: Path) -> None:
+    paid = bank_episode()
+    unpaid = bank_episode(episode_id="b", sample_index=1)
+    unpaid.steps[0].state_patch = "[]"
+    unknown = bank_episode(episode_id="c", sample_index=2)
+    unknown.steps[0].state_patch = None
+    run = bank_run(tmp_path / "run", paid, unpaid, unknown)
+    said: list[str] = []
+    new, _ = rescore_run(run, [], str(tmp_path / "new"), said.append)
+    rewards = {record.sample_index: record.reward for record in iterate_records(Path(new))}
+    assert rewards == {0: 1.0, 1: 0.0, 2: 0.0}
+    assert said[0].startswith("2 of 3 episodes scored from their states, 1 with another result")
+
+
+def test_states_that_agentdojo_here_does_not_know_are_named(tmp_path: Path) -> None:
+    run = bank_run(tmp_path / "run", bank_episode(user_task="user_task_999"))
+    with pytest.raises(ConfigError, match=r"episode 0+: suite banking has no task 'user_task_999'"):
+        rescore_run(run, [], str(tmp_path / "new"))
+    alien = '[{"op": "add", "path": "/colour", "value": "red"}]'
+    run = bank_run(tmp_path / "alien", bank_episode(initial_state_patch=alien))
+    with pytest.raises(ConfigError, match="none of AgentDojo's BankingEnvironment here"):
+        rescore_run(run, [], str(tmp_path / "new"))
 
 
 @pytest.mark.parametrize(

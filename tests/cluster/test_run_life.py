@@ -28,6 +28,7 @@ from cluster.dataset.claims import RunTakenUp
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import load_manifest, manifest_path
 from cluster.dataset.remote import RemoteFolder, local_folder, open_uri
+from cluster.dataset.reserve import Reserve
 from cluster.dataset.run_folder import Target
 from cluster.dataset.shards import iterate_episodes
 from cluster.errors import ClusterError
@@ -93,7 +94,7 @@ class RunLife(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(claims, "_CLAIM_TIMEOUT", 0.0)
         # A reserve of disk space in memory would be copied at each kill.
-        self.patch.setattr(Dataset, "_set_aside", lambda dataset, size: dataset._reserve.touch())
+        self.patch.setattr(Reserve, "hold", lambda reserve, size: reserve._file.touch())
         ids = random.Random(0)
         self.patch.setattr(manifest.secrets, "token_hex", lambda size: ids.randbytes(size).hex())
         self.disks: dict[str, Disk] = {}

@@ -10,6 +10,7 @@ from tests.e2e.kumite import write_config
 pytestmark = pytest.mark.slow
 
 GOOD = {"environment": {"id": "agentdojo", "args": {"suites": ["banking"]}}, "policy": {"kind": "oracle"}}
+SHELL = ["environment={id: shell}", "policy={kind: endpoint, base_url: 'http://127.0.0.1:9/v1', model: m}"]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,16 @@ GOOD = {"environment": {"id": "agentdojo", "args": {"suites": ["banking"]}}, "po
         (["policy={kind: endpoint, base_url: 'http://127.0.0.1:9/v1', model: m}"], "policy.base_url"),
         (["ray.address=127.0.0.1:9"], "ray.address"),
         (["samples=0"], "samples"),
+        (
+            [*SHELL, "environment.args.agent={id: codez}"],
+            "environment.args.agent.id: there is no agent 'codez'",
+        ),
+        (
+            [*SHELL, "environment.args.agent={command: [x], image: 'no-such-agent:1'}"],
+            "sandbox.image: the Docker engine has no image 'no-such-agent:1'",
+        ),
+        (["sandbox.allow=['https://pypi.org/simple']"], "is a URL; give a host and its port, 'pypi.org:443'"),
+        (["sandbox.allow=['10.0.0.1:443']"], "is an address; give a host's name"),
     ],
 )
 @pytest.mark.docker

@@ -1,4 +1,4 @@
-"""A gateway on a free port of 127.0.0.1, which asks a policy that a test scripts."""
+"""A gateway which asks a policy that a test scripts: on a free port of 127.0.0.1, or for a session."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -43,17 +43,18 @@ class ServedGateway:
         given: dict[str, Any] = {"base_url": self.url, "api_key": self.key, **options}
         return anthropic.AsyncAnthropic(**given)
 
+    async def close(self) -> None:
+        await self.gateway.close()
+        await self.state["client"].close()
+
     def steps(self) -> list[StepRecord]:
         """The steps so far, as a dataset has them."""
         self.state["completion"] = []
         return make_steps(self.state, self.trace)
 
 
-@asynccontextmanager
-async def served_gateway(
-    policy: MockPolicy, endpoint: PolicyEndpoint | None = None, **limits: Any
-) -> AsyncGenerator[ServedGateway]:
-    """A gateway in front of a policy while its `async with` lasts."""
+def make_gateway(policy: MockPolicy, endpoint: PolicyEndpoint | None = None, **limits: Any) -> ServedGateway:
+    """A gateway in front of a policy, which nothing can reach yet."""
     endpoint = endpoint or PolicyEndpoint(
         kind="openai", model=policy.model, base_url=policy.base_url, token_ids=True, request_timeout=30.0
     )
@@ -67,12 +68,30 @@ async def served_gateway(
     }
     trace = EpisodeTrace()
     recorder = CallRecorder(state, trace, "tester", LimitWatch(AgentLimits(**limits)))
-    gateway = Gateway(recorder)
-    server = await asyncio.get_running_loop().create_server(gateway.connect, "127.0.0.1", 0)
+    return ServedGateway("", Gateway(recorder), recorder, state, trace)
+
+
+@asynccontextmanager
+async def gateway_of(policy: MockPolicy, **limits: Any) -> AsyncGenerator[Gateway]:
+    """A gateway for a session's `serve_connections`, while its `async with` lasts."""
+    made = make_gateway(policy, **limits)
+    try:
+        yield made.gateway
+    finally:
+        await made.close()
+
+
+@asynccontextmanager
+async def served_gateway(
+    policy: MockPolicy, endpoint: PolicyEndpoint | None = None, **limits: Any
+) -> AsyncGenerator[ServedGateway]:
+    """A gateway on a free port of 127.0.0.1 while its `async with` lasts."""
+    made = make_gateway(policy, endpoint, **limits)
+    server = await asyncio.get_running_loop().create_server(made.gateway.connect, "127.0.0.1", 0)
     try:
         host, port = server.sockets[0].getsockname()[:2]
-        yield ServedGateway(f"http://{host}:{port}", gateway, recorder, state, trace)
+        made.url = f"http://{host}:{port}"
+        yield made
     finally:
         server.close()
-        await gateway.close()
-        await state["client"].close()
+        await made.close()

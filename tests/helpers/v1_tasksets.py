@@ -18,14 +18,12 @@ class HookTask(vf.Task[HookData]):
     def _note(self, trace: vf.Trace, what: str) -> None:
         trace.info.setdefault("calls", []).append(what)
 
-    async def setup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+    async def setup(self, trace: vf.Trace) -> None:
         self._note(trace, "setup")
         if self.data.mode == "setup raises":
             raise ValueError("no set-up today")
-        if self.data.mode == "runtime":
-            await runtime.run(["ls"], {})
 
-    async def finalize(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+    async def finalize(self, trace: vf.Trace) -> None:
         self._note(trace, "finalize")
 
     @vf.stop
@@ -58,7 +56,6 @@ class HookTask(vf.Task[HookData]):
 MODES = [
     "plain",
     "setup raises",
-    "runtime",
     "reward raises",
     "reward is no number",
     "tools",

@@ -115,13 +115,15 @@ def make_run(folder: Path, kind: RunKind, template: ChatTemplate) -> Path:
     return folder
 
 
-def play_run(folder: Path, config: RunConfig, endpoint: PolicyEndpoint) -> None:
-    """Plays all of a config's episodes with one worker, and writes what a run writes."""
+def play_run(
+    folder: Path, config: RunConfig, endpoint: PolicyEndpoint, sandbox: SandboxSettings | None = None
+) -> None:
+    """Plays all of a config's episodes with one worker, on this machine or in sandboxes, and writes a run."""
     environment, plan = load_plan(config, folder.name)
     settings = WorkerSettings(
         run_id=folder.name,
         environment=config.environment,
-        sandbox=SandboxSettings(backend="process"),
+        sandbox=sandbox or SandboxSettings(backend="process"),
         policy=endpoint,
         seed=1,
     )

@@ -81,6 +81,19 @@ def test_tag_changes_with_every_file_of_the_image(tree: Path, path: str) -> None
     assert image_tag(TINY) != before
 
 
+def test_lists_of_programs_are_part_of_the_tag_and_have_a_name_of_their_own(tree: Path) -> None:
+    assert build.programs_digest(TINY) is None
+    before = image_tag(TINY)
+    (tree / TINY / "programs").mkdir()
+    listing = tree / TINY / "programs" / "chat.txt"
+    listing.write_text("# dependencies: tiny\n")
+    digest = build.programs_digest(TINY)
+    assert digest is not None
+    assert image_tag(TINY) != before
+    listing.write_text("# dependencies: tiny, other\n")
+    assert build.programs_digest(TINY) != digest
+
+
 def test_tag_changes_when_a_file_is_added_or_moved(tree: Path) -> None:
     tags = [image_tag(TINY)]
     (tree / TINY / "more.py").write_text("")

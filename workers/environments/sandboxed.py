@@ -13,7 +13,8 @@ import verifiers as vf
 
 from workers.errors import PolicyError, SandboxError
 from workers.sandbox.base import Owner, Session, ToolsetSpec
-from workers.sandbox.pool import SandboxPool
+from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.task_images import image_of
 from workers.settings import SandboxSettings
 
 _log = logging.getLogger(__name__)
@@ -30,21 +31,24 @@ class OwnSandboxes:
     def __init__(self, toolset: ToolsetSpec, settings: SandboxSettings) -> None:
         self._toolset = toolset
         self._settings = settings
-        self._pool: SandboxPool | None = None
+        self._pool: ImagePools | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sessions: set[Session] = set()
 
-    async def acquire(self) -> Session:
+    async def acquire(self, image: str | None = None) -> Session:
         """A session, not opened yet.
+
+        Args:
+            image: The image that the task names. None: the environment's.
 
         Raises:
             SandboxStartError: No sandbox can be brought up.
         """
         loop = asyncio.get_running_loop()
         if self._pool is None or self._loop is not loop:  # each evaluation may run its own
-            self._pool = SandboxPool(self._toolset, self._settings, Owner("vf-eval", "vf-eval"))
+            self._pool = ImagePools(self._toolset, self._settings, Owner("vf-eval", "vf-eval"))
             self._loop = loop
-        session = await self._pool.acquire(uuid.uuid4().hex[:16])
+        session = await self._pool.acquire(uuid.uuid4().hex[:16], image)
         self._sessions.add(session)
         return session
 
@@ -115,5 +119,5 @@ class SandboxedEnv(vf.StatefulToolEnv):
     async def _session(self, state: vf.State) -> Session:
         """The episode's session, not opened yet."""
         if state.get("sandbox") is None:
-            state["sandbox"] = await self._sandboxes.acquire()
+            state["sandbox"] = await self._sandboxes.acquire(image_of(state))
         return cast(Session, state["sandbox"])

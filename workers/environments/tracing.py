@@ -11,6 +11,7 @@ from workers.environments.classic import error_classes as vf
 from workers.environments.json_text import json_text
 from workers.records import Message, Stage, Timings
 from workers.sandbox.base import Session
+from workers.sandbox.choice import EpisodeSandboxes
 
 
 @dataclass
@@ -54,11 +55,13 @@ class EpisodeTrace:
 
     Args:
         session: The sandbox session that belongs to it.
+        sandboxes: Where it takes sessions, where it takes them itself.
         policy_version: Version of the weights that act.
         newest_version: Tells the version that the next turn moves to; None if the episode stays on its own.
     """
 
     session: Session | None = None
+    sandboxes: EpisodeSandboxes | None = None
     policy_version: int | None = None
     newest_version: Callable[[], int | None] | None = None
     stage: Stage = "queue"

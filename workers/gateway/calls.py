@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import verifiers as vf
 from verifiers.legacy.types import Response
@@ -83,6 +83,17 @@ def text_of(content: Any) -> str:
 
 def _field(part: Any, name: str) -> Any:
     return part.get(name) if hasattr(part, "get") else getattr(part, name, None)
+
+
+def has_pictures(messages: list[Any]) -> bool:
+    """Whether a prompt, of verifiers' messages, holds a picture."""
+    contents: list[Any] = [message.content for message in messages]
+    return any(
+        _field(part, "type") == "image_url"
+        for content in contents
+        if isinstance(content, list)
+        for part in cast("list[Any]", content)
+    )
 
 
 def to_prompt(messages: list[Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from uvicorn.config import Config
@@ -32,24 +33,10 @@ class Gateway:
         self.spoke_http2 = False
         """Whether somebody wanted to speak HTTP/2 only."""
         self._state = ServerState()
-        self._config = Config(
-            self.application,
-            interface="asgi3",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=75,
-            h11_max_incomplete_event_size=_HEADER_BYTES,
-        )
-        self._config.load()
 
     def connect(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
-        return _Connection(self, self._config, self._state)
+        return _Connection(self, self._state)
 
     async def close(self) -> None:
         """Closes all connections, and breaks off the calls that go on."""
@@ -68,9 +55,10 @@ class Gateway:
 class _Connection(H11Protocol):
     """uvicorn's protocol, which notices HTTP/2."""
 
-    def __init__(self, gateway: Gateway, config: Config, state: ServerState) -> None:
+    def __init__(self, gateway: Gateway, state: ServerState) -> None:
         app_state: dict[str, Any] = {}
-        super().__init__(config, state, app_state, asyncio.get_running_loop())
+        super().__init__(_config(), state, app_state, asyncio.get_running_loop())
+        self.app: Any = gateway.application
         self._gateway = gateway
         self._is_first = True
 
@@ -80,3 +68,28 @@ class _Connection(H11Protocol):
             self._is_first = False
             self._gateway.spoke_http2 |= data.startswith(_HTTP_2)
         super().data_received(data)
+
+
+@cache
+def _config() -> Config:
+    """How connections are served: for all sessions alike, each connection with its session's application."""
+    config = Config(
+        _answer_nothing,
+        interface="asgi3",
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
+    config.load()
+    return config
+
+
+async def _answer_nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stands for an application where uvicorn wants one for all connections."""
+    raise RuntimeError("a connection of the gateway has no session")

@@ -10,11 +10,13 @@ from verifiers.legacy.utils.response_utils import parse_response_message
 from workers.environments import tracing
 from workers.environments.sendable import replace_unsendable, replace_unsendable_message
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.errors import PolicyRefusal, StaleEpisode
+from workers.errors import PolicyError, PolicyRefusal, StaleEpisode
 from workers.gateway.branches import Branches, Place, Step
-from workers.gateway.calls import ModelAnswer, ModelRequest
+from workers.gateway.calls import ModelAnswer, ModelRequest, has_pictures
 from workers.gateway.errors import GatewayError
 from workers.gateway.limits import LimitWatch
+from workers.policy.exact_client import ExactPolicyClient
+from workers.policy.refusals import is_about_the_request
 
 _TOKENS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "completion_logprobs"}
 """What of a policy's answer is kept of its tokens."""
@@ -95,6 +97,10 @@ class CallRecorder:
             raise self._refused("overlong", error) from error
         except PolicyRefusal as error:
             raise self._refused("refused", error) from error
+        except PolicyError as error:
+            if is_about_the_request(error.__cause__):
+                raise self._refused("refused", error) from error
+            raise self._fail(error) from error
         except vf.Error as error:
             raise self._fail(error) from error
         finally:
@@ -137,13 +143,23 @@ class CallRecorder:
         return self.branches.settle(place, completion, made)
 
     def _sampling(self, request: ModelRequest, has_tools: bool) -> dict[str, Any]:
-        """How the run has it sampled, with what an agent may say besides."""
+        """How the run has it sampled, with what an agent may say besides.
+
+        Raises:
+            GatewayError: The agent asks for what this policy cannot be held to, or cannot read.
+        """
         sampling = dict(self._state["sampling_args"] or {})
         asked = request.sampling
         choice = asked.get("tool_choice")
         is_forced = has_tools and choice not in (None, "auto", "none")
-        endpoint = getattr(self._state["client"], "_endpoint", None)
-        if endpoint is not None and endpoint.tokens == "exact":
+        most = [each["max_tokens"] for each in (sampling, asked) if each.get("max_tokens") is not None]
+        if most:
+            sampling["max_tokens"] = min(most)
+        if isinstance(self._state["client"], ExactPolicyClient):
+            if has_pictures(request.messages):
+                raise GatewayError(
+                    "invalid", "images: this policy samples exact tokens and reads text only; leave them out"
+                )
             for name, is_asked in (
                 ("tool_choice", is_forced),
                 ("response_format", asked.get("response_format") is not None),

@@ -15,6 +15,8 @@ will refuse this request, or this account, however often it is asked."""
 _BUSY_STATUSES = frozenset({429, 498, 503, 529})
 _DOWN_STATUSES = frozenset({502, 504})
 _LASTING_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 411, 413, 415, 422})
+_STATUSES_OF_THE_REQUEST = frozenset({400, 413, 415, 422})
+"""Statuses that refuse what a request holds, not who sends it or where to."""
 _DEAD_ENGINE = "enginedeaderror"
 """What vLLM says, with status 500, until Ray Serve has put another replica in its place: minutes later."""
 _BUSY_WORDS = re.compile(
@@ -72,6 +74,13 @@ def classify_refusal(error: openai.APIError) -> Refusal | None:
     if status in (400, 403, 500) and _BUSY_WORDS.search(said) and "tool" not in said:
         return "busy"
     return "lasting" if status in _LASTING_STATUSES else None
+
+
+def is_about_the_request(error: BaseException | None) -> bool:
+    """Whether a server has refused what a request holds: another request may be answered."""
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in _STATUSES_OF_THE_REQUEST:
+        return False
+    return classify_refusal(error) == "lasting"
 
 
 def requested_wait(error: openai.APIError) -> float | None:

@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -68,11 +68,16 @@ class AllowedHosts:
 
     def __init__(self, allowed: Collection[str], most_bytes: int) -> None:
         self._allowed = {entry.lower() for entry in allowed}
+        self._permits: Callable[[str, int], bool] | None = None
         self._left = most_bytes
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: list[HostConnection] = []
         self.left_out = 0
         """Connections that are not in the list for its length."""
+
+    def restrict(self, permits: Callable[[str, int], bool] | None) -> None:
+        """Has only those of the hosts be reached from now on that a rule permits. None: all of them."""
+        self._permits = permits
 
     def make_protocol(self) -> asyncio.Protocol:
         """The protocol of one connection from the sandbox."""
@@ -128,6 +133,8 @@ class AllowedHosts:
         name = f"{entry.host}:{entry.port}"
         if name not in self._allowed:
             raise _Refused("403 Forbidden", f"{name} is not in sandbox.allow")
+        if self._permits is not None and not self._permits(entry.host, entry.port):
+            raise _Refused("403 Forbidden", f"{name} is not permitted by the task's network policy")
         if self._left <= 0:
             raise _Refused("403 Forbidden", "sandbox.allow_mb is used up")
         async with asyncio.timeout(_CONNECT_SECONDS):

@@ -1,27 +1,19 @@
-"""A sandbox, whatever it is made of, and the sessions in it."""
+"""A sandbox, whatever it is made of."""
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
 from workers.cancellation import run_to_end
-from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SandboxStartError, SessionLost
-from workers.sandbox.allowed_hosts import AllowedHosts
-from workers.sandbox.answers import (
-    FromSandbox,
-    Hello,
-    Opened,
-    OpenedFrame,
-    Scores,
-    ToolResult,
-    ToolSchema,
-)
-from workers.sandbox.connection import GRACE, Connection
+from workers.errors import EndCause, SandboxDied, SandboxStartError
+from workers.sandbox.answers import Hello, Opened, Scores, ToolResult, ToolSchema
+from workers.sandbox.connection import Connection
 from workers.sandbox.relay import ProtocolFactory
+from workers.sandbox.session import FROM_WITHIN, Session
 from workers.sandbox.toolset_spec import ToolsetSpec as ToolsetSpec
 from workers.settings import SandboxSettings
 
@@ -38,9 +30,6 @@ __all__ = [
     "ToolsetSpec",
 ]
 
-_Model = TypeVar("_Model", bound=FromSandbox)
-_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-_NO_PROXY = ("NO_PROXY", "no_proxy")
 _PORTS = range(61_000, 65_000)
 """Ports inside that connections to this worker go to: beyond those that a kernel gives by itself."""
 
@@ -48,22 +37,6 @@ FIXED_VARIABLES = {"PYTHONHASHSEED": "0"}
 """Environment variables of a tool host of ours. The order of a set may reach the policy, as some tools of
 AgentDojo's give what they hold in one: it is the same in every run, whatever the machine's or the image's own
 variables say."""
-
-FROM_WITHIN: frozenset[EndCause] = frozenset(
-    {"session", "protocol", "memory", "time", "capacity", "tool_host"}
-)
-"""The causes that code inside a sandbox can bring about, as `SandboxError.cause` names them.
-
-- `session`: the session's process exited, crashed, was killed from inside, or closed its channel.
-- `protocol`: the session, or the tool host, sent what is no frame, or no answer in form.
-- `memory`: the kernel killed the session, or the whole container, because the container's memory ran out.
-- `time`: the session, or the tool host, did not answer within its limit while the engine still answered.
-- `capacity`: the container has no room for another process or descriptor.
-- `tool_host`: the tool host ended by itself, with an error.
-
-The others come from outside: `engine`, where the engine or somebody on the machine ended the container or no
-longer answers, and `toolset`, where a hook of the toolset raised: its author's fault, as a rule.
-"""
 
 
 @dataclass(frozen=True)
@@ -186,7 +159,7 @@ class Sandbox(ABC):
             self._tools[tools_id] = [ToolSchema.model_validate(tool) for tool in answer]
         return self._tools[tools_id]
 
-    def session(self, name: str) -> "Session":
+    def session(self, name: str) -> Session:
         """A session, not opened yet. `name` must be unique in this sandbox and fit for a file name."""
         self.sessions.add(name)
         self.served += 1
@@ -210,186 +183,3 @@ class Sandbox(ABC):
             "toolset": self.spec.config,
             "limits": self.settings.session_limits.model_dump(),
         }
-
-
-@dataclass(frozen=True)
-class _Listener:
-    """Where a session's programs can connect to."""
-
-    port: int
-    socket_variable: str | None
-    """The environment variable that is to tell of a Unix socket which leads to the same."""
-    variables: dict[str, str]
-    """The environment variables that tell of the port."""
-
-
-class Session:
-    """One episode's tool resources, as an environment sees them in `state["sandbox"]`."""
-
-    def __init__(self, sandbox: Sandbox, name: str) -> None:
-        self.sandbox = sandbox
-        self.name = name
-        self.opened: Opened | None = None
-        self.calls = 0
-        self.call_errors: list[bool] = []
-        """Of each call that gave a result: whether that was an error."""
-        self.scores: Scores | None = None
-        self.failure: SandboxError | None = None
-        """What ended the session before its time. Its episode can come to no score any more."""
-        self._listeners: list[_Listener] = []
-        self._gateway: _Listener | None = None
-        self._is_opening = False
-        self.allowed_hosts: AllowedHosts | None = None
-        """Its way to the hosts that `sandbox.allow` names."""
-
-    def was_ended_from_within(self, error: SandboxError) -> bool:
-        """Whether the code in this session must answer for an error.
-
-        It must where something inside of the container can have caused it and no other session has ever been
-        in there: the episode is then scored as it is, and not played again. Where others have been there, the
-        one that the tool host found to have done it is told so by `cause` as well, but it is no proof.
-        """
-        return self.sandbox.served == 1 and error.cause in FROM_WITHIN
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
-        return self  # verifiers copies the state that carries us
-
-    def serve_connections(self, factory: ProtocolFactory) -> None:
-        """Answers what the session's programs send to `gateway_address`, and to nowhere else.
-
-        To be called once, before `open`. The address is in the session's environment as `KUMITE_GATEWAY`,
-        and the path of a Unix socket that leads to the same as `KUMITE_GATEWAY_SOCKET`. When the session is
-        closed, all its connections are reset.
-
-        Args:
-            factory: Makes the protocol of one connection, as `asyncio.loop.create_server` takes it; its
-                transport is a `RelayTransport`.
-
-        Raises:
-            RuntimeError: The session is open, or has been given a factory.
-            SandboxDied: The sandbox is gone.
-        """
-        if self._gateway is not None:
-            raise RuntimeError("serve_connections: the session's connections are served already")
-        self._gateway = self._listen(factory, "KUMITE_GATEWAY_SOCKET", "KUMITE_GATEWAY")
-
-    @property
-    def gateway_address(self) -> str:
-        """Where `serve_connections` is reached from inside, `http://127.0.0.1:PORT`.
-
-        Raises:
-            RuntimeError: `serve_connections` was not called.
-        """
-        if self._gateway is None:
-            raise RuntimeError("gateway_address: call serve_connections first")
-        return _address(self._gateway.port)
-
-    def _listen(self, factory: ProtocolFactory, socket_variable: str | None, *names: str) -> _Listener:
-        if self._is_opening:
-            raise RuntimeError("serve_connections: to be called before the session is opened")
-        port = self.sandbox.serve_port(factory)
-        listener = _Listener(port, socket_variable, dict.fromkeys(names, _address(port)))
-        self._listeners.append(listener)
-        return listener
-
-    async def open(self, task: dict[str, Any], timeout: float | None = None) -> Opened:
-        """Sets up the tool resources for a task.
-
-        Args:
-            task: What the toolset is to set up.
-            timeout: Seconds that it may take. None: `sandbox.setup_timeout`.
-
-        Raises:
-            SessionSetupError: The toolset refused.
-            SandboxError: The sandbox could not.
-        """
-        if self.sandbox.settings.allow and self.allowed_hosts is None:
-            settings = self.sandbox.settings
-            self.allowed_hosts = AllowedHosts(settings.allow, settings.allow_mb << 20)
-            listener = self._listen(self.allowed_hosts.make_protocol, None, *_PROXY)
-            listener.variables.update(dict.fromkeys(_NO_PROXY, "127.0.0.1,localhost"))
-        self._is_opening = True
-        limit = timeout or self.sandbox.settings.setup_timeout
-        answer = await self._request("open", limit, task=task, **self._asked_for())
-        begun = await self._checked(OpenedFrame, answer)
-        tools = begun.tools
-        if tools is None:
-            tools = [] if begun.tools_id is None else await self.sandbox.tool_schemas(begun.tools_id)
-        self.opened = Opened(tools, begun.tools_id, begun.observation, begun.state_id)
-        return self.opened
-
-    def _asked_for(self) -> dict[str, Any]:
-        """What the tool host is to listen on, and to tell the session of it."""
-        listen = [{"port": each.port, "socket": each.socket_variable} for each in self._listeners]
-        variables = dict(self.sandbox.variables)
-        for each in self._listeners:
-            variables |= each.variables
-        asked = {"listen": listen, "variables": variables}
-        return {name: value for name, value in asked.items() if value}
-
-    async def call(self, tool: str, arguments: dict[str, Any], timeout: float | None = None) -> ToolResult:
-        """Calls a tool. One that fails is a result with an error.
-
-        Raises:
-            RequestRefused: The arguments are too large or nested too deep; nothing has happened.
-            ToolsetError: The toolset has a bug.
-            SandboxError: The session is lost.
-        """
-        limit = timeout or self.sandbox.settings.call_timeout
-        self.calls += 1
-        try:
-            answer = await self._request("call", limit, tool=tool, arguments=arguments)
-        except RequestRefused:
-            self.calls -= 1
-            raise
-        result = await self._checked(ToolResult, answer)
-        self.call_errors.append(result.error is not None)
-        return result
-
-    async def state(self) -> Any:
-        """The environment's whole state now, as JSON."""
-        return await self._request("state", self.sandbox.settings.call_timeout)
-
-    async def evaluate(self, trace: dict[str, Any], timeout: float | None = None) -> Scores:
-        """Scores the episode, and collects the state patches of all its calls."""
-        limit = timeout or self.sandbox.settings.call_timeout
-        answer = await self._request("evaluate", limit, trace=trace)
-        self.scores = await self._checked(Scores, answer)
-        return self.scores
-
-    async def oracle(self) -> list[dict[str, Any]]:
-        """The task's ground truth: assistant messages in order."""
-        return await self._request("oracle", self.sandbox.settings.call_timeout)
-
-    async def close(self) -> None:
-        """Kills all that belongs to the session. Idempotent; a sandbox that is dead has closed it already."""
-        for listener in self._listeners:
-            self.sandbox.close_port(listener.port)
-        if self.allowed_hosts is not None:
-            await self.allowed_hosts.close()
-        if self.name in self.sandbox.sessions:
-            self.sandbox.sessions.discard(self.name)
-            if self.sandbox.alive:
-                await self.sandbox.request("close", GRACE, session=self.name)
-
-    async def _request(self, op: str, timeout: float, **fields: Any) -> Any:
-        try:
-            return await self.sandbox.request(op, timeout, session=self.name, **fields)
-        except (SandboxDied, SessionLost) as error:
-            self.failure = error
-            if error.cause is None:
-                error.cause = await self.sandbox.find_cause_of_death()
-            raise
-
-    async def _checked(self, model: type[_Model], answer: Any) -> _Model:
-        try:
-            return model.model_validate(answer)
-        except ValidationError as error:
-            await self.close()  # its process, which tools run in, may have been made to say anything
-            self.failure = SessionLost(f"the session answered out of form: {str(error)[:200]}")
-            self.failure.cause = "protocol"
-            raise self.failure from error
-
-
-def _address(port: int) -> str:
-    return f"http://127.0.0.1:{port}"

@@ -12,6 +12,7 @@ import docker
 import docker.errors
 import requests
 
+from sandbox_images.bundle_volume import programs_volume_name
 from workers.cancellation import run_to_end
 from workers.errors import EndCause, SandboxStartError
 from workers.sandbox import ownership
@@ -20,7 +21,13 @@ from workers.sandbox.connection import GRACE, Connection
 from workers.sandbox.container_end import find_container_end
 from workers.sandbox.creation import creation_slot
 from workers.sandbox.engine import engine
-from workers.sandbox.images import ImageFacts, container_options, inspect_image, tool_host_mount
+from workers.sandbox.images import (
+    ImageFacts,
+    container_options,
+    inspect_image,
+    programs_mount,
+    tool_host_mount,
+)
 from workers.sandbox.isolation import GVISOR, SCRATCH, UID, isolation
 from workers.sandbox.wire import StreamDemultiplexer
 from workers.settings import SandboxSettings
@@ -147,6 +154,8 @@ class DockerSandbox(Sandbox):
         started: dict[str, Any] = {"environment": FIXED_VARIABLES}
         if not facts.has_tool_host:
             mounts = [tool_host_mount(client, str(self.settings.image), self.settings.tool_host)]
+            if programs := programs_volume_name(self.spec.image):
+                mounts += filter(None, [programs_mount(client, programs)])
             started = container_options(facts, SCRATCH if self.settings.root_mb is None else None)
             self.variables = dict(facts.variables)
         host_config = isolation(

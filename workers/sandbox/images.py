@@ -7,6 +7,7 @@ import docker
 import docker.errors
 from docker.types import Mount
 
+from sandbox_images.bundle_volume import PROGRAMS_HOME
 from workers.errors import SandboxStartError
 
 HOME = "/opt/kumite"
@@ -81,6 +82,19 @@ def tool_host_mount(client: docker.DockerClient, image: str, volume: str | None)
             "tool host of its own; `kumite images build bundle` makes it"
         ) from error
     return Mount(HOME, volume, type="volume", read_only=True, no_copy=True)
+
+
+def programs_mount(client: docker.DockerClient, volume: str) -> Mount | None:
+    """The programs of harnesses for an image that has none of them: a volume of the engine, read-only.
+
+    Returns:
+        Null where the engine does not have it.
+    """
+    try:
+        client.api.inspect_volume(volume)
+    except docker.errors.NotFound:
+        return None
+    return Mount(PROGRAMS_HOME, volume, type="volume", read_only=True, no_copy=True)
 
 
 def container_options(facts: ImageFacts, home: str | None) -> dict[str, Any]:

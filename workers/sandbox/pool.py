@@ -65,6 +65,13 @@ class SandboxPool:
         """Most sessions that can be had at a time; None: any number."""
         return None if self._recycle == "episode" else self._most
 
+    def start_ahead(self, count: int) -> None:
+        """Changes how many are started before they are asked for; those that are too many are ended."""
+        self._ahead = count
+        while len(self._ready) > count:
+            ready = self._ready.pop()
+            ready.add_done_callback(self._retire_unused)
+
     async def prepare(self) -> None:
         """Has a sandbox up before the first episode asks for one.
 

@@ -16,6 +16,11 @@ class ToolsetSpec:
     """Keyword arguments of the toolset class."""
     session_users: bool = False
     """Whether its sessions are to have users of their own where `sandbox.session_users` does not say."""
+    task_images: tuple[str, ...] = ()
+    """Images that single tasks name in their rows (`info.sandbox_image`), as far as the environment knows."""
     own_image: str | None = None
     """An image of the user's that the environment's arguments name, in place of `image`; `sandbox.image` wins
     over it."""
+    taken_by_environment: bool = False
+    """Whether the environment takes sessions itself, when and as often as it needs one, in place of being
+    given one for each episode."""

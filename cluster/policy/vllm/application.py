@@ -122,6 +122,8 @@ def _make_engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str,
         # Nothing is sampled with that the run's config does not say: else, a chat completion would have the
         # model's own top_k and top_p, and a request by token ids would not. Its end tokens are read even so.
         "generation_config": "vllm",
+        # An answer says how much of its prompt was cached, for what it costs.
+        "enable_prompt_tokens_details": True,
     }
     if config.max_model_len is not None:
         args["max_model_len"] = config.max_model_len

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from cluster.dataset import dataset as dataset_module
+from cluster.dataset import shard_store
 from cluster.dataset.arrow import pa
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import RunFolderError, RunFolderLocked
@@ -271,7 +271,7 @@ async def test_shard_that_fails_for_room_while_commit_waits_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     begun, goes_on = threading.Event(), threading.Event()
-    real = dataset_module.compact
+    real = shard_store.compact
 
     def full_at_first(segment: Path, run_dir: Path) -> Any:
         if not begun.is_set():
@@ -280,7 +280,7 @@ async def test_shard_that_fails_for_room_while_commit_waits_is_tried_again(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(segment, run_dir)
 
-    monkeypatch.setattr(dataset_module, "compact", full_at_first)
+    monkeypatch.setattr(shard_store, "compact", full_at_first)
     async with await Dataset.open(tmp_path, "run-1", segment_records=1) as dataset:
         (tmp_path / ".reserve").unlink()
         await dataset.append(result(episode(0)))
@@ -328,7 +328,7 @@ async def test_records_are_read_from_the_shard_that_a_segment_becomes_meanwhile(
 
 async def test_event_loop_goes_on_during_a_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     loop = asyncio.get_running_loop()
-    real = dataset_module.compact
+    real = shard_store.compact
 
     async def tick() -> None:
         await asyncio.sleep(0)
@@ -337,7 +337,7 @@ async def test_event_loop_goes_on_during_a_compaction(tmp_path: Path, monkeypatc
         asyncio.run_coroutine_threadsafe(tick(), loop).result(timeout=90)
         return real(segment, run_dir)
 
-    monkeypatch.setattr(dataset_module, "compact", observed)
+    monkeypatch.setattr(shard_store, "compact", observed)
     async with await Dataset.open(tmp_path, "run-1", segment_records=1) as dataset:
         await dataset.append(result(episode(0)))
         assert len((await dataset.commit()).shards) == 1

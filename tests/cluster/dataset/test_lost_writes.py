@@ -8,7 +8,7 @@ from cluster.dataset.dataset import episode_statuses
 from cluster.dataset.remote import RemoteFolder
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError
-from tests.cluster.synthetic import episode, result
+from tests.cluster.synthetic import episode, failed_episode, result
 from tests.helpers.bucket_runs import CONFIG, URI, Machines, ids, in_bucket, play
 from tests.helpers.failing_storage import Bucket
 
@@ -106,3 +106,40 @@ async def test_a_folder_is_set_aside_on_disk_before_it_is_replaced(
     (aside,) = local.parent.glob(f"{local.name}.aside-*")
     assert set(episode_statuses(aside)) == ids(range(2))
     assert {path.stat().st_ino for path in aside.rglob("*")} <= synced
+
+
+async def test_a_shard_that_was_written_anew_hides_none_of_its_episodes_while_it_is_copied(
+    machines: Machines,
+) -> None:
+    """A resumption has taken an episode out to play it again, and the bucket has lost what it put there."""
+    target = Target.new(CONFIG, URI)
+    assert target.remote is not None
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            for number in range(3):
+                await dataset.append(result((failed_episode if number == 1 else episode)(number)))
+            await dataset.commit()
+            target.remote.copy()
+    assert in_bucket() == ids(range(3))
+    ended = dict(Bucket.store)
+    kept, looked = ids(range(3)) - ids(range(1, 2)), 0
+    target = Target.resumed(URI, True)
+    assert target.remote is not None
+    with target.held(CONFIG):
+        async with await target.open_dataset() as dataset:
+            await dataset.forget(ids(range(1, 2)))
+            Bucket.store.clear()
+            Bucket.store.update(ended)
+
+            def look(what: str, path: str) -> None:
+                nonlocal looked
+                if what != "get":
+                    looked += 1
+                    machines.use(f"reader-{looked}")
+                    assert kept <= in_bucket(), f"before the {what} of {path}"
+                    machines.use("here")
+
+            Bucket.before = look
+            target.remote.copy()
+            Bucket.before = None
+    assert looked > 4 and in_bucket() == kept

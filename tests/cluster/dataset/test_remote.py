@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from cluster.cli.main import app
 from cluster.config import RunConfig
+from cluster.dataset import reading_copy
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import lock_folder
-from cluster.dataset.remote import RemoteFolder, open_uri
+from cluster.dataset.remote import RemoteFolder, local_folder, open_uri
 from cluster.dataset.run_folder import Target
 from cluster.errors import ConfigError, RunError
 from cluster.observe.summary import summarise_run
@@ -278,3 +279,35 @@ def test_s3_needs_no_package_more():
     file_system, root = open_uri("s3://bucket/runs/one?region=eu-west-1")
     assert isinstance(file_system, ArrowFSWrapper)
     assert Path(root) == Path("bucket/runs/one")
+
+
+async def test_a_process_that_watches_a_run_holds_a_bounded_number_of_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading_copy, "_MAX_HELD", 3)
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "home"))
+    uri = f"memory://{uuid.uuid4().hex}/run"
+    remote = RemoteFolder(uri)
+    taken: list[Path] = []
+    async with await Dataset.open(remote.local, "run") as dataset:
+        for number in range(9):
+            await dataset.append(result(episode(number)))
+            remote.copy()
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setenv("KUMITE_CACHE", str(tmp_path / "elsewhere"))
+                taken.append(local_folder(uri))
+    held = [path for path in reading_copy._in_use if path in taken]
+    assert held == taken[-3:]
+    assert [path for path in taken if path.exists()] == taken[-6:], "three that are not held stay, too"
+    assert len(episode_statuses(taken[-1])) == 9
+
+
+async def test_a_copy_that_somebody_removed_is_let_go_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
+    uri, other = (f"memory://{uuid.uuid4().hex}/run" for _ in range(2))
+    for place in (uri, other):
+        await play(RemoteFolder(place), range(2))
+    on_another_machine(tmp_path, monkeypatch)
+    folder = local_folder(uri)
+    shutil.rmtree(folder)
+    local_folder(other)
+    assert folder not in reading_copy._in_use
+    assert len(episode_statuses(local_folder(uri))) == 2

@@ -41,6 +41,14 @@ async def test_a_required_tool_is_called_and_the_tokens_come_with_it(vllm_endpoi
     assert vllm_endpoint.version == 0
 
 
+async def test_an_answer_says_how_much_of_its_prompt_was_cached(vllm_endpoint: PolicyEndpoint):
+    question = "Which of these is a fruit: " + ", ".join(["an apple", "a stone", "a cloud"] * 20)
+    first, second = [await ask(vllm_endpoint, question, max_tokens=1) for _ in range(2)]
+    assert first.usage is not None and second.usage is not None
+    before, after = (getattr(usage, "cached_tokens", None) for usage in (first.usage, second.usage))
+    assert before is not None and before < after <= second.usage.prompt_tokens
+
+
 async def test_the_prompt_offers_the_tools_and_asks_for_hermes_calls(vllm_endpoint: PolicyEndpoint):
     answer = await ask(vllm_endpoint, "Pay Bob 5.", [TOOL], max_tokens=4)
     tokenizer = Tokenizer.from_file(str(packaged_model.folder() / "tokenizer.json"))

@@ -11,7 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.errors import ConfigError
-from cluster.viewer.injections import AGENTDOJO_SUITES, find_spans, injected_texts, injection_calls
+from cluster.viewer.expected_calls import match_calls
+from cluster.viewer.injections import AGENTDOJO_SUITES, find_spans, find_task_calls, injected_texts
 from cluster.viewer.library import Library
 from cluster.viewer.report import write_report
 from cluster.viewer.server import DIST, build_app
@@ -125,13 +126,13 @@ def test_two_runs_are_compared(run_dir: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", resisting_records())
     client, (first, second) = client_of(run_dir, other)
     found = client.get(f"/api/compare/{first}/{second}").json()
-    (attack,) = [row for row in found["metrics"] if row["metric"] == "attack_success"]
+    (attack,) = [row for row in found["pairs"][0]["metrics"] if row["metric"] == "attack_success"]
     assert (attack["pairs"], attack["first"], attack["second"]) == (12, 1.0, 0.25)
     assert (attack["gained"], attack["lost"], attack["tasks_up"], attack["tasks_down"]) == (0, 9, 0, 6)
     assert attack["sign_p"] == 2 / 2**6
     assert found["differing"] == len(found["rows"]) == 9
     row = found["rows"][0]
-    assert row["difference"] == 1.0 and row["first"]["episode_id"] == row["second"]["episode_id"]
+    assert row["difference"] == 1.0 and row["sides"][0]["episode_id"] == row["sides"][1]["episode_id"]
     assert client.get(f"/api/compare/{first}/nothing").status_code == 404
     lone = write_run(tmp_path / "lone", [episode(99, task_id="elsewhere", suite=None)])
     client, (first, second) = client_of(run_dir, lone)
@@ -265,14 +266,19 @@ def test_injected_text_is_found_however_it_is_printed() -> None:
 
 
 def test_the_injections_calls_are_told_from_the_users() -> None:
-    (call,) = injection_calls(
-        "v1.2.2", "banking", "injection_task_0", "user_task_0", injected_state(), [INJECTION]
-    )
+    task = ("injection_task_0", "user_task_0", injected_state(), [INJECTION])
+    calls = find_task_calls("v1.2.2", "banking", *task)
+    (call,) = calls.injected
     made = attacked_episode().steps[1].action.tool_calls or []
     assert call.is_made_by(made[0].function.name, made[0].function.arguments)
     assert not call.is_made_by("send_money", '{"recipient": "UK12345678901234567890", "amount": 98.7}')
     assert not call.is_made_by("send_money", "no JSON") and not call.is_made_by("send_money", "[]")
-    assert injection_calls("v1.2.2", "banking", "injection_task_99", None, BASE, []) == []
+    own = [
+        (one.call.function, one.step, one.other_step) for one in match_calls(calls.own, attacked_episode())
+    ]
+    assert own == [("read_file", None, 0), ("send_money", None, 1)]
+    unknown = find_task_calls("v1.2.2", "banking", "injection_task_99", None, BASE, [])
+    assert (unknown.own, unknown.injected) == ([], [])
 
 
 def test_a_list_that_lost_an_element_marks_only_that() -> None:

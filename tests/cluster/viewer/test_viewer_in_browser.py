@@ -1,95 +1,15 @@
 """The viewer's pages in a real Chromium: what a person sees, and what a hostile transcript cannot do."""
 
-import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
 
-from cluster.viewer.injections import AGENTDOJO_SUITES
-from cluster.viewer.library import Library
 from cluster.viewer.report import write_report
-from cluster.viewer.server import build_app
-from cluster.viewer.view import _open_listener
-from tests.cluster.viewer.made_up_runs import (
-    HOSTILE,
-    hostile_episode,
-    mixed_records,
-    resisting_records,
-    write_run,
-)
+from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, Viewer
+from tests.cluster.viewer.made_up_runs import HOSTILE, mixed_records, write_run
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `apt-get install chromium`"),
-]
-PATIENCE = 150_000
-"""Milliseconds for what a page is to show: a machine under load is slow."""
-
-
-class Viewer:
-    """A viewer at work, and a browser that looks at it."""
-
-    def __init__(self, page: Any, base: str, keys: list[str]) -> None:
-        self.page = page
-        self.base = base
-        self.keys = keys
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
-
-    def open(self, path: str, waits_for: str) -> Any:
-        self.page.goto(f"{self.base}#{path}")
-        self.page.wait_for_selector(waits_for)
-        return self.page
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    AGENTDOJO_SUITES.wait()
-    folder = tmp_path_factory.mktemp("runs")
-    hostile = [hostile_episode(50), hostile_episode(51, steps=10_000), hostile_episode(52, output=50_000_000)]
-    write_run(folder / "hostile", hostile)
-    write_run(folder / "mixed", mixed_records(16))
-    write_run(folder / "second", resisting_records(16))
-    return folder
-
-
-@pytest.fixture
-def live_run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "live", mixed_records(4), commit=False, planned=6)
-
-
-@pytest.fixture
-def viewer(runs: Path, live_run: Path) -> Iterator[Viewer]:
-    library = Library([str(runs / "mixed"), str(runs / "hostile"), str(live_run), str(runs / "second")])
-    listener = _open_listener("127.0.0.1", 0)
-    base = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    app = build_app(library, "secret", frozenset({"127.0.0.1"}))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.set_default_timeout(PATIENCE)
-            shown = Viewer(page, base, [run.key for run in library.runs])
-            page.on("request", lambda request: shown.asked.append(request.url))
-            page.on("console", lambda message: shown.complaints.append(message.text))
-            page.on("pageerror", lambda error: shown.complaints.append(str(error)))
-            page.goto(f"{base}?token=secret")
-            yield shown
-            browser.close()
-        assert not shown.complaints
-        assert all(url.startswith((base, "data:")) for url in shown.asked)
-    finally:
-        server.should_exit = True
-        thread.join(60)
+pytestmark = NEEDS_CHROMIUM
 
 
 def test_from_the_runs_to_the_call_that_the_injection_asked_for(viewer: Viewer) -> None:

@@ -17,7 +17,8 @@ from workers.environments.classic import steps
 from workers.environments.json_text import json_text
 from workers.environments.sendable import replace_unsendable
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.episode import EpisodePlayer, _Play
+from workers.episode import EpisodePlayer
+from workers.episode_record import Play
 from workers.lost_episodes import make_lost_result
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, EpisodeSpec, info_of, labels_of
@@ -132,7 +133,7 @@ def assert_strict(result: EpisodeResult) -> EpisodeRecord:
 
 def record_of_a_state(state: dict[str, Any], row: dict[str, Any], fails: bool) -> EpisodeRecord:
     trace = EpisodeTrace(state=state, turns=[Turn(1)])
-    play = _Play(a_spec(row), trace)
+    play = Play(a_spec(row), trace)
     outcome: Any
     try:
         outcome = ValueError("\ud83d") if fails else steps.make_rollout(state, trace)
@@ -166,7 +167,7 @@ def test_an_episode_whose_record_cannot_be_made_has_one_that_says_why(fails: boo
             raise RuntimeError("its scores are gone")
 
     session: Any = Session()
-    play = _Play(a_spec({"prompt": "hi", "example_id": 0}), EpisodeTrace(session=session))
+    play = Play(a_spec({"prompt": "hi", "example_id": 0}), EpisodeTrace(session=session))
     outcome: Any = ValueError("its own") if fails else Rollout([], "[]", [], 1.0, {}, None, False)
     record = assert_strict(a_player()._result(play, outcome))
     assert record.error is not None

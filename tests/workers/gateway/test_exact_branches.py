@@ -8,7 +8,7 @@ import pytest
 from cluster.verify.token_rules import prompt_continues
 from tests.helpers.gateways import served_gateway
 from tests.helpers.mock_policy import MockPolicy, Reply
-from tests.helpers.tiny_tokenizer import END, make_tokenizer
+from tests.helpers.tiny_tokenizer import END
 from tests.workers.gateway.test_dialects import TOOL, in_time
 from workers.policy.chat_template import ChatTemplate
 from workers.settings import PolicyEndpoint
@@ -16,11 +16,6 @@ from workers.settings import PolicyEndpoint
 TOOLS: Any = [{"type": "function", "strict": False, **TOOL}]
 CALL = '<tool_call>\n{"name":"bash",  "arguments": {"command": "ls"}}\n</tool_call>'
 """With two blanks, as no template would write it anew."""
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
-    return ChatTemplate(str(make_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
 
 
 def says(template: ChatTemplate, text: str) -> Reply:

@@ -113,6 +113,19 @@ def this_machine_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowed_hosts, "is_public", lambda address: True)
 
 
+@pytest.mark.usefixtures("this_machine_is_public")
+async def test_a_task_can_take_from_what_is_allowed_and_gives_it_back() -> None:
+    async with host() as port, session_with(f"localhost:{port}") as session:
+        code = ASK + f"end, answer = tunnel('localhost:{port}')\nend.close(); seen = answer.split()[1]"
+        hosts = session.allowed_hosts
+        assert hosts is not None
+        hosts.restrict(lambda name, port: name == "pypi.org")
+        assert await said(session, "attempt", code=code) == "403"
+        assert hosts.connections[0].outcome.endswith("is not permitted by the task's network policy")
+        hosts.restrict(None)
+        assert await said(session, "attempt", code=code) == "200"
+
+
 async def test_nothing_is_allowed_by_itself() -> None:
     async with session_with() as session:
         code = "seen = sorted(name for name in os.environ if name.lower() in ('https_proxy', 'http_proxy'))"

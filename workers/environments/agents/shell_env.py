@@ -8,8 +8,13 @@ import verifiers as vf
 from workers.environments import tracing
 from workers.environments.agents.play import AgentEnd, AgentPlay, as_details
 from workers.environments.agents.settings import AgentArgs
-from workers.environments.sandboxed import OwnSandboxes
-from workers.environments.shell.environment import ShellArgs, ShellEnv, end_session, task_of
+from workers.environments.shell.environment import (
+    ShellArgs,
+    ShellEnv,
+    end_session,
+    shell_toolset,
+    task_of,
+)
 from workers.errors import EnvironmentLoadError, SandboxDied, SessionLost, ToolsetError
 from workers.sandbox.base import Session
 from workers.settings import SandboxSettings
@@ -32,16 +37,15 @@ class AgentShellEnv(ShellEnv):
     """
 
     def __init__(self, args: ShellArgs, agent: AgentArgs, sandbox: SandboxSettings) -> None:
-        super().__init__(args, sandbox)
         self._agent = agent.agent()
         self._agent_args = agent
-        self.toolset = replace(
-            self.toolset,
+        toolset = replace(
+            shell_toolset(args),
             image=self._agent.image,
             own_image=agent.image,
             toolset="sandbox_images.agent.toolset:AgentToolset",
         )
-        self._sandboxes = OwnSandboxes(self.toolset, sandbox)
+        super().__init__(args, sandbox, toolset)
         self.max_turns = -1  # the gateway counts
         self.sampling_args["max_tokens"] = agent.max_tokens
 

@@ -2,7 +2,7 @@
 
 A task's folder holds
 
-- `task.toml`: its kind, difficulty and instruction;
+- `task.toml`: its kind, difficulty and instruction, and perhaps the image that it is played in;
 - `files/`: what lies in the workspace when it begins;
 - `generate.py`, where its data are made up from a seed: `generate(random) -> (files, expected)`;
 - `tests.py`: the hidden tests, functions `test_*(subject)`; see `sandbox_images/shell/subject.py`;
@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from workers.environments.arguments import check_distinct
 from workers.errors import EnvironmentLoadError
+from workers.sandbox.task_images import IMAGE_KEY
 from workers.settings import Settings
 
 Kind = Literal["write", "fix", "find"]
@@ -58,6 +59,8 @@ class TaskCard(Settings):
     kind: Kind
     difficulty: Difficulty
     instruction: str
+    image: str | None = Field(default=None, min_length=1)
+    """The image that this task is played in. None: the run's."""
 
 
 class SolutionCall(Settings):
@@ -145,8 +148,8 @@ def make_shell_task(name: str, seed: int, tasks_folder: str | None = None) -> Sh
     )
 
 
-def make_rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
-    """Dataset rows of the selected tasks, in the order of names.
+def select_cards(selection: TaskSelection) -> dict[str, TaskCard]:
+    """Cards of the selected tasks by name, in the order of names.
 
     Raises:
         EnvironmentLoadError: The selection names a task that there is not, or selects none.
@@ -174,6 +177,15 @@ def make_rows(selection: TaskSelection, system_message: str) -> list[dict[str, A
             "environment.args: tasks, kinds and difficulty leave no task to play; kinds is "
             f"{selection.kinds}, difficulty {selection.difficulty}"
         )
+    return selected
+
+
+def make_rows(selection: TaskSelection, system_message: str) -> list[dict[str, Any]]:
+    """Dataset rows of the selected tasks, in the order of names.
+
+    Raises:
+        EnvironmentLoadError: The selection names a task that there is not, or selects none.
+    """
     return [
         {
             "example_id": index,
@@ -189,9 +201,10 @@ def make_rows(selection: TaskSelection, system_message: str) -> list[dict[str, A
                 "kind": card.kind,
                 "difficulty": card.difficulty,
                 **({} if selection.folder is None else {"folder": selection.folder}),
+                **({} if card.image is None else {IMAGE_KEY: card.image}),
             },
         }
-        for index, (name, card) in enumerate(selected.items())
+        for index, (name, card) in enumerate(select_cards(selection).items())
     ]
 
 

@@ -13,7 +13,13 @@ from pydantic import Field, model_validator
 from workers.environments.agents.settings import AgentArgs
 from workers.environments.arguments import check_arguments
 from workers.environments.sandboxed import SandboxedEnv
-from workers.environments.shell.dataset import ShellTask, TaskSelection, make_rows, make_shell_task
+from workers.environments.shell.dataset import (
+    ShellTask,
+    TaskSelection,
+    make_rows,
+    make_shell_task,
+    select_cards,
+)
 from workers.environments.tool_errors import declare_tool_errors
 from workers.errors import (
     EnvironmentLoadError,
@@ -87,21 +93,12 @@ class ShellEnv(SandboxedEnv):
     Args:
         args: What to play.
         sandbox: Settings of the sandbox that the environment brings up when nobody gives it one.
+        toolset: What its sandboxes have loaded. None: `shell_toolset`.
     """
 
-    def __init__(self, args: ShellArgs, sandbox: SandboxSettings) -> None:
-        toolset = ToolsetSpec(
-            image="shell",
-            toolset="sandbox_images.shell.toolset:ShellToolset",
-            config={
-                "output_cap": args.output_cap,
-                "command_timeout": args.command_timeout,
-                "max_command_timeout": args.max_command_timeout,
-            },
-            session_users=True,
-        )
+    def __init__(self, args: ShellArgs, sandbox: SandboxSettings, toolset: ToolsetSpec | None = None) -> None:
         super().__init__(
-            toolset,
+            toolset or shell_toolset(args),
             sandbox,
             eval_dataset=lambda: Dataset.from_list(make_rows(args, args.system_message)),
             max_turns=args.max_turns,
@@ -245,6 +242,26 @@ def load_environment(
             f"be less than episode.timeout, {episode_timeout:g}: it ends an episode without a grade"
         )
     return ShellEnv(settings, own_sandbox)
+
+
+def shell_toolset(args: ShellArgs) -> ToolsetSpec:
+    """The toolset of a workspace with the policy's tools.
+
+    Raises:
+        EnvironmentLoadError: The selection names a task that there is not, or selects none.
+    """
+    images = {card.image for card in select_cards(args).values() if card.image is not None}
+    return ToolsetSpec(
+        image="shell",
+        toolset="sandbox_images.shell.toolset:ShellToolset",
+        config={
+            "output_cap": args.output_cap,
+            "command_timeout": args.command_timeout,
+            "max_command_timeout": args.max_command_timeout,
+        },
+        session_users=True,
+        task_images=tuple(sorted(images)),
+    )
 
 
 def task_of(state: vf.State) -> ShellTask:

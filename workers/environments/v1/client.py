@@ -8,10 +8,12 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 from verifiers.v1 import errors
 from verifiers.v1.clients import Client
+from verifiers.v1.dialects.chat import ChatDialect
 from verifiers.v1.interception import InterceptionServer
 
 from workers.environments import tracing
 from workers.environments.messages import to_record
+from workers.environments.v1.interception import ProgramRoutes, as_stream
 from workers.environments.v1.play import Call, Play, current_play
 from workers.environments.v1.seats import policy_of
 from workers.environments.v1.toolsets import ToolServers
@@ -21,8 +23,10 @@ from workers.policy.endpoint_watch import EndpointWatch
 from workers.policy.requests import plain_message
 from workers.policy.turn_seeds import seed_turn
 from workers.records import Message, Usage
+from workers.sandbox.relay import ProtocolFactory
 from workers.settings import PolicyEndpoint
 
+_OF_A_STREAM = frozenset({"stream", "stream_options"})
 _Client: Any = Client
 _Server: Any = InterceptionServer
 _errors: Any = errors
@@ -59,6 +63,10 @@ class V1PolicyClient(_Client):
         Raises:
             ProviderError: There is none; what the client raised is noted.
         """
+        if not isinstance(dialect, ChatDialect):
+            raise _errors.ProviderError(
+                f"the harness asks its model by {dialect.routes[0]}; only chat completions are answered yet"
+            )
         trace, play = tracing.current_trace.get(), current_play()
         messages = [plain_message(message) for message in body["messages"]]
         call = play.begin_call(session_id, [to_record(message) for message in messages])
@@ -91,6 +99,12 @@ class V1PolicyClient(_Client):
                 completion_tokens=completion.usage.completion_tokens,
             )
         return response
+
+    async def relay(self, dialect: Any, body: dict[str, Any], session_id: str = "", **_: Any) -> Any:
+        """One completion, as the events of a stream."""
+        asked = {name: value for name, value in body.items() if name not in _OF_A_STREAM}
+        response = await self.get_response(dialect, asked, None, session_id)
+        return as_stream(dialect, response.raw)
 
     async def _complete(
         self,
@@ -160,7 +174,15 @@ class WorkerInterception(_Server):
         self._policy = client
         self.tools = ToolServers()
         self.stack.push_async_callback(self.tools.close)
-        self.base_url = "http://127.0.0.1"  # nothing listens there, and nothing asks it
+        self.base_url = "http://127.0.0.1"  # nothing listens there: see `ContainerRuntime.host_url`
+        self._routes = ProgramRoutes(self)
+        self.serve: ProtocolFactory | None = None
+        """Answers a connection from a container; from `start` on."""
+
+    async def start(self) -> None:
+        """Gets ready to answer programs in containers. It listens nowhere."""
+        self.serve = await self._routes.start()
+        self.stack.push_async_callback(self._routes.stop)
 
     def _client(self, config: Any) -> Any:
         return self._policy

@@ -25,6 +25,7 @@ from workers.environments.v1.client import V1PolicyClient, WorkerInterception
 from workers.environments.v1.loading import load_env
 from workers.environments.v1.play import Play
 from workers.environments.v1.runner import adapt_runner, seat_chat_loops
+from workers.environments.v1.sandboxes import find_toolset
 from workers.environments.v1.seats import Seat, take_seats
 from workers.environments.v1.selection import select_tasks
 from workers.environments.v1.validation import validate_task
@@ -58,7 +59,6 @@ class V1Environment:
     """
 
     api: Literal["classic", "v1"] = "v1"
-    toolset: ToolsetSpec | None = None
     needs_groups = False
 
     def __init__(
@@ -78,6 +78,7 @@ class V1Environment:
         self.has_tools = bool(
             self._task_class.toolsets(taskset.config.task) or taskset.toolsets(taskset.config)
         )
+        self.toolset: ToolsetSpec | None = find_toolset(self._env)
         self._asks_tokens = False
         self._others: dict[str, PolicyEndpoint] = {}
         self._serving: asyncio.Task[WorkerInterception] | None = None
@@ -156,6 +157,8 @@ class V1Environment:
             contexts=contexts,
             interception=interception,
             answer=answer if isinstance(answer, str) else None,
+            sandboxes=trace.sandboxes,
+            serve=interception.serve,
         )
         trace.stage = "tools"  # what is not said to be another's is the taskset's
         token = tracing.current_trace.set(trace)
@@ -217,6 +220,7 @@ class V1Environment:
         adapt_runner()
         self._env._interception = interception = WorkerInterception(client)
         seat_chat_loops(self._env, interception)
+        await interception.start()
         taskset = self._env.taskset
         self._env._shared_tools = await interception.tools.serve_shared(taskset.toolsets(taskset.config))
         await self._env.start()
@@ -247,6 +251,8 @@ class V1Environment:
         cause = play.failure
         if last is not None and last.type == "ProviderError" and play.policy_failure is not None:
             trace.stage, cause = "policy", play.policy_failure
+        if last is not None and last.type == "SandboxError" and play.sandbox_failure is not None:
+            cause = play.sandbox_failure
         failed = EpisodeFailed(said)
         failed.__cause__ = cause or _as_raised(last)
         return failed

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from workers.environments.v1.runtime_config import read_runtime
 from workers.environments.v1.seats import fill_seat, seat_names
 from workers.environments.v1.selection import BOUND, SELECT
 from workers.errors import EnvironmentLoadError
@@ -79,11 +80,7 @@ def _block(settings: EnvironmentSettings, module: ModuleType) -> dict[str, Any]:
     seats: dict[str, Any] = {}
     for name in seat_names(config_class):
         given = _section(args, name)
-        if given.get("runtime") is not None:
-            _log.warning(
-                "environment.args.%s.runtime is not used: a seat is played by a loop in the worker", name
-            )
-        seats[name] = fill_seat(config_class, name, given, {"type": "subprocess"})
+        seats[name] = fill_seat(config_class, name, given, read_runtime(given, f"environment.args.{name}"))
     return {**args, "taskset": {**taskset, "id": alias}, **seats}
 
 
@@ -114,27 +111,28 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
     Raises:
         EnvironmentLoadError: It is asked for.
     """
+    from verifiers.v1.envs.single_agent import SingleAgentEnv
     from verifiers.v1.harnesses.null import NullHarness
 
     env: Any = loaded
     harnesses: dict[str, Any] = env._harnesses
-    for name, harness in harnesses.items():
-        if type(harness) is not NullHarness:
+    programs = {name: each for name, each in harnesses.items() if not isinstance(each, NullHarness)}
+    for name, harness in programs.items():
+        if not isinstance(loaded, SingleAgentEnv):
             raise EnvironmentLoadError(
-                f"environment.args.{name}.harness.id: got {harness.config.id!r}, whose program needs a "
-                "container, which tasksets do not have yet; leave it out, or give `null`, the plain chat"
+                f"environment.args.{name}.harness.id: got {harness.config.id!r}, a program in a container; "
+                f"several agents ({type(env).__name__}) only chat so far: leave it out, or give `null`"
             )
-    taskset: Any = env.taskset
-    task_class: Any = env._task_cls
-    if task_class.NEEDS_CONTAINER:
-        raise EnvironmentLoadError(
-            f"environment.id: the tasks of {settings.id} ({task_class.__name__}) need a container, which "
-            "tasksets do not have yet"
-        )
     from workers.environments.v1.toolsets import why_not_in_worker
 
-    for toolset in [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]:
-        if why := why_not_in_worker(toolset):
+    taskset: Any = env.taskset
+    task_class: Any = env._task_cls
+    toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+    for toolset in toolsets:
+        why = why_not_in_worker(toolset)
+        if why is None and programs:
+            why = "is served by the worker, which a program in a container does not reach yet"
+        if why is not None:
             raise EnvironmentLoadError(
                 f"environment.id: {settings.id}: its toolset {toolset.server_name!r} {why}"
             )

@@ -5,6 +5,8 @@ from typing import Any
 
 from workers.environments import tracing
 from workers.records import Message, Usage
+from workers.sandbox.choice import EpisodeSandboxes
+from workers.sandbox.relay import ProtocolFactory
 
 
 @dataclass
@@ -45,6 +47,12 @@ class Play:
     """Model calls, by the id of verifiers' trace, in the order in which it has them."""
     failure: BaseException | None = None
     """What verifiers' runner has failed with last."""
+    sandboxes: EpisodeSandboxes | None = None
+    """Where its containers come from."""
+    serve: ProtocolFactory | None = None
+    """Answers connections from within its containers: verifiers' own model boundary."""
+    sandbox_failure: BaseException | None = None
+    """What a container was lost by last, in place of which verifiers sees an error of its own."""
     policy_failure: BaseException | None = None
     """What the policy's client has raised last, in place of which verifiers sees an error of its own."""
     _made: int = 0

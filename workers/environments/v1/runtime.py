@@ -43,8 +43,8 @@ class NoRuntime(_Runtime):
 
     def _refuse(self, what: str) -> NoReturn:
         raise SandboxError(
-            f"a hook of the task asked its runtime to {what}; tasksets of verifiers' v1 API are played "
-            "without a container yet, so there are no files and no processes: compute it in Python"
+            f"a hook of the task asked a runtime to {what}, and this episode has no container: only tasks "
+            "get one whose hooks name `runtime` among their arguments, or whose class sets NEEDS_CONTAINER"
         )
 
 

@@ -99,6 +99,22 @@ def take(body: dict[str, Any], *names: str, into: dict[str, Any] | None = None) 
     return found if into is None else {**into, **found}
 
 
+def take_token_limit(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    """How many tokens the answer may have at most, by the first of these fields that is set.
+
+    Raises:
+        GatewayError: It is no number of tokens.
+    """
+    for name in names:
+        most = body.get(name)
+        if most is None:
+            continue
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise GatewayError("invalid", f"{name}: got {most!r:.80}; give a whole number above 0")
+        return {"max_tokens": most}
+    return {}
+
+
 def refuse_unless(ok: bool, message: Callable[[], str]) -> None:
     """Raises a `GatewayError` for what a policy cannot do."""
     if not ok:

@@ -7,7 +7,15 @@ import verifiers as vf
 from verifiers.v1.dialects import ChatDialect as ChatWire
 
 from workers.gateway.calls import CalledTool, ModelAnswer, ModelRequest, free_text_of
-from workers.gateway.dialects.base import FREE_TEXT, Dialect, event, refuse_unless, take
+from workers.gateway.dialects.base import (
+    FREE_TEXT,
+    Dialect,
+    event,
+    refuse_unless,
+    take,
+    take_token_limit,
+)
+from workers.gateway.dialects.parts import IsTaken, always, check_parts
 from workers.gateway.errors import GatewayError, Refusal
 
 CODES: dict[Refusal, str] = {
@@ -21,6 +29,13 @@ CODES: dict[Refusal, str] = {
     "unavailable": "policy_unavailable",
 }
 """OpenAI's `code` of each refusal; by that of an overlong prompt, agents know to shorten theirs."""
+
+
+_PARTS: dict[str, IsTaken] = {
+    "text": always,
+    "refusal": always,
+    "image_url": lambda part: _has_url(part["image_url"]),
+}
 
 
 def openai_error(error: GatewayError) -> dict[str, Any]:
@@ -49,6 +64,8 @@ class ChatDialect(Dialect):
             {**message, "role": "system"} if message.get("role") == "developer" else message
             for message in cast("list[Any]", body.get("messages") or [])
         ]
+        for index, message in enumerate(messages):
+            check_parts(message.get("content"), f"messages[{index}].content", _PARTS)
         prompt, tools = self._parsed({**body, "messages": messages})
         offered: list[Any] = body.get("tools") or []
         custom: list[Any] = [tool["custom"] for tool in offered if tool.get("type") == "custom"]
@@ -57,9 +74,7 @@ class ChatDialect(Dialect):
             for tool in custom
         ]
         sampling = take(body, "tool_choice", "stop", "response_format", "parallel_tool_calls")
-        most = body.get("max_completion_tokens") or body.get("max_tokens")
-        if most is not None:
-            sampling["max_tokens"] = int(most)
+        sampling |= take_token_limit(body, "max_completion_tokens", "max_tokens")
         options: dict[str, Any] = body.get("stream_options") or {}
         return ModelRequest(
             prompt,
@@ -105,6 +120,10 @@ class ChatDialect(Dialect):
     def error(self, error: GatewayError) -> dict[str, Any]:
         """OpenAI's form."""
         return openai_error(error)
+
+
+def _has_url(image: dict[str, Any] | None) -> bool:
+    return bool(image and image.get("url"))
 
 
 def _head(answer: ModelAnswer, kind: str) -> dict[str, Any]:

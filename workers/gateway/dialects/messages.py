@@ -7,7 +7,8 @@ from typing import Any, ClassVar, cast
 from verifiers.v1.dialects import AnthropicDialect
 
 from workers.gateway.calls import CalledTool, FinishReason, ModelAnswer, ModelRequest
-from workers.gateway.dialects.base import Dialect, event, take
+from workers.gateway.dialects.base import Dialect, event, take, take_token_limit
+from workers.gateway.dialects.parts import IsTaken, always, check_parts
 from workers.gateway.errors import GatewayError, Refusal
 
 _STOP_REASONS: dict[FinishReason, str] = {
@@ -26,6 +27,11 @@ _SIGNATURE = "kumite"
 """Signs thinking blocks: the package wants each to have a signature, and nobody checks it here."""
 
 
+_SOURCES = {"url": "url", "base64": "data"}
+"""What an image's source must have, by its type."""
+_PARTS: dict[str, IsTaken] = {"text": always, "image": lambda block: _has_source(block)}
+
+
 class MessagesDialect(Dialect):
     """`/v1/messages`, as the anthropic package speaks it."""
 
@@ -34,6 +40,11 @@ class MessagesDialect(Dialect):
     wire: ClassVar = AnthropicDialect()
 
     def _read(self, body: dict[str, Any]) -> ModelRequest:
+        check_parts(body.get("system"), "system", _PARTS)
+        messages: list[Any] = body.get("messages") or []
+        for index, message in enumerate(messages):
+            if message.get("role") != "assistant":
+                _check_blocks(message.get("content"), f"messages[{index}].content")
         prompt, tools = self._parsed(body)
         sampling: dict[str, Any] = {}
         choice: dict[str, Any] = body.get("tool_choice") or {}
@@ -50,8 +61,7 @@ class MessagesDialect(Dialect):
             sampling["parallel_tool_calls"] = False
         if body.get("stop_sequences"):
             sampling["stop"] = list(body["stop_sequences"])
-        if body.get("max_tokens") is not None:
-            sampling["max_tokens"] = int(body["max_tokens"])
+        sampling |= take_token_limit(body, "max_tokens")
         return ModelRequest(
             prompt, tools, stream=bool(body.get("stream")), sampling=sampling, options=take(body, "model")
         )
@@ -99,6 +109,20 @@ class MessagesDialect(Dialect):
     def keep_alive(self) -> bytes:
         """Anthropic's own `ping`."""
         return event({"type": "ping"}, "ping")
+
+
+def _check_blocks(content: Any, where: str) -> None:
+    """Sees that what a user's message holds can be given to the policy, results of tools included."""
+    check_parts(content, where, {**_PARTS, "tool_result": always})
+    blocks = cast("list[dict[str, Any]]", content if isinstance(content, list) else [])
+    for index, block in enumerate(blocks):
+        if block["type"] == "tool_result":
+            check_parts(block.get("content"), f"{where}[{index}].content", _PARTS)
+
+
+def _has_source(block: dict[str, Any]) -> bool:
+    source: dict[str, Any] = block.get("source") or {}
+    return bool(source.get(_SOURCES.get(source.get("type", ""), "")))
 
 
 def _head(answer: ModelAnswer) -> dict[str, Any]:

@@ -9,10 +9,24 @@ import verifiers as vf
 from verifiers.v1.dialects import ResponsesDialect as ResponsesWire
 
 from workers.gateway.calls import CalledTool, ModelAnswer, ModelRequest, free_text_of
-from workers.gateway.dialects.base import FREE_TEXT, Dialect, event, refuse_unless, take
+from workers.gateway.dialects.base import (
+    FREE_TEXT,
+    Dialect,
+    event,
+    refuse_unless,
+    take,
+    take_token_limit,
+)
 from workers.gateway.dialects.chat import openai_error
+from workers.gateway.dialects.parts import IsTaken, always, check_parts
 from workers.gateway.errors import GatewayError
 
+_PARTS: dict[str, IsTaken] = {
+    "input_text": always,
+    "output_text": always,
+    "refusal": always,
+    "input_image": lambda part: bool(part.get("image_url")),
+}
 _ASSISTANT_ITEMS = ("reasoning", "function_call", "custom_tool_call")
 
 
@@ -34,6 +48,10 @@ class ResponsesDialect(Dialect):
         if isinstance(items, list):
             given = cast(list[Any], items)
             items = [_with_reasoning(item) for item in given if _is_known(item)]
+            for index, item in enumerate(items):
+                for name in ("content", "output"):
+                    if item.get("type") != "reasoning":
+                        check_parts(item.get(name), f"input[{index}].{name}", _PARTS)
         prompt, tools = self._parsed({**body, "input": items})
         offered: list[Any] = body.get("tools") or []
         custom: list[Any] = [tool for tool in offered if tool.get("type") == "custom"]
@@ -44,8 +62,7 @@ class ResponsesDialect(Dialect):
         choice: Any = body.get("tool_choice")
         if choice is not None:
             sampling["tool_choice"] = _tool_choice(choice)
-        if body.get("max_output_tokens") is not None:
-            sampling["max_tokens"] = int(body["max_output_tokens"])
+        sampling |= take_token_limit(body, "max_output_tokens")
         text: dict[str, Any] = body.get("text") or {}
         form: dict[str, Any] = text.get("format") or {}
         if form.get("type") == "json_schema":

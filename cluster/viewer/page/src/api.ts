@@ -8,14 +8,15 @@ export interface Message {
 export interface Line {
   calls: string[]; reward: number | null; policy_seconds: number; tools_seconds: number; version: number | null;
   tokens: number | null; finish_reason: string | null; injected_call: boolean; changes_state: boolean;
+  agent: string | null; branch: number | null; parent: number | null;
 }
+export interface ExpectedCall { name: string; arguments: unknown; step: number | null; other_step: number | null }
 export interface Tokens {
   kept: number; goes_on: boolean; prompt: number[]; prompt_texts: string[] | null; prompt_left_out: number;
   sampled: number[]; sampled_texts: string[] | null; logprobs: number[] | null;
 }
 export interface Step extends Omit<Line, "calls" | "tokens"> {
   index: number; content: Cut | null; reasoning: Cut | null; calls: Call[]; observations: Message[];
-  agent: string | null; branch: number | null; parent: number | null;
   context: Message[] | null; done: boolean; no_logprobs: string | null; tokens: Tokens | null;
   usage: { prompt_tokens: number; completion_tokens: number } | null;
 }
@@ -29,8 +30,9 @@ export interface Episode {
   metrics: Record<string, number | null> | string; timings: Record<string, number>;
   usage: { prompt_tokens: number; completion_tokens: number };
   error: { stage: string; kind: string; type: string; message: string } | null;
-  tools: { name: string; description?: string }[] | string; has_state: boolean; notice: string | null;
-  injected: Cut[]; wanted_pending: boolean; wanted_calls: { name: string; arguments: unknown }[];
+  tools: { name: string; description?: string }[] | string; has_state: boolean; has_files: boolean; has_tokens: boolean;
+  details: unknown; connections: unknown; notice: string | null;
+  injected: Cut[]; wanted_pending: boolean; wanted_calls: ExpectedCall[]; own_calls: ExpectedCall[];
   opening: Message[]; outline: Line[]; neighbours: { before: string | null; after: string | null };
   samples: { episode_id: string; sample_index: number; status: string; reward: number | null; turns: number }[];
   note: Note;
@@ -41,19 +43,27 @@ export interface Mean { value: number; low: number; high: number; episodes: numb
 export interface Histogram { edges: number[]; counts: number[] }
 export interface By { key: string | number; episodes: number; means: Record<string, Mean | null> }
 export interface Cell { suite: string; user_task: string; injection_task: string; value: number; episodes: number }
+export interface Disagreeing { task_id: string; episode_id: string; samples: number; reward: number; reward_deviation: number; pass_rate: number }
+export interface InjectionRow {
+  suite: string; injection_task: string; episodes: number; success: Mean; read: number; tools: [string, number][];
+  places: Record<string, { episodes: number; success: number | null }>;
+}
+export interface Injections { rows: InjectionRow[]; looked_through: number }
+export interface ToolUse { name: string; calls: number; episodes: number; errors: number | null }
 export interface Overview {
   key: string; place: string; run_id: string; created: number; planned: number | null; cancelled: number;
   wall_seconds: number | null; state: string; config: string; episodes: number; finished: number;
   series: Record<string, unknown>[]; means: Record<string, Mean | null>;
   histograms: Record<string, Histogram | null>;
   stages: Record<string, { p5: number; p50: number; p95: number; mean: number } | null>;
-  counts: Record<string, [string | number, number][]>; versions: By[]; suites: By[]; heat: Record<string, Cell[]>;
+  counts: Record<string, [string | number, number][]>; versions: By[]; suites: By[]; disagreeing: Disagreeing[]; heat: Record<string, Cell[]>;
 }
 export interface RunLine {
   key: string; place: string; name: string; error?: string; state: string; created: number; policy: string;
   summary: {
     environment: string | null; planned: number | null; finished: number; failed: number; reward: number | null;
     metrics: Record<string, number>; means: Record<string, Mean>; prompt_tokens: number; completion_tokens: number; wall_seconds: number | null;
+    cost: { total: number } | null;
   };
 }
 
@@ -62,11 +72,12 @@ export interface Difference {
   gained: number | null; lost: number | null; mcnemar_p: number | null; tasks_up: number; tasks_down: number; sign_p: number;
 }
 export interface Side { episode_id: string; status: string; reward: number | null; metrics: Record<string, number | null> }
-export interface Pair { task_id: string; sample_index: number; first: Side; second: Side; difference: number | null }
-export interface Comparison {
+export interface ComparedRow { task_id: string; sample_index: number; sides: (Side | null)[]; difference: number | null }
+export interface RunPair {
   first: string; second: string; paired_by: string; pairs: number; only_first: number; only_second: number; failed: number;
-  samples_per_task: boolean; metrics: Difference[]; differing: number; rows: Pair[];
+  samples_per_task: boolean; metrics: Difference[];
 }
+export interface Comparison { runs: string[]; pairs: RunPair[]; differing: number; rows: ComparedRow[] }
 
 declare global {
   interface Window { KUMITE_REPORT?: Record<string, unknown> }

@@ -4,10 +4,13 @@ import { get, putNote } from "./api";
 import { label, moment, number, seconds } from "./format";
 import { useKeys } from "./keys";
 import { useAnswer, Waiting } from "./load";
+import { Details, Reasons } from "./details";
+import { FileChanges } from "./files";
+import { Lanes } from "./lanes";
 import { address, go, selection, type Route } from "./route";
 import { State } from "./state";
 import { Plain, Text } from "./text";
-import { TokenView } from "./tokens";
+import { TokenView, TrainingSequences } from "./tokens";
 
 const STEPS_AT_ONCE = 20;
 const MOST_STEPS = 120;
@@ -84,13 +87,14 @@ export function StepView({ step, at, current, run, episode, wide, previousVersio
           {step.context.map((message) => <MessageView message={message} />)}
         </details>
       )}
-      <section class="message assistant">
+      {(step.reasoning || step.content?.text || !step.calls.length) && <section class="message assistant">
         <h4>policy</h4>
         <Reasoning cut={step.reasoning} whole={text("reasoning")} />
         <Text cut={step.content} whole={text("action")} empty={step.calls.length ? undefined : "no text"} />
-      </section>
+      </section>}
       {step.calls.map((call, place) => <CallView call={call} at={place} text={text} answer={typeof call.answer === "number" ? step.observations[call.answer] : undefined} />)}
       {step.observations.map((message, place) => answered.has(place) ? null : <MessageView message={message} whole={text(`observation.${place}`)} />)}
+      {episode.has_files && step.changes_state && <FileChanges run={run} episode={episode.episode_id} step={at} title="files that this step changed" />}
       {step.no_logprobs && <p class="small warn">No token ids: <Plain text={step.no_logprobs} /></p>}
       {episode.has_state && !wide && (
         <details onToggle={(event) => setState(event.currentTarget.open)}>
@@ -299,7 +303,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
             <p class="small row">samples: {episode.samples.map((sample) => (
               <a class={`badge ${sample.status === "failed" ? "bad" : (sample.reward ?? 0) >= 1 ? "good" : ""} ${sample.episode_id === episode.episode_id ? "here" : ""}`}
                 href={address(["run", run, "episode", sample.episode_id], query)}>{sample.sample_index}: {sample.status === "failed" ? "failed" : number(sample.reward)}</a>
-            ))}</p>
+            ))} <a href={address(["run", run, "samples", episode.episode_id])}>side by side</a></p>
           )}
           {episode.error && (
             <section class="failure" role="alert">
@@ -307,18 +311,22 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
               <pre class="text"><Plain text={episode.error.message} /></pre>
             </section>
           )}
+          <Details episode={episode} />
+          <Reasons episode={episode} pick={(step) => void pick(step)} />
           {episode.notice && <p class="warn small">{episode.notice}</p>}
           {error && <p class="error">{error}</p>}
           {episode.injected.length > 0 && (
             <details class="attack">
-              <summary>what the attack put into the environment <span class="dim">{episode.injected.length} texts</span></summary>
+              <summary>what the attack put into the environment <span class="dim">{episode.injected.length === 1 ? "1 text" : `${episode.injected.length} texts`}</span></summary>
               {episode.injected.map((cut) => <Text cut={cut} marks={[[0, cut.text.length]]} />)}
-              {episode.wanted_calls.length > 0 && <p class="small">It asks for {episode.wanted_calls.map((call) => <code class="danger">{call.name}({JSON.stringify(call.arguments)}) </code>)}</p>}
             </details>
           )}
+          {episode.has_files && <FileChanges run={run} episode={episode.episode_id} step={null} title="files that the episode changed" />}
+          {episode.has_tokens && <TrainingSequences run={run} episode={episode.episode_id} />}
           {tools.length > 0 && <details><summary>tools <span class="dim">{tools.length}</span></summary><dl class="tools">{tools.map((tool) => <><dt><code><Plain text={tool.name} /></code></dt><dd><Plain text={tool.description ?? ""} /></dd></>)}</dl></details>}
           <Notes run={run} episode={episode} />
         </header>
+        <Lanes lines={episode.outline} current={current} pick={(step) => void pick(step)} />
         {first === 0 && episode.opening.map((message, place) => <MessageView message={message} whole={`api/runs/${run}/episodes/${episode.episode_id}/text?step=-1&part=opening.${place}`} />)}
         {first === 0 && episode.has_state && !wide && <OpeningState run={run} episode={episode.episode_id} />}
         {first > 0 && steps.length > 0 && <button class="more" onClick={() => void earlier()}>steps {Math.max(0, first - STEPS_AT_ONCE)} to {first - 1}</button>}

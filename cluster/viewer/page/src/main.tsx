@@ -8,6 +8,7 @@ import { label, moment, number, seconds } from "./format";
 import { useAnswer, Waiting } from "./load";
 import { address, selection, useRoute } from "./route";
 import { RunPage } from "./run";
+import { SamplesPage } from "./samples";
 import { EpisodesPage } from "./table";
 import "./style.css";
 
@@ -35,6 +36,17 @@ function useProgress(run: string | undefined): number {
   return version;
 }
 
+const MAIN_METRICS = ["utility", "attack_success", "solved", "tests_passed"];
+const MOST_METRICS = 4;
+
+/** The metrics that have a column in the list of runs: the well-known ones, then those that most runs have. */
+function mainMetrics(runs: RunLine[]): string[] {
+  const counts = new Map<string, number>();
+  for (const run of runs) for (const name of Object.keys(run.summary?.metrics ?? {})) counts.set(name, (counts.get(name) ?? 0) + 1);
+  const rank = (name: string) => (MAIN_METRICS.includes(name) ? MAIN_METRICS.indexOf(name) : MAIN_METRICS.length);
+  return [...counts.keys()].sort((one, other) => rank(one) - rank(other) || counts.get(other)! - counts.get(one)!).slice(0, MOST_METRICS);
+}
+
 function RunsPage() {
   const [again, setAgain] = useState(0);
   const answer = useAnswer<RunLine[]>("runs", again);
@@ -46,23 +58,28 @@ function RunsPage() {
   const runs = answer.value ?? [];
   const [picked, setPicked] = useState<string[]>([]);
   const [metric, setMetric] = useState("reward");
-  const pick = (key: string) => setPicked(picked.includes(key) ? picked.filter((one) => one !== key) : [...picked, key].slice(-2));
+  const pick = (key: string) => setPicked(picked.includes(key) ? picked.filter((one) => one !== key) : [...picked, key]);
+  // In a report, only what was written into it can be compared.
+  const order = picked.length > 2 ? runs.map((run) => run.key).filter((key) => picked.includes(key)) : picked;
+  const missing = window.KUMITE_REPORT !== undefined && !(`compare/${order.join("/")}` in window.KUMITE_REPORT);
+  const bare = (key: string) => key.replace(/-[0-9a-f]{6}$/, "");
   const charted = runs.filter((run) => !run.error && run.summary.means?.[metric]);
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.means ?? {})))];
-  const metrics = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.metrics ?? {})))].slice(0, 6);
+  const metrics = mainMetrics(runs);
+  const priced = runs.some((run) => run.summary?.cost);
   return (
     <main class="table-page">
       <h2>Runs</h2>
-      {!window.KUMITE_REPORT && runs.length > 1 && <p class="row small">
-        <button disabled={picked.length < 2} onClick={() => { location.hash = address(["compare", ...picked]); }}>compare</button>
-        <span class="dim">{picked.length < 2 ? "tick two runs of the same tasks" : `${picked[0].replace(/-[0-9a-f]{6}$/, "")} → ${picked[1].replace(/-[0-9a-f]{6}$/, "")}`}</span>
+      {runs.length > 1 && <p class="row small">
+        <button disabled={picked.length < 2 || missing} onClick={() => { location.hash = address(["compare", ...order]); }}>compare</button>
+        <span class="dim">{picked.length < 2 ? "tick two or more runs of the same tasks" : missing ? "this report does not compare these" : order.map(bare).join(" → ")}</span>
       </p>}
       <Waiting of={answer}>
         <div class="scroll"><table>
-          <thead><tr>{!window.KUMITE_REPORT && <th />}<th>run</th><th>state</th><th>begun</th><th>environment</th><th>policy</th><th>episodes</th><th>failed</th><th>reward</th>{metrics.map((name) => <th>{label(name)}</th>)}<th>tokens</th><th>time</th></tr></thead>
-          <tbody>{runs.map((run) => run.error ? <tr>{!window.KUMITE_REPORT && <td />}<td>{run.name}</td><td colSpan={9 + metrics.length} class="danger">{run.error}</td></tr> : (
+          <thead><tr>{runs.length > 1 && <th><span class="hidden">compare</span></th>}<th>run</th><th>state</th><th>begun</th><th>environment</th><th>policy</th><th>episodes</th><th>failed</th><th>reward</th>{metrics.map((name) => <th>{label(name)}</th>)}<th>tokens</th>{priced && <th>cost</th>}<th>time</th></tr></thead>
+          <tbody>{runs.map((run) => run.error ? <tr>{runs.length > 1 && <td />}<td>{run.name}</td><td colSpan={9 + metrics.length + (priced ? 1 : 0)} class="danger">{run.error}</td></tr> : (
             <tr onClick={() => { location.hash = address(["run", run.key]); }}>
-              {!window.KUMITE_REPORT && <td onClick={(event) => event.stopPropagation()}><input type="checkbox" aria-label={`compare ${run.name}`} checked={picked.includes(run.key)} onChange={() => pick(run.key)} /></td>}
+              {runs.length > 1 && <td onClick={(event) => event.stopPropagation()}><input type="checkbox" aria-label={`compare ${run.name}`} checked={picked.includes(run.key)} onChange={() => pick(run.key)} /></td>}
               <td><a href={address(["run", run.key])}>{run.name}</a></td>
               <td><span class={`badge ${run.state === "live" ? "good" : run.state === "cut off" ? "warn" : ""}`}>{run.state}</span></td>
               <td>{moment(run.created)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
@@ -70,7 +87,7 @@ function RunsPage() {
               <td class={`number ${run.summary.failed ? "danger" : ""}`}>{number(run.summary.failed)}</td>
               <td class="number">{number(run.summary.reward)}</td>
               {metrics.map((name) => <td class="number">{number(run.summary.metrics[name] ?? null)}</td>)}
-              <td class="number">{number(run.summary.prompt_tokens + run.summary.completion_tokens)}</td><td class="number">{seconds(run.summary.wall_seconds)}</td>
+              <td class="number">{number(run.summary.prompt_tokens + run.summary.completion_tokens)}</td>{priced && <td class="number">{number(run.summary.cost?.total ?? null)}</td>}<td class="number">{seconds(run.summary.wall_seconds)}</td>
             </tr>
           ))}</tbody>
         </table></div>
@@ -96,6 +113,7 @@ function ThemeButton() {
 function Page() {
   const route = useRoute();
   const [room, run, view, id] = route.path;
+  const rest = route.path.slice(1);
   const here = room === "run" ? run : undefined;
   const progress = useProgress(here);
   const kept = selection(route.query);
@@ -114,8 +132,8 @@ function Page() {
         <details class="keys"><summary>keys</summary><dl><dt>j k</dt><dd>next, previous step or row</dd><dt>[ ]</dt><dd>previous, next episode or page</dd><dt>/</dt><dd>search</dd><dt>c</dt><dd>copy a link</dd><dt>Enter</dt><dd>open the row</dd></dl></details>
         <ThemeButton />
       </header>
-      {room === "compare" && run && view ? <ComparePage first={run} second={view} route={route} /> : !here ? <RunsPage /> : view === "episode" && id ? <EpisodePage key={id} run={here} id={id} route={route} />
-        : view === "episodes" ? <EpisodesPage run={here} route={route} progress={progress} /> : <RunPage run={here} progress={progress} />}
+      {room === "compare" && run && view ? <ComparePage key={rest.join("/")} keys={rest} route={route} /> : !here ? <RunsPage /> : view === "episode" && id ? <EpisodePage key={id} run={here} id={id} route={route} />
+        : view === "samples" && id ? <SamplesPage key={id} run={here} id={id} route={route} /> : view === "episodes" ? <EpisodesPage run={here} route={route} progress={progress} /> : <RunPage run={here} progress={progress} />}
     </>
   );
 }

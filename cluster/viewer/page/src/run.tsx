@@ -1,5 +1,7 @@
+import type { ComponentChildren } from "preact";
 import type { By, Mean, Overview } from "./api";
 import { Bars, Heat, Intervals, Lines } from "./charts";
+import { DisagreeingTasks, InjectionTable, ToolTable, VersionChoice } from "./insights";
 import { label, moment, number, seconds } from "./format";
 import { useAnswer, Waiting } from "./load";
 import { go } from "./route";
@@ -16,7 +18,7 @@ function present(means: Record<string, Mean | null>): [string, Mean][] {
   return Object.entries(means).filter((pair): pair is [string, Mean] => pair[1] !== null && pair[0] !== "metric.turns");
 }
 
-function Groups({ title, column, rows, run }: { title: string; column: string; rows: By[]; run: string }) {
+function Groups({ title, column, rows, run, children }: { title: string; column: string; rows: By[]; run: string; children?: ComponentChildren }) {
   if (rows.length < 2) return null;
   const names = Object.keys(rows[0].means).filter((name) => rows.some((row) => row.means[name]));
   return (
@@ -25,7 +27,7 @@ function Groups({ title, column, rows, run }: { title: string; column: string; r
       <tbody>{rows.map((row) => <tr onClick={() => go(["run", run, "episodes"], new URLSearchParams({ where: `${column}=${row.key}` }))}>
         <td><button class="plain">{String(row.key)}</button></td><td class="number">{number(row.episodes)}</td>
         {names.map((name) => { const mean = row.means[name]; return <td class="number">{mean ? <>{number(mean.value)} <span class="dim small">[{number(mean.low, 2)}, {number(mean.high, 2)}]</span></> : "–"}</td>; })}
-      </tr>)}</tbody></table></div></figure>
+      </tr>)}</tbody></table></div>{children}</figure>
   );
 }
 
@@ -69,37 +71,54 @@ export function RunPage({ run, progress }: { run: string; progress: number }) {
           <Tile name="wall clock" value={seconds(found.wall_seconds)} />
           <Tile name="episodes/s" value={found.wall_seconds ? number(found.episodes / found.wall_seconds) : "–"} />
         </div>
-        <div class="figures">
+        <Section title="outcome">
           <Intervals title="metrics" rows={present(found.means)} onPick={(name) => go(["run", run, "episodes"], new URLSearchParams({ sort: `-${name}` }))} />
           <Bars title="reward" data={found.histograms.reward} />
-          <Bars title="turns" data={found.histograms.turns} />
-          <Bars title="sampled tokens" data={found.histograms.completion_tokens} />
-          <Bars title="prompt tokens" data={found.histograms.prompt_tokens} />
-          <Bars title="seconds per episode" data={found.histograms.seconds_total} unit="s" />
-          {Object.values(found.stages).some(Boolean) && (
-            <figure><figcaption>seconds per stage</figcaption><table><thead><tr><th>stage</th><th>median</th><th>mean</th><th>95 %</th></tr></thead>
-              <tbody>{Object.entries(found.stages).map(([stage, value]) => value && <tr><td>{stage}</td><td class="number">{seconds(value.p50)}</td><td class="number">{seconds(value.mean)}</td><td class="number">{seconds(value.p95)}</td></tr>)}</tbody></table></figure>
-          )}
           <Counts title="failures by stage" column="error_stage" rows={found.counts.error_stage} run={run} />
           <Counts title="failures by kind" column="error_kind" rows={found.counts.error_kind} run={run} />
           <Counts title="stop reasons" column="stop_reason" rows={found.counts.stop_reason} run={run} />
+          <DisagreeingTasks run={run} rows={found.disagreeing} />
+          <Groups title="by suite" column="suite" rows={found.suites} run={run} />
+        </Section>
+        {found.versions.length > 1 && <Section title="versions of the weights">
+          <VersionLines rows={found.versions} />
+          <Groups title="by version of the weights" column="policy_version" rows={found.versions} run={run}>
+            {!window.KUMITE_REPORT && <VersionChoice run={run} versions={found.versions.map((row) => row.key)} />}
+          </Groups>
+        </Section>}
+        {Object.keys(found.heat).length > 0 && <Section title="attacks">
+          {found.heat.attack_success?.length > 0 && <InjectionTable run={run} again={progress} />}
           {Object.entries(found.heat).map(([name, cells]) => <Heat name={name} cells={cells} onPick={(cell) => {
             const query = new URLSearchParams();
             for (const key of ["suite", "user_task", "injection_task"] as const) query.append("where", `${key}=${cell[key]}`);
             go(["run", run, "episodes"], query);
           }} />)}
+        </Section>}
+        <Section title="what the policy did">
+          <ToolTable run={run} again={progress} />
+          <Bars title="turns" data={found.histograms.turns} />
+          <Bars title="sampled tokens" data={found.histograms.completion_tokens} />
+          <Bars title="prompt tokens" data={found.histograms.prompt_tokens} />
+        </Section>
+        <Section title="where the time goes">
+          {Object.values(found.stages).some(Boolean) && (
+            <figure><figcaption>seconds per stage</figcaption><table><thead><tr><th>stage</th><th>median</th><th>mean</th><th>95 %</th></tr></thead>
+              <tbody>{Object.entries(found.stages).map(([stage, value]) => value && <tr><td>{stage}</td><td class="number">{seconds(value.p50)}</td><td class="number">{seconds(value.mean)}</td><td class="number">{seconds(value.p95)}</td></tr>)}</tbody></table></figure>
+          )}
+          <Bars title="seconds per episode" data={found.histograms.seconds_total} unit="s" />
           <Lines title="episodes" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["finished", (row) => of(row, "finished")], ["in flight", (row) => of(row, "in_flight")]]} />
           <Lines title="policy: requests" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["running", (row) => of(row, "policy", "running")], ["waiting", (row) => of(row, "policy", "waiting")]]} />
           <Lines title="tokens per second" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["tokens/s", (row) => of(row, "tokens_per_second")]]} />
           <Lines title="KV cache in use" rows={found.series} x={(row) => of(row, "elapsed") ?? 0} lines={[["share", (row) => of(row, "policy", "kv_cache_usage") ?? of(row, "policy", "kv_cache")]]} />
-          <VersionLines rows={found.versions} />
-          <Groups title="by suite" column="suite" rows={found.suites} run={run} />
-          <Groups title="by version of the weights" column="policy_version" rows={found.versions} run={run} />
-        </div>
+        </Section>
         <details><summary>config.yaml</summary><pre class="text"><Plain text={found.config} /></pre></details>
       </>}</Waiting>
     </main>
   );
+}
+
+function Section({ title, children }: { title: string; children: ComponentChildren }) {
+  return <section class="part" aria-label={title}><h3>{title}</h3><div class="figures">{children}</div></section>;
 }
 
 function Tile({ name, value, danger, onPick }: { name: string; value: string; danger?: boolean; onPick?: () => void }) {

@@ -62,6 +62,7 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
   });
   const sort = route.query.get("sort") ?? "";
   const wheres = route.query.getAll("where");
+  const kinds = new Map(answer.value?.columns);
   const all = answer.value?.columns.map(([name]) => name) ?? [];
   const has = (name: string) => rows.some((one) => one[name] !== null && one[name] !== undefined);
   const shown = byTask ? all : [...FIRST, ...all.filter((name) => name.startsWith("metric.") && name !== "metric.turns" && has(name)), ...LAST.filter(has), ...(rows.some((one) => (one.tags as string[])?.length) ? ["tags"] : [])];
@@ -110,7 +111,7 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
         <div class="scroll" tabIndex={0} role="region" aria-label="Episodes">
           <table>
             <thead><tr>{shown.map((name) => (
-              <th aria-sort={sort === name ? "ascending" : sort === `-${name}` ? "descending" : "none"}>
+              <th class={kinds.get(name) === "number" ? "number" : ""} aria-sort={sort === name ? "ascending" : sort === `-${name}` ? "descending" : "none"}>
                 <button disabled={window.KUMITE_REPORT !== undefined} onClick={() => set((next) => { if (sort === `-${name}`) next.set("sort", name); else if (sort === name) next.delete("sort"); else next.set("sort", `-${name}`); })}>
                   {label(name)}{sort === name ? " ▲" : sort === `-${name}` ? " ▼" : ""}
                 </button>

@@ -2,25 +2,70 @@ import type { VNode } from "preact";
 import type { Cut } from "./api";
 
 // eslint-disable-next-line no-control-regex
-const SGR = /\x1b\[([\d;]*)m/g;
+const SGR = /\x1b\[([\d;:]*)m/g;
 // Control characters, and those that turn the direction of what follows: shown, never obeyed.
 // eslint-disable-next-line no-control-regex
 const ODD = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\u{e0000}-\u{e007f}]/gu;
 
-interface Look { color: number | null; bold: boolean }
+interface Look { color: string | null; ground: string | null; bold: boolean; faint: boolean; italic: boolean; underline: boolean; inverse: boolean }
+const PLAIN: Look = { color: null, ground: null, bold: false, faint: false, italic: false, underline: false, inverse: false };
 
-/** Applies the codes of one ANSI sequence: colours and weight; all others say nothing here. */
-function applied(look: Look, codes: string): Look {
+/** One of a terminal's 256 colours: a class for the first 16, which follow the page's theme, else a value. */
+function indexed(code: number): string {
+  if (code < 16) return `ansi${code % 8}`;
+  if (code > 231) return `rgb(${Array(3).fill(8 + 10 * (code - 232)).join(" ")})`;
+  const levels = [0, 95, 135, 175, 215, 255];
+  const at = code - 16;
+  return `rgb(${levels[Math.floor(at / 36)]} ${levels[Math.floor(at / 6) % 6]} ${levels[at % 6]})`;
+}
+
+/** The colour that follows a code 38 or 48, and how many numbers it took. */
+function extended(codes: number[]): [string | null, number] {
+  if (codes[0] === 5 && codes[1] >= 0 && codes[1] < 256) return [indexed(codes[1]), 2];
+  if (codes[0] === 2 && codes.slice(1, 4).length === 3 && codes.slice(1, 4).every((one) => one >= 0 && one < 256)) return [`rgb(${codes.slice(1, 4).join(" ")})`, 4];
+  return [null, codes.length];
+}
+
+/** Applies the codes of one ANSI sequence: colours, weight and the like; all others say nothing here. */
+function applied(look: Look, text: string): Look {
   let next = look;
-  for (const code of codes.split(";").map(Number)) {
-    if (code === 0) next = { color: null, bold: false };
+  const codes = text.split(/[;:]/).map(Number);
+  for (let at = 0; at < codes.length; at++) {
+    const code = codes[at];
+    if (code === 0) next = PLAIN;
     else if (code === 1) next = { ...next, bold: true };
-    else if (code === 22) next = { ...next, bold: false };
-    else if (code >= 30 && code <= 37) next = { ...next, color: code - 30 };
-    else if (code >= 90 && code <= 97) next = { ...next, color: code - 90 };
+    else if (code === 2) next = { ...next, faint: true };
+    else if (code === 3) next = { ...next, italic: true };
+    else if (code === 4) next = { ...next, underline: true };
+    else if (code === 7) next = { ...next, inverse: true };
+    else if (code === 22) next = { ...next, bold: false, faint: false };
+    else if (code === 23) next = { ...next, italic: false };
+    else if (code === 24) next = { ...next, underline: false };
+    else if (code === 27) next = { ...next, inverse: false };
+    else if (code >= 30 && code <= 37) next = { ...next, color: `ansi${code - 30}` };
+    else if (code >= 90 && code <= 97) next = { ...next, color: `ansi${code - 90}` };
     else if (code === 39) next = { ...next, color: null };
+    else if (code >= 40 && code <= 47) next = { ...next, ground: `ansi${code - 40}` };
+    else if (code >= 100 && code <= 107) next = { ...next, ground: `ansi${code - 100}` };
+    else if (code === 49) next = { ...next, ground: null };
+    else if (code === 38 || code === 48) {
+      const [color, taken] = extended(codes.slice(at + 1));
+      next = code === 38 ? { ...next, color } : { ...next, ground: color };
+      at += taken;
+    }
   }
   return next;
+}
+
+/** What a look is on the page. */
+function dressed(look: Look): { class: string; style?: Record<string, string> } {
+  const names: string[] = (["bold", "faint", "italic", "underline", "inverse"] as const).filter((name) => look[name]);
+  const style: Record<string, string> = {};
+  if (look.color?.startsWith("ansi")) names.push(look.color);
+  else if (look.color) { style.color = look.color; names.push("exact"); }
+  if (look.ground?.startsWith("ansi")) names.push(`on-${look.ground}`);
+  else if (look.ground) style.backgroundColor = look.ground;
+  return Object.keys(style).length ? { class: names.join(" "), style } : { class: names.join(" ") };
 }
 
 function pieces(text: string): (string | VNode)[] {
@@ -41,12 +86,12 @@ function pieces(text: string): (string | VNode)[] {
 export function Plain({ text }: { text: string }) {
   if (!text.includes("\x1b[")) return <>{pieces(text)}</>;
   const out: (string | VNode)[] = [];
-  let look: Look = { color: null, bold: false };
+  let look = PLAIN;
   let last = 0;
   const add = (part: string) => {
     if (!part) return;
-    if (look.color === null && !look.bold) out.push(...pieces(part));
-    else out.push(<span class={`${look.color === null ? "" : `ansi${look.color}`}${look.bold ? " bold" : ""}`}>{pieces(part)}</span>);
+    if (look === PLAIN) out.push(...pieces(part));
+    else out.push(<span {...dressed(look)}>{pieces(part)}</span>);
   };
   for (const found of text.matchAll(SGR)) {
     add(text.slice(last, found.index));

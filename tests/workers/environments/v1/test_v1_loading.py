@@ -51,6 +51,17 @@ class InABox(vf.Taskset[Boxed]):
         return []
 
 
+class GradedTask(vf.Task[vf.TaskData]):
+    @vf.reward
+    async def tidy(self, runtime: vf.Runtime) -> float:
+        return float((await runtime.run(["ls"], {})).stdout == "")
+
+
+class Graded(vf.Taskset[GradedTask]):
+    def load(self):
+        return []
+
+
 class Tool(vf.Toolset):
     pass
 
@@ -147,12 +158,20 @@ def test_an_infinite_taskset_needs_a_bound(tmp_path):
         ({"taskset": {"colour": "red"}}, r"environment\.args\.taskset\.colour"),
         ({"taskset": 3}, r"environment\.args\.taskset: got 3; give an object"),
         ({"taskset": {"id": "other-v1"}}, r"environment\.args\.taskset\.id: got 'other-v1'"),
-        ({"agent": {"harness": {"id": "bash"}}}, r"environment\.args\.agent\.harness\.id: got 'bash'"),
         ({"agent": {"harness": 3}}, r"environment\.args\.agent\.harness: got 3; give an object"),
         ({"agent": {"client": {"type": "eval"}}}, r"args\.agent\.client: .* belongs under `policies`"),
         ({"id": "agentic-judge"}, r"environment\.args: .* requires a judge harness that can execute code"),
+        (
+            {"id": "best-of-n", "agent": {"harness": {"id": "bash"}}},
+            r"environment\.args\.agent\.harness\.id: got .bash., .* several agents",
+        ),
         ({"id": "best-of-n", "n": 0}, r"environment\.args\.n: .* greater than or equal to 1"),
         ({"id": "no-such-env"}, r"environment 'no-such-env' not found"),
+        (
+            {"agent": {"runtime": "docker"}},
+            r"environment\.args\.agent\.runtime: got 'docker'; give an object",
+        ),
+        ({"agent": {"runtime": {"type": "vm"}}}, r"environment\.args\.agent\.runtime\.type: got 'vm'"),
     ],
 )
 def test_arguments_that_are_wrong_or_not_played_yet_are_named(tmp_path, args, said):
@@ -163,7 +182,6 @@ def test_arguments_that_are_wrong_or_not_played_yet_are_named(tmp_path, args, sa
 @pytest.mark.parametrize(
     ("exported", "said"),
     [
-        ("InABox", "need a container, which tasksets do not have yet"),
         ("WithTools", r"its toolset 'tool' is `colocated` .* set `colocated: false`"),
         ("WithBoxedTools", r"its toolset 'tool' wants a container of its own \(`runtime\.type: docker`\)"),
         ("WithCode", r"its toolset 'code' runs what the policy wrote"),
@@ -188,6 +206,28 @@ def test_a_module_that_is_both_or_neither_is_refused(tmp_path):
         opened(str(tmp_path / "neither.py"))
 
 
-def test_a_runtime_that_is_not_ours_is_passed_over_and_said(tmp_path, caplog):
-    opened(write(tmp_path, "own_four"), agent={"runtime": {"type": "prime"}})
-    assert "environment.args.agent.runtime is not used" in caplog.text
+@pytest.mark.parametrize("kind", ["prime", "modal"])
+def test_a_runtime_that_is_not_ours_is_said_with_what_takes_its_place(tmp_path, caplog, kind):
+    given = {"type": kind, "image": "debian:12", "region": "eu"}
+    environment = opened(write(tmp_path, f"own_{kind}"), agent={"runtime": given})
+    assert f"environment.args.agent.runtime: got type `{kind}`" in caplog.text
+    assert "runs in a container of this machine, without a network" in caplog.text
+    assert "region can't hold for one and is not used" in caplog.text
+    runtime = environment._env.config.agent.runtime
+    assert (runtime.type, runtime.image) == ("docker", "debian:12")
+
+
+@pytest.mark.parametrize(
+    ("exported", "harness", "image"),
+    [
+        ("Own", None, None),
+        ("InABox", None, "harness"),
+        ("Graded", None, "harness"),
+        ("Own", "bash", "harness"),
+        ("Own", "mini_swe_agent", "harness-mini-swe-agent"),
+    ],
+)
+def test_containers_are_had_by_programs_and_by_tasks_that_use_the_runtime(tmp_path, exported, harness, image):
+    args = {"agent": {"harness": {"id": harness}}} if harness else {}
+    toolset = opened(write(tmp_path, f"own_{exported.lower()}_{harness}", exported), **args).toolset
+    assert (None if toolset is None else toolset.image) == image

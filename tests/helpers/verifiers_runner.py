@@ -1,0 +1,80 @@
+"""Plays tasksets by verifiers' own `eval`, in whatever Python it is started with; prints what came of them.
+
+It is run as a program: with a config as JSON text for each taskset, one a line, on its standard input.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+
+async def play(config: dict[str, Any]) -> dict[str, Any]:
+    """The episodes of one taskset, as verifiers records them, and the seconds that they took."""
+    from verifiers.v1.cli.eval.runner import run_eval
+    from verifiers.v1.configs.cli.eval import EvalConfig
+
+    fields: Any = EvalConfig.model_fields
+    if "serve" in fields:  # up to 0.3.1: in this process, as from 0.4.0 on
+        config = {**config, "serve": None}
+    began = time.monotonic()
+    episodes = await run_eval(EvalConfig.model_validate({**config, "push": False, "rich": None}))
+    seconds = time.monotonic() - began
+    return {"seconds": seconds, "episodes": [_record(episode) for episode in episodes]}
+
+
+def _record(episode: Any) -> dict[str, Any]:
+    traces = [
+        {
+            "agent": trace.agent.name,
+            "trainable": trace.agent.trainable,
+            "messages": [message.model_dump(mode="json", exclude_none=True) for message in trace.messages],
+            "branches": [len(branch.messages) for branch in trace.branches],
+            "tools": [tool.name for tool in trace.tools],
+            "rewards": {
+                name: reward and (reward.score, reward.weight) for name, reward in trace.rewards.items()
+            },
+            "reward": trace.reward,
+            "metrics": dict(trace.metrics),
+            "stop": trace.stop_condition,
+            "turns": trace.num_turns,
+            "truncated": trace.is_truncated,
+            "errors": [error.type for error in trace.errors],
+            "input_tokens": trace.num_input_tokens,
+            "output_tokens": trace.num_output_tokens,
+            "usage": [
+                (call.usage.prompt_tokens, call.usage.completion_tokens) for call in trace.calls if call.usage
+            ],
+        }
+        for trace in episode.traces
+    ]
+    task = episode.task.data.model_dump(mode="json")
+    return {"task": task, "ok": episode.ok, "errors": [e.type for e in episode.errors], "traces": traces}
+
+
+async def play_all(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plays tasksets, two at a time."""
+    room = asyncio.Semaphore(2)
+
+    async def play_one(config: dict[str, Any]) -> dict[str, Any]:
+        async with room:
+            return await play(config)
+
+    return await asyncio.gather(*map(play_one, configs))
+
+
+def main() -> None:
+    """Plays what is asked for."""
+    logging.disable(logging.WARNING)
+    out = os.dup(1)
+    os.dup2(2, 1)  # what verifiers prints is no result
+    configs = [json.loads(line) for line in sys.stdin]
+    for result in asyncio.run(play_all(configs)):
+        os.write(out, (json.dumps(result) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
