@@ -31,8 +31,8 @@ from workers.records import (
     EpisodeSpec,
 )
 from workers.sandbox.base import Owner, Session
-from workers.sandbox.choice import EpisodeSandboxes, SandboxChoice
-from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.episode_sandboxes import EpisodeSandboxes
+from workers.sandbox.pools import SandboxPools, SandboxWish
 from workers.sandbox.task_images import image_of
 from workers.settings import WorkerSettings
 
@@ -47,7 +47,7 @@ class EpisodePlayer:
         self,
         settings: WorkerSettings,
         environment: RolloutEnvironment,
-        pool: ImagePools | None,
+        pool: SandboxPools | None,
         client: PolicyClient,
         worker_id: str,
         node_id: str,
@@ -55,10 +55,8 @@ class EpisodePlayer:
         self._settings = settings
         self._environment = environment
         self._pool = pool
-        self._choice: SandboxChoice | None = None
-        if pool is not None and environment.toolset is not None and environment.toolset.taken_by_environment:
-            owner = Owner(settings.run_id, worker_id)
-            self._choice = SandboxChoice(pool, environment.toolset, settings.sandbox, owner)
+        toolset = environment.toolset
+        self._environment_takes_sandboxes = toolset is not None and toolset.taken_by_environment
         self._client = client
         self._worker_id = worker_id
         self._node_id = node_id
@@ -83,10 +81,10 @@ class EpisodePlayer:
             worker_id: For the records and the sandboxes' labels.
             node_id: For the records.
         """
-        pool: ImagePools | None = None
+        pool: SandboxPools | None = None
         if environment.toolset is not None:
             owner = Owner(settings.run_id, worker_id)
-            pool = ImagePools(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
+            pool = SandboxPools(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
         client = environment.open_client(settings.policy, settings.policies)
         return cls(settings, environment, pool, client, worker_id, node_id)
 
@@ -114,8 +112,6 @@ class EpisodePlayer:
 
     async def _end(self) -> None:
         await cancel_and_wait(self._in_flight)
-        if self._choice is not None:
-            await self._choice.close()
         if self._pool is not None:
             await self._pool.close()
         await self._client.close()
@@ -242,13 +238,13 @@ class EpisodePlayer:
     async def _acquire(self, play: Play) -> Session | None:
         if self._pool is None:
             return None
-        if self._choice is not None:
-            name, root = f"{play.spec.episode_id}-{play.spec.attempt}", self._settings.sandbox.user == "root"
-            play.trace.sandboxes = EpisodeSandboxes(self._choice, name, root)
+        name = f"{play.spec.episode_id}-{play.spec.attempt}"
+        if self._environment_takes_sandboxes:
+            are_root = self._settings.sandbox.user == "root"
+            play.trace.sandboxes = EpisodeSandboxes(self._pool, name, are_root)
             return None
         with play.trace.during("queue"):
-            name = f"{play.spec.episode_id}-{play.spec.attempt}"
-            return await self._pool.acquire(name, image_of(play.spec.row))
+            return await self._pool.acquire(name, SandboxWish(image=image_of(play.spec.row)))
 
     async def _release(self, plays: list[Play]) -> None:
         """Closes the sessions, whatever state they are in."""
@@ -314,12 +310,12 @@ class EpisodePlayer:
         """The episode's session, where its sandbox is its own."""
         if self._pool is None:
             return None
-        return play.session if self._choice is not None or self._pool.gives_each_its_own else None
+        has_its_own = self._environment_takes_sandboxes or self._pool.gives_each_its_own
+        return play.session if has_its_own else None
 
     def _new_creations(self) -> int:
         """Sandboxes brought up since this was last asked."""
         if self._pool is None:
             return 0
-        created = self._pool.created + (0 if self._choice is None else self._choice.created)
-        before, self._told_creations = self._told_creations, created
+        before, self._told_creations = self._told_creations, self._pool.created
         return self._told_creations - before

@@ -19,7 +19,7 @@ from workers.episode import EpisodePlayer
 from workers.handed_on import select_worker_variables
 from workers.records import EpisodeRecord, EpisodeSpec, Message
 from workers.sandbox.base import Owner
-from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.pools import SandboxPools
 from workers.settings import PolicyEndpoint, WorkerSettings
 
 _STYLES = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
@@ -159,7 +159,7 @@ async def _play_episode(
 ) -> EpisodeRecord:
     pool = None
     if environment.toolset is not None:
-        pool = ImagePools(environment.toolset, settings.sandbox, Owner("debug", "debug"), ahead=1)
+        pool = SandboxPools(environment.toolset, settings.sandbox, Owner("debug", "debug"), ahead=1)
     client: Any = environment.open_client(settings.policy)
     ask = client.get_response
 

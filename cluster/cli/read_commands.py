@@ -1,6 +1,7 @@
 """The commands that read what runs have written."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,11 +91,14 @@ def _print_episodes(folder: str, episode: str | None, failed: bool, where: str |
     from cluster.observe.episode_list import render_episode_list
 
     if episode is not None:
-        record = find_record(local_folder(folder), episode)
+        from cluster.viewer.reasons import explain_score
+
+        run = local_folder(folder)
+        record = find_record(run, episode)
         if as_json:
             print(record.model_dump_json(indent=2))
         else:
-            print_lines(console, render_episode(record))
+            print_lines(console, chain(render_episode(record), explain_score(record, run)))
         return
     conditions = parse_conditions(where) if where is not None else []
     if failed:

@@ -15,7 +15,7 @@ from workers.episode import EpisodePlayer
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, Record
 from workers.sandbox.base import Owner
-from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.pools import SandboxPools
 from workers.settings import WorkerSettings
 
 _MAX_IN_FLIGHT = 4
@@ -94,7 +94,7 @@ async def _play_oracle_and_empty(
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     pool = None
     if environment.toolset is not None:
-        pool = ImagePools(
+        pool = SandboxPools(
             environment.toolset, settings.sandbox, Owner("validate", "validate"), ahead=_MAX_IN_FLIGHT
         )
     players = [

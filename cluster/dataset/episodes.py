@@ -53,7 +53,9 @@ def _rows(file: Path, only: list[tuple[str, str, str]] | None = None) -> list[di
 
 
 def find_record(run_dir: Path, name: str) -> EpisodeRecord:
-    """The episode of this id, of an id that begins so, or the one episode of this task.
+    """The episode of this id, of an id that begins so, or the first sample of this task.
+
+    A task may also be named by the end of its id, after a slash, if that is the end of one task's id only.
 
     Raises:
         ConfigError: There is none, or there are several.
@@ -62,9 +64,16 @@ def find_record(run_dir: Path, name: str) -> EpisodeRecord:
         ShardCorrupt: A shard is.
     """
     ids: list[str] = []
-    for table in iterate_episodes(run_dir, ("episode_id", "task_id")):
-        pairs = zip(table["episode_id"].to_pylist(), table["task_id"].to_pylist(), strict=True)
-        ids += [episode_id for episode_id, task in pairs if episode_id.startswith(name) or task == name]
+    named: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    for table in iterate_episodes(run_dir, ("episode_id", "task_id", "sample_index")):
+        columns = (table[column].to_pylist() for column in ("episode_id", "task_id", "sample_index"))
+        for episode_id, task, sample in zip(*columns, strict=True):
+            if episode_id.startswith(name):
+                ids.append(episode_id)
+            elif task == name or task.endswith(f"/{name}"):
+                named[task].append((sample, episode_id))
+    tasks = [name] if name in named else list(named)
+    ids += [min(named[task])[1] for task in tasks]
     if len(ids) != 1:
         those = f"{len(ids)} episodes: {', '.join(ids[:5])}{', …' if len(ids) > 5 else ''}" if ids else "none"
         raise ConfigError(

@@ -1,6 +1,7 @@
 """The sandbox image of a run: found, pulled, or built when it is one of ours."""
 
 from collections.abc import Callable
+from typing import Any
 
 import docker
 import docker.errors
@@ -9,9 +10,8 @@ import requests
 from cluster.errors import RunError
 from sandbox_images import build, bundle_volume
 from sandbox_images.host import ImageBuildError, hold_lock
-from workers.errors import SandboxStartError
+from workers.sandbox.architecture import describe_other_architecture
 from workers.sandbox.engine import engine
-from workers.sandbox.images import inspect_image
 from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import SandboxSettings
 
@@ -132,11 +132,11 @@ def _ensure_task_image(image: str, pull: bool) -> None:
 
 def _check_image(image: str) -> None:
     """Sees that this machine's engine can run an image that it has."""
-    try:
-        with engine() as client:
-            inspect_image(client, image)
-    except SandboxStartError as error:
-        raise RunError(str(error)) from error
+    with engine() as client:
+        api: Any = client.api
+        problem = describe_other_architecture(api, image, api.inspect_image(image))
+    if problem is not None:
+        raise RunError(problem)
 
 
 def _ensure_tool_host(image: str, spec: ToolsetSpec, say: Callable[[str], None]) -> None:

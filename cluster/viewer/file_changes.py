@@ -54,10 +54,18 @@ def diff_files(before: Any, after: Any) -> list[dict[str, Any]]:
     return found
 
 
+def _split_lines(text: str) -> list[str]:
+    """A text's lines; a last one that nothing ends says so, as `diff` has it."""
+    if not text:
+        return []
+    *lines, last = text.split("\n")
+    return [*lines, f"{last} (no newline at the end)"] if last else lines
+
+
 def _diff_lines(first: dict[str, Any] | None, second: dict[str, Any] | None) -> list[list[str]] | None:
     texts = [entry.get("text") if entry else "" for entry in (first, second)]
     if None in texts:
         return None
-    before, after = (str(text).split("\n") if text else [] for text in texts)
+    before, after = (_split_lines(str(text)) for text in texts)
     lines = list(difflib.unified_diff(before, after, n=_CONTEXT_LINES, lineterm=""))[2:]
     return [["@", line] if line.startswith("@@") else [line[0], line[1:]] for line in lines]

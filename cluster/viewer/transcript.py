@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from cluster.observe.token_texts import TokenTexts, count_kept_tokens, step_before
-from cluster.viewer.expected_calls import match_calls
+from cluster.viewer.expected_calls import ExpectedCall, match_calls
 from cluster.viewer.file_changes import diff_files, has_files
 from cluster.viewer.injections import (
     AGENTDOJO_SUITES,
@@ -92,15 +92,24 @@ class Transcript:
         head["has_tokens"] = any(step.completion_token_ids is not None for step in episode.steps)
         head["notice"] = self.notice
         head["injected"] = [_truncate_text(text) for text in self.injected]
-        calls = self.calls or TaskCalls([], [])
-        head["own_calls"] = [one.describe() for one in match_calls(calls.own, episode)]
-        head["wanted_calls"] = [one.describe() for one in match_calls(calls.injected, episode)]
+        own, injected = self.expected_calls()
+        head["own_calls"] = [one.describe() for one in own]
+        head["wanted_calls"] = [one.describe() for one in injected]
         head["wanted_pending"] = self.calls is None
         head["opening"] = [self._message_in_full(message) for message in self._opening_messages()]
         head["outline"] = [self._step_line(step) for step in episode.steps]
         if not episode.steps:
             head["opening"] = [self._message_in_full(message) for message in episode.messages]
         return head
+
+    def expected_calls(self) -> tuple[list[ExpectedCall], list[ExpectedCall]]:
+        """The calls of the user's task and of the injection, with the steps that made them.
+
+        Empty while AgentDojo is being loaded.
+        """
+        self._find_calls()
+        calls = self.calls or TaskCalls([], [])
+        return match_calls(calls.own, self.episode), match_calls(calls.injected, self.episode)
 
     def steps(self, first: int, count: int, texts: TokenTexts) -> list[dict[str, Any]]:
         """These steps in full, but for what is very long."""

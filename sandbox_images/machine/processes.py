@@ -39,6 +39,7 @@ class Program:
     ) -> None:
         self._family = family
         self._unwritten = bytearray()
+        self._input_ends = False
         self._to_close: list[int] = []
         try:
             reader, self._stdin = self._pipe() if stdin else (self._open(os.devnull, os.O_RDONLY), None)
@@ -87,13 +88,11 @@ class Program:
 
     def write(self, data: bytes) -> None:
         """Writes to it; nothing: its input ends. What it does not read yet is kept."""
-        if self._stdin is None:
+        if self._stdin is None or self._input_ends:
             raise ValueError("this program's input is closed")
-        if data:
-            self._unwritten += data
-            self._flush()
-        else:
-            self._close_stdin()
+        self._unwritten += data
+        self._input_ends = not data
+        self._flush()
 
     def take(self) -> dict[str, Any] | None:
         """What is new of it: output, and the exit code when there is no more. None: nothing is."""
@@ -135,6 +134,8 @@ class Program:
                 self._close_stdin()
                 return
             del self._unwritten[:size]
+        if self._input_ends:
+            self._close_stdin()
 
     def _close_stdin(self) -> None:
         self._unwritten.clear()

@@ -31,7 +31,7 @@ SHELL = ["environment={id: shell}", "policy={kind: endpoint, base_url: 'http://1
         (["samples=0"], "samples"),
         (
             [*SHELL, "environment.args.agent={id: codez}"],
-            "environment.args.agent.id: there is no agent 'codez'",
+            "agent.id: there is no agent 'codez'; did you mean codex?",
         ),
         (
             [*SHELL, "environment.args.agent={command: [x], image: 'no-such-agent:1'}"],

@@ -27,7 +27,7 @@ class ConversationPolicy(MockPolicy):
         answer = await super()._chat(request)
         if not body.get("stream") or answer.status != 200 or not isinstance(answer, web.Response):
             return answer
-        return web.Response(body=_as_events(json.loads(answer.body or b"")), content_type="text/event-stream")
+        return web.Response(body=_as_events(json.loads(answer.text or "")), content_type="text/event-stream")
 
 
 def in_turn(*replies: Reply | Fault) -> Callable[[dict[str, Any]], Reply | Fault]:

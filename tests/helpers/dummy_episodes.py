@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.helpers.dummy_environment import row
-from tests.helpers.rollouts import record, spec
+from tests.helpers.rollouts import record, spec, usual_pool
 from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
 
@@ -48,6 +48,6 @@ def assert_failed(result: EpisodeResult, stage: str, kind: str, message: str) ->
 
 
 def sessions(worker: RolloutWorker) -> set[str]:
-    pool = worker._player._pool
-    assert pool is not None and pool._current is not None
+    pool = usual_pool(worker)
+    assert pool._current is not None
     return pool._current.sessions

@@ -9,6 +9,7 @@ from typing import Any
 
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec
 from workers.rollout_worker import RolloutWorker
+from workers.sandbox.pool import SandboxPool
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
 ORACLE = PolicyEndpoint(kind="oracle", model="oracle")
@@ -39,6 +40,13 @@ def rollout_worker(
         yield worker
     finally:
         worker.stop()
+
+
+def usual_pool(worker: RolloutWorker) -> SandboxPool:
+    """Where a worker has the sandboxes of the run's own image."""
+    pools = worker._player._pool
+    assert pools is not None
+    return pools._usual
 
 
 def rows(worker: RolloutWorker) -> list[dict[str, Any]]:

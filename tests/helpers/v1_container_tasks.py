@@ -1,6 +1,7 @@
 """A taskset of verifiers' v1 API whose hooks use the runtime; a file of its own, for any Python."""
 
 import asyncio
+from typing import Any
 
 import verifiers.v1 as vf
 
@@ -60,7 +61,7 @@ async def _use_contract(runtime: vf.Runtime) -> dict[str, bool]:
         missing = False
     except Exception as error:  # noqa: BLE001 - see above
         missing = type(error).__name__ == "SandboxError"
-    process = await runtime.open_process(["cat"], {})
+    process: Any = await runtime.open_process(["cat"], {})
     await process.write(b"said\n")
     said = await anext(aiter(process.stdout))
     was_alive = await process.poll() is None
@@ -91,9 +92,13 @@ async def _use_contract(runtime: vf.Runtime) -> dict[str, bool]:
 MODES = ["plain", "setup runs", "contract", "image", "no image", "killed"]
 
 
-class Boxes(vf.Taskset[BoxTask]):
+class BoxesConfig(vf.TasksetConfig):
+    modes: list[str] = MODES
+
+
+class Boxes(vf.Taskset[BoxTask, BoxesConfig]):
     def load(self):
-        for number, mode in enumerate(MODES):
+        for number, mode in enumerate(self.config.modes):
             yield BoxTask(
                 BoxData(
                     idx=number,

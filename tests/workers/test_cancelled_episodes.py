@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.dummy_episodes import ENVIRONMENT, one, sessions, task
-from tests.helpers.rollouts import ORACLE, rollout_worker, spec
+from tests.helpers.rollouts import ORACLE, rollout_worker, spec, usual_pool
 from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeResult
 from workers.rollout_worker import RolloutWorker
@@ -60,8 +60,8 @@ def cancelled_at(gate: Gate, worker: RolloutWorker, row: dict[str, Any]) -> list
 
 
 def free_places(worker: RolloutWorker) -> int:
-    pool = worker._player._pool
-    assert pool is not None and pool._places is not None
+    pool = usual_pool(worker)
+    assert pool._places is not None
     return pool._places._value
 
 

@@ -14,7 +14,7 @@ import jsonpatch
 import pytest
 
 from tests.helpers.dummy_episodes import ENVIRONMENT, GOOD, assert_failed, one, put, sessions, task, turn
-from tests.helpers.rollouts import played, record, rollout_worker, spec
+from tests.helpers.rollouts import played, record, rollout_worker, spec, usual_pool
 from tests.helpers.sandboxes import children, is_alive
 from workers.errors import SandboxStartError
 from workers.rollout_worker import RolloutWorker
@@ -258,8 +258,8 @@ def test_episode_out_of_time_is_on_record_and_its_session_is_gone(
 
 def test_sandbox_that_does_not_come_up_is_on_record() -> None:
     with rollout_worker(ENVIRONMENT) as worker:
-        pool = worker._player._pool
-        assert pool is not None and pool._current is not None
+        pool = usual_pool(worker)
+        assert pool._current is not None
         os.kill(int(pool._current.id.removeprefix("process-")), 9)
         while pool._current.alive:
             time.sleep(0.01)
@@ -277,8 +277,8 @@ def test_worker_whose_sandbox_does_not_come_up_says_so() -> None:
 
 def test_stopped_worker_breaks_off_what_is_in_flight_and_leaves_nothing() -> None:
     with rollout_worker(ENVIRONMENT, sandbox={"call_timeout": 600}) as worker:
-        pool = worker._player._pool
-        assert pool is not None and pool._current is not None
+        pool = usual_pool(worker)
+        assert pool._current is not None
         pid = int(pool._current.id.removeprefix("process-"))
         with concurrent.futures.ThreadPoolExecutor() as threads:
             playing = threads.submit(worker.play, [spec(task(turn(("sleep", {"seconds": 600}))))])
@@ -293,8 +293,8 @@ def test_stopped_worker_breaks_off_what_is_in_flight_and_leaves_nothing() -> Non
 def test_worker_stopped_while_it_comes_up_leaves_nothing() -> None:
     with rollout_worker(ENVIRONMENT) as worker:
         player = worker._player
-        pool = player._pool
-        assert pool is not None and pool._current is not None
+        pool = usual_pool(worker)
+        assert pool._current is not None
         os.kill(int(pool._current.id.removeprefix("process-")), 9)
         while pool._current.alive:
             time.sleep(0.01)

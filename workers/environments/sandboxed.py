@@ -13,7 +13,7 @@ import verifiers as vf
 
 from workers.errors import PolicyError, SandboxError
 from workers.sandbox.base import Owner, Session, ToolsetSpec
-from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.pools import SandboxPools, SandboxWish
 from workers.sandbox.task_images import image_of
 from workers.settings import SandboxSettings
 
@@ -31,7 +31,7 @@ class OwnSandboxes:
     def __init__(self, toolset: ToolsetSpec, settings: SandboxSettings) -> None:
         self._toolset = toolset
         self._settings = settings
-        self._pool: ImagePools | None = None
+        self._pool: SandboxPools | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sessions: set[Session] = set()
 
@@ -46,9 +46,9 @@ class OwnSandboxes:
         """
         loop = asyncio.get_running_loop()
         if self._pool is None or self._loop is not loop:  # each evaluation may run its own
-            self._pool = ImagePools(self._toolset, self._settings, Owner("vf-eval", "vf-eval"))
+            self._pool = SandboxPools(self._toolset, self._settings, Owner("vf-eval", "vf-eval"))
             self._loop = loop
-        session = await self._pool.acquire(uuid.uuid4().hex[:16], image)
+        session = await self._pool.acquire(uuid.uuid4().hex[:16], SandboxWish(image=image))
         self._sessions.add(session)
         return session
 

@@ -11,7 +11,7 @@ from workers.environments.classic import error_classes as vf
 from workers.environments.json_text import json_text
 from workers.records import Message, Stage, Timings
 from workers.sandbox.base import Session
-from workers.sandbox.choice import EpisodeSandboxes
+from workers.sandbox.episode_sandboxes import EpisodeSandboxes
 
 
 @dataclass

@@ -9,6 +9,7 @@ from docker.types import Mount
 
 from sandbox_images.bundle_volume import PROGRAMS_HOME
 from workers.errors import SandboxStartError
+from workers.sandbox.architecture import describe_other_architecture
 
 HOME = "/opt/kumite"
 """Where the tool host is in a container, in ours and in others' images."""
@@ -47,12 +48,8 @@ def inspect_image(client: docker.DockerClient, image: str) -> ImageFacts:
 
 def _inspect(api: Any, image: str) -> ImageFacts:
     found: dict[str, Any] = api.inspect_image(image)
-    theirs, ours = found.get("Architecture", ""), str(api.version().get("Arch", ""))
-    if theirs and ours and theirs != ours:
-        raise SandboxStartError(
-            f"sandbox.image: {image} is for {theirs}, and this node's engine runs {ours}. Build it for that, "
-            f"or `docker pull --platform linux/{ours} {image}`"
-        )
+    if problem := describe_other_architecture(api, image, found):
+        raise SandboxStartError(problem)
     config: dict[str, Any] = found.get("Config") or {}
     lines: list[str] = config.get("Env") or []
     pairs = [line.partition("=") for line in lines]

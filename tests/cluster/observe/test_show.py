@@ -19,6 +19,8 @@ from cluster.observe.token_lines import describe_tokens
 from cluster.observe.token_texts import TokenTexts
 from cluster.plan.tasks import Selection, Task, render_selection
 from tests.cluster.synthetic import episode, failed_episode, full_step, write_segment
+from tests.cluster.viewer.made_up_agents import EMPTY_WORKSPACE, WORKSPACE_ID, shell_episode
+from tests.cluster.viewer.made_up_runs import attacked_episode, write_run
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from workers.records import EpisodeError, EpisodeRecord, FunctionCall, Message, StepRecord, ToolCall
 
@@ -124,12 +126,34 @@ def test_a_condition_that_cannot_be_is_named(run: Path, where: str, says: str) -
 
 
 def test_an_episode_is_found_by_id_by_its_beginning_and_by_its_task(run: Path) -> None:
-    for name in ("0000000000000002", "banking/user_task_2"):
+    for name in ("0000000000000002", "banking/user_task_2", "user_task_2"):
         assert find_record(run, name).episode_id == "0000000000000002"
     with pytest.raises(ConfigError, match="4 episodes"):
         find_record(run, "0000")
     with pytest.raises(ConfigError, match=r"'zzz' is the id, .* of none"):
         find_record(run, "zzz")
+
+
+def test_a_task_with_several_samples_shows_the_first(tmp_path: Path) -> None:
+    samples = [episode(number, task_id="bench/t1", sample_index=2 - number) for number in range(3)]
+    run = write_run(tmp_path / "run", samples)
+    assert find_record(run, "t1").sample_index == 0
+    other = write_run(tmp_path / "other", [episode(0, task_id="a/t1"), episode(1, task_id="b/t1")])
+    with pytest.raises(ConfigError, match="2 episodes"):
+        find_record(other, "t1")
+
+
+def test_an_episode_ends_with_the_reasons_of_its_score(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "attacked", [attacked_episode()])
+    shown = CliRunner().invoke(app, ["show", str(run), f"{0:016x}"]).output
+    why = shown[shown.index("why:") :]
+    assert "the user's task is not done; its ground truth makes these calls:" in why
+    assert "read_file" in why and "made with other arguments at step 0" in why
+    assert "the attack has succeeded; the injection makes these calls:" in why and "made at step 1" in why
+    states = {WORKSPACE_ID: json.dumps(EMPTY_WORKSPACE)}
+    workspace = write_run(tmp_path / "workspace", [shell_episode()], states=states)
+    shown = CliRunner().invoke(app, ["show", str(workspace), "fix-double"]).output
+    assert "test test_zero failed: line 6: SubmissionFailed: raised IndexError" in shown
 
 
 def test_the_command_lists_and_shows(run: Path) -> None:

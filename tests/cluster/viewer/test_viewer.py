@@ -313,3 +313,11 @@ def test_the_built_page_is_what_the_sources_give(tmp_path: Path) -> None:
     }
     kept = {path.relative_to(DIST): path.read_bytes() for path in DIST.rglob("*.*")}
     assert built == kept, "run `make viewer`, and commit cluster/viewer/dist"
+
+
+def test_the_pages_sources_have_types_and_no_lint() -> None:
+    npm = shutil.which("npm")
+    if npm is None or not (PAGE / "node_modules" / "oxlint").exists():
+        pytest.skip("needs Node.js, and what `make viewer` installs")
+    found = subprocess.run([npm, "run", "check"], cwd=PAGE, capture_output=True, text=True, timeout=240)
+    assert found.returncode == 0, found.stdout + found.stderr

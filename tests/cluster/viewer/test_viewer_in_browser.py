@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.viewer.report import write_report
-from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, Viewer
+from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, Viewer, look_at
 from tests.cluster.viewer.made_up_runs import HOSTILE, mixed_records, write_run
 
 pytestmark = NEEDS_CHROMIUM
@@ -36,6 +36,8 @@ def test_keys_move_through_steps_episodes_and_back_to_the_table(viewer: Viewer) 
     assert "where=reward" in page.url  # the selection goes along
     page.keyboard.press("[")
     page.wait_for_selector("h2:has-text('sample 0')")
+    page.keyboard.press("c")
+    page.wait_for_selector("text=link copied")
     page.keyboard.press("/")
     page.wait_for_selector("text=8 episodes")
     page.keyboard.press("/")
@@ -69,7 +71,7 @@ def test_two_runs_are_compared_down_to_the_step_on_which_they_part(viewer: Viewe
     page.click(".pairs tbody tr >> nth=0")
     page.wait_for_selector(".beside .boundary:has-text('here they part')")
     page.wait_for_selector(".beside .call.wanted")
-    assert "I pay the bill only." in page.inner_text(".beside .two >> nth=1")
+    assert "I pay the bill only." in page.inner_text(".beside .two >> nth=2")
     where = page.url
     page.keyboard.press("]")
     page.wait_for_function("(before) => location.href !== before", arg=where)
@@ -122,6 +124,21 @@ def test_a_report_opens_without_a_server(viewer: Viewer, runs: Path, tmp_path: P
     page.wait_for_selector("#step-1 .state .added")
 
 
+def test_a_report_of_two_runs_compares_them_without_a_server(
+    viewer: Viewer, runs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.html"
+    write_report([str(runs / "mixed"), str(runs / "second")], file, [])
+    page = viewer.page.context.browser.new_page()
+    page.goto(f"file://{file}")
+    page.check("input[aria-label='compare mixed']")
+    page.check("input[aria-label='compare second']")
+    page.click("button:has-text('compare')")
+    assert "-0.75" in page.inner_text(".differences tr:has-text('attack success')")
+    page.click(".pairs tbody tr >> nth=0")
+    page.wait_for_selector(".beside .boundary:has-text('here they part')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_can_be_read_on_their_ground(viewer: Viewer, scheme: str) -> None:
     viewer.page.emulate_media(color_scheme=scheme)
@@ -145,3 +162,9 @@ def test_texts_can_be_read_on_their_ground(viewer: Viewer, scheme: str) -> None:
         }"""
     )
     assert min(contrasts) >= 4.5, contrasts  # WCAG 2.2, level AA
+
+
+def test_one_run_alone_is_opened_at_once(runs: Path) -> None:
+    with look_at([runs / "mixed"]) as shown:
+        shown.page.wait_for_selector("h2:has-text('run-1')")
+        assert "/run/mixed-" in shown.page.url

@@ -107,6 +107,16 @@ def test_one_whose_time_is_over_is_graded_as_it_is() -> None:
 
 
 @pytest.mark.slow
+def test_one_that_fails_after_a_call_and_says_nothing_is_graded_by_what_its_policy_said() -> None:
+    with MockPolicy(Reply("10065")) as policy:
+        result, made = play(policy, agent("ask([user('go')])\nsys.exit(3)"))
+    assert (result.status, result.reward) == ("finished", 1.0), result.error_message
+    assert made.stop_reason == "agent_failed"
+    details = json.loads(made.details or "")["agent"]
+    assert (details["status"], details["output"], details["answer"]) == (3, "", None)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "words"),
     [

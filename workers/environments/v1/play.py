@@ -5,7 +5,7 @@ from typing import Any
 
 from workers.environments import tracing
 from workers.records import Message, Usage
-from workers.sandbox.choice import EpisodeSandboxes
+from workers.sandbox.episode_sandboxes import EpisodeSandboxes
 from workers.sandbox.relay import ProtocolFactory
 
 

@@ -8,7 +8,7 @@ from verifiers.v1.harnesses.null import NullHarness
 from verifiers.v1.task import Task
 
 from workers.sandbox.base import ToolsetSpec
-from workers.sandbox.choice import SandboxWish
+from workers.sandbox.pools import SandboxWish
 
 _log = logging.getLogger(__name__)
 _TOOLSET = "sandbox_images.machine.toolset:MachineToolset"

@@ -80,7 +80,7 @@ export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
     c: () => void navigator.clipboard?.writeText(location.href),
   });
   const names = found?.runs.map(name) ?? [];
-  const title = (side: number) => `${["first", "second"][side] ?? `${side + 1}th`}: ${names[side]}`;
+  const title = (side: number) => `${["first", "second", "third"][side] ?? `run ${side + 1}`}: ${names[side]}`;
   const two = keys.length === 2;
   return (
     <main class="compare">
@@ -95,7 +95,7 @@ export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
           {two && !window.KUMITE_REPORT && <a href={address(["compare", keys[1], keys[0]])}>The other way round</a>}</p>
         <h3>{number(found.differing)} {two ? "pairs" : "episodes"} differ <span class="dim small">the largest change of the reward first</span></h3>
         {found.rows.length > 0 && <div class="scroll pairs" tabIndex={0} role="region" aria-label="What differs"><table>
-          <thead><tr><th>task</th><th>sample</th>{names.map((one, at) => <th title={one}>{two ? ["first", "second"][at] : one}</th>)}<th>change</th><th>what differs</th></tr></thead>
+          <thead><tr><th>task</th><th class="number">sample</th>{names.map((one, at) => <th class="number" title={one}>{two ? ["first", "second"][at] : one}</th>)}<th class="number">change</th><th>what differs</th></tr></thead>
           <tbody>{found.rows.slice(0, SHOWN).map((row) => (
             <tr class={row === picked ? "current" : ""} onClick={() => open(row)}>
               <td><button class="plain"><Plain text={row.task_id.slice(0, 120)} /></button></td><td class="number">{row.sample_index}</td>

@@ -321,7 +321,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
               {episode.injected.map((cut) => <Text cut={cut} marks={[[0, cut.text.length]]} />)}
             </details>
           )}
-          {episode.has_files && <FileChanges run={run} episode={episode.episode_id} step={null} title="files that the episode changed" />}
+          {episode.has_files && <FileChanges run={run} episode={episode.episode_id} step={null} title="files that the episode changed" open />}
           {episode.has_tokens && <TrainingSequences run={run} episode={episode.episode_id} />}
           {tools.length > 0 && <details><summary>tools <span class="dim">{tools.length}</span></summary><dl class="tools">{tools.map((tool) => <><dt><code><Plain text={tool.name} /></code></dt><dd><Plain text={tool.description ?? ""} /></dd></>)}</dl></details>}
           <Notes run={run} episode={episode} />
@@ -335,6 +335,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
             previousVersion={previous(first + place)} onPick={() => mark(first + place)} />
         ))}
         {first + steps.length < total && steps.length > 0 && <button class="more" onClick={() => void more()}>{Math.min(STEPS_AT_ONCE, total - first - steps.length)} more of {total.toLocaleString("en")} steps</button>}
+        {total > 0 && steps.length === 0 && !error && <p class="dim" role="status">Loading…</p>}
         {total === 0 && <p class="dim">The episode ended before its first step.</p>}
       </main>
       {wide && <aside aria-label="State"><h3>state after step {current}</h3><State run={run} episode={episode.episode_id} step={Math.min(current, total - 1)} /></aside>}

@@ -7,6 +7,7 @@ interface FileChange {
   path: string; change: "added" | "removed" | "changed"; size_before: number | null; size_after: number | null;
   lines: [string, string][] | null; left_out: number;
 }
+const OPEN_FILES = 3;
 const LOOK: Record<string, string> = { "+": "added", "-": "removed", "@": "hunk", " ": "same" };
 
 function counts(file: FileChange) {
@@ -15,9 +16,9 @@ function counts(file: FileChange) {
   return <><span class="fine">+{of("+")}</span> <span class="danger">−{of("-")}</span></>;
 }
 
-function Diff({ file }: { file: FileChange }) {
+function Diff({ file, open }: { file: FileChange; open: boolean }) {
   return (
-    <details class="file" open>
+    <details class="file" open={open}>
       <summary><code><Plain text={file.path} /></code> <span class="badge">{file.change}</span> <span class="small">{counts(file)}</span></summary>
       {file.lines === null ? <p class="small dim">No diff: the file is large, or not text.</p> : (
         <pre class="diff" tabIndex={0}>{file.lines.map(([sign, text]) => <span class={`line ${LOOK[sign]}`}><i class="sign">{sign === "@" ? " " : sign}</i><Plain text={text} />{"\n"}</span>)}</pre>
@@ -30,7 +31,7 @@ function Diff({ file }: { file: FileChange }) {
 /** The files that a step changed, or the whole episode, as diffs. */
 function FileList({ run, episode, step }: { run: string; episode: string; step: number | null }) {
   const answer = useAnswer<FileChange[]>(`runs/${run}/episodes/${episode}/files${step === null ? "" : `?step=${step}`}`);
-  return <Waiting of={answer}>{answer.value && (answer.value.length ? answer.value.map((file) => <Diff key={file.path} file={file} />) : <p class="small dim">No file changed.</p>)}</Waiting>;
+  return <Waiting of={answer}>{answer.value && (answer.value.length ? answer.value.map((file) => <Diff key={file.path} file={file} open={answer.value!.length <= OPEN_FILES} />) : <p class="small dim">No file changed.</p>)}</Waiting>;
 }
 
 /** A fold with the diffs, which are asked for when it is opened. */

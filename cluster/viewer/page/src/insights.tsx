@@ -40,11 +40,11 @@ export function DisagreeingTasks({ run, rows }: { run: string; rows: Disagreeing
   if (!rows.length) return null;
   return (
     <figure class="broad"><figcaption>tasks whose samples disagree most</figcaption><div class="scroll" tabIndex={0} role="region" aria-label="Tasks whose samples disagree most"><table>
-      <thead><tr><th>task</th><th>samples</th><th>pass rate</th><th>reward</th><th>deviation</th></tr></thead>
+      <thead><tr><th>task</th><th>samples</th><th>pass rate</th><th title="deviation of the reward">deviation</th></tr></thead>
       <tbody>{rows.map((row) => (
         <tr onClick={() => go(["run", run, "samples", row.episode_id])}>
           <td><a href={address(["run", run, "samples", row.episode_id])} onClick={(event) => event.stopPropagation()}><Plain text={row.task_id.slice(0, 120)} /></a></td>
-          <td class="number">{number(row.samples)}</td><td class="number"><span class="share"><i style={{ width: `${100 * row.pass_rate}%` }} />{number(row.pass_rate)}</span></td><td class="number">{number(row.reward)}</td><td class="number">{number(row.reward_deviation)}</td>
+          <td class="number">{number(row.samples)}</td><td class="number"><span class="share"><i style={{ width: `${100 * row.pass_rate}%` }} />{number(row.pass_rate)}</span></td><td class="number">{number(row.reward_deviation)}</td>
         </tr>
       ))}</tbody></table></div></figure>
   );
@@ -76,11 +76,11 @@ export function VersionChoice({ run, versions }: { run: string; versions: (strin
     const data = new FormData(form);
     go(["compare", `${run}@${String(data.get("one"))}`, `${run}@${String(data.get("other"))}`]);
   };
-  const options = versions.map((version) => <option value={String(version)}>{String(version)}</option>);
+  const options = (chosen: string | number) => versions.map((version) => <option value={String(version)} selected={version === chosen}>{String(version)}</option>);
   return (
     <form class="row small" onSubmit={(event) => { event.preventDefault(); compare(event.currentTarget); }}>
-      <label>version <select name="one" defaultValue={String(versions[0])}>{options}</select></label>
-      <label>beside version <select name="other" defaultValue={String(versions[versions.length - 1])}>{options}</select></label>
+      <label>version <select name="one">{options(versions[0])}</select></label>
+      <label>beside version <select name="other">{options(versions[versions.length - 1])}</select></label>
       <button type="submit">compare task by task</button>
       <span class="dim">over the tasks that both played</span>
     </form>

@@ -35,7 +35,7 @@ export function Lanes({ lines, current, pick }: { lines: Line[]; current: number
             {shown.map((line, place) => {
               const at = first + place;
               return (
-                <g class={`node ${at === current ? "current" : ""} ${line.injected_call ? "bad" : ""}`} role="button" tabIndex={0} aria-label={`step ${at}, ${name(line)}`}
+                <g class={`node ${at === current ? "current" : ""} ${line.injected_call ? "bad" : ""}`} role="button" tabindex={0} aria-label={`step ${at}, ${name(line)}`}
                   onClick={() => pick(at)} onKeyDown={(event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); event.stopPropagation(); pick(at); } }}>
                   <title>{`step ${at}: ${line.calls.join(", ") || "answers"}`}</title>
                   <circle cx={x(at)} cy={y(line)} r="8" /><text x={x(at)} y={y(line) + 3} text-anchor="middle">{at}</text>

@@ -6,7 +6,7 @@ import { ComparePage } from "./compare";
 import { EpisodePage } from "./episode";
 import { label, moment, number, seconds } from "./format";
 import { useAnswer, Waiting } from "./load";
-import { address, selection, useRoute } from "./route";
+import { address, go, selection, useRoute } from "./route";
 import { RunPage } from "./run";
 import { SamplesPage } from "./samples";
 import { EpisodesPage } from "./table";
@@ -56,6 +56,9 @@ function RunsPage() {
     return () => clearTimeout(timer);
   }, [answer.value]);
   const runs = answer.value ?? [];
+  useEffect(() => {
+    if (runs.length === 1 && !runs[0].error) go(["run", runs[0].key], undefined, true); // there is nothing to choose
+  }, [answer.value]);
   const [picked, setPicked] = useState<string[]>([]);
   const [metric, setMetric] = useState("reward");
   const pick = (key: string) => setPicked(picked.includes(key) ? picked.filter((one) => one !== key) : [...picked, key]);
@@ -82,7 +85,7 @@ function RunsPage() {
               {runs.length > 1 && <td onClick={(event) => event.stopPropagation()}><input type="checkbox" aria-label={`compare ${run.name}`} checked={picked.includes(run.key)} onChange={() => pick(run.key)} /></td>}
               <td><a href={address(["run", run.key])}>{run.name}</a></td>
               <td><span class={`badge ${run.state === "live" ? "good" : run.state === "cut off" ? "warn" : ""}`}>{run.state}</span></td>
-              <td>{moment(run.created)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
+              <td title={moment(run.created)}>{moment(run.created).slice(0, 16)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
               <td class="number">{number(run.summary.finished + run.summary.failed)}{run.summary.planned !== null && ` / ${number(run.summary.planned)}`}</td>
               <td class={`number ${run.summary.failed ? "danger" : ""}`}>{number(run.summary.failed)}</td>
               <td class="number">{number(run.summary.reward)}</td>

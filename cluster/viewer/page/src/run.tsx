@@ -22,7 +22,7 @@ function Groups({ title, column, rows, run, children }: { title: string; column:
   if (rows.length < 2) return null;
   const names = Object.keys(rows[0].means).filter((name) => rows.some((row) => row.means[name]));
   return (
-    <figure class="broad"><figcaption>{title}</figcaption><div class="scroll"><table>
+    <figure class={names.length > 4 ? "full" : "broad"}><figcaption>{title}</figcaption><div class="scroll"><table>
       <thead><tr><th>{label(column)}</th><th>episodes</th>{names.map((name) => <th>{label(name)}</th>)}</tr></thead>
       <tbody>{rows.map((row) => <tr onClick={() => go(["run", run, "episodes"], new URLSearchParams({ where: `${column}=${row.key}` }))}>
         <td><button class="plain">{String(row.key)}</button></td><td class="number">{number(row.episodes)}</td>

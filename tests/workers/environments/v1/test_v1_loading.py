@@ -213,6 +213,7 @@ def test_a_runtime_that_is_not_ours_is_said_with_what_takes_its_place(tmp_path, 
     assert f"environment.args.agent.runtime: got type `{kind}`" in caplog.text
     assert "runs in a container of this machine, without a network" in caplog.text
     assert "region can't hold for one and is not used" in caplog.text
+    assert isinstance(environment, V1Environment)
     runtime = environment._env.config.agent.runtime
     assert (runtime.type, runtime.image) == ("docker", "debian:12")
 

@@ -18,7 +18,7 @@ from tests.helpers.sandboxes import OWNER, dummy, process_settings
 from workers.environments.shell.environment import load_environment
 from workers.errors import SandboxStartError
 from workers.sandbox import ownership
-from workers.sandbox.image_pools import ImagePools
+from workers.sandbox.pools import SandboxPools, SandboxWish
 from workers.sandbox.task_images import image_of
 from workers.settings import SandboxSettings
 
@@ -91,12 +91,12 @@ def test_an_image_that_no_sandbox_can_have_is_said_before_an_episode(
 
 def test_sandboxes_without_images_refuse_a_task_that_names_one() -> None:
     async def play() -> None:
-        pools = ImagePools(dummy(), process_settings(), OWNER)
+        pools = SandboxPools(dummy(), process_settings(), OWNER)
         try:
             with pytest.raises(
                 SandboxStartError, match=r"the task names the image x:1, and sandbox\.backend"
             ):
-                await pools.acquire("one", "x:1")
+                await pools.acquire("one", SandboxWish(image="x:1"))
             session = await pools.acquire("two")
             assert pools.created >= 1
             await pools.release(session)
