@@ -13,7 +13,7 @@ from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.observe.trackers import Trackers
 from cluster.plan.plan import Plan, load_plan
-from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
+from cluster.policy import PolicyClient, check_policy, check_seat_endpoints, open_policy, required_cpus
 from cluster.policy.models.models import check_template_shows_tools
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
 from cluster.pool.images import ensure_image, read_image_id, resolve_image_tag, with_image
@@ -124,6 +124,7 @@ def start_components(
                     check_image(image, named_image_id)
             sandbox = with_image(environment.toolset, sandbox)
         check_policy(config.policy)
+        seat_endpoints = check_seat_endpoints(config.policies)
         check_sampling_keys(config.policy)
         check_environment_sampling(config.policy, environment.sampling_args)
         _check_worker_env(config)
@@ -157,7 +158,7 @@ def start_components(
             shared.found = (session, policy)
         check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
-        settings = settings.model_copy(update={"packages": packages})
+        settings = settings.model_copy(update={"packages": packages, "policies": seat_endpoints})
         uses_sandbox = environment.toolset is not None
         ask = make_worker_requester(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1

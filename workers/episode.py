@@ -85,7 +85,7 @@ class EpisodePlayer:
         if environment.toolset is not None:
             owner = Owner(settings.run_id, worker_id)
             pool = SandboxPools(environment.toolset, settings.sandbox, owner, ahead=settings.episodes)
-        client = environment.open_client(settings.policy)
+        client = environment.open_client(settings.policy, settings.policies)
         return cls(settings, environment, pool, client, worker_id, node_id)
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError
 
+from workers.agent_results import write_agents
 from workers.environments.base import Rollout, RolloutEnvironment
 from workers.environments.setup_labels import setup_labels
 from workers.environments.tracing import EpisodeTrace
@@ -130,6 +131,7 @@ class RecordMaker:
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),
             details=_details(play.session),
+            agents=write_agents(rollout.agents),
             connections=_connections(play.session),
             stop_reason=rollout.stop_reason,
             is_truncated=rollout.is_truncated,

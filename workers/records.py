@@ -121,6 +121,11 @@ class StepRecord(Record):
     parent_step: int | None = None
     """`step_index` of the step before this one in its branch. For the first step of a branch: the step at
     which the branch began. Null if there is no such step, or `agent` is null."""
+    policy: str | None = None
+    """The policy that took the step, by its name in `policies`. Null: the run's own, `policy`."""
+    trainable: bool | None = None
+    """False: a trainer is not to learn from the step, because another policy took it, or because the
+    environment says so of its agent. Null if it may learn from it."""
     dialect: Literal["chat", "responses", "messages"] | None = None
     """The API by which the agent called the policy: chat completions, Responses or Anthropic Messages. Null
     if `agent` is null."""
@@ -216,6 +221,11 @@ class EpisodeRecord(Record):
     """What the toolset's `evaluate` returned beside the metrics (`Scores.details`), as JSON text. For
     `shell`: which hidden tests failed, and why. Under the key `agent`: how an agent ended, and the end of
     what it printed. Null if there is nothing, and in a run of a release that did not record it."""
+    agents: Json | None = None
+    """What each agent came to if several have played, as JSON text: a list of agent, policy, trainable,
+    branches, reward, metrics and stop_reason, one entry for each time that an agent played. The episode's
+    reward is then that of the first trainable agent, or its mean. Null if one agent played, or the
+    environment's own loop."""
     connections: Json | None = None
     """The connections that the episode's programs tried to make through the proxy of `sandbox.allow`, allowed
     or refused, as JSON text: a list of host, port, address, outcome, bytes sent and received, and seconds.

@@ -281,6 +281,8 @@ class WorkerSettings(Settings):
     """The sandbox the worker owns."""
     policy: PolicyEndpoint
     """The policy that acts."""
+    policies: dict[str, PolicyEndpoint] = Field(default_factory=dict[str, PolicyEndpoint])
+    """Those that play other agents, by name."""
     episodes: Annotated[int, Field(gt=0)] = 16
     """Episodes the worker runs at once."""
     seed: int | None = None

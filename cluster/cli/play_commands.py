@@ -169,7 +169,8 @@ def tasks(
         bool,
         typer.Option(
             "--validate",
-            help="Play each task with the oracle and with an empty answer; the oracle must get more reward.",
+            help="Play each task with the oracle and with an empty answer; the oracle must get more reward. "
+            "A v1 taskset's tasks check themselves.",
         ),
     ] = False,
 ) -> None:
@@ -199,14 +200,15 @@ def _print_validation(config: RunConfig, as_json: bool) -> None:
 
     found = validate_tasks(config)
     bad = [task for task in found if task.complaint is not None]
+    passed = "reward the oracle more than an empty answer"
+    if found[0].is_own_check:
+        passed = "pass the taskset's own check"
     if as_json:
         print(json.dumps([task.model_dump() for task in found], indent=2))
     else:
         for task in bad:
             console.print(Text(f"{task.task_id}: {task.complaint}", style="red"), soft_wrap=True)
-        console.print(
-            f"{len(found) - len(bad)} of {len(found)} tasks reward the oracle more than an empty answer"
-        )
+        console.print(f"{len(found) - len(bad)} of {len(found)} tasks {passed}")
     if bad:
         raise typer.Exit(1)
 

@@ -210,8 +210,9 @@ def sequences(
     ] = None,
 ) -> None:
     """Write a run's sequences for training: ids, loss mask, log-probabilities, reward, advantage."""
+    from cluster.dataset.advantages import check_advantage
     from cluster.dataset.remote import RemoteFolder, is_uri, local_folder
-    from cluster.dataset.sequences import check_advantage, write_sequences
+    from cluster.dataset.sequences import write_sequences
 
     kind = check_advantage(advantage)
     if out is None and is_uri(folder):

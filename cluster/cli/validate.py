@@ -1,11 +1,16 @@
-"""Whether tasks can be told apart: the oracle must be scored above an empty answer in every one of them."""
+"""Whether tasks can be told apart: the oracle must be scored above an empty answer in every one of them.
+
+A taskset of verifiers' v1 API checks its own tasks.
+"""
 
 import asyncio
+from typing import Any, cast
 
 from cluster.cli.debug import as_classic, local_worker_settings, refuse_own_packages
 from cluster.config import OraclePolicy, RunConfig
-from cluster.plan.plan import load_plan
-from workers.environments.base import RolloutEnvironment
+from cluster.errors import ConfigError
+from cluster.plan.plan import Plan, load_plan, row_task_id
+from workers.environments.base import RolloutEnvironment, TaskEnvironment
 from workers.episode import EpisodePlayer
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, Record
@@ -22,9 +27,11 @@ class TaskValidation(Record):
     task_id: str
     """The task."""
     oracle: float | None
-    """The oracle's reward; null where its episode failed."""
+    """The oracle's reward; null where its episode failed, and for a v1 task, which checks itself."""
     empty: float | None
-    """The reward of an empty answer; null where its episode failed."""
+    """The reward of an empty answer, or of an untouched v1 task; null where there is none."""
+    is_own_check: bool = False
+    """Whether the task has checked itself, as those of v1 tasksets do."""
     complaint: str | None
     """What is wrong with the task; null where nothing is."""
 
@@ -40,6 +47,8 @@ class _EmptyClient(OracleClient):
 def validate_tasks(config: RunConfig) -> list[TaskValidation]:
     """Plays the oracle and an empty answer over all tasks that a config selects, in this process.
 
+    Tasks of verifiers' v1 API are asked to check themselves, where their packages are, and scored untouched.
+
     Args:
         config: The config that selects the tasks. Its policy is not used.
 
@@ -48,13 +57,36 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
         RunError: The sandbox's image cannot be had.
     """
     config = config.model_copy(update={"policy": OraclePolicy(kind="oracle")})
-    refuse_own_packages(config, "kumite tasks --validate")
     loaded, plan = load_plan(config, "validate", shuffled_by=config.name)
+    if loaded.api == "v1":
+        if loaded.toolset is not None:
+            raise ConfigError(
+                f"environment.id: the tasks of {config.environment.id} need a container, which `kumite tasks "
+                "--validate` does not make for a v1 taskset yet; use verifiers' own `validate`"
+            )
+        return _ask_tasks(loaded, plan)
+    refuse_own_packages(config, "kumite tasks --validate")
     environment = as_classic(config, loaded, "kumite tasks --validate")
     settings = local_worker_settings(config, environment, lambda line: None, process=False)
     specs = [plan.group(row, 1)[0] for row in plan.rows()]
     solved, idle = asyncio.run(_play_oracle_and_empty(settings, environment, specs))
     return [_judge_task(spec, *results) for spec, *results in zip(specs, solved, idle, strict=True)]
+
+
+def _ask_tasks(environment: TaskEnvironment, plan: Plan) -> list[TaskValidation]:
+    found: list[TaskValidation] = []
+    for row in plan.rows():
+        untouched, complaint = cast(Any, environment).validate_task(row)
+        found.append(
+            TaskValidation(
+                task_id=row_task_id(row),
+                oracle=None,
+                empty=untouched,
+                is_own_check=True,
+                complaint=complaint,
+            )
+        )
+    return found
 
 
 async def _play_oracle_and_empty(

@@ -164,6 +164,7 @@ class OraclePolicy(Settings):
     """The task's own ground truth."""
 
 
+PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Policy = Annotated[VllmPolicy | EndpointPolicy | OraclePolicy, Field(discriminator="kind")]
 
 
@@ -289,6 +290,10 @@ class RunConfig(Settings):
     """The environment that the policy acts in."""
     policy: Policy
     """The policy that acts."""
+    policies: dict[PolicyName, EndpointPolicy] = Field(default_factory=dict)
+    """More policies, by name, for environments of several agents (verifiers' v1 API). If an agent's `model`
+    in `environment.args` is such a name, that policy plays it; `policy` plays all other agents. A trainer
+    does not learn from what these policies play; `token_ids` and `tokens` have no effect here."""
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     """Where the environment's tools run."""
     workers: WorkersConfig = Field(default_factory=WorkersConfig)

@@ -1,23 +1,20 @@
 """Sequences for training: an episode's token ids, with a mask, log-probabilities and its advantage."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, TypeAlias
 
+from cluster.dataset.advantages import Advantage, Played, advantages, rewards_of
 from cluster.dataset.arrow import pa, pq
 from cluster.dataset.durable import replacing
 from cluster.dataset.episodes import iterate_records
 from cluster.dataset.manifest import load_manifest
 from cluster.dataset.schemas import arrow_fields
 from cluster.errors import ConfigError
+from workers.agent_results import read_agents
 from workers.records import EpisodeRecord, Record, StepRecord
-
-Advantage: TypeAlias = Literal["grpo", "dr_grpo", "rloo", "none"]
-_EPSILON = 1e-6
-"""Keeps GRPO's quotient finite; a group of equal rewards has advantages of 0 without it, too."""
 
 
 class Sequence(Record):
@@ -35,6 +32,8 @@ class Sequence(Record):
     """Which sample of its task the episode is, from 0."""
     sequence_index: int
     """Place in the episode, from 0. With `policy.tokens: exact`, an episode without branches has only 0."""
+    agent: str | None = None
+    """The agent that played it; null if the environment's own loop did."""
     branch: int | None = None
     """The branch of the episode that it is part of; null if the environment's own loop played it."""
     first_step: int
@@ -48,9 +47,9 @@ class Sequence(Record):
     logprobs: list[float]
     """Log-probability of each sampled token, under the weights that sampled it; 0 on all others."""
     reward: float
-    """The episode's reward."""
+    """The reward of the agent that played it, where the episode has several agents; else the episode's."""
     advantage: float
-    """The episode's advantage in its group, the same in all of its sequences."""
+    """Its advantage in its group, the same in all sequences of the agent in the episode."""
     advantage_kind: str
     """How the advantage was computed: `grpo`, `dr_grpo`, `rloo`, or `none`."""
     policy_version: int | None = None
@@ -127,61 +126,57 @@ class SequenceFileSummary:
         return found
 
 
-def check_advantage(name: str) -> Advantage:
-    """The variant of that name.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    kinds = get_args(Advantage)
-    if name not in kinds:
-        raise ConfigError(f"--advantage {name!r}: it must be one of {', '.join(kinds)}")
-    return cast(Advantage, name)
+Branch: TypeAlias = tuple[str | None, int | None]
+"""An agent, and one of its conversations; both None where the environment's own loop played."""
 
 
-def advantages(rewards: Iterable[float], kind: Advantage) -> list[float]:
-    """Advantages of a group's episodes.
+@dataclass(frozen=True)
+class _Share:
+    """What a branch's sequences are told of its episode."""
 
-    Args:
-        rewards: Of the group's finished episodes.
-        kind: `grpo` (Shao et al. 2024, arXiv:2402.03300): reward less the group's mean, divided by its
-            standard deviation (that of the population). `dr_grpo` (Liu et al. 2025, arXiv:2503.20783): not
-            divided. `rloo` (Ahmadian et al. 2024, arXiv:2402.14740): reward less the mean of the others';
-            0 where there are none. `none`: the reward itself.
-    """
-    each = list(rewards)
-    if not each or kind == "none":
-        return each
-    count = len(each)
-    mean = sum(each) / count
-    centred = [reward - mean for reward in each]
-    if kind == "dr_grpo":
-        return centred
-    if kind == "rloo":
-        return [value * count / (count - 1) if count > 1 else 0.0 for value in centred]
-    deviation = sqrt(sum(value * value for value in centred) / count)
-    return [value / (deviation + _EPSILON) for value in centred]
+    reward: float
+    advantage: float
+    kind: Advantage
 
 
-def sequences_of(episode: EpisodeRecord, advantage: float = 0.0, kind: Advantage = "none") -> list[Sequence]:
+def sequences_of(
+    episode: EpisodeRecord,
+    advantage: float = 0.0,
+    kind: Advantage = "none",
+    by_branch: Mapping[Branch, tuple[float, float]] | None = None,
+) -> list[Sequence]:
     """An episode's sequences: turns are put together where that is exact.
 
     A turn whose prompt begins, id by id, with the turn before it in its branch (its prompt, then what it
     sampled) goes on in the same sequence. Any other begins a new one. What an earlier branch has sampled is
-    prompt in a later one that left from it: no sampled id is in two sequences as such.
+    prompt in a later one that left from it: no sampled id is in two sequences as such. Steps that are not to
+    be learnt from are left out.
 
     Args:
-        episode: The episode; all of its steps must have token ids.
+        episode: The episode; all of its steps to learn from must have token ids.
         advantage: Its advantage.
         kind: How that was computed.
+        by_branch: Reward and advantage of the branches of an episode of several agents, by agent and branch.
+            None: those of its record, and `advantage`.
     """
     sequences: list[Sequence] = []
-    latest: dict[int | None, Sequence] = {}
+    latest: dict[Branch, Sequence] = {}
+    rewards: dict[Branch, tuple[float, float]] = {
+        (result.agent, branch): (result.reward, advantage)
+        for result in read_agents(episode)
+        for branch in result.branches
+    }
+    of_branch = rewards if by_branch is None else by_branch
+    whole = (episode.reward if episode.reward is not None else 0.0, advantage)
     for step in episode.steps:
+        if step.trainable is False:
+            continue
         prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
-        sequence = latest.get(step.branch)
+        branch = (step.agent, step.branch)
+        sequence = latest.get(branch)
         if sequence is None or prompt[: len(sequence.input_ids)] != sequence.input_ids:
-            sequence = latest[step.branch] = _begin_sequence(episode, step, len(sequences), advantage, kind)
+            share = _Share(*of_branch.get(branch, whole), kind)
+            sequence = latest[branch] = _begin_sequence(episode, step, len(sequences), share)
             sequences.append(sequence)
         added = prompt[len(sequence.input_ids) :]
         sequence.input_ids += [*added, *sampled]
@@ -227,35 +222,44 @@ def sequences_of_records(
     Raises:
         ConfigError: Episodes have finished, and none of them has token ids.
     """
-    groups: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    with_ids = 0
+    groups: defaultdict[tuple[str, str | None], dict[Played, float]] = defaultdict(dict)
+    with_ids = finished = 0
     for episode in read():
         if episode.status == "finished" and episode.reward is not None:
-            groups[episode.group_id][episode.episode_id] = episode.reward
+            finished += 1
             with_ids += _has_ids(episode)
-    if groups and not with_ids:
+            for played, reward in rewards_of(episode, episode.reward):
+                groups[episode.group_id, played.agent][played] = reward
+    if finished and not with_ids:
         raise ConfigError(
-            f"of {sum(map(len, groups.values()))} finished episodes, none has token ids to learn from: "
+            f"of {finished} finished episodes, none has token ids to learn from: "
             "`policy.token_ids: true` asks an endpoint for them, and so does `policy.tokens: exact`; "
             "`policy.kind: vllm` gives them always, `oracle` never"
         )
-    by_episode = {
-        episode_id: advantage
+    found = {
+        played: (group[played], advantage)
         for group in groups.values()
-        for episode_id, advantage in zip(group, advantages(group.values(), kind), strict=True)
+        for played, advantage in zip(group, advantages(group.values(), kind), strict=True)
     }
     for episode in read():
-        if episode.episode_id not in by_episode:
+        if episode.status != "finished" or episode.reward is None:
             continue
         if _has_ids(episode):
-            yield from sequences_of(episode, by_episode[episode.episode_id], kind)
+            own = found.get(Played(episode.episode_id), (0.0, 0.0))
+            by_branch: dict[Branch, tuple[float, float]] = {
+                (played.agent, branch): found[played]
+                for played, _ in rewards_of(episode, episode.reward)
+                for branch in played.branches
+            }
+            yield from sequences_of(episode, own[1], kind, by_branch)
         elif left_out is not None:
             reasons = [step.no_logprobs for step in episode.steps if step.no_logprobs]
             left_out[reasons[0] if reasons else "the policy gave none"] += 1
 
 
 def _has_ids(episode: EpisodeRecord) -> bool:
-    return all(step.completion_token_ids is not None for step in episode.steps)
+    learnt = [step for step in episode.steps if step.trainable is not False]
+    return bool(learnt or not episode.steps) and all(s.completion_token_ids is not None for s in learnt)
 
 
 def write_sequences(
@@ -293,9 +297,7 @@ def write_sequences(
     return path, written
 
 
-def _begin_sequence(
-    episode: EpisodeRecord, step: StepRecord, index: int, advantage: float, kind: str
-) -> Sequence:
+def _begin_sequence(episode: EpisodeRecord, step: StepRecord, index: int, share: _Share) -> Sequence:
     return Sequence(
         episode_id=episode.episode_id,
         task_id=episode.task_id,
@@ -303,15 +305,16 @@ def _begin_sequence(
         group_id=episode.group_id,
         sample_index=episode.sample_index,
         sequence_index=index,
+        agent=step.agent,
         branch=step.branch,
         first_step=step.step_index,
         last_step=step.step_index,
         input_ids=[],
         loss_mask=[],
         logprobs=[],
-        reward=episode.reward if episode.reward is not None else 0.0,
-        advantage=advantage,
-        advantage_kind=kind,
+        reward=share.reward,
+        advantage=share.advantage,
+        advantage_kind=share.kind,
         policy_version=step.policy_version,
         is_truncated=episode.is_truncated,
     )

@@ -46,6 +46,7 @@ class EnvironmentApart:
         self.needs_groups: bool = traits[2]
         self.has_tools: bool = traits[3]
         self._sampling_args: dict[str, Any] = traits[4]
+        self.seat_policies: dict[str, str] = traits[5]
 
     @property
     def sampling_args(self) -> dict[str, Any]:
@@ -66,6 +67,14 @@ class EnvironmentApart:
         other.__dict__.update(self.__dict__)
         other._settings = self._settings.model_copy(update={"split": split})
         return other
+
+    def validate_task(self, row: dict[str, Any]) -> tuple[float | None, str | None]:
+        """What a v1 environment's own check finds in a task; see `V1Environment.validate_task`.
+
+        Raises:
+            EnvironmentLoadError: The task cannot be checked.
+        """
+        return self._planner.ask(("validate", row), self._settings.id)
 
     async def tear_down(self) -> None:
         """Ends the process that is asked for tasks."""

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.dataset.advantages import Advantage
 from cluster.dataset.dataset import Dataset
-from cluster.dataset.sequences import Advantage, Sequence, sequences_of_records
+from cluster.dataset.sequences import Sequence, sequences_of_records
 from cluster.errors import RunError, RunStopped
 from workers.cancellation import run_to_end
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec

@@ -264,6 +264,7 @@ def load_plan(
     policy: str = getattr(config.policy, "model", config.policy.kind)
     try:
         environment = _open_environment(config, policy, packages or lock_packages(config.environment))
+        check_seat_policies(config, environment)
         check_container(config, environment)
         return environment, Plan(config, environment, run_id, shuffled_by)
     except EnvironmentLoadError as error:
@@ -276,6 +277,28 @@ def _open_environment(config: RunConfig, policy: str, packages: PackageLock | No
     if packages is None:
         return open_environment(config.environment, policy=policy, episode_timeout=timeout)
     return EnvironmentApart(config.environment, ensure_python(packages), policy, timeout)
+
+
+def check_seat_policies(config: RunConfig, environment: TaskEnvironment) -> None:
+    """Sees that `policies` has those that the environment's agents ask for, and no other.
+
+    Raises:
+        ConfigError: One is missing, or one is not asked for.
+    """
+    asked = environment.seat_policies
+    known = f"`policies` has {', '.join(config.policies)}" if config.policies else "there are no `policies`"
+    for key, name in asked.items():
+        if name not in config.policies:
+            raise ConfigError(
+                f"environment.args.{key}: got {name!r}, which must be a name under `policies`, and {known}; "
+                "leave it out for `policy` to play"
+            )
+    for name in config.policies:
+        if name not in asked.values():
+            raise ConfigError(
+                f"policies.{name}: no agent of {config.environment.id} asks for it; name it as "
+                "environment.args.AGENT.model, or leave it out"
+            )
 
 
 def _order_by_tools(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

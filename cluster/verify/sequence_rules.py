@@ -6,8 +6,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from cluster.dataset.advantages import Advantage
 from cluster.dataset.arrow import pq
-from cluster.dataset.sequences import SEQUENCES, Advantage, sequences, sequences_of
+from cluster.dataset.sequences import SEQUENCES, sequences, sequences_of
 from cluster.dataset.sequences import Sequence as TrainingSequence
 from cluster.verify.report import NotChecked, RuleReport
 from workers.records import EpisodeRecord, StepRecord

@@ -169,6 +169,8 @@ _steps = st.builds(
     usage=st.none() | _usage,
     policy_seconds=_float,
     tools_seconds=_float,
+    policy=st.none() | _text,
+    trainable=st.none() | st.booleans(),
 )
 _timings = st.builds(Timings, **dict.fromkeys(Timings.model_fields, _float))
 
@@ -196,6 +198,7 @@ episodes = st.builds(
     timings=_timings,
     attempt=_int,
     started_at=_float,
+    agents=st.none() | _text,
     sandbox_id=st.none() | _text,
 )
 """Any episode that a worker can write."""

@@ -30,20 +30,13 @@ class ConversationPolicy(MockPolicy):
         return web.Response(body=_as_events(json.loads(answer.text or "")), content_type="text/event-stream")
 
 
-def conversation_script(scripts: dict[str, list[Reply | Fault]]) -> Callable[[dict[str, Any]], Reply | Fault]:
-    """Answers the nth turn of a conversation with the nth of its script; its last one from then on.
-
-    Args:
-        scripts: Of each conversation, by what its first messages of a user say.
-    """
+def in_turn(*replies: Reply | Fault) -> Callable[[dict[str, Any]], Reply | Fault]:
+    """Answers the nth turn since a user spoke last with the nth reply, and with the last one from then on."""
 
     def choose(body: dict[str, Any]) -> Reply | Fault:
-        messages: list[dict[str, Any]] = body["messages"]
-        said = [str(message["content"]) for message in messages if message["role"] == "user"]
-        script = next(script for words, script in scripts.items() if any(words in text for text in said))
-        last_user = max(index for index, message in enumerate(messages) if message["role"] == "user")
-        turn = sum(message["role"] == "assistant" for message in messages[last_user:])
-        return script[min(turn, len(script) - 1)]
+        roles: list[str] = [message["role"] for message in body["messages"]]
+        turn = roles[::-1][: roles[::-1].index("user")].count("assistant")
+        return replies[min(turn, len(replies) - 1)]
 
     return choose
 

@@ -25,11 +25,17 @@ version = "1.0"
 
 
 def make_wheel(
-    folder: Path, name: str, version: str, files: dict[str, str], needs: tuple[str, ...] = ()
+    folder: Path,
+    name: str,
+    version: str,
+    files: dict[str, str],
+    needs: tuple[str, ...] = (),
+    python: str | None = None,
 ) -> Path:
     path = folder / f"{name}-{version}-py3-none-any.whl"
     about = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += f"Requires-Python: {python}\n" if python is not None else ""
     metadata += "".join(f"Requires-Dist: {need}\n" for need in needs)
     contents = {
         **files,

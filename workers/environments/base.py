@@ -1,8 +1,10 @@
 """What Kumite needs of an environment, whichever verifiers API it is written against."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
+from workers.agent_results import AgentResult
 from workers.environments.tracing import EpisodeTrace
 from workers.policy.endpoint_watch import EndpointWatch
 from workers.records import Message, StepRecord
@@ -50,6 +52,8 @@ class Rollout:
     metrics: dict[str, float | None]
     stop_reason: str | None
     is_truncated: bool
+    agents: list[AgentResult] | None = None
+    """What each agent came to, where several have played. None: one has."""
 
 
 class TaskEnvironment(Protocol):
@@ -61,6 +65,8 @@ class TaskEnvironment(Protocol):
     """What its sandbox must have loaded; None when it needs no sandbox."""
     needs_groups: bool
     """Whether it scores the rollouts of a task together, so that one worker must play them all."""
+    seat_policies: dict[str, str]
+    """The policies of `policies` that its agents ask for, by the keys of its arguments that name them."""
     has_tools: bool
     """Whether it offers the policy tools, as far as is known before an episode."""
 
@@ -85,8 +91,15 @@ class TaskEnvironment(Protocol):
 class RolloutEnvironment(TaskEnvironment, Protocol):
     """An environment that can be rolled out."""
 
-    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
-        """The client with which it asks a policy, on the running event loop."""
+    def open_client(
+        self, endpoint: PolicyEndpoint, others: Mapping[str, PolicyEndpoint] | None = None
+    ) -> PolicyClient:
+        """The client with which it asks a policy, on the running event loop.
+
+        Args:
+            endpoint: The run's own policy.
+            others: Those of `policies`, by name.
+        """
         ...
 
     def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:

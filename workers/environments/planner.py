@@ -32,15 +32,27 @@ def main() -> NoReturn:
         environment.needs_groups,
         environment.has_tools,
         environment.sampling_args,
+        environment.seat_policies,
     )
     send_message_now(asked, ("loaded", traits))
     rows: dict[str, Rows] = {}
     while True:
         try:
-            split, index = read_message_now(asked)
+            what, given = read_message_now(asked)
         except (EOFError, OSError):
             os._exit(0)
-        send_message_now(asked, _answer(environment, rows, split, index))
+        if what == "validate":
+            send_message_now(asked, _validate(environment, given))
+        else:
+            send_message_now(asked, _answer(environment, rows, what, given))
+
+
+def _validate(environment: Any, row: dict[str, Any]) -> tuple[str, Any]:
+    """What the environment's own check finds in a task."""
+    try:
+        return "is", environment.validate_task(row)
+    except Exception as error:  # noqa: BLE001 - code of the environment's, whatever it raises
+        return "failed", f"environment.id: a task cannot be checked: {type(error).__name__}: {error}"
 
 
 def _answer(environment: Any, rows: dict[str, Rows], split: Any, index: int | None) -> tuple[str, Any]:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.dataset.advantages import advantages
 from cluster.dataset.manifest import ManifestError
-from cluster.dataset.sequences import advantages, sequences, sequences_of, write_sequences
+from cluster.dataset.sequences import sequences, sequences_of, sequences_of_records, write_sequences
 from cluster.errors import ConfigError
 from tests.cluster.synthetic import failed_episode
 from tests.helpers.token_runs import template_in, two_turns, write_run
+from workers.agent_results import AgentResult, write_agents
 from workers.policy.chat_template import ChatTemplate
 from workers.records import EpisodeRecord
 
@@ -44,6 +46,41 @@ def test_a_sequence_that_spans_versions_says_so(template: ChatTemplate):
     record.steps[1].policy_version = 4
     (sequence,) = sequences_of(record)
     assert (sequence.policy_version, sequence.last_policy_version) == (3, 4)
+
+
+def test_agents_are_compared_with_the_same_seat_in_their_group_and_fixed_ones_are_left_out(
+    template: ChatTemplate,
+):
+    def of_two_seats(number: int, reward: float) -> EpisodeRecord:
+        record = two_turns(template, number, exact=False)
+        solver, judge = record.steps
+        solver.agent, solver.branch = "solver", 0
+        judge.agent, judge.branch, judge.trainable, judge.policy = "judge", 0, False, "other"
+        judge.prompt_token_ids = judge.completion_token_ids = judge.completion_logprobs = None
+        record.reward = 0.5
+        record.agents = write_agents(
+            [
+                AgentResult(
+                    agent=name,
+                    policy=policy,
+                    trainable=policy is None,
+                    branches=[0],
+                    reward=own,
+                    metrics={},
+                    stop_reason=None,
+                )
+                for name, policy, own in (("solver", None, reward), ("judge", "other", 9.0))
+            ]
+        )
+        record.group_id = "g"
+        return record
+
+    episodes = [of_two_seats(1, 1.0), of_two_seats(2, 0.0)]
+    made = list(sequences_of_records(lambda: episodes, "dr_grpo"))
+    assert [(each.agent, each.branch, each.reward, each.advantage) for each in made] == [
+        ("solver", 0, 1.0, 0.5),
+        ("solver", 0, 0.0, -0.5),
+    ]
 
 
 def test_the_variants_of_group_advantages():

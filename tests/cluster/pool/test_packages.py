@@ -55,6 +55,13 @@ def test_a_conflict_is_said_in_the_resolvers_own_words(wheels):
     assert "your requirements are unsatisfiable" in said
 
 
+def test_a_package_for_a_python_that_is_not_there_is_said_in_the_resolvers_own_words(wheels):
+    make_wheel(wheels, "delta", "1.0", {"delta.py": ""}, python=">=3.99")
+    with pytest.raises(ConfigError, match=r"environment\.requirements: they do not resolve") as raised:
+        lock_packages(asked(["delta"], wheels))
+    assert "Python>=3.99" in "".join(str(raised.value).split())
+
+
 def test_a_requirements_file_is_read(wheels, tmp_path):
     file = tmp_path / "requirements.txt"
     file.write_text("# ours\nalpha==2.0\n")

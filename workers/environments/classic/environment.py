@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Self, cast
@@ -68,6 +68,7 @@ class ClassicEnvironment:
         self._members = list(_member_environments(self._env, settings.id))
         self.toolset = _find_toolset(self._members, settings.id)
         self.needs_groups = any(scoring.scores_groups(env) for env in self._members)
+        self.seat_policies: dict[str, str] = {}
         self.has_tools = self.toolset is not None or any(
             bool(getattr(env, "tool_defs", None)) for env in self._members
         )
@@ -147,7 +148,9 @@ class ClassicEnvironment:
         env, row = _find_player(self._env, row)
         return await score_records(env, row, records)
 
-    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
+    def open_client(
+        self, endpoint: PolicyEndpoint, others: Mapping[str, PolicyEndpoint] | None = None
+    ) -> PolicyClient:
         """See `RolloutEnvironment.open_client`."""
         return OracleClient() if endpoint.kind == "oracle" else make_client(endpoint)
 

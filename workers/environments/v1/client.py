@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from openai.types.chat import ChatCompletion
@@ -14,6 +15,8 @@ from workers.environments import tracing
 from workers.environments.messages import to_record
 from workers.environments.v1.interception import ProgramRoutes, as_stream
 from workers.environments.v1.play import Call, Play, current_play
+from workers.environments.v1.seats import policy_of
+from workers.environments.v1.toolsets import ToolServers
 from workers.errors import OverlongPromptError, PolicyError, PolicyRefusal, StaleEpisode
 from workers.policy.endpoint import EndpointClient, check_version
 from workers.policy.endpoint_watch import EndpointWatch
@@ -32,21 +35,25 @@ _Overlong: Any = getattr(errors, "OverlongPromptError", _errors.ProviderError)
 
 
 class V1PolicyClient(_Client):
-    """Asks the policy for what v1's runner asks its provider, and notes each call.
+    """Asks a policy for what v1's runner asks its provider, and notes each call.
 
     Args:
-        endpoint: Where the policy is; the oracle answers with the task's `answer`.
+        endpoint: Where the run's policy is; the oracle answers with the task's `answer`.
+        others: Where those of `policies` are, by name.
     """
 
-    def __init__(self, endpoint: PolicyEndpoint) -> None:
+    def __init__(self, endpoint: PolicyEndpoint, others: Mapping[str, PolicyEndpoint] | None = None) -> None:
         self._asked = None if endpoint.kind == "oracle" else EndpointClient(endpoint)
         self._endpoint = endpoint
+        self._others = {name: EndpointClient(other) for name, other in (others or {}).items()}
+        self._models = {name: other.model for name, other in (others or {}).items()}
         self.watch = EndpointWatch(endpoint) if self._asked is None else self._asked.watch
 
     async def close(self) -> None:
         """Closes its connections."""
-        if self._asked is not None:
-            await self._asked.close()
+        for client in (self._asked, *self._others.values()):
+            if client is not None:
+                await client.close()
 
     async def get_response(
         self, dialect: Any, body: dict[str, Any], sampling: Any, session_id: str = "", **_: Any
@@ -62,19 +69,15 @@ class V1PolicyClient(_Client):
             )
         trace, play = tracing.current_trace.get(), current_play()
         messages = [plain_message(message) for message in body["messages"]]
-        call = Call([to_record(message) for message in messages])
-        play.calls.setdefault(session_id, []).append(call)
+        call = play.begin_call(session_id, [to_record(message) for message in messages])
+        call.policy = policy_of(str(body["model"]))
         began = time.monotonic()
         assert trace is not None
         try:
-            newest = trace.newest_version() if trace.newest_version is not None else None
-            if newest is not None:  # a replica that has not changed yet may answer after one that has
-                trace.policy_version = max(newest, trace.policy_version or 0)
             tools: list[dict[str, Any]] = body.get("tools") or []
             call.tools = tuple(str(tool["function"]["name"]) for tool in tools)
             try:
-                completion = await self._complete(play, messages, body, tools)
-                check_version(trace)
+                completion = await self._complete(play, call, messages, body, tools)
             finally:
                 call.seconds = time.monotonic() - began
                 trace.seconds["policy"] = trace.seconds.get("policy", 0.0) + call.seconds
@@ -89,8 +92,7 @@ class V1PolicyClient(_Client):
         response.raw = raw
         call.completion = completion
         call.action = _to_action(response.message)
-        call.policy_version = trace.policy_version
-        trace.turns.append(tracing.Turn(trace.policy_version, call.seconds))
+        trace.turns.append(tracing.Turn(call.policy_version, call.seconds))
         if completion.usage is not None:
             call.usage = Usage(
                 prompt_tokens=completion.usage.prompt_tokens,
@@ -105,12 +107,33 @@ class V1PolicyClient(_Client):
         return as_stream(dialect, response.raw)
 
     async def _complete(
-        self, play: Play, messages: list[Any], body: dict[str, Any], tools: list[dict[str, Any]]
+        self,
+        play: Play,
+        call: Call,
+        messages: list[Any],
+        body: dict[str, Any],
+        tools: list[dict[str, Any]],
     ) -> ChatCompletion:
-        if self._asked is None:
-            return _answer_as_oracle(play, self._endpoint.model)
         rest = {name: value for name, value in body.items() if name not in ("messages", "model", "tools")}
-        return (await self._asked.ask(messages, body["model"], seed_turn(rest), tools))[1]
+        trace = tracing.current_trace.get()
+        assert trace is not None
+        if call.policy is not None:  # it has no part in the versions of the run's own
+            client, model = self._others[call.policy], self._models[call.policy]
+            token = tracing.current_trace.set(tracing.EpisodeTrace(seed=trace.seed))
+            try:
+                return (await client.ask(messages, model, rest, tools))[1]
+            finally:
+                tracing.current_trace.reset(token)
+        newest = trace.newest_version() if trace.newest_version is not None else None
+        if newest is not None:  # a replica that has not changed yet may answer after one that has
+            trace.policy_version = max(newest, trace.policy_version or 0)
+        if self._asked is None:
+            completion = _answer_as_oracle(play, self._endpoint.model)
+        else:
+            completion = (await self._asked.ask(messages, body["model"], seed_turn(rest), tools))[1]
+        check_version(trace)
+        call.policy_version = trace.policy_version
+        return completion
 
 
 def _to_action(message: Any) -> Message:
@@ -149,6 +172,8 @@ class WorkerInterception(_Server):
     def __init__(self, client: V1PolicyClient) -> None:
         super().__init__()
         self._policy = client
+        self.tools = ToolServers()
+        self.stack.push_async_callback(self.tools.close)
         self.base_url = "http://127.0.0.1"  # nothing listens there: see `ContainerRuntime.host_url`
         self._routes = ProgramRoutes(self)
         self.serve: ProtocolFactory | None = None

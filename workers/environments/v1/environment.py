@@ -1,9 +1,10 @@
-"""Environments written against verifiers' v1 API: a taskset, and one agent that plays its tasks."""
+"""Environments written against verifiers' v1 API: a taskset, and the agents that play its tasks."""
 
 import asyncio
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Self
@@ -21,11 +22,15 @@ from workers.environments.modules import import_environment
 from workers.environments.tracing import EpisodeTrace
 from workers.environments.v1 import steps
 from workers.environments.v1.client import V1PolicyClient, WorkerInterception
-from workers.environments.v1.loading import BOUND, load_env
+from workers.environments.v1.loading import load_env
 from workers.environments.v1.play import Play
 from workers.environments.v1.runner import adapt_runner, seat_chat_loops
 from workers.environments.v1.sandboxes import find_toolset
+from workers.environments.v1.seats import Seat, take_seats
+from workers.environments.v1.selection import select_tasks
+from workers.environments.v1.validation import validate_task
 from workers.errors import EnvironmentLoadError, EpisodeFailed
+from workers.policy.endpoint import sampling_args
 from workers.records import StepRecord
 from workers.sandbox.base import Session, ToolsetSpec
 from workers.settings import EnvironmentSettings, PolicyEndpoint, Split
@@ -55,7 +60,6 @@ class V1Environment:
 
     api: Literal["classic", "v1"] = "v1"
     needs_groups = False
-    has_tools = False
 
     def __init__(
         self,
@@ -66,19 +70,24 @@ class V1Environment:
         self._settings = settings
         with log_library_output():
             self._env: Any = load_env(settings, module or import_environment(settings, search_path))
-        seat = self._env.config.agent
-        own = seat.sampling
-        self._seat_sampling: dict[str, Any] = own.model_dump(exclude_none=True) if own is not None else {}
-        seat.sampling = None  # it is merged with the run's, which wins
+        self._seats = take_seats(self._env)
+        asked = {f"{seat.name}.model": seat.policy for seat in self._seats.values()}
+        self.seat_policies = {key: policy for key, policy in asked.items() if policy is not None}
         self._task_class: Any = self._env._task_cls
+        taskset = self._env.taskset
+        self.has_tools = bool(
+            self._task_class.toolsets(taskset.config.task) or taskset.toolsets(taskset.config)
+        )
         self.toolset: ToolsetSpec | None = find_toolset(self._env)
         self._asks_tokens = False
-        self._ready: asyncio.Event | None = None
+        self._others: dict[str, PolicyEndpoint] = {}
+        self._serving: asyncio.Task[WorkerInterception] | None = None
 
     @property
     def sampling_args(self) -> dict[str, Any]:
-        """The seat's own sampling arguments, which an actor's win over."""
-        return dict(self._seat_sampling)
+        """The own sampling arguments of the first seat of the run's policy, which an actor's win over."""
+        own = [seat.sampling for seat in self._seats.values() if seat.policy is None]
+        return dict(own[0]) if own else {}
 
     def rows(self) -> Rows:
         """The taskset's tasks; both splits have the same.
@@ -88,7 +97,8 @@ class V1Environment:
         """
         with log_library_output():
             try:
-                return [self._row(task, number) for number, task in enumerate(self._bounded())]
+                tasks = select_tasks(self._settings, self._env.taskset)
+                return [self._row(task, number) for number, task in tasks]
             except EnvironmentLoadError:
                 raise
             except Exception as error:
@@ -98,22 +108,6 @@ class V1Environment:
                     f"environment.id: the tasks of {self._settings.id} cannot be made: "
                     f"{type(error).__name__}: {said}; the traceback is in the log"
                 ) from error
-
-    def _bounded(self) -> Any:
-        bound: Any = self._settings.args.get(BOUND)
-        taskset = self._env.taskset
-        if bound is None:
-            if taskset.INFINITE:
-                raise EnvironmentLoadError(
-                    f"environment.args.{BOUND}: {self._settings.id} yields tasks without end; give how many "
-                    "are played"
-                )
-            return taskset
-        if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
-            raise EnvironmentLoadError(
-                f"environment.args.{BOUND}: got {bound!r}; give a number of tasks, at least 1"
-            )
-        return taskset.head(bound)
 
     def _row(self, task: Any, number: int) -> dict[str, Any]:
         data = task.data
@@ -141,36 +135,51 @@ class V1Environment:
         other._settings = self._settings.model_copy(update={"split": split})
         return other
 
-    def open_client(self, endpoint: PolicyEndpoint) -> PolicyClient:
+    def open_client(
+        self, endpoint: PolicyEndpoint, others: Mapping[str, PolicyEndpoint] | None = None
+    ) -> PolicyClient:
         """See `RolloutEnvironment.open_client`."""
         self._asks_tokens = endpoint.token_ids
-        return V1PolicyClient(endpoint)
+        self._others = dict(others or {})
+        return V1PolicyClient(endpoint, others)
 
     async def play(
         self, row: dict[str, Any], actor: Actor, trace: EpisodeTrace, session: Session | None
     ) -> Rollout:
         """See `RolloutEnvironment.play`."""
-        await self._start(actor.client)
-        data = self._task_class.data_type().model_validate_json(row["task_data"])
-        task = self._task_class(data, self._env.taskset.config.task)
-        answer: Any = getattr(data, "answer", None)
+        trace.stage = "setup"
+        interception = await self._serve(actor.client)
+        slot: Any = RunSlot(self._task_of(row))
+        answer: Any = getattr(slot.task.data, "answer", None)
+        contexts = {name: self._context(seat, actor) for name, seat in self._seats.items()}
         trace.state = play = Play(
+            slot=slot,
+            contexts=contexts,
+            interception=interception,
             answer=answer if isinstance(answer, str) else None,
             sandboxes=trace.sandboxes,
-            serve=self._env._interception.serve,
+            serve=interception.serve,
         )
         trace.stage = "tools"  # what is not said to be another's is the taskset's
         token = tracing.current_trace.set(trace)
         try:
-            episode = await self._env.run_slot(RunSlot(task), self._context(actor))
+            episode = await self._env.run_slot(slot, next(iter(contexts.values())))
         finally:
             tracing.current_trace.reset(token)
-            _note_times(trace, play)
-        if not episode.ok:
+            _note_times(trace, slot.traces)
+        if not (episode.ok or self._env.complete(episode)):
             raise self._failure(episode, trace, play)
-        [played] = episode.traces
         trace.stage = "scoring"
-        return steps.make_rollout(play, played, self._asks_tokens)
+        return steps.make_rollout(play, list(episode.traces), self._seats, self._asks_tokens)
+
+    def validate_task(self, row: dict[str, Any]) -> tuple[float | None, str | None]:
+        """What `validate_task` finds in a task of `rows`."""
+        with log_library_output():
+            return asyncio.run(validate_task(self._task_of(row)))
+
+    def _task_of(self, row: dict[str, Any]) -> Any:
+        data = self._task_class.data_type().model_validate_json(row["task_data"])
+        return self._task_class(data, self._env.taskset.config.task)
 
     async def play_group(
         self, row: dict[str, Any], actor: Actor, traces: list[EpisodeTrace], sessions: list[Session | None]
@@ -182,42 +191,57 @@ class V1Environment:
     def steps_so_far(self, trace: EpisodeTrace) -> tuple[list[StepRecord], str]:
         """See `RolloutEnvironment.steps_so_far`."""
         play = trace.state
-        if not isinstance(play, Play) or not play.traces:
+        if not isinstance(play, Play):
             return [], "[]"
-        played = play.traces[-1]
-        return steps.make_steps(play, played, self._asks_tokens, ended=False), steps.tool_schemas(played)
+        played: list[Any] = list(play.slot.traces)
+        taken = steps.make_steps(play, played, self._seats, self._asks_tokens, ended=False)
+        return taken, steps.tool_schemas(played)
 
     async def tear_down(self) -> None:
-        """Runs the environment's own `stop`, if it was started."""
-        if self._ready is not None:
+        """Runs the environment's own `stop`, if it was started, and ends what its episodes shared."""
+        if self._serving is not None:
             await self._env.stop()
             await self._env._interception.stop()
 
-    async def _start(self, client: Any) -> None:
-        """What verifiers does once before its episodes, but that no server listens."""
-        if self._ready is not None:
-            await self._ready.wait()
-            return
-        self._ready = asyncio.Event()
+    async def _serve(self, client: Any) -> WorkerInterception:
+        """What verifiers does once before its episodes, but that no server listens.
+
+        Raises:
+            EpisodeFailed: It raised.
+        """
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._begin_serving(client))
+        try:
+            return await asyncio.shield(self._serving)
+        except Exception as error:
+            raise EpisodeFailed(f"the environment does not start: {type(error).__name__}: {error}") from error
+
+    async def _begin_serving(self, client: Any) -> WorkerInterception:
         adapt_runner()
         self._env._interception = interception = WorkerInterception(client)
         seat_chat_loops(self._env, interception)
-        try:
-            await interception.start()
-            await self._env.start()
-        finally:
-            self._ready.set()
+        await interception.start()
+        taskset = self._env.taskset
+        self._env._shared_tools = await interception.tools.serve_shared(taskset.toolsets(taskset.config))
+        await self._env.start()
+        return interception
 
-    def _context(self, actor: Actor) -> Any:
-        sampling = {**self._seat_sampling, **actor.sampling}
+    def _context(self, seat: Seat, actor: Actor) -> Any:
+        """By which model a seat plays, and how that is sampled."""
+        asked = actor.sampling
+        if seat.policy is not None:
+            asked = sampling_args(self._others[seat.policy], None)
+        sampling = {**seat.sampling, **asked}
         if not {"max_tokens", "max_completion_tokens"} & sampling.keys():
             sampling["max_tokens"] = _MAX_TOKENS
         sampling.pop("n", None)
-        for given in (self._seat_sampling, actor.sampling):
+        for given in (seat.sampling, asked):
             sampling |= given.get("extra_body") or {}
         sampling.pop("extra_body", None)
         return ModelContext(
-            model=actor.model, client=EvalClientConfig(), sampling=SamplingConfig.model_validate(sampling)
+            model=seat.model or actor.model,
+            client=EvalClientConfig(),
+            sampling=SamplingConfig.model_validate(sampling),
         )
 
     def _failure(self, episode: Any, trace: EpisodeTrace, play: Play) -> EpisodeFailed:
@@ -241,12 +265,12 @@ def _as_raised(error: Any) -> V1TaskError:
     return type(str(error.type), (V1TaskError,), {})(str(error.message))
 
 
-def _note_times(trace: EpisodeTrace, play: Play) -> None:
+def _note_times(trace: EpisodeTrace, played: list[Any]) -> None:
     """Where an episode's time went, and in which stage it ended."""
-    for played in play.traces[-1:]:
-        timing = played.timing
-        trace.seconds["setup"] = _duration(timing.boot) + _duration(timing.setup)
-        trace.seconds["scoring"] = _duration(timing.finalize) + _duration(timing.scoring)
+    timings = [each.timing for each in played]
+    trace.seconds["setup"] = sum(_duration(timing.boot) + _duration(timing.setup) for timing in timings)
+    trace.seconds["scoring"] = sum(_duration(t.finalize) + _duration(t.scoring) for t in timings)
+    for timing in timings[-1:]:
         if timing.finalize.start:
             trace.stage = "scoring"
         elif not timing.agent.start:

@@ -9,13 +9,12 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from workers.environments.v1.runtime_config import read_runtime
+from workers.environments.v1.seats import fill_seat, seat_names
+from workers.environments.v1.selection import BOUND, SELECT
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
 _log = logging.getLogger(__name__)
-_HARNESS = "null"
-BOUND = "num_tasks"
-"""A key of `environment.args` beside v1's own: how many tasks of the taskset, at most."""
 
 
 def find_tasksets(module: ModuleType) -> list[str]:
@@ -45,8 +44,8 @@ def load_env(settings: EnvironmentSettings, module: ModuleType) -> Any:
     """
     from verifiers.v1.utils import loaders
 
-    raw = _block(settings, module)
     try:
+        raw = _block(settings, module)
         config: Any = loaders.resolve_env_config(raw)
         env: Any = cast(Any, loaders).load_environment(config)
     except ValidationError as error:
@@ -64,9 +63,11 @@ def load_env(settings: EnvironmentSettings, module: ModuleType) -> Any:
 
 
 def _block(settings: EnvironmentSettings, module: ModuleType) -> dict[str, Any]:
-    """`environment.args` as verifiers takes it: the taskset by its module, a harness without a program."""
-    args = {name: value for name, value in settings.args.items() if name != BOUND}
-    taskset, agent = (_section(args, name) for name in ("taskset", "agent"))
+    """`environment.args` as verifiers takes it: the taskset by its module, and every seat filled."""
+    from verifiers.v1.utils import loaders
+
+    args = {name: value for name, value in settings.args.items() if name not in (BOUND, SELECT)}
+    taskset = _section(args, "taskset")
     named = taskset.pop("id", None)
     if named is not None and _module_name(str(named)) != _module_name(module.__name__):
         raise EnvironmentLoadError(
@@ -75,13 +76,12 @@ def _block(settings: EnvironmentSettings, module: ModuleType) -> dict[str, Any]:
         )
     alias = f"kumite_taskset_{_module_name(module.__name__)}"
     sys.modules.setdefault(alias, module)  # verifiers imports it by its id, which must be no path
-    harness = _section(agent, "harness", "environment.args.agent")
-    harness["id"] = harness.get("id") or _HARNESS  # YAML reads null as nothing
-    return {
-        **args,
-        "taskset": {**taskset, "id": alias},
-        "agent": {**agent, "harness": harness, "runtime": read_runtime(agent)},
-    }
+    config_class: Any = loaders.env_config_type(alias, str(args.get("id") or ""))
+    seats: dict[str, Any] = {}
+    for name in seat_names(config_class):
+        given = _section(args, name)
+        seats[name] = fill_seat(config_class, name, given, read_runtime(given, f"environment.args.{name}"))
+    return {**args, "taskset": {**taskset, "id": alias}, **seats}
 
 
 def _section(args: dict[str, Any], name: str, where: str = "environment.args") -> dict[str, Any]:
@@ -112,24 +112,27 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
         EnvironmentLoadError: It is asked for.
     """
     from verifiers.v1.envs.single_agent import SingleAgentEnv
+    from verifiers.v1.harnesses.null import NullHarness
 
     env: Any = loaded
-    if not isinstance(loaded, SingleAgentEnv):
-        seats = ", ".join(env._agent_specs)
-        raise EnvironmentLoadError(
-            f"environment.args.id: {type(env).__name__} has its own episodes (seats: {seats}); only tasksets "
-            "of one agent are played yet"
-        )
-    spec = env.config.agent
-    for name in ("model", "client"):
-        if getattr(spec, name) is not None:
+    harnesses: dict[str, Any] = env._harnesses
+    programs = {name: each for name, each in harnesses.items() if not isinstance(each, NullHarness)}
+    for name, harness in programs.items():
+        if not isinstance(loaded, SingleAgentEnv):
             raise EnvironmentLoadError(
-                f"environment.args.agent.{name}: the run's policy plays; leave it out, and say in `policy` "
-                "which one it is"
+                f"environment.args.{name}.harness.id: got {harness.config.id!r}, a program in a container; "
+                f"several agents ({type(env).__name__}) only chat so far: leave it out, or give `null`"
             )
+    from workers.environments.v1.toolsets import why_not_in_worker
+
     taskset: Any = env.taskset
     task_class: Any = env._task_cls
-    if task_class.toolsets(taskset.config.task) or taskset.toolsets(taskset.config):
-        raise EnvironmentLoadError(
-            f"environment.id: {settings.id} has tools (vf.Toolset), which are not served yet; only chats are"
-        )
+    toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+    for toolset in toolsets:
+        why = why_not_in_worker(toolset)
+        if why is None and programs:
+            why = "is served by the worker, which a program in a container does not reach yet"
+        if why is not None:
+            raise EnvironmentLoadError(
+                f"environment.id: {settings.id}: its toolset {toolset.server_name!r} {why}"
+            )

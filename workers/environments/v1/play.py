@@ -14,6 +14,10 @@ class Call:
     """One model call, as it was sent and answered."""
 
     prompt: list[Message]
+    number: int
+    """Its place among the episode's calls, in the order in which they were made."""
+    policy: str | None = None
+    """The policy that was asked, of `policies`. None: the run's own."""
     action: Message | None = None
     """What the policy sampled. None: the call failed."""
     completion: Any = None
@@ -22,18 +26,25 @@ class Call:
     usage: Usage | None = None
     seconds: float = 0.0
     policy_version: int | None = None
+    tool_errors: list[bool | None] = field(default_factory=list[bool | None])
+    """Of each tool call of the action, whether its result was an error. None: it was not run."""
+    tools_seconds: float = 0.0
 
 
 @dataclass
 class Play:
     """One episode's notes, which its `EpisodeTrace` holds as its state."""
 
-    answer: str | None = None
+    slot: Any
+    """verifiers' plan of the episode, with the traces of its present attempt."""
+    contexts: dict[str, Any]
+    """By which model each seat plays, as verifiers' `ModelContext`."""
+    interception: Any
+    """verifiers' model boundary, which knows the sessions and the toolsets of rollouts."""
+    answer: str | None
     """What the oracle says: the task's own `answer`."""
     calls: dict[str, list[Call]] = field(default_factory=dict[str, list[Call]])
     """Model calls, by the id of verifiers' trace, in the order in which it has them."""
-    traces: list[Any] = field(default_factory=list[Any])
-    """verifiers' traces, one for each attempt."""
     failure: BaseException | None = None
     """What verifiers' runner has failed with last."""
     sandboxes: EpisodeSandboxes | None = None
@@ -44,6 +55,19 @@ class Play:
     """What a container was lost by last, in place of which verifiers sees an error of its own."""
     policy_failure: BaseException | None = None
     """What the policy's client has raised last, in place of which verifiers sees an error of its own."""
+    _made: int = 0
+
+    def begin_call(self, trace_id: str, prompt: list[Message]) -> Call:
+        """Notes that a policy is asked.
+
+        Args:
+            trace_id: verifiers' trace that asks.
+            prompt: What it asks with.
+        """
+        call = Call(prompt, self._made)
+        self._made += 1
+        self.calls.setdefault(trace_id, []).append(call)
+        return call
 
 
 def current_play() -> Play:

@@ -66,15 +66,26 @@ class Tool(vf.Toolset):
     pass
 
 
-class Handy(vf.Task[vf.TaskData]):
-    @classmethod
-    def toolsets(cls, config):
-        return [Tool(vf.ToolsetConfig())]
+class Code(vf.Toolset):
+    runs_model_code = True
 
 
-class WithTools(vf.Taskset[Handy]):
-    def load(self):
-        return []
+def handy(toolset, **config):
+    class Handy(vf.Task[vf.TaskData]):
+        @classmethod
+        def toolsets(cls, _):
+            return [toolset(vf.ToolsetConfig(**config))]
+
+    class WithTools(vf.Taskset[Handy]):
+        def load(self):
+            return []
+
+    return WithTools
+
+
+WithTools = handy(Tool, colocated=True)
+WithBoxedTools = handy(Tool, runtime={"type": "docker"})
+WithCode = handy(Code)
 
 
 class Broken(Own):
@@ -147,13 +158,20 @@ def test_an_infinite_taskset_needs_a_bound(tmp_path):
         ({"taskset": {"colour": "red"}}, r"environment\.args\.taskset\.colour"),
         ({"taskset": 3}, r"environment\.args\.taskset: got 3; give an object"),
         ({"taskset": {"id": "other-v1"}}, r"environment\.args\.taskset\.id: got 'other-v1'"),
+        ({"agent": {"harness": 3}}, r"environment\.args\.agent\.harness: got 3; give an object"),
+        ({"agent": {"client": {"type": "eval"}}}, r"args\.agent\.client: .* belongs under `policies`"),
+        ({"id": "agentic-judge"}, r"environment\.args: .* requires a judge harness that can execute code"),
+        (
+            {"id": "best-of-n", "agent": {"harness": {"id": "bash"}}},
+            r"environment\.args\.agent\.harness\.id: got .bash., .* several agents",
+        ),
+        ({"id": "best-of-n", "n": 0}, r"environment\.args\.n: .* greater than or equal to 1"),
+        ({"id": "no-such-env"}, r"environment 'no-such-env' not found"),
         (
             {"agent": {"runtime": "docker"}},
             r"environment\.args\.agent\.runtime: got 'docker'; give an object",
         ),
         ({"agent": {"runtime": {"type": "vm"}}}, r"environment\.args\.agent\.runtime\.type: got 'vm'"),
-        ({"agent": {"model": "gpt"}}, r"environment\.args\.agent\.model: the run's policy plays"),
-        ({"id": "best-of-n"}, r"environment\.args\.id: BestOfN\w+ has its own episodes"),
     ],
 )
 def test_arguments_that_are_wrong_or_not_played_yet_are_named(tmp_path, args, said):
@@ -164,7 +182,9 @@ def test_arguments_that_are_wrong_or_not_played_yet_are_named(tmp_path, args, sa
 @pytest.mark.parametrize(
     ("exported", "said"),
     [
-        ("WithTools", "has tools .* which are not served yet"),
+        ("WithTools", r"its toolset 'tool' is `colocated` .* set `colocated: false`"),
+        ("WithBoxedTools", r"its toolset 'tool' wants a container of its own \(`runtime\.type: docker`\)"),
+        ("WithCode", r"its toolset 'code' runs what the policy wrote"),
     ],
 )
 def test_tasks_that_need_more_than_a_chat_are_refused(tmp_path, exported, said):

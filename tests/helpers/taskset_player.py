@@ -1,0 +1,115 @@
+"""Plays tasksets as a lane of a worker does, in whatever Python it is started with; prints their records.
+
+It is run as a program, with what to play as JSON text on its standard input, one taskset a line: see `play`.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from workers.lanes.interpreter import OwnPython
+from workers.records import EpisodeRecord
+
+_TIMEOUT = 420
+
+
+def taskset(file: Path, base_url: str, args: dict[str, Any] | None = None, **policies: str) -> dict[str, Any]:
+    """What to play: every task of a taskset once.
+
+    Args:
+        file: The taskset's module.
+        base_url: Where the policy is.
+        args: `environment.args`.
+        policies: Where those of `policies` are.
+    """
+    return {"id": str(file), "base_url": base_url, "args": args or {}, "policies": policies}
+
+
+def list_tasks(python: OwnPython, file: Path, args: list[dict[str, Any]]) -> list[list[str] | str]:
+    """The ids of a taskset's tasks with each of these arguments, or what is wrong with them."""
+    return _ask(python, [{"id": str(file), "args": each} for each in args])
+
+
+def play(python: OwnPython, tasksets: list[dict[str, Any]]) -> list[list[EpisodeRecord] | str]:
+    """The records of each taskset's episodes; what is wrong with it where it does not load."""
+    return [
+        result if isinstance(result, str) else [EpisodeRecord.model_validate(record) for record in result]
+        for result in _ask(python, tasksets)
+    ]
+
+
+def _ask(python: OwnPython, tasksets: list[dict[str, Any]]) -> list[Any]:
+    done = subprocess.run(
+        [python.executable, __file__],
+        input="\n".join(json.dumps(each) for each in tasksets),
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+async def _play(given: dict[str, Any]) -> list[dict[str, Any]]:
+    from workers.environments.opening import open_environment
+    from workers.episode import EpisodePlayer
+    from workers.records import EpisodeSpec
+    from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
+
+    def endpoint(base_url: str, model: str) -> PolicyEndpoint:
+        return PolicyEndpoint(
+            kind="openai", model=model, base_url=base_url, request_timeout=5.0, token_ids=model == "mock"
+        )
+
+    environment = EnvironmentSettings(id=given["id"], args=given["args"])
+    settings = WorkerSettings(
+        run_id="r",
+        environment=environment,
+        sandbox=SandboxSettings(),
+        policy=endpoint(given["base_url"], "mock"),
+        policies={name: endpoint(url, name) for name, url in given["policies"].items()},
+    )
+    loaded = open_environment(environment)
+    player = await EpisodePlayer.create(settings, loaded, "w", "here")
+    rows = loaded.rows()
+    records: list[dict[str, Any]] = []
+    for number in range(len(rows)):
+        named = {"episode_id": f"e{number}", "task_id": str(number), "group_id": str(number)}
+        [result] = await player.play([EpisodeSpec(**named, sample_index=0, row=rows[number])])
+        records.append(json.loads(result.record))
+    await player.shut_down()
+    await loaded.tear_down()
+    return records
+
+
+def _list(given: dict[str, Any]) -> list[str]:
+    from workers.environments.opening import open_environment
+    from workers.settings import EnvironmentSettings
+
+    rows = open_environment(EnvironmentSettings(id=given["id"], args=given["args"])).rows()
+    return [json.loads(rows[index]["info"])["task_id"] for index in range(len(rows))]
+
+
+async def _play_all(tasksets: list[dict[str, Any]]) -> list[Any]:
+    from workers.errors import EnvironmentLoadError
+
+    results: list[Any] = []
+    for given in tasksets:
+        try:
+            results.append(await _play(given) if "base_url" in given else _list(given))
+        except EnvironmentLoadError as error:
+            results.append(str(error))
+    return results
+
+
+if __name__ == "__main__":
+    out = os.dup(1)
+    os.dup2(2, 1)
+    for played in asyncio.run(_play_all([json.loads(line) for line in sys.stdin])):
+        os.write(out, (json.dumps(played) + "\n").encode())
