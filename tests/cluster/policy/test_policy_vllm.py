@@ -46,7 +46,7 @@ async def test_an_answer_says_how_much_of_its_prompt_was_cached(vllm_endpoint: P
     first, second = [await ask(vllm_endpoint, question, max_tokens=1) for _ in range(2)]
     assert first.usage is not None and second.usage is not None
     before, after = (getattr(usage, "cached_tokens", None) for usage in (first.usage, second.usage))
-    assert before is not None and before < after <= second.usage.prompt_tokens
+    assert before is not None and after is not None and before < after <= second.usage.prompt_tokens
 
 
 async def test_the_prompt_offers_the_tools_and_asks_for_hermes_calls(vllm_endpoint: PolicyEndpoint):
