@@ -72,9 +72,8 @@ async def _use_contract(runtime: vf.Runtime) -> dict[str, bool]:
     quick = [await runtime.run(["echo", str(number)], {}) for number in range(3)]
     slow.cancel()
     await asyncio.wait([slow])
-    asleep = await runtime.run(
-        ["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 100 *$'"], {}
-    )
+    listing = "for each in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $each; echo; done 2>/dev/null"
+    asleep = await runtime.run(["sh", "-c", f"{listing} | grep -c '^sleep 100 $'"], {})
     network = await runtime.run(["sh", "-c", "cat /proc/net/dev | grep -c eth"], {})
     return {
         "files": kept == large,
