@@ -55,7 +55,7 @@ class EpisodePlayer:
         self._settings = settings
         self._environment = environment
         self._pool = pool
-        toolset = environment.toolset
+        toolset = environment.toolset if pool is not None else None
         self._environment_takes_sandboxes = toolset is not None and toolset.taken_by_environment
         self._client = client
         self._worker_id = worker_id

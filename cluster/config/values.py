@@ -68,6 +68,8 @@ def _check_value(value: Any, path: str, depth: int) -> list[str]:
             if math.isfinite(cast(float, value))
             else [f"{path}: got {value}; {_suggest_replacement(value)}"]
         )
+    if isinstance(value, BaseModel):
+        return _check_model(value, path)
     if kind is list:
         parts = enumerate(cast(list[Any], value))
         return [c for i, part in parts for c in _check_value(part, f"{path}.{i}", depth + 1)]

@@ -80,8 +80,14 @@ async def _play(given: dict[str, Any]) -> list[dict[str, Any]]:
     rows = loaded.rows()
     records: list[dict[str, Any]] = []
     for number in range(len(rows)):
-        named = {"episode_id": f"e{number}", "task_id": str(number), "group_id": str(number)}
-        [result] = await player.play([EpisodeSpec(**named, sample_index=0, row=rows[number])])
+        spec = EpisodeSpec(
+            episode_id=f"e{number}",
+            task_id=str(number),
+            group_id=str(number),
+            sample_index=0,
+            row=rows[number],
+        )
+        [result] = await player.play([spec])
         records.append(json.loads(result.record))
     await player.shut_down()
     await loaded.tear_down()

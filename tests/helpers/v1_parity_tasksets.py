@@ -3,6 +3,8 @@
 A module may export one taskset only: `write_taskset` writes a copy of this file with one that is exported.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportInvalidTypeArguments=false
+
 import asyncio
 from pathlib import Path
 

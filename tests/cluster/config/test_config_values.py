@@ -191,3 +191,19 @@ def test_a_limit_that_is_none_may_be_infinite() -> None:
     made = RunConfig.model_validate(fields)
     check_values(made)
     assert again(made).workers.idle_seconds == math.inf
+
+
+def test_policies_of_seats_are_the_same_after_the_run_is_taken_up() -> None:
+    other = {
+        "kind": "endpoint",
+        "base_url": "http://127.0.0.1:1/v1",
+        "model": "m",
+        "sampling": {"top_p": 0.5},
+    }
+    made = RunConfig.model_validate(config({}).model_dump() | {"policies": {"user": other}})
+    check_values(made)
+    assert again(made) == made
+    other["sampling"] = {"extra_body": {"day": datetime.date(2026, 1, 1)}}
+    made = RunConfig.model_validate(config({}).model_dump() | {"policies": {"user": other}})
+    with pytest.raises(ConfigError, match=r"policies\.user\.sampling\.extra_body\.day"):
+        check_values(made)
