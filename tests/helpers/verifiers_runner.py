@@ -56,8 +56,8 @@ def _record(episode: Any) -> dict[str, Any]:
 
 
 async def play_all(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Plays tasksets, two at a time."""
-    room = asyncio.Semaphore(2)
+    """Plays tasksets, four at a time."""
+    room = asyncio.Semaphore(4)
 
     async def play_one(config: dict[str, Any]) -> dict[str, Any]:
         async with room:

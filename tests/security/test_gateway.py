@@ -262,7 +262,7 @@ seen = json.dumps([[status(each) for each in answers], [status(each) for each in
 
 
 async def test_a_flood_of_calls_leaves_the_neighbour_its_own(cell: Cell, policy: MockPolicy) -> None:
-    async with gateway_of(policy, turns=100_000) as gateway, gateway_of(policy) as theirs:
+    async with gateway_of(policy, turns=100_000) as gateway, gateway_of(policy, turns=100_000) as theirs:
         session = await cell.session(gateway.connect)
         other = await cell.session(theirs.connect)
         code = """

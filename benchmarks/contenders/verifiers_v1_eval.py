@@ -1,0 +1,45 @@
+"""verifiers' own `eval` of a v1 taskset, in its subprocess runtime.
+
+Run as a program, by a Python that has it, with the policy's URL, the number of tasks and a folder for what
+it writes; prints its figures as JSON.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+
+def main(url: str, episodes: int, folder: str) -> None:
+    """Plays all tasks at once, and prints how long that took and how many ended well."""
+    from verifiers.v1.cli.eval.runner import run_eval
+    from verifiers.v1.configs.cli.eval import EvalConfig
+
+    out = os.dup(1)
+    os.dup2(2, 1)
+    config = EvalConfig.model_validate(
+        {
+            "env": {
+                "taskset": {"id": "word_problems", "problems": episodes},
+                "agent": {"harness": {"id": "null"}, "runtime": {"type": "subprocess"}},
+            },
+            "model": "mock",
+            "client": {"base_url": url, "api_key_var": "NO_SUCH_KEY"},
+            "max_concurrent": episodes,
+            "output_dir": folder,
+            "push": False,
+            "rich": None,
+        }
+    )
+    began = time.perf_counter()
+    played = asyncio.run(run_eval(config))
+    seconds = time.perf_counter() - began
+    done = sum(episode.ok for episode in played)
+    os.write(out, json.dumps({"seconds": seconds, "done": done}).encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
