@@ -83,11 +83,14 @@ def uv_program() -> str:
 
 def index_options(wheels: Path | None) -> list[str]:
     """Uv's options for where packages come from."""
-    return [] if wheels is None else ["--no-index", "--find-links", str(wheels)]
+    return [] if wheels is None else ["--no-index", "--find-links", str(wheels.absolute())]
 
 
 def run_uv(arguments: Sequence[str], *, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs uv and returns how it ended."""
+    """Runs uv and returns how it ended.
+
+    It runs at the root: a `[tool.uv]` of the project in which Kumite is started could override what is asked.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     return subprocess.run(
         [uv_program(), *arguments],
@@ -96,6 +99,7 @@ def run_uv(arguments: Sequence[str], *, text: str | None = None) -> subprocess.C
         text=True,
         timeout=_TIMEOUT,
         check=False,
+        cwd="/",
         env={**environment, "SOURCE_DATE_EPOCH": _BUILD_DATE, "UV_NO_PROGRESS": "1"},
     )
 

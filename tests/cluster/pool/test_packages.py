@@ -48,6 +48,14 @@ def test_requirements_and_what_workers_need_are_resolved_together(wheels):
     assert "--hash=sha256:" in lock.requirements
 
 
+def test_the_project_in_which_kumite_is_started_overrides_nothing(wheels, tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text('[tool.uv]\noverride-dependencies = ["alpha==1.0"]\n')
+    monkeypatch.chdir(tmp_path)
+    lock = lock_packages(asked(["alpha==2.0"], wheels))
+    assert lock is not None
+    assert "alpha==2.0" in lock.requirements
+
+
 def test_a_conflict_is_said_in_the_resolvers_own_words(wheels):
     with pytest.raises(ConfigError, match=r"environment\.requirements: they do not resolve") as raised:
         lock_packages(asked(["beta", "alpha==2.0"], wheels))
