@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.engine_fixtures import dummy_image, engine
 from tests.helpers.leftovers import Holdings, assert_nothing_left
 from tests.helpers.sandboxes import dummy
-from workers.sandbox import base, connection
+from workers.sandbox import connection
 from workers.sandbox import docker as docker_backend
 from workers.sandbox.base import Owner, Sandbox, Session
 from workers.sandbox.docker import DockerSandbox
@@ -68,5 +68,5 @@ async def pools(
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker loses patience 1 s after the tool host should have."""
-    for module in (connection, base, docker_backend):
+    for module in (connection, docker_backend):
         monkeypatch.setattr(module, "GRACE", 1.0)

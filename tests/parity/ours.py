@@ -1,6 +1,7 @@
 """Our side: a rollout worker with all that belongs to it but Ray, and the same scripts for a model."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -123,6 +124,10 @@ class Ours:
     def _state(self, state_id: str, patches: list[list[dict[str, Any]]]) -> dict[str, str]:
         """The state at the end: the base state with the patches, of which only some fields are touched."""
         if state_id not in self._base_fields:
+            # It came with the first episode that is done; another thread may be about to note it.
+            deadline = time.monotonic() + 60
+            while state_id not in self._base_states and time.monotonic() < deadline:
+                time.sleep(0.01)
             base = json.loads(self._base_states[state_id])
             self._base_fields[state_id] = {name: json.dumps(value) for name, value in base.items()}
             self._plain_fields[state_id] = plain_state(base)

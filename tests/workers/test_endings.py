@@ -15,7 +15,7 @@ from sandbox_images.build import build_image
 from tests.helpers import breaking_shell, run_containers
 from tests.helpers.dummy_episodes import ENVIRONMENT, one, put, task, turn
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
-from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
+from tests.helpers.rollouts import played, record, rollout_worker, rows, spec, usual_pool
 from workers.endings import ENDINGS, RETRIED_FAILURES, ZERO_SCORE, EpisodeEnding, EpisodeOutcome
 from workers.environments.shell import environment as shell_environment
 from workers.records import EpisodeResult
@@ -92,7 +92,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, toolset: str = breaking_shell.PATH
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker waits a second for what should have been answered by itself."""
     monkeypatch.setattr(shell_environment, "_CLEANING_UP", 1.0)
-    for module in (connection, base, process):
+    for module in (connection, process):
         monkeypatch.setattr(module, "GRACE", 1.0)
 
 
@@ -284,7 +284,7 @@ def ended_from_outside(_: pytest.MonkeyPatch) -> EpisodeResult:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url)
         args = {"tasks": ["fix-pagination"]}
         with rollout_worker("shell", args=args, policy=endpoint, sandbox=sandbox) as worker:
-            pool: Any = worker._player._pool
+            pool: Any = usual_pool(worker)
 
             def kill() -> None:
                 while not any(killed):

@@ -130,6 +130,7 @@ def test_which_tokens_were_unlikely_and_which_are_learned_from(visitor: Visitor,
     visitor.page.goto(f"{shown.base}#/run/{key}")  # where `kumite view RUN_DIR` begins
     visitor.click(".tile:has-text('episodes') >> nth=0").click("tbody tr >> nth=0")
     visitor.click("summary:has-text('tokens of the whole episode')")
+    visitor.page.wait_for_selector(".sequences .sequence")
     text = visitor.read(".sequences")
     assert "10 tokens, 6 of them to learn from" in text and "weights: version 1 → 2" in text
     masks = visitor.page.eval_on_selector_all(
