@@ -131,6 +131,9 @@ def test_a_policy_of_exact_tokens_reads_text_only(show: Any, package: Any, templ
             r"messages\[0\]\.content\[1\]: a part of type 'input_audio' can't be given to the policy",
         ),
         (show_by_chat, openai, {"type": "image_url", "image_url": {}}, "an image must come with its data"),
+        (show_by_chat, openai, {"type": "image_url"}, "an image must come with its data"),
+        (show_by_chat, openai, {"type": "image_url", "image_url": "x"}, "an image must come with its data"),
+        (show_by_messages, anthropic, {"type": "image", "source": "x"}, "an image must come with its data"),
         (
             show_by_responses,
             openai,

@@ -34,7 +34,7 @@ CODES: dict[Refusal, str] = {
 _PARTS: dict[str, IsTaken] = {
     "text": always,
     "refusal": always,
-    "image_url": lambda part: _has_url(part["image_url"]),
+    "image_url": lambda part: _has_url(part.get("image_url")),
 }
 
 
@@ -122,8 +122,8 @@ class ChatDialect(Dialect):
         return openai_error(error)
 
 
-def _has_url(image: dict[str, Any] | None) -> bool:
-    return bool(image and image.get("url"))
+def _has_url(image: Any) -> bool:
+    return isinstance(image, dict) and bool(cast("dict[str, Any]", image).get("url"))
 
 
 def _head(answer: ModelAnswer, kind: str) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def _check_blocks(content: Any, where: str) -> None:
 
 
 def _has_source(block: dict[str, Any]) -> bool:
-    source: dict[str, Any] = block.get("source") or {}
+    given: Any = block.get("source")
+    source = cast("dict[str, Any]", given if isinstance(given, dict) else {})
     return bool(source.get(_SOURCES.get(source.get("type", ""), "")))
 
 
