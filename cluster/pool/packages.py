@@ -16,6 +16,7 @@ from workers.settings import EnvironmentSettings, PackageLock
 WORKER_REQUIREMENTS = (
     "aiohttp>=3.10",
     "docker>=7.1,<8",
+    "httptools>=0.6.4",
     "httpx>=0.27",
     "jinja2>=3.1",
     "openai>=2",

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from workers.gateway.application import GatewayApplication
@@ -16,6 +16,7 @@ from workers.gateway.recorder import CallRecorder
 MAX_CONNECTIONS = 512
 """Most connections of one session that are served at once; another one is told 503."""
 _HEADER_BYTES = 64 * 1024
+"""Most bytes of a request's head, and of what else of it is no body."""
 _HTTP_2 = b"PRI * HTTP/2"
 
 
@@ -52,8 +53,12 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _Connection(H11Protocol):
-    """uvicorn's protocol, which notices HTTP/2."""
+class _Connection(HttpToolsProtocol):
+    """uvicorn's protocol over llhttp's parser, which notices HTTP/2 and bounds what is no body.
+
+    uvicorn's other protocol parses in Python, which is a tenth of what a call costs the worker; it has a
+    bound on heads of its own, and this one has none.
+    """
 
     def __init__(self, gateway: Gateway, state: ServerState) -> None:
         app_state: dict[str, Any] = {}
@@ -61,13 +66,41 @@ class _Connection(H11Protocol):
         self.app: Any = gateway.application
         self._gateway = gateway
         self._is_first = True
+        self._overhead = 0
+        """Bytes that have come since the last that were some of a body, or ended a head or a request."""
 
     def data_received(self, data: bytes) -> None:
-        """Takes what has come."""
+        """Takes what has come. A head, or what stands between chunks or behind them, has a most of bytes."""
         if self._is_first:
             self._is_first = False
             self._gateway.spoke_http2 |= data.startswith(_HTTP_2)
+        if self.transport.is_closing():
+            return
+        self._overhead += len(data)
         super().data_received(data)
+        if self._overhead > _HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"A head of more than {_HEADER_BYTES:,} bytes.")
+
+    def on_headers_complete(self) -> None:
+        """Begins with a request."""
+        self._overhead = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Takes some of its body."""
+        self._overhead = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Is done with a request."""
+        self._overhead = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request; after an answer that came before the whole of its own, with none."""
+        if self.cycle.response_complete and self.cycle.more_body:
+            self.transport.close()
+        super().on_response_complete()
 
 
 @cache
@@ -84,7 +117,6 @@ def _config() -> Config:
         proxy_headers=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=75,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
     )
     config.load()
     return config

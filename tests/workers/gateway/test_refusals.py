@@ -108,6 +108,49 @@ def test_http_2_and_smuggled_requests_are_400() -> None:
     in_time(play)
 
 
+HEAD = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (HEAD + b"content-length: 100\r\n\r\n{", b"401"),
+        (HEAD + b"x: " + b"y" * 70_000, b"400"),
+        (HEAD + b"x: y\r\n" * 14_000, b"400"),
+        (b"POST /" + b"y" * 70_000, b"400"),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\n" + b"x: y\r\n" * 14_000, b"401"),
+    ],
+    ids=["answered before its body", "long header", "many headers", "long path", "many trailers"],
+)
+def test_after_what_is_no_whole_request_the_connection_is_closed(data: bytes, status: bytes) -> None:
+    async def play() -> None:
+        with MockPolicy() as policy:
+            async with served_gateway(policy) as served:
+                port = int(served.url.rpartition(":")[2])
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(data)
+                said = await reader.read()
+                writer.close()
+        assert said.split(b" ")[1] == status, said
+
+    in_time(play)
+
+
+def test_after_a_refusal_the_connection_goes_on() -> None:
+    async def play() -> None:
+        with MockPolicy() as policy:
+            async with served_gateway(policy) as served:
+                port = int(served.url.rpartition(":")[2])
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                for _ in range(2):
+                    writer.write(HEAD + b"content-length: 2\r\n\r\n{}")
+                    assert b" 401 " in await reader.readuntil(b"\r\n")
+                    await reader.readuntil(b"}}")
+                writer.close()
+
+    in_time(play)
+
+
 def test_routes_that_do_not_exist_are_404_and_remembered() -> None:
     async def play() -> None:
         with MockPolicy() as policy:
