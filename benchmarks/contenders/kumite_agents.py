@@ -1,5 +1,6 @@
 """Kumite's agents under the clock: whole episodes of a program, by a worker in this process."""
 
+import gc
 import json
 import os
 import time
@@ -41,6 +42,9 @@ class KumiteAgents:
         self._worker = RolloutWorker(settings, f"benchmark-{uuid.uuid4().hex[:8]}")
         self._rows: Any = self._worker._environment.rows()  # type: ignore[attr-defined]
         self._worker.ready()
+        # As a worker's own process does: or every collection would go through all that was imported here.
+        gc.collect()
+        gc.freeze()
 
     def play(self, episodes: int) -> dict[str, Any]:
         """Plays so many episodes: their seconds, this process's CPU seconds, and the records.
