@@ -11,6 +11,11 @@ from tests.helpers.run_containers import containers
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+@pytest.fixture
+def cache(kept_ray):
+    return kept_ray
+
+
 def load(folder, table, cache):
     files = str(folder / table / "*.parquet")
     return load_dataset("parquet", data_files=files, split="train", cache_dir=str(cache / "hf"))

@@ -22,6 +22,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RELEASES = [None, ["verifiers==0.4.0"]]
 
 
+@pytest.fixture
+def cache(kept_ray):
+    return kept_ray
+
+
 def resolvable(requirements):
     """Skips a test whose packages no index here has."""
     try:
