@@ -18,6 +18,7 @@ from tests.helpers.leftovers import shims_of
 from tests.helpers.run_containers import containers, remove_container, tool_host
 
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.faults, pytest.mark.slow]
+pytestmark += [pytest.mark.group("own ray")]
 
 
 def rows(folder, *more):

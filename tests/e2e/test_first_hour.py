@@ -43,6 +43,7 @@ TASKS = {
 }
 
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark += [pytest.mark.group("first hour")]  # on a Ray of the reader's own
 
 
 @pytest.fixture(scope="module")
