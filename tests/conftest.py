@@ -12,10 +12,9 @@ import pytest
 from cluster.ray_session.kept import stop_kept
 from tests.e2e.kumite import cache_in
 from tests.helpers.drivers import DRIVER, cluster_processes, drive, driver_environment, kumite_policy
-from tests.helpers.small_model import write_small_model
 from workers.settings import PolicyEndpoint
 
-_GROUPS = ("ray", "first hour", "vllm", "docker", "parity", "own ray")
+_GROUPS = ("ray", "first hour", "docker", "parity", "vllm", "own ray")
 
 
 def _group(item: pytest.Item) -> str:
@@ -94,6 +93,8 @@ def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the model that `vllm_endpoint` serves: small, since no test is about what it says."""
+    from tests.helpers.small_model import write_small_model
+
     return write_small_model(tmp_path_factory.mktemp("models") / "small-llama")
 
 

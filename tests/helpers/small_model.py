@@ -24,24 +24,8 @@ Weights: TypeAlias = dict[str, NDArray[np.float32]]
 HIDDEN, HALF, LAYERS, NEURONS = 128, 64, 3, 256
 """The first half of a hidden state is the token that was read, which no layer writes to; the second half is
 what the next token is chosen by."""
-CALL = [
-    "<",
-    "tool",
-    "_",
-    "call",
-    ">",
-    '{"',
-    "name",
-    '":"',
-    "look",
-    '","',
-    "arguments",
-    '":',
-    "{",
-    'Ġ"',
-    "thing",
-]
-CALL += ['"', ":", '""', "}}", "<|im_end|>"]
+_CALL_TEXT = '< tool _ call > {" name ":" look "," arguments ": { Ġ" thing " : "" }} <|im_end|>'
+CALL = _CALL_TEXT.split()
 """A tool call in tokens of which none comes twice: each is all that the next one depends on."""
 _START, _END, _QUOTE = "Ċ", "<|im_end|>", '"'
 _JSON = re.compile(r'[{}\[\]",:]+')
@@ -95,7 +79,6 @@ def make_weights(ids: dict[str, int]) -> Weights:
     for token, number in ids.items():
         embeddings[number, HALF] = _OFFSETS[_kind_of(token)]
     call = [ids[token] for token in (_START, *CALL)]
-    embeddings[ids[_END], HALF + 1 :] = random(1, HALF - 1, 0.3)
     embeddings[call[1:-1], HALF] = np.maximum(embeddings[call[1:-1], HALF], -0.3)
     embeddings[call[1], HALF] = -1.5  # every other line's end is followed by a call
     weights = {"model.embed_tokens.weight": embeddings}
