@@ -72,7 +72,7 @@ def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) 
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about within {patience:g} s"
-        time.sleep(0.05)
+        time.sleep(0.2)  # many a look asks the engine, or goes through all processes
 
 
 def journalled(folder: Path) -> int:
