@@ -30,7 +30,7 @@ def test_every_task_and_injection_under_attack_is_as_agentdojo_has_it(
     assert found.differences == []
     assert found.episodes == 3 * pairs
     assert (len(found.user_tasks), len(found.injection_tasks)) == (users, injections)
-    assert found.solved["obedient"] > 0.9 * pairs and found.attacked > 0
+    assert found.solved["obedient"] > 0.8 * pairs and found.attacked > 0
 
 
 @pytest.mark.exhaustive
