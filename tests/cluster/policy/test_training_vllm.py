@@ -94,7 +94,7 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
 ):
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
     original, url = vllm_model, str(vllm_endpoint.base_url)
-    other = perturbed(original, tmp_path / "other", share=0.2)
+    other = perturbed(original, tmp_path / "other", share=0.7)
     version = read_served_version()
 
     async def speak(length: int) -> tuple[str, list[int], list[float], list[int]]:
