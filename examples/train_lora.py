@@ -19,9 +19,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from cluster.config import VllmPolicy
+from cluster.config.file import load_config
 from cluster.dataset.sequences import Sequence
-from cluster.errors import RunError
-from cluster.policy.models import packaged_model
+from cluster.errors import ConfigError, RunError
+from cluster.policy.models.models import resolve_model
 from cluster.policy.vllm.cpu_precision import cpu_precision
 from cluster.rollout_engine import RolloutEngine, RolloutGroup
 
@@ -127,8 +129,12 @@ async def train(
         The mean reward of each version, from the base model's on.
     """
     curve: list[float] = []
-    async with RolloutEngine(config, out, console) as engine:
-        trainer = Trainer(packaged_model.folder())
+    run = load_config(config)
+    if not isinstance(run.policy, VllmPolicy):
+        raise ConfigError(f"policy.kind is {run.policy.kind!r} in {config}; training takes 'vllm'")
+    async with RolloutEngine(run, out, console) as engine:
+        model = resolve_model(run.policy.model, console.print)
+        trainer = Trainer(Path(model.source))
         with tempfile.TemporaryDirectory() as scratch:
             if engine.version:  # of a kept deployment that was trained: a fresh adapter is the base model
                 await engine.update_policy(trainer.save(Path(scratch) / "fresh"))

@@ -1,7 +1,6 @@
 """What test modules of all folders share."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -10,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cache import cache_dir
-from tests.helpers.drivers import DRIVER, cluster_processes, driver_environment, kumite_policy
+from cluster.ray_session.kept import stop_kept
+from tests.e2e.kumite import cache_in
+from tests.helpers.drivers import DRIVER, cluster_processes, drive, driver_environment, kumite_policy
 from workers.settings import PolicyEndpoint
 
-_GROUPS = ("ray", "vllm", "docker", "parity")
+_GROUPS = ("ray", "first hour", "docker", "parity", "vllm", "own ray")
 
 
 def _group(item: pytest.Item) -> str:
+    named = item.get_closest_marker("group")
+    if named is not None:
+        return str(named.args[0])
     marks = {mark.name for mark in item.iter_markers()}
     return next((mark for mark in ("vllm", "ray", "parity", "docker") if mark in marks), item.path.stem)
 
@@ -35,8 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out exhaustive tests unless they are asked for, and assigns each other test to a group.
 
     The tests of one group are played one after the other where several processes share them. Those on Ray
-    share a head, and count what they started; those of vLLM share a deployment, those of containers an
-    image. The others go by files. The longest row begins first.
+    share a cluster; those of vLLM share a deployment, those of containers an image. The others go by files,
+    if they name no group. The longest row begins first.
     """
     if not config.getoption("--exhaustive"):
         left_out = [item for item in items if item.get_closest_marker("exhaustive")]
@@ -57,15 +60,26 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
+def kept_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache folder of a Ray that is up for the session, which runs with this `KUMITE_CACHE` join.
+
+    For tests that are not about how a run's own cluster begins and ends, which takes seconds each time.
+    """
+    cache = cache_in(tmp_path_factory.mktemp("kept") / "cache")
+    assert drive(cache, "ray", "{}", "keep", "resident", "8")["kept"]
+    yield cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUMITE_CACHE", str(cache))
+        assert stop_kept()
+
+
+@pytest.fixture(scope="session")
 def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder for the session's own kept policy; what is slow to make is shared with the user's.
 
     A process with `KUMITE_CACHE` set to it finds, beside `vllm_endpoint`, the deployment that serves it.
     """
-    folder = tmp_path_factory.mktemp("cache")
-    for name in ("models", "sites", "locks"):
-        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
-        os.symlink(cache_dir() / name, folder / name)
+    folder = cache_in(tmp_path_factory.mktemp("vllm") / "cache")
     yield folder
     before = cluster_processes(folder)
     said = kumite_policy(folder, "down", "--force")
@@ -77,10 +91,19 @@ def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def vllm_endpoint(vllm_cache: Path) -> PolicyEndpoint:
-    """The packaged model on vLLM, up for the session; this process stays out of its Ray cluster."""
+def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model that `vllm_endpoint` serves: small, since no test is about what it says."""
+    from tests.helpers.small_model import write_small_model
+
+    return write_small_model(tmp_path_factory.mktemp("models") / "small-llama")
+
+
+@pytest.fixture(scope="session")
+def vllm_endpoint(vllm_cache: Path, vllm_model: Path) -> PolicyEndpoint:
+    """A small model on vLLM, up for the session; this process stays out of its Ray cluster."""
+    policy = {"model": str(vllm_model), "keep_alive": True, "adapters": {}}
     done = subprocess.run(
-        [sys.executable, str(DRIVER), "policy", '{"keep_alive": true, "adapters": {}}'],
+        [sys.executable, str(DRIVER), "policy", json.dumps(policy)],
         env=driver_environment(vllm_cache),
         cwd="/",
         capture_output=True,

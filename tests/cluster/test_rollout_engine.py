@@ -34,8 +34,8 @@ def policy() -> Any:
 
 
 @pytest.fixture
-def config(policy: MockPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))  # for the cluster to be the test's own
+def config(policy: MockPolicy, kept_ray: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    monkeypatch.setenv("KUMITE_CACHE", str(kept_ray))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return RunConfig.model_validate(
         {

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.kumite import Run, cache_in
+from tests.e2e.kumite_here import Ended, run_here
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.ray_head import ray_head
 
@@ -32,6 +33,17 @@ def kumite(cache):
     for run in runs:
         if run.process.poll() is None:
             run.kill()
+
+
+@pytest.fixture
+def kumite_here(cache, capfd, monkeypatch):
+    """Runs `kumite` in this process, for what its being one of its own makes no difference to."""
+    monkeypatch.setenv("KUMITE_CACHE", str(cache))
+
+    def run(*arguments: str | Path) -> Ended:
+        return run_here(capfd, *arguments)
+
+    return run
 
 
 @pytest.fixture

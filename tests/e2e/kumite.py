@@ -72,7 +72,7 @@ def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) 
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about within {patience:g} s"
-        time.sleep(0.05)
+        time.sleep(0.2)  # many a look asks the engine, or goes through all processes
 
 
 def journalled(folder: Path) -> int:
@@ -86,7 +86,7 @@ def journalled(folder: Path) -> int:
 def cache_in(folder: Path) -> Path:
     """A cache of a test's own, so that it never meets a kept cluster; what is slow to make is shared."""
     folder.mkdir()
-    for name in ("models", "sites", "locks"):
+    for name in ("models", "sites", "pythons", "locks"):
         (cache_dir() / name).mkdir(parents=True, exist_ok=True)
         os.symlink(cache_dir() / name, folder / name)
     return folder

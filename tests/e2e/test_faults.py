@@ -18,6 +18,7 @@ from tests.helpers.leftovers import shims_of
 from tests.helpers.run_containers import containers, remove_container, tool_host
 
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.faults, pytest.mark.slow]
+pytestmark += [pytest.mark.group("own ray")]
 
 
 def rows(folder, *more):
@@ -50,25 +51,20 @@ def started(kumite, tmp_path, out, policy):
     return run, out, config
 
 
-def test_sigkill_of_a_worker_removes_its_container_and_the_run_completes(started, policy):
+def test_a_worker_and_sandboxes_that_are_lost_cost_an_attempt_and_the_run_completes(started, policy):
+    """A worker is killed; then, of the two sandboxes that there are, one is taken away by the engine, and the
+    tool host of the other is killed. Nothing of them stays.
+    """
     run, out, _ = started
-    before = set(containers(out.name))
+    until(lambda: len(policy.requests) == 24 + 8, "episodes that all wait for the policy", patience=60)
+    first = set(containers(out.name))
     [victim, _] = workers(run)
     victim.send_signal(signal.SIGKILL)
-    until(lambda: len(before & set(containers(out.name))) == 1, "the end of its container", patience=60)
-    policy.lets_through = None
-    assert run.wait() == 0, run.output
-    found = rows(out)
-    assert len(found) == 32
-    assert {row["status"] for row in found} == {"finished"}
-    assert len({row["episode_id"] for row in found}) == 32
-    nothing_is_left(out)
-
-
-def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_completes(started, policy):
-    """One is taken away by the engine, the tool host of the other is killed; nothing of them stays."""
-    run, out, _ = started
-    taken, killed = lost = containers(out.name)
+    until(lambda: len(first & set(containers(out.name))) == 1, "the end of its container", patience=60)
+    until(lambda: len(containers(out.name)) == 2 or run.process.poll() is not None, "another worker's", 120)
+    assert run.process.poll() is None, run.output
+    taken, killed = containers(out.name)
+    lost = {*first, taken, killed}
     remove_container(taken)
     os.kill(tool_host(killed), signal.SIGKILL)
     policy.lets_through = None
@@ -78,15 +74,16 @@ def test_sandboxes_that_are_lost_cost_their_episodes_an_attempt_and_the_run_comp
     assert {row["status"] for row in found} == {"finished"}
     assert all(row["reward"] is not None for row in found)
     again = [row for row in found if row["attempt"] > 1]
-    assert 0 < len(again) <= 8  # what two workers had in flight
+    assert 0 < len(again) <= 4 + 8  # what a worker had in flight, and then two
     assert not {row["sandbox_id"] for row in again} & {container[:12] for container in lost}
     nothing_is_left(out)
     until(lambda: not shims_of({container[:12] for container in lost}), "the end of what ran them", 60)
     until(lambda: not processes_of(run), "the end of its processes", 60)
 
 
-def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started, kumite, policy):
-    run, out, _ = started
+def test_a_run_that_was_stopped_and_then_killed_is_taken_up_each_time(started, kumite, policy):
+    """Ctrl-C commits what had ended, and SIGKILL of the driver loses nothing that was journalled."""
+    run, out, config = started
     os.kill(run.process.pid, signal.SIGINT)
     until(lambda: "SIGINT: no new episodes" in run.output, "word of it", patience=60)
     policy.lets_through = None
@@ -96,22 +93,20 @@ def test_ctrl_c_commits_what_had_ended_and_a_resumed_run_plays_the_rest(started,
     ended = {row["episode_id"] for row in rows(out)}
     assert 0 < len(ended) < 32
     assert not list((out / "journal").glob("*.jsonl"))
-    resumed = kumite("run", "--resume", out)
-    assert resumed.wait() == 0, resumed.output
-    found = rows(out)
-    assert len(found) == len({row["episode_id"] for row in found}) == 32
-    assert ended < {row["episode_id"] for row in found}
 
-
-def test_sigkill_of_the_driver_loses_nothing_that_was_journalled(started, kumite, policy):
-    run, out, config = started
-    run.kill()
+    policy.lets_through = len(policy.requests) + 24
+    killed = kumite("run", "--resume", out)
+    until(lambda: journalled(out) > len(ended) or killed.process.poll() is not None, "another episode")
+    assert killed.process.poll() is None, killed.output
+    killed.kill()
     policy.lets_through = None
-    until(lambda: containers(out.name) == [], "the end of its containers", patience=60)
-    ended = {row["episode_id"] for row in rows(out)}
-    assert ended
+    nothing_is_left(out)
+    recorded = {row["episode_id"] for row in rows(out)}
+    assert ended < recorded
+    assert len(recorded) == journalled(out)
+
     resumed = kumite("run", config, "--resume", out)
     assert resumed.wait() == 0, resumed.output
     found = rows(out)
     assert len(found) == len({row["episode_id"] for row in found}) == 32
-    assert ended < {row["episode_id"] for row in found}
+    assert recorded < {row["episode_id"] for row in found}

@@ -22,6 +22,7 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from cluster.config import RunConfig
 from cluster.observe.summary import summarise_run
 from tests.e2e.kumite import cache_in, journalled, until
+from tests.e2e.test_job_submit import LINE
 from tests.helpers.drivers import drive, driver_environment, kumite_policy
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.pages import ROOT, blocks_by_task
@@ -43,6 +44,7 @@ TASKS = {
 }
 
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark += [pytest.mark.group("first hour")]  # on a Ray of the reader's own
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +185,14 @@ def test_own_shell_task_is_validated_and_solved(reader: Reader) -> None:
 
 def test_run_is_submitted_as_a_job(reader: Reader, head: RayHead) -> None:
     said = reader.follow("job", {"http://127.0.0.1:8265": head.address}, **token_of(head))
-    rows = episodes(Path(reader.environment["HOME"], "runs", "job"))
+    run = Path(reader.environment["HOME"], "runs", "job")
+    rows = episodes(run)
     assert [row["status"] for row in rows] == ["finished"] * 32
-    assert "16 tasks (eval), 32 episodes" in said
+    assert len({row["episode_id"] for row in rows}) == 32
+    assert "16 tasks (eval), 32 episodes" in said and "✓ workers" in said
+    assert LINE.findall(said)[-1] == ("32", "32"), said
+    summary = summarise_run(run)
+    assert (summary.planned, summary.finished, summary.failed) == (32, 32, 0)
     into_its_copy = "ray job submit --working-dir . -- python -m cluster run examples/countdown.yaml"
     refused = reader.command(
         "job", into_its_copy, code=1, RAY_API_SERVER_ADDRESS=head.address, **token_of(head)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.dataset.shards import iterate_episodes
-from cluster.ray_session import kept as kept_ray
+from cluster.ray_session.kept import KeptCluster, find_kept
 from tests.e2e.kumite import Run, write_config
 from tests.helpers.mock_policy import MockPolicy
 
@@ -18,13 +18,12 @@ SECRET = "sk-0f7e-which-nobody-may-see"
 
 
 @pytest.fixture
-def kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kept_ray.KeptCluster]:
+def kept(kept_ray: Path, monkeypatch: pytest.MonkeyPatch) -> KeptCluster:
     """A Ray that somebody has kept whose shell had no key."""
-    monkeypatch.setenv("KUMITE_CACHE", str(cache))
-    monkeypatch.delenv("SOME_JUDGE_KEY", raising=False)
-    started = kept_ray.start_kept({"num_cpus": 3}, 180.0)
-    yield started
-    kept_ray.stop_kept()
+    monkeypatch.setenv("KUMITE_CACHE", str(kept_ray))
+    found = find_kept()
+    assert found is not None
+    return found
 
 
 def written(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -37,7 +36,7 @@ def written(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def test_what_an_episodes_code_does_is_its_own_and_its_key_reaches_it_and_no_file(
-    kept: kept_ray.KeptCluster, cache: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: KeptCluster, kept_ray: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_JUDGE_KEY", SECRET)
     args = {"kind": "of_a_whole_run", "notes": str(tmp_path / "tried")}
@@ -49,7 +48,7 @@ def test_what_an_episodes_code_does_is_its_own_and_its_key_reaches_it_and_no_fil
             workers={"max": 1, "episodes_per_worker": 4},
             episode={"timeout": 20},
         )
-        run = Run("run", str(config), "--out", str(out), cache=cache)
+        run = Run("run", str(config), "--out", str(out), cache=kept_ray)
         try:
             assert run.wait() == 0, run.output
         finally:

@@ -11,6 +11,11 @@ from tests.helpers.run_containers import containers
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+@pytest.fixture
+def cache(kept_ray):
+    return kept_ray
+
+
 def load(folder, table, cache):
     files = str(folder / table / "*.parquet")
     return load_dataset("parquet", data_files=files, split="train", cache_dir=str(cache / "hf"))
@@ -27,7 +32,7 @@ def test_a_verifiers_environment_by_the_book_runs_without_a_sandbox(kumite, out,
 
 
 @pytest.mark.docker
-def test_the_oracle_solves_a_suite_in_sandboxes_and_leaves_none(kumite, tmp_path, out, cache):
+def test_the_oracle_solves_a_suite_in_sandboxes_and_leaves_none(kumite, kumite_here, tmp_path, out, cache):
     config = write_config(
         tmp_path / "config.yaml",
         environment={"id": "agentdojo", "args": {"suites": ["banking"]}},
@@ -42,8 +47,8 @@ def test_the_oracle_solves_a_suite_in_sandboxes_and_leaves_none(kumite, tmp_path
     assert len(set(episodes["episode_id"])) == 16
     assert sum(steps["done"]) == 16
     assert containers(out.name) == []
-    shown = kumite("show", out, "--json")
-    assert shown.wait() == 0
+    shown = kumite_here("show", out, "--json")
+    assert shown.code == 0
     assert json.loads(shown.output)["finished"] == 16
 
 

@@ -28,6 +28,7 @@ MOTO = "moto[server]==5.2.5"
 TASKS, AT_ONCE = 8, 4
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark += [pytest.mark.group("own ray")]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,8 @@ def test_a_bucket_that_is_not_there_is_one_error_that_names_it(kumite: Any, s3: 
 
 
 @pytest.mark.timeout(1800)  # it takes half a minute where nothing else runs
-def test_a_runs_life_in_a_bucket(s3: S3FileSystem) -> None:
+@pytest.mark.parametrize("examples", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
+def test_a_runs_life_in_a_bucket(s3: S3FileSystem, examples: int) -> None:
     """A few short lives: every look at a bucket is a request, so the thousands are played in memory.
 
     Nor are they made simpler where one fails, which would take hours: it is told as it was found.
@@ -124,4 +126,4 @@ def test_a_runs_life_in_a_bucket(s3: S3FileSystem) -> None:
             return f"s3://bucket/life-{next(lives)}/run"
 
     short = {**QUIET, "stateful_step_count": 6, "phases": [Phase.generate]}
-    run_state_machine_as_test(LifeInBucket, settings=settings(max_examples=5, database=None, **short))
+    run_state_machine_as_test(LifeInBucket, settings=settings(max_examples=examples, database=None, **short))

@@ -14,6 +14,11 @@ from tests.helpers.v1_containers import bash
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.slow]
 
 
+@pytest.fixture
+def cache(kept_ray):
+    return kept_ray
+
+
 def solve(body):
     """Looks for the word, writes it down, and ends."""
     replies = [

@@ -22,6 +22,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RELEASES = [None, ["verifiers==0.4.0"]]
 
 
+@pytest.fixture
+def cache(kept_ray):
+    return kept_ray
+
+
 def resolvable(requirements):
     """Skips a test whose packages no index here has."""
     try:
@@ -47,9 +52,8 @@ def converse(body):
 
 @pytest.mark.parametrize("requirements", RELEASES, ids=["0.3.1", "0.4.0"])
 def test_a_taskset_with_tools_is_planned_played_taken_up_and_read(
-    kumite, tmp_path, out, cache, monkeypatch, requirements
+    kumite, kumite_here, tmp_path, out, requirements
 ):
-    monkeypatch.setenv("KUMITE_CACHE", str(cache))
     with ConversationPolicy(count_or_end) as policy:
         policy.lets_through = 4  # less than all that are asked for: the run is broken off meanwhile
         environment = {"id": str(write_taskset(tmp_path, "Counted"))}
@@ -80,13 +84,13 @@ def test_a_taskset_with_tools_is_planned_played_taken_up_and_read(
     assert [record.error for record in records] == [None] * 4
     assert {record.reward for record in records} == {2.0}
     assert {step.agent for record in records for step in record.steps} == {"agent"}
-    shown = kumite("show", out, "--json")
-    assert shown.wait() == 0, shown.output
+    shown = kumite_here("show", out, "--json")
+    assert shown.code == 0, shown.output
     assert json.loads(shown.output)["finished"] == 4
-    verified = kumite("verify", out)
-    assert verified.wait() == 0, verified.output
-    written = kumite("sequences", out)
-    assert written.wait() == 0, written.output
+    verified = kumite_here("verify", out)
+    assert verified.code == 0, verified.output
+    written = kumite_here("sequences", out)
+    assert written.code == 0, written.output
     rows = pq.read_table(out / "sequences" / "grpo.parquet").to_pylist()
     assert {row["agent"] for row in rows} == {"agent"}
     assert {row["episode_id"] for row in rows} == {record.episode_id for record in records}

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+from collections import Counter
 from contextlib import suppress
 
 import docker
@@ -156,13 +157,16 @@ async def test_kill_of_the_tool_host_by_the_kernel_is_a_dead_sandbox(
 
 
 @pytest.mark.timeout(900)
-async def test_soak_of_random_kills_leaves_no_container(pools: Pools, engine: docker.DockerClient) -> None:
-    """200 cycles: a session is opened, something of it is killed, and each says true what became of it."""
+@pytest.mark.parametrize("cycles", [50, pytest.param(1000, marks=pytest.mark.exhaustive)])
+async def test_soak_of_random_kills_leaves_no_container(
+    pools: Pools, engine: docker.DockerClient, cycles: int
+) -> None:
+    """In each cycle a session is opened, something of it is killed, and it says true what became of it."""
     chance = random.Random(0)
-    pool = pools.make(max_episodes_per_container=40)
+    pool = pools.make(max_episodes_per_container=10)
     keeper = await pools.session(pool)
-    lost = 0
-    for _ in range(200):
+    lost: Counter[str] = Counter()
+    for _ in range(cycles):
         others = session_pids(engine, keeper)
         session = await pools.session(pool)
         waiting = asyncio.create_task(session.call("sleep", {"seconds": 60}))
@@ -177,7 +181,7 @@ async def test_soak_of_random_kills_leaves_no_container(pools: Pools, engine: do
                 engine.api.remove_container(session.sandbox.id, force=True)
         with pytest.raises(SessionLost if what == "session" else SandboxDied):
             await asyncio.wait_for(waiting, 120)
-        lost += 1
+        lost[what] += 1
         with suppress(SandboxError):
             await pool.release(session)
         if not keeper.sandbox.alive:
@@ -185,7 +189,7 @@ async def test_soak_of_random_kills_leaves_no_container(pools: Pools, engine: do
                 await pool.release(keeper)
             keeper = await pools.session(pool)
         await said(keeper, "echo")
-    assert lost == 200
+    assert lost.total() == cycles and len(lost) == 3
     await pool.close()
     await eventually(
         lambda: engine.api.containers(all=True, filters={"label": f"kumite.run={pools.run}"}) == []

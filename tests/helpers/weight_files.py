@@ -31,8 +31,8 @@ def write_model(
     return folder
 
 
-def perturbed(model: Path, folder: Path) -> Path:
-    """A copy of a real model whose weights are a little others."""
+def perturbed(model: Path, folder: Path, share: float = 0.05) -> Path:
+    """A copy of a model of which each weight of a layer is another by about this share of it."""
     from safetensors.torch import load_file
     from safetensors.torch import save_file as save_torch
     from torch import Generator, randn
@@ -41,7 +41,7 @@ def perturbed(model: Path, folder: Path) -> Path:
     noise = Generator().manual_seed(0)
     for file in folder.glob("*.safetensors"):
         weights = {
-            name: (weight * (1 + 0.05 * randn(weight.shape, generator=noise))).to(weight.dtype)
+            name: (weight * (1 + share * randn(weight.shape, generator=noise))).to(weight.dtype)
             if "proj" in name
             else weight
             for name, weight in load_file(file).items()

@@ -16,6 +16,9 @@ class Comparison:
     """What was compared, and what was found to differ."""
 
     episodes: int = 0
+    user_tasks: set[str] = field(default_factory=set)
+    injection_tasks: set[str] = field(default_factory=set)
+    """The tasks that were played, each at least once."""
     solved: Counter[str] = field(default_factory=Counter)
     """Episodes in which the task was done, by behaviour."""
     attacked: int = 0
@@ -81,6 +84,8 @@ def compare(
     by_suite = {setting.suite: setting for setting in settings}
     with ours(args, backend, image) as side:
         chosen = [row["info"] for row in side.rows.values()][::every]
+        found.user_tasks = {info["user_task"] for info in chosen if info["user_task"]}
+        found.injection_tasks = {info["injection_task"] for info in chosen if info["injection_task"]}
         work = [
             (
                 by_suite[suite],

@@ -10,12 +10,35 @@ SUITES = ("workspace", "travel", "banking", "slack")
 ATTACK = "important_instructions"
 
 
+BEHAVIOURS = ("obedient", "hijacked", "erratic")
+
+
+@pytest.mark.parametrize(
+    ("suite", "every", "pairs", "users", "injections"),
+    [
+        ("workspace", 9, 63, 40, 14),
+        ("travel", 3, 47, 20, 7),
+        ("banking", 4, 36, 16, 9),
+        ("slack", 3, 35, 21, 5),
+    ],
+)
+def test_every_task_and_injection_under_attack_is_as_agentdojo_has_it(
+    agentdojo: Executor, suite: str, every: int, pairs: int, users: int, injections: int
+):
+    """A sample of the pairs: the steps have no divisor in common with the number of injection tasks."""
+    found = compare(agentdojo, [Setting("v1.2.2", suite, ATTACK)], "attack", BEHAVIOURS, every=every)
+    assert found.differences == []
+    assert found.episodes == 3 * pairs
+    assert (len(found.user_tasks), len(found.injection_tasks)) == (users, injections)
+    assert found.solved["obedient"] > 0.8 * pairs and found.attacked > 0
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("suite", "pairs"), [("workspace", 560), ("travel", 140), ("banking", 144), ("slack", 105)]
 )
 def test_every_pair_under_attack_is_as_agentdojo_has_it(agentdojo: Executor, suite: str, pairs: int):
-    behaviours = ("obedient", "hijacked", "erratic")
-    found = compare(agentdojo, [Setting("v1.2.2", suite, ATTACK)], "attack", behaviours)
+    found = compare(agentdojo, [Setting("v1.2.2", suite, ATTACK)], "attack", BEHAVIOURS)
     assert found.differences == []
     assert found.episodes == 3 * pairs
     assert found.solved["obedient"] > 0.9 * pairs and found.attacked > 0

@@ -1,4 +1,4 @@
-"""A real deployment: Ray Serve LLM and vLLM on the CPU, with the packaged model."""
+"""A real deployment: Ray Serve LLM and vLLM on the CPU, with a small model."""
 
 import asyncio
 import json
@@ -10,7 +10,6 @@ import verifiers as vf
 from tokenizers import Tokenizer
 from verifiers.legacy.types import Tool
 
-from cluster.policy.models import packaged_model
 from tests.helpers.asking import ask, tokens
 from tests.helpers.drivers import cluster_processes, drive, kumite_policy
 from workers.settings import PolicyEndpoint
@@ -49,9 +48,11 @@ async def test_an_answer_says_how_much_of_its_prompt_was_cached(vllm_endpoint: P
     assert before is not None and after is not None and before < after <= second.usage.prompt_tokens
 
 
-async def test_the_prompt_offers_the_tools_and_asks_for_hermes_calls(vllm_endpoint: PolicyEndpoint):
+async def test_the_prompt_offers_the_tools_and_asks_for_hermes_calls(
+    vllm_endpoint: PolicyEndpoint, vllm_model: Path
+):
     answer = await ask(vllm_endpoint, "Pay Bob 5.", [TOOL], max_tokens=4)
-    tokenizer = Tokenizer.from_file(str(packaged_model.folder() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(vllm_model / "tokenizer.json"))
     prompt = tokenizer.decode(tokens(answer).prompt_ids, skip_special_tokens=False)
     assert prompt.startswith("<|im_start|>system\n")
     assert '<tools>\n{"type": "function", "function": {"name": "send_money"' in prompt
@@ -78,21 +79,25 @@ async def test_a_prompt_over_the_context_is_told_from_other_errors(vllm_endpoint
         await ask(vllm_endpoint, "word " * 9000)
 
 
-def test_the_next_driver_finds_the_kept_deployment(vllm_endpoint: PolicyEndpoint, vllm_cache: Path):
-    told = drive(vllm_cache, "policy", '{"adapters": {}, "sampling": {"temperature": 0.5}}', timeout=200)
-    assert told["outcome"] == "smollm2-135m on the cpu, kept from an earlier run"
+def test_the_next_driver_finds_the_kept_deployment(
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path
+):
+    asked = {"model": str(vllm_model), "adapters": {}, "sampling": {"temperature": 0.5}}
+    told = drive(vllm_cache, "policy", json.dumps(asked), timeout=200)
+    assert told["outcome"] == f"{vllm_model.name} on the cpu, kept from an earlier run"
     assert told["endpoint"]["base_url"] == vllm_endpoint.base_url
     assert told["stages"] == []
     assert told["imported"] == [], "a driver has no use for torch or vLLM"
 
 
 def test_the_kept_policy_is_not_brought_up_twice_and_tells_how_it_is(
-    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, tmp_path: Path
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path, tmp_path: Path
 ):
-    config = {"environment": {"id": "shell"}, "policy": {"kind": "vllm", "adapters": {}}}
+    policy = {"kind": "vllm", "model": str(vllm_model), "adapters": {}}
+    config = {"environment": {"id": "shell"}, "policy": policy}
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     said = kumite_policy(vllm_cache, "up", tmp_path / "run.yaml")
-    assert "smollm2-135m on the cpu, kept from an earlier run" in said
+    assert f"{vllm_model.name} on the cpu, kept from an earlier run" in said
     status = json.loads(kumite_policy(vllm_cache, "status", "--json"))
     assert (status["state"], status["in_use"]) == ("ready", False)
     assert status["policy"]["base_url"] == vllm_endpoint.base_url
@@ -109,16 +114,20 @@ def test_its_sockets_are_in_a_folder_of_its_own(vllm_endpoint: PolicyEndpoint, v
 
 
 def test_a_deployment_that_cannot_start_says_why_and_leaves_the_kept_one_alone(
-    vllm_endpoint: PolicyEndpoint, vllm_cache: Path
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path
 ):
-    told = drive(vllm_cache, "policy", '{"cpu_kv_cache_gb": 4000}', timeout=500)
+    asked = {"model": str(vllm_model), "cpu_kv_cache_gb": 4000}
+    told = drive(vllm_cache, "policy", json.dumps(asked), timeout=500)
     assert told["error"] == "PolicyUnavailable"
     assert "less than requested memory for kv (4000.0 GiB)" in told["said"]
     answer = asyncio.run(ask(vllm_endpoint, "Are you there?", max_tokens=2))
     assert answer.message.finish_reason == "length"
 
 
-def test_an_engine_argument_that_vllm_does_not_know_is_named(vllm_endpoint: PolicyEndpoint, vllm_cache: Path):
-    told = drive(vllm_cache, "policy", '{"engine": {"no_such_argument": 1}}', timeout=300)
+def test_an_engine_argument_that_vllm_does_not_know_is_named(
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path
+):
+    asked = {"model": str(vllm_model), "engine": {"no_such_argument": 1}}
+    told = drive(vllm_cache, "policy", json.dumps(asked), timeout=300)
     assert told["error"] == "PolicyUnavailable"
     assert "no_such_argument" in told["said"]

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import urllib.error
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cluster.dataset.episodes import iterate_records
 from cluster.dataset.sequences import sequences_of
 from cluster.errors import UpdateRefused
 from cluster.policy.api_requests import request_json
@@ -23,14 +25,18 @@ from cluster.policy.vllm.deployment import deployment_metrics
 from cluster.policy.weights.versions import VersionFolder
 from cluster.verify.checks import verify
 from cluster.verify.rescore import Scorer
+from tests.e2e.kumite import cache_in
 from tests.helpers.asking import ask, read_served_version, tokens
 from tests.helpers.drivers import ROOT, driver_environment, kumite_policy
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
+from tests.helpers.small_model import HIDDEN
 from tests.helpers.token_runs import write_run
 from tests.helpers.weight_files import perturbed, score, write_adapter
 from workers.settings import PolicyEndpoint, SamplingSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+LONG = 1500
+"""Tokens of an answer that takes longer than a checkpoint's check and copy: seconds."""
 
 
 def mean_distance(some: list[float], others: list[float]) -> float:
@@ -38,7 +44,7 @@ def mean_distance(some: list[float], others: list[float]) -> float:
 
 
 async def test_exact_turns_with_tools_are_one_sequence_and_score_as_they_were_sampled(
-    vllm_endpoint: PolicyEndpoint, tmp_path: Path
+    vllm_endpoint: PolicyEndpoint, vllm_model: Path, tmp_path: Path
 ):
     sampling = SamplingSettings(max_tokens=32)
     exact = vllm_endpoint.model_copy(update={"tokens": "exact", "sampling": sampling})
@@ -49,7 +55,8 @@ async def test_exact_turns_with_tools_are_one_sequence_and_score_as_they_were_sa
     assert called, "the model calls the tool, in every other turn or so"
     assert all(step.observations[0].role == "tool" for step in called)
     assert [len(sequences_of(episode)) for episode in episodes] == [1] * 8
-    run = await write_run(tmp_path, episodes, tokens="exact", sampling=sampling.model_dump())
+    policy = {"model": str(vllm_model), "tokens": "exact", "sampling": sampling.model_dump()}
+    run = await write_run(tmp_path, episodes, **policy)
     assert exact.base_url is not None
     found = verify(run, rescore=Scorer(exact.base_url, exact.model, sampling))
     expected = {
@@ -79,22 +86,27 @@ def test_an_adapter_of_another_model_is_refused_and_the_policy_serves_on(
 
 
 async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_gave_them(
-    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vllm_endpoint: PolicyEndpoint,
+    vllm_cache: Path,
+    vllm_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
-    original, url = packaged_model.folder(), str(vllm_endpoint.base_url)
-    other = perturbed(original, tmp_path / "other")
+    original, url = vllm_model, str(vllm_endpoint.base_url)
+    other = perturbed(original, tmp_path / "other", share=0.7)
     version = read_served_version()
 
-    async def speak(**sampling: Any) -> tuple[str, list[int], list[float], list[int]]:
-        answer = await ask(vllm_endpoint, "Tell me of the sea and its ships. " * 20, **sampling)
+    async def speak(length: int) -> tuple[str, list[int], list[float], list[int]]:
+        whole = {"max_tokens": length, "extra_body": {"ignore_eos": True}}
+        answer = await ask(vllm_endpoint, "Tell me of the sea and its ships. " * 20, **whole)
         given = tokens(answer)
         return answer.model, given.completion_ids, given.completion_logprobs, given.prompt_ids
 
-    first = await speak(max_tokens=24)
-    assert (await speak(max_tokens=24))[1] == first[1]
+    first = await speak(24)
+    assert (await speak(24))[1] == first[1]
     assert deployment_metrics(url).prefix_hits > 0, "its prompt was cached"
-    in_flight = asyncio.create_task(speak(max_tokens=1000, extra_body={"ignore_eos": True}))
+    in_flight = asyncio.create_task(speak(LONG))
     while not await asyncio.to_thread(lambda: deployment_metrics(url).running):
         await asyncio.sleep(0.1)
     running_at_load: list[bool] = []
@@ -109,10 +121,10 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
     assert running_at_load == [True], "it was checked and copied while the request ran"
     assert read_served_version() == version + 1
     model, ids, *_ = await in_flight
-    assert (model, len(ids)) == (f"{vllm_endpoint.model}:v{version}", 1000), "it ended on its own weights"
+    assert (model, len(ids)) == (f"{vllm_endpoint.model}:v{version}", LONG), "it ended on its own weights"
 
     hits = deployment_metrics(url).prefix_hits
-    model, ids, logprobs, prompt = await speak(max_tokens=24)
+    model, ids, logprobs, prompt = await speak(24)
     assert model == f"{vllm_endpoint.model}:v{version + 1}"
     assert deployment_metrics(url).prefix_hits == hits, "what the old weights computed is not used"
     off = [mean_distance(logprobs, score(m, prompt + ids, len(ids))) for m in (other, original)]
@@ -125,7 +137,7 @@ async def test_a_full_checkpoint_is_reloaded_and_answers_name_the_weights_that_g
 
     back = asyncio.to_thread(kumite_policy, vllm_cache, "update", original, "--version", version + 2)
     assert f"the policy is at version {version + 2}" in await back
-    assert (await speak(max_tokens=24))[1:] == first[1:], "the first weights are back, to the last bit"
+    assert (await speak(24))[1:] == first[1:], "the first weights are back, to the last bit"
 
 
 @pytest.mark.parametrize("route", ["chat/completions", "inference/v1/generate"])
@@ -133,16 +145,17 @@ def test_of_a_version_that_has_gone_or_is_still_to_come_the_deployment_says_so(
     route: str,
     vllm_endpoint: PolicyEndpoint,
     vllm_cache: Path,
+    vllm_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
-    model, url = packaged_model.folder(), str(vllm_endpoint.base_url)
+    model, url = vllm_model, str(vllm_endpoint.base_url)
     kept = kept_record.read_kept_policy()
     assert kept is not None
     versions = VersionFolder(kept.versions, model, kept.max_rank, kept=1)
     version = versions.version
-    adapter = write_adapter(tmp_path / "adapter", outputs=576, inputs=576)
+    adapter = write_adapter(tmp_path / "adapter", outputs=HIDDEN, inputs=HIDDEN)
     config = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "peft_type": "LORA"}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
 
@@ -175,28 +188,46 @@ def test_of_a_version_that_has_gone_or_is_still_to_come_the_deployment_says_so(
     assert status(version + 3) == 404
 
 
-def test_a_trainers_loop_raises_the_mean_reward(
-    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, tmp_path: Path
+def test_a_trainers_loop_plays_each_version_that_it_has_made(
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path, tmp_path: Path
 ):
-    pytest.importorskip("peft")
-    config = yaml.safe_load((ROOT / "examples" / "train_lora.yaml").read_text())
-    config["environment"]["id"] = str(ROOT / "examples" / "short_answers.py")
-    config["policy"]["adapters"] = {}
-    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
-    options = ["--config", tmp_path / "train.yaml", "--iterations", "2", "--tasks", "4"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "train_lora.py", *options, "--out", tmp_path / "run"],
-        env=driver_environment(vllm_cache, OMP_WAIT_POLICY="PASSIVE", PATH=os.environ["PATH"]),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=540,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    curve = [float(reward) for reward in re.findall(r"mean reward ([\d.]+)", done.stdout)]
+    """The model has nothing to learn; that the packaged one learns takes minutes, and `--exhaustive`."""
+    curve = train_lora(vllm_cache, tmp_path, model=str(vllm_model), adapters={})
+    assert len(curve) == 3
+    found = verify(tmp_path / "run", tokenizer=str(vllm_model))
+    assert found.violations == 0
+    assert found.steps == 3 * 4 * 8
+    versions = Counter(s.policy_version for e in iterate_records(tmp_path / "run") for s in e.steps)
+    last = max(version for version in versions if version is not None)
+    assert versions == {last - 2: 32, last - 1: 32, last: 32}
+
+
+@pytest.mark.exhaustive
+def test_a_trainers_loop_raises_the_mean_reward(tmp_path: Path):
+    curve = train_lora(cache_in(tmp_path / "cache"), tmp_path)
     assert len(curve) == 3
     # From 0.32 to 0.75 in each of many runs; the mean of 32 rewards is uncertain by 0.05.
     assert curve[2] > curve[0] + 0.2, curve
     found = verify(tmp_path / "run", tokenizer=str(packaged_model.folder()))
     assert found.violations == 0
     assert found.steps == 3 * 4 * 8
+
+
+def train_lora(cache: Path, folder: Path, **policy: Any) -> list[float]:
+    """Has the example take two updates of four tasks each; returns the mean rewards that it tells."""
+    pytest.importorskip("peft")
+    config = yaml.safe_load((ROOT / "examples" / "train_lora.yaml").read_text())
+    config["environment"]["id"] = str(ROOT / "examples" / "short_answers.py")
+    config["policy"] |= policy
+    (folder / "train.yaml").write_text(yaml.safe_dump(config))
+    options = ["--config", folder / "train.yaml", "--iterations", "2", "--tasks", "4"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "train_lora.py", *options, "--out", folder / "run"],
+        env=driver_environment(cache, OMP_WAIT_POLICY="PASSIVE", PATH=os.environ["PATH"]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=590,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [float(reward) for reward in re.findall(r"mean reward ([\d.]+)", done.stdout)]

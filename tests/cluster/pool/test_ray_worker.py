@@ -9,6 +9,7 @@ from tests.helpers.drivers import ROOT
 from tests.helpers.ray_head import ray_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
+pytestmark += [pytest.mark.group("own ray")]
 
 
 def test_results_that_are_lost_with_their_node_are_said_to_be_lost() -> None:

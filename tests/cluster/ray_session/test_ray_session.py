@@ -15,7 +15,7 @@ from cluster.ray_session import session as ray_session
 from tests.e2e.kumite import until
 from tests.helpers.drivers import ROOT, cluster_processes, drive, driver_environment, processes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.group("own ray")]
 
 
 @pytest.fixture

@@ -37,15 +37,13 @@ def finds_the_kept_policy(vllm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def transformers_scores() -> Reference:
+def transformers_scores(vllm_model: Path) -> Reference:
     """Log-probabilities of a step's sampled ids by transformers, in the precision of the deployment."""
     import torch
     from transformers import AutoModelForCausalLM
 
     loading: Any = AutoModelForCausalLM
-    model: Any = loading.from_pretrained(
-        str(packaged_model.folder()), dtype=getattr(torch, cpu_precision())
-    ).eval()
+    model: Any = loading.from_pretrained(str(vllm_model), dtype=getattr(torch, cpu_precision())).eval()
 
     def scores(step: StepRecord) -> list[float]:
         prompt, sampled = step.prompt_token_ids or [], step.completion_token_ids or []
@@ -57,13 +55,13 @@ def transformers_scores() -> Reference:
     return scores
 
 
-def play(folder: Path, endpoint: PolicyEndpoint, sampling: dict[str, Any], tokens: str) -> Path:
+def play(folder: Path, endpoint: PolicyEndpoint, model: Path, sampling: dict[str, Any], tokens: str) -> Path:
     source = folder.with_suffix(".yaml")
     source.write_text(
         yaml.safe_dump(
             {
                 "environment": {"id": "tests.helpers.looking_environment"},
-                "policy": {"kind": "vllm", "tokens": tokens, "sampling": sampling},
+                "policy": {"kind": "vllm", "model": str(model), "tokens": tokens, "sampling": sampling},
                 "limit": 3,
             }
         )
@@ -115,9 +113,13 @@ def test_messages_and_content_formats_are_those_of_vllm():
 
 @pytest.mark.parametrize("tokens", ["per_turn", "exact"])
 def test_a_run_is_right_and_its_log_probabilities_are_those_of_transformers(
-    vllm_endpoint: PolicyEndpoint, tmp_path: Path, transformers_scores: Reference, tokens: str
+    vllm_endpoint: PolicyEndpoint,
+    vllm_model: Path,
+    tmp_path: Path,
+    transformers_scores: Reference,
+    tokens: str,
 ):
-    run = play(tmp_path / tokens, vllm_endpoint, FREELY, tokens)
+    run = play(tmp_path / tokens, vllm_endpoint, vllm_model, FREELY, tokens)
     found = scored(run, vllm_endpoint, FREELY)
     assert complaints(found) == {}
     steps = [step for episode in iterate_records(run) for step in episode.steps]
@@ -138,10 +140,10 @@ def test_a_run_is_right_and_its_log_probabilities_are_those_of_transformers(
     "sampling", [{"temperature": 0.7}, {"temperature": 1.3, "top_p": 0.9, "extra_body": {"top_k": 40}}]
 )
 def test_log_probabilities_are_scored_again_under_the_runs_sampling(
-    vllm_endpoint: PolicyEndpoint, tmp_path: Path, sampling: dict[str, Any]
+    vllm_endpoint: PolicyEndpoint, vllm_model: Path, tmp_path: Path, sampling: dict[str, Any]
 ):
     sampling = {"max_tokens": 12, **sampling}
-    run = play(tmp_path / "run", vllm_endpoint, sampling, "per_turn")
+    run = play(tmp_path / "run", vllm_endpoint, vllm_model, sampling, "per_turn")
     found = scored(run, vllm_endpoint, sampling)
     assert complaints(found) == {}
     (report,) = (report for report in found.rules if report.rule == "logprobs")
@@ -150,10 +152,10 @@ def test_log_probabilities_are_scored_again_under_the_runs_sampling(
 
 
 def test_what_was_sampled_under_a_grammar_is_right_and_told_not_to_be_scored(
-    vllm_endpoint: PolicyEndpoint, tmp_path: Path
+    vllm_endpoint: PolicyEndpoint, vllm_model: Path, tmp_path: Path
 ):
     sampling = {"max_tokens": 32, "tool_choice": "required"}
-    run = play(tmp_path / "run", vllm_endpoint, sampling, "per_turn")
+    run = play(tmp_path / "run", vllm_endpoint, vllm_model, sampling, "per_turn")
     found = scored(run, vllm_endpoint, sampling)
     assert complaints(found) == {}
     (report,) = (report for report in found.rules if report.rule == "logprobs")

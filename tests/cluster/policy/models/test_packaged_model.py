@@ -18,6 +18,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.vllm
+@pytest.mark.group("packaged model")
 def test_it_is_made_of_the_wheel_once_and_torch_stays_out_of_this_process(cache: Path):
     stages: list[str] = []
     had_torch = "torch" in sys.modules

@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.drivers import ROOT, driver_environment
 
-pytestmark = [pytest.mark.vllm, pytest.mark.ray]
+pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.group("own ray")]
 
 
 def test_turns_and_samples_stay_where_their_prefix_is_and_both_replicas_work(tmp_path: Path):

@@ -10,7 +10,6 @@ import pytest
 
 from cluster.errors import UpdateRefused
 from cluster.policy.api_requests import request_json
-from cluster.policy.models import packaged_model
 from cluster.policy.vllm import deployment, kept_record
 from cluster.policy.weights import adapters
 from cluster.policy.weights.probe import AdapterProbe
@@ -24,8 +23,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "attention": {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "lora_alpha": 64},
     "one of a packed pair": {"target_modules": ["up_proj", "k_proj"], "r": 4, "lora_alpha": 3},
     "rank-stabilised": {"target_modules": ["q_proj", "v_proj", "down_proj"], "use_rslora": True},
-    "some layers": {"target_modules": ["o_proj", "gate_proj"], "layers_to_transform": [0, 7, 29]},
-    "by expression": {"target_modules": r".*\.(3|4|5)\.mlp\.(up|down)_proj", "r": 16, "lora_alpha": 8},
+    "some layers": {"target_modules": ["o_proj", "gate_proj"], "layers_to_transform": [0, 2]},
+    "by expression": {"target_modules": r".*\.(1|2)\.mlp\.(up|down)_proj", "r": 16, "lora_alpha": 8},
     "output weights": {"target_modules": ["q_proj", "lm_head"], "embeddings": False},
     "ranks that scale alike": {
         "target_modules": ["q_proj", "o_proj"],
@@ -47,20 +46,20 @@ def mean_distance(some: list[float], others: list[float]) -> float:
 
 @pytest.fixture
 def versions(
-    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, monkeypatch: pytest.MonkeyPatch
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> VersionFolder:
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
     kept = kept_record.read_kept_policy()
     assert kept is not None
-    return VersionFolder(kept.versions, packaged_model.folder(), kept.max_rank, kept.kept_versions)
+    return VersionFolder(kept.versions, vllm_model, kept.max_rank, kept.kept_versions)
 
 
 @pytest.fixture(scope="module")
-def base_model() -> Any:
+def base_model(vllm_model: Path) -> Any:
     pytest.importorskip("peft")
     from tests.helpers.peft_adapters import load_base
 
-    return load_base(packaged_model.folder())
+    return load_base(vllm_model)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +107,7 @@ def test_what_is_served_otherwise_is_found_by_the_probe_and_never_in_use(
 
     base, before, url = versions.base_folder, versions.version, str(vllm_endpoint.base_url)
     assert base is not None
-    settings = {"target_modules": "all-linear", "strength": 0.02, "alpha_pattern": {"mlp.*": 128}}
+    settings = {"target_modules": "all-linear", "strength": 0.1, "alpha_pattern": {"mlp.*": 128}}
     adapter = write_peft_adapter(base, tmp_path / "adapter", **settings)
     probe, version = AdapterProbe(url, vllm_endpoint.model, "first"), versions.next_version
     with pytest.raises(UpdateRefused, match=r"has alpha_pattern, by which PEFT scales 'model.layers.0.mlp"):
@@ -131,7 +130,7 @@ def test_what_is_served_otherwise_is_found_by_the_probe_and_never_in_use(
 
 
 def test_replicas_describe_their_model_where_the_driver_has_none_of_its_files(
-    vllm_endpoint: PolicyEndpoint, versions: VersionFolder, tmp_path: Path
+    vllm_endpoint: PolicyEndpoint, versions: VersionFolder, vllm_model: Path, tmp_path: Path
 ):
     pytest.importorskip("peft")
     from tests.helpers.peft_adapters import write_tiny_llama
@@ -139,11 +138,11 @@ def test_replicas_describe_their_model_where_the_driver_has_none_of_its_files(
     blind = VersionFolder(versions.path, None, versions.max_rank, versions.kept)
     config_only = tmp_path / "cache"
     config_only.mkdir()
-    (config_only / "config.json").write_bytes((packaged_model.folder() / "config.json").read_bytes())
+    (config_only / "config.json").write_bytes((vllm_model / "config.json").read_bytes())
     half = VersionFolder(versions.path, config_only, versions.max_rank, versions.kept)
     other = write_tiny_llama(tmp_path / "other")
     for few in (blind, half):
         with pytest.raises(
-            UpdateRefused, match=r"is of another architecture: its hidden_size is 32, .* is 576"
+            UpdateRefused, match=r"is of another architecture: its hidden_size is 32, .* is 128"
         ):
             deployment.update_deployment(few, str(vllm_endpoint.base_url), str(other), few.next_version)
