@@ -73,6 +73,9 @@ def test_what_is_no_host_and_port_is_refused_with_what_would_be(entry: str, prob
         ("::ffff:169.254.169.254", False),
         ("64:ff9b::a9fe:a9fe", False),
         ("2002:7f00:1::", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("fec0::1", False),
     ],
 )
 def test_only_addresses_of_the_public_network_are_connected_to(address: str, public: bool) -> None:
