@@ -212,6 +212,11 @@ def test_the_gateway_is_gone_when_its_episode_is() -> None:
             {"command": ["x"], "files": {"a.py": "no/such.py"}},
             "environment.args.agent.files.a.py: no/such.py",
         ),
+        (
+            {"command": ["x"], "files": {"../a.py": "a.py"}},
+            "agent.files: '../a.py' is no path",
+        ),
+        ({"command": ["x"], "files": {"/etc/a.py": "a.py"}}, "agent.files: '/etc/a.py' is no path"),
     ],
 )
 def test_what_is_wrong_with_an_agent_in_a_config_is_one_error_that_names_it(
