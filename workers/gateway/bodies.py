@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, cast
 
@@ -13,8 +12,8 @@ from workers.sandbox.wire import ProtocolError, check_form
 MAX_BODY = 64 * 1024 * 1024
 """Most bytes of a request's body."""
 _ALL_BODIES = 2 * MAX_BODY
-"""Most bytes of all bodies of a session that are read or answered at a time. The others wait: 256 connections
-with a large one each would take the worker's memory, and with it every episode that it plays."""
+"""Most bytes of all bodies of a session that are read or answered at a time: 256 connections with a large one
+each would take the worker's memory, and with it every episode that it plays."""
 _BODY_SECONDS = 60.0
 """Seconds that a request's body may take to come."""
 _MAY_BE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -22,81 +21,58 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class BodyRoom:
-    """How many bytes of bodies one session may still have in the worker's memory."""
+    """How many bytes of bodies one session has in the worker's memory."""
 
     def __init__(self) -> None:
-        self._left = _ALL_BODIES
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, size: int) -> None:
-        """Waits for room; who has waited longest has it first."""
-        if not self._waiting and size <= self._left:
-            self._left -= size
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give(size)
-            else:
-                self._wake()
-            raise
+        self._taken = 0
 
     def give(self, size: int) -> None:
-        """Gives room back."""
-        self._left += size
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting and (self._waiting[0][0] <= self._left or self._waiting[0][1].cancelled()):
-            size, turn = self._waiting.popleft()
-            if not turn.cancelled():
-                self._left -= size
-                turn.set_result(None)
+        """Notes that a body, or so much of one, is gone."""
+        self._taken -= size
 
     async def read(self, receive: Receive, headers: dict[str, str]) -> bytes:
         """A request's body, whose bytes are to be given back.
 
         Raises:
-            GatewayError: It is too large, too slow, or packed.
+            GatewayError: It is too large, too slow, or packed, or there are too many large ones.
         """
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise GatewayError(
                 "invalid", f"content-encoding: got {headers['content-encoding']!r}; send it plain"
             )
-        length = headers.get("content-length", "")
-        declared = int(length) if length.isdigit() else MAX_BODY
-        if declared > MAX_BODY:
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > MAX_BODY:
             raise _too_large()
-        await self.take(declared)
-        size = 0
+        body = bytearray()
         try:
-            body = await _read(receive)
-            size = len(body)
-            return body
-        finally:
-            self.give(declared - size)
+            async with asyncio.timeout(_BODY_SECONDS):
+                while await self._read_part(receive, body):
+                    pass
+        except TimeoutError as error:
+            self.give(len(body))
+            raise GatewayError("invalid", f"the body took more than {_BODY_SECONDS:g} s to come") from error
+        except BaseException:
+            self.give(len(body))
+            raise
+        return bytes(body)
 
-
-async def _read(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise GatewayError("invalid", "the request was broken off")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > MAX_BODY:
-                    raise _too_large()
-                if not message.get("more_body"):
-                    return b"".join(parts)
-    except TimeoutError as error:
-        raise GatewayError("invalid", f"the body took more than {_BODY_SECONDS:g} s to come") from error
+    async def _read_part(self, receive: Receive, body: bytearray) -> bool:
+        """Reads the next bytes of a body; says whether there are more."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise GatewayError("invalid", "the request was broken off")
+        part = message.get("body", b"")
+        if self._taken + len(part) > _ALL_BODIES:
+            raise GatewayError(
+                "unavailable",
+                f"this session's requests that are not answered yet have {_ALL_BODIES:,} bytes together; "
+                "send this one again later",
+            )
+        self._taken += len(part)
+        body += part
+        if len(body) > MAX_BODY:
+            raise _too_large()
+        return bool(message.get("more_body"))
 
 
 def decode_body(raw: bytes) -> dict[str, Any]:
@@ -120,6 +96,19 @@ def decode_body(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise GatewayError("invalid", f"the body must be a JSON object, got {type(body).__name__}")
     return cast(dict[str, Any], body)
+
+
+def mend_body(raw: bytes) -> bytes:
+    """The same body, for somebody else to parse, with text that UTF-8 can hold.
+
+    Raises:
+        GatewayError: As `decode_body` does, for its form.
+    """
+    try:
+        check_form(raw, "a body")
+    except ProtocolError as error:
+        raise GatewayError("invalid", f"the body is no JSON that can be taken: {error}") from error
+    return json.dumps(decode_body(raw)).encode() if _MAY_BE_SURROGATE.search(raw) else raw
 
 
 def _replace_surrogates(body: Any) -> Any:

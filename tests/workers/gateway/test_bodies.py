@@ -25,33 +25,39 @@ async def never() -> Any:
     await asyncio.sleep(3600)
 
 
+def slow_after(part: bytes) -> Any:
+    parts = [part]
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": parts.pop(), "more_body": True} if parts else await never()
+
+    return receive
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "MAX_BODY", 10)
     monkeypatch.setattr(bodies, "_ALL_BODIES", 20)
 
 
-def test_bodies_wait_until_there_is_room_and_give_it_back() -> None:
+def test_what_is_not_answered_yet_leaves_room_for_so_much_more() -> None:
     async def play() -> None:
         room = BodyRoom()
-        first = await room.read(
-            body_of(b"12345", b"6789"), {}
-        )  # in chunks: it counts as 10 until it is there
-        assert first == b"123456789"
-        second = await room.read(body_of(b"1234567890"), {"content-length": "10"})
-        third = asyncio.create_task(room.read(body_of(b"12"), {"content-length": "2"}))
-        fourth = asyncio.create_task(room.read(body_of(b"1"), {"content-length": "1"}))
-        await asyncio.sleep(0.01)
-        assert not third.done() and not fourth.done()  # there is room for the fourth, which came later
-        third.cancel()
-        assert await fourth == b"1"
-        room.give(len(first) + len(second) + 1)
-        assert await asyncio.gather(*(room.read(body_of(b"x"), {}) for _ in range(10))) == [b"x"] * 10
+        assert await room.read(body_of(b"12345", b"67890"), {}) == b"1234567890"
+        assert await room.read(body_of(b"123456"), {"content-length": "6"}) == b"123456"
+        with pytest.raises(GatewayError, match="send this one again later") as refused:
+            await room.read(body_of(b"123", b"45"), {})
+        assert refused.value.status == 503
+        assert await room.read(body_of(b"1234"), {}) == b"1234"
+        room.give(20)
+        assert await room.read(body_of(b"123", b"45"), {}) == b"12345"
 
     in_time(play)
 
 
-def test_a_body_that_is_refused_or_broken_off_gives_back_its_room() -> None:
+def test_a_body_that_is_refused_or_broken_off_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_BODY_SECONDS", 0.01)
+
     async def play() -> None:
         room = BodyRoom()
         for _ in range(5):
@@ -59,10 +65,9 @@ def test_a_body_that_is_refused_or_broken_off_gives_back_its_room() -> None:
                 await room.read(body_of(b"123456", b"123456"), {})
             with pytest.raises(GatewayError, match="larger than"):
                 await room.read(never, {"content-length": "11"})
-            waiting = asyncio.create_task(room.read(never, {}))
-            await asyncio.sleep(0)
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-        assert await room.read(body_of(b"1"), {"content-length": "1"}) == b"1"
+            with pytest.raises(GatewayError, match="to come"):
+                await room.read(slow_after(b"123456"), {})
+        assert await room.read(body_of(b"1234567890"), {}) == b"1234567890"
+        assert await room.read(body_of(b"1234567890"), {}) == b"1234567890"
 
     in_time(play)
