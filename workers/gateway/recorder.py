@@ -17,8 +17,10 @@ from workers.gateway.calls import ModelAnswer, ModelRequest, has_pictures
 from workers.gateway.errors import GatewayError
 from workers.gateway.limits import LimitWatch
 from workers.policy.exact_client import ExactPolicyClient
-from workers.policy.refusals import is_about_the_request, is_outage
+from workers.policy.refusals import is_about_the_request
 
+_ANSWERS_WITHIN = 30.0
+"""Seconds in which a policy that has failed at a call must answer another one, or it has failed itself."""
 _TOKENS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "completion_logprobs"}
 """What of a policy's answer is kept of its tokens."""
 
@@ -124,8 +126,7 @@ class CallRecorder:
         try:
             return await self._put(place, tools, sampling)
         except vf.Error as error:
-            if _is_settled(error) or not await self._answers_others():
-                raise self._as_answer(error) from error
+            await self._check_whose(error)
             if isinstance(error, PolicyRefusal):
                 raise self._refused("refused", error) from error
         if place.lineage and isinstance(self._state["client"], ExactPolicyClient):
@@ -133,9 +134,21 @@ class CallRecorder:
         try:
             return await self._put(place, tools, sampling)
         except vf.Error as error:
-            if _is_settled(error):
-                raise self._as_answer(error) from error
+            await self._check_whose(error)
             raise self._refused("refused", error) from error
+
+    async def _check_whose(self, error: vf.Error) -> None:
+        """Sees whose a failed call is.
+
+        Raises:
+            GatewayError: It is clearly the request's, or the policy's; with that, the episode has failed.
+        """
+        if isinstance(error, vf.OverlongPromptError):
+            raise self._refused("overlong", error) from error
+        if is_about_the_request(error.__cause__):
+            raise self._refused("refused", error) from error
+        if isinstance(error, StaleEpisode) or not await self._answers_others():
+            raise self._fail(error) from error
 
     async def _put(self, place: Place, tools: list[vf.Tool], sampling: dict[str, Any]) -> Any:
         return await self._state["client"].get_response(
@@ -150,26 +163,19 @@ class CallRecorder:
         """Whether the policy answers a call that nobody in the sandbox has worded; it is on no record."""
         token = tracing.current_trace.set(None)
         try:
-            await self._state["client"].get_response(
-                prompt=[vf.UserMessage(content="Hello.")],
-                model=self._state["model"],
-                tools=None,
-                sampling_args={**(self._state["sampling_args"] or {}), "max_tokens": 1},
-                state={**self._state, "trajectory": []},
-            )
-        except vf.Error:
+            async with asyncio.timeout(_ANSWERS_WITHIN):
+                await self._state["client"].get_response(
+                    prompt=[vf.UserMessage(content="Hello.")],
+                    model=self._state["model"],
+                    tools=None,
+                    sampling_args={**(self._state["sampling_args"] or {}), "max_tokens": 1},
+                    state={**self._state, "trajectory": []},
+                )
+        except (vf.Error, TimeoutError):
             return False
         finally:
             tracing.current_trace.reset(token)
         return True
-
-    def _as_answer(self, error: vf.Error) -> GatewayError:
-        """What an agent is told of a failure; with one that is the policy's own, the episode has failed."""
-        if isinstance(error, vf.OverlongPromptError):
-            return self._refused("overlong", error)
-        if is_about_the_request(error.__cause__):
-            return self._refused("refused", error)
-        return self._fail(error)
 
     async def _settle(self, place: Place, response: Any) -> Step:
         completion = await parse_response_message(response)
@@ -279,10 +285,3 @@ class CallRecorder:
         """Notes the time that the agent took after its last call."""
         if self._in_flight == 0:
             self._note_agent_time(time.monotonic())
-
-
-def _is_settled(error: vf.Error) -> bool:
-    """Whether it is clear whose an error is: the request's, or the policy's."""
-    if isinstance(error, vf.OverlongPromptError | StaleEpisode):
-        return True
-    return is_about_the_request(error.__cause__) or is_outage(error.__cause__)

@@ -83,13 +83,6 @@ def is_about_the_request(error: BaseException | None) -> bool:
     return classify_refusal(error) == "lasting"
 
 
-def is_outage(error: BaseException | None) -> bool:
-    """Whether a server was away or busy, whatever it was asked: it gave no answer, or said so."""
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return True
-    return isinstance(error, openai.APIError) and classify_refusal(error) in ("busy", "down")
-
-
 def requested_wait(error: openai.APIError) -> float | None:
     """Reads the seconds after which a server wants to be asked again; None if it does not say.
 

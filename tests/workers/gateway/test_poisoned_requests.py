@@ -15,6 +15,7 @@ from tests.workers.gateway.test_dialects import TOOL, in_time
 from tests.workers.gateway.test_exact_branches import endpoint as exact_endpoint
 from tests.workers.gateway.test_exact_branches import says, user
 from workers.policy.chat_template import ChatTemplate
+from workers.settings import PolicyEndpoint
 
 USER: Any = [user("go")]
 
@@ -50,9 +51,11 @@ POISON: dict[str, dict[str, Any]] = {
 
 
 class Breaking(MockPolicy):
-    """A server that breaks at one word, and answers all else."""
+    """A server that breaks at one word, or hangs up at another, and answers all else."""
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        if "hang up" in await request.text() and request.transport is not None:
+            request.transport.abort()
         if "poison" in await request.text():
             self.requests.append({})
             return web.json_response({"error": {"message": "Internal Server Error"}}, status=500)
@@ -99,6 +102,20 @@ def test_what_the_policys_server_breaks_at_is_refused(monkeypatch: pytest.Monkey
                 answer = await client.chat.completions.create(model="m", messages=USER)
                 assert answer.choices[0].message.content == "again"
                 assert [step.action.content for step in served.steps()] == ["again"]
+
+    in_time(play)
+
+
+def test_a_call_that_the_policys_server_hangs_up_at_is_refused() -> None:
+    async def play() -> None:
+        with Breaking() as policy:
+            endpoint = PolicyEndpoint(
+                kind="openai", model=policy.model, base_url=policy.base_url, request_timeout=1.0
+            )
+            async with served_gateway(policy, endpoint) as served, served.openai(max_retries=0) as client:
+                with pytest.raises(openai.BadRequestError):
+                    await client.chat.completions.create(model="m", messages=[user("hang up")])  # type: ignore[list-item]
+                assert served.recorder.failure is None
 
     in_time(play)
 
