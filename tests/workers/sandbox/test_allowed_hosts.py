@@ -40,6 +40,8 @@ def tunnel(name):
         ("*.pypi.org:443", "is a pattern; give each host by its whole name"),
         ("pypi.org:https", "has no port from 1 to 65535; give one, 'pypi.org:443'"),
         ("pypi.org:70000", "has no port from 1 to 65535"),
+        ("pypi.org:0443", "has no port from 1 to 65535"),
+        ("0x7f000001:443", "is no host's name"),
         ("pypi org:443", "is no host's name"),
         ("127.1:443", "is no host's name"),
     ],
