@@ -96,7 +96,7 @@ def test_what_the_policys_server_breaks_at_is_refused(monkeypatch: pytest.Monkey
                 assert len(served.steps()) == served.recorder.limits.calls == 1
             asked = [[m["content"] for m in request.get("messages", [])] for request in policy.requests]
             twice: list[Any] = [[], []]  # as often as the client itself puts it
-            assert asked == [*twice, ["Hello."], *twice, ["go"]]
+            assert asked == [*twice, ["Hello."], *twice, ["Hello."], ["go"]]
         with MockPolicy(Fault(status=500), Fault(status=500), Reply("hello"), Reply("again")) as policy:
             async with served_gateway(policy) as served, served.openai(max_retries=0) as client:
                 answer = await client.chat.completions.create(model="m", messages=USER)
