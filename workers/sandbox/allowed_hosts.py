@@ -23,6 +23,8 @@ _HEAD = 16_384
 _HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 20.0
 """Seconds that a name may take to be found, and a host to answer."""
+_LONGEST_NAME = 253
+"""Most characters of a host's name."""
 _PIECE = 65_536
 _MOST_ENTRIES = 1_000
 """Connections that are kept on record."""
@@ -251,6 +253,8 @@ def _parse(head: bytes) -> tuple[str, int, bytes | None]:
         host, port = (url.hostname or "").rstrip(".").lower(), url.port
     except ValueError:
         host, port, url = "", None, urlsplit("")
+    if len(host) > _LONGEST_NAME:  # it would be on record as often as it is asked for
+        host = ""
     if method == "CONNECT":
         if not host or port is None or url.path or url.username is not None:
             raise _Refused("400 Bad Request", "CONNECT takes host:port")

@@ -131,6 +131,16 @@ async def test_a_task_can_take_from_what_is_allowed_and_gives_it_back() -> None:
         assert await said(session, "attempt", code=code) == "200"
 
 
+async def test_a_name_that_no_host_can_have_is_not_put_on_record() -> None:
+    async with session_with("pypi.org:443") as session:
+        names = ["'a' * 254 + ':443'", "'a' * 15_000 + ':443'", "'pypi.org'", "'a b:443'", "'[::1:443'"]
+        for name in names:
+            code = ASK + f"end, answer = tunnel({name})\nend.close(); seen = answer.split()[1]"
+            assert await said(session, "attempt", code=code) == "400"
+        assert session.allowed_hosts is not None
+        assert session.allowed_hosts.connections == []
+
+
 async def test_nothing_is_allowed_by_itself() -> None:
     async with session_with() as session:
         code = "seen = sorted(name for name in os.environ if name.lower() in ('https_proxy', 'http_proxy'))"
