@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cluster.cache import cache_dir
 from tests.helpers.drivers import DRIVER, cluster_processes, driver_environment, kumite_policy
 from workers.settings import PolicyEndpoint
 
+settings.register_profile("any-speed", deadline=None)  # a machine that is busy is no fault
+settings.load_profile("any-speed")
 _GROUPS = ("ray", "vllm", "docker", "parity")
 
 
