@@ -70,6 +70,19 @@ ENDINGS: tuple[EpisodeEnding, ...] = (
         score=TEST_SCORE,
     ),
     EpisodeEnding(
+        "agent-ends",
+        "An agent ends, with whatever exit code, or reaches one of its limits and is killed.",
+        _POLICY,
+        score=TEST_SCORE,
+    ),
+    EpisodeEnding(
+        "agent-harmed",
+        "Code in the sandbox removes what an agent needs, or asks the policy for what can't be sent or what "
+        "its server fails at, while it answers other calls: the call is refused, and the episode goes on.",
+        _INSIDE,
+        score=TEST_SCORE,
+    ),
+    EpisodeEnding(
         "workspace-untold",
         "The state of its workspace can't be recorded, or not in full: the state patches are left out.",
         _INSIDE,
@@ -134,6 +147,12 @@ ENDINGS: tuple[EpisodeEnding, ...] = (
     ),
     EpisodeEnding(
         "tests-do-not-load", "There are no hidden tests, or they do not load.", _AUTHOR, "environment"
+    ),
+    EpisodeEnding(
+        "agent-without-calls",
+        "An agent does not start, or ends without a model call.",
+        _AUTHOR,
+        "environment",
     ),
     EpisodeEnding(
         "environment-raises", "The environment's own code or a tool raises an error.", _AUTHOR, "environment"

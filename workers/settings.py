@@ -101,9 +101,9 @@ def _problem_of_host(entry: str) -> str | None:
         return "is an address; give a host's name, 'example.org:443': where it leads is looked up and checked"
     if "*" in host:
         return "is a pattern; give each host by its whole name, 'example.org:443'"
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
         return f"has no port from 1 to 65535; give one, '{host}:443'"
-    if not _HOST.fullmatch(host) or host.rpartition(".")[2].isdecimal():
+    if not _HOST.fullmatch(host) or re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2].lower()):
         return "is no host's name; give one, 'example.org:443'"
     return None
 

@@ -45,6 +45,7 @@ class AgentSession(ShellSession):
         super().__init__(toolset, scratch)
         self._home = scratch.resolve() / "agent"
         self._home.mkdir()
+        self._answers = Workspace(str(self._home), _MOST_ANSWER)
         self._temporary = scratch.resolve() / "tmp"
         self._agent: _Agent | None = None
         self._ended: dict[str, Any] = {}
@@ -107,8 +108,12 @@ class AgentSession(ShellSession):
         return self._told()
 
     def _stop(self) -> dict[str, Any]:
-        """Kills the agent and all that it has started."""
-        self._family.kill()
+        """Kills the agent and all that it has started.
+
+        What can't be killed now is killed before grading, or costs the episode its score there.
+        """
+        with suppress(OSError, UnkillableProcesses):
+            self._family.kill()
         if self._agent is not None:
             self._agent.read(0.0)
         return self._told()
@@ -123,9 +128,9 @@ class AgentSession(ShellSession):
 
     def _answer_file(self) -> str | None:
         """What the agent has written as its last words, where it was told to write them to a file."""
-        home = Workspace(str(self._home), _MOST_ANSWER)
+        self._answers.reopen()  # it may have removed its home, or made it anew
         with suppress(FileError):
-            return home.read_text("answer.txt")
+            return self._answers.read_text("answer.txt")
         return None
 
     def evaluate(self, trace: dict[str, Any]) -> Scores:

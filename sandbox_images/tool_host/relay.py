@@ -137,8 +137,11 @@ class Relay:
         for session in self._sessions.values():
             if session.is_resting and self._may_take(session):
                 session.is_resting = False
-                for listener in session.listeners:
-                    self._watch(session, listener)
+                try:
+                    for listener in session.listeners:
+                        self._watch(session, listener)
+                except OSError:  # as in `_accept`
+                    self._rest(session)
 
     def handle(self, body: bytes) -> None:
         """Takes a frame of the worker's.

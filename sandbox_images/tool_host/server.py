@@ -119,11 +119,11 @@ class Server:
                 self._pipe.flush()
                 for key, events in self._selector.select(self._patience()):
                     callback: Callable[[int], None] = key.data
-                    callback(events)
+                    self._guard(partial(callback, events))
                 self._enforce_deadlines()
                 self._guard(self._watch_memory)
                 self._guard(partial(self._reaper.reap, self._by_pid))
-                self._connections.wake_listeners()
+                self._guard(self._connections.wake_listeners)
         except EOFError:
             pass
         finally:
@@ -135,7 +135,7 @@ class Server:
         """Does what is done again soon, and goes on where it fails: for want of memory or descriptors."""
         try:
             act()
-        except EOFError:
+        except (EOFError, wire.WireError):  # the worker has hung up, or has lost its mind
             raise
         except Exception:  # noqa: BLE001 - the tool host outlives whatever a session has brought about
             traceback.print_exc(file=sys.stderr)

@@ -182,7 +182,11 @@ class Stream:
         if wanted == self._watched:
             return
         if not self._watched:
-            self._selector.register(self._end, wanted, self._serve)
+            try:
+                self._selector.register(self._end, wanted, self._serve)
+            except OSError:  # for want of memory, or of places among what the kernel watches
+                self.reset()
+                return
         elif wanted:
             self._selector.modify(self._end, wanted, self._serve)
         else:

@@ -13,7 +13,7 @@ from tests.helpers.gateways import gateway_of
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.relay_servers import CONNECT
 from tests.helpers.sandboxes import eventually, said
-from workers.gateway import application
+from workers.gateway import bodies
 from workers.sandbox.base import Session
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="module")]
@@ -158,7 +158,7 @@ seen = json.dumps([status(told), status(answers[0]), sent])
 async def test_slow_requests_hold_up_nobody_and_are_given_up(
     cell: Cell, policy: MockPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(application, "_BODY_SECONDS", 2.0)
+    monkeypatch.setattr(bodies, "_BODY_SECONDS", 2.0)
     async with gateway_of(policy) as gateway:
         session = await cell.session(gateway.connect)
         code = """

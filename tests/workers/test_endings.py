@@ -26,7 +26,11 @@ pytestmark = pytest.mark.slow
 
 Proof = Callable[[pytest.MonkeyPatch], EpisodeResult]
 PROOFS: dict[str, Proof] = {}
+_AGENTS = "tests.workers.agents.test_agent_episodes"
 PROVEN_ELSEWHERE = {
+    "agent-ends": (_AGENTS, "test_one_that_goes_on_after_its_limit_is_killed_with_all_its_children"),
+    "agent-harmed": (_AGENTS, "test_an_agent_cannot_have_its_failed_episode_thrown_away"),
+    "agent-without-calls": (_AGENTS, "test_one_that_makes_no_call_is_told_why_with_its_last_output"),
     "engine-gone": (
         "tests.faults.test_restart",
         "test_engine_that_is_restarted_under_load_costs_what_was_in_it_and_serves_again",
@@ -45,7 +49,7 @@ PROVEN_ELSEWHERE = {
         "test_an_episode_under_which_nodes_are_lost_is_played_on",
     ),
 }
-"""Endings that take a whole cluster or an engine of one's own, and the tests that bring them about."""
+"""Endings that take a cluster, an engine or an agent of one's own, and the tests that bring them about."""
 IN_A_CONTAINER = {"memory", "ended-from-outside"}
 
 ALONE = {"recycle": "episode", "unsafe": True}

@@ -5,8 +5,9 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
+from workers.gateway.bodies import BodyRoom, Receive, decode_body
 from workers.gateway.calls import ModelAnswer, ModelRequest, text_of
 from workers.gateway.dialects import DIALECTS, Dialect
 from workers.gateway.errors import GatewayError
@@ -16,18 +17,15 @@ from workers.gateway.retries import Call, Retries
 _log = logging.getLogger(__name__)
 KEEP_ALIVE = 5.0
 """Seconds after which a stream says that the policy is still thinking, again and again."""
-MAX_BODY = 64 * 1024 * 1024
-"""Most bytes of a request's body."""
-_BODY_SECONDS = 60.0
-"""Seconds that a request's body may take to come."""
 _CHARACTERS_PER_TOKEN = 4.0
 """By which tokens are counted before the policy has counted any."""
 
 Send = Callable[[Any], Awaitable[None]]
-Receive = Callable[[], Awaitable[Any]]
 _ROUTES = {dialect.route: dialect for dialect in DIALECTS}
 _COUNT = "/v1/messages/count_tokens"
 _MODELS = "/v1/models"
+_MOST_UNKNOWN = 8
+"""Routes that do not exist and are remembered."""
 
 
 class GatewayApplication:
@@ -41,6 +39,7 @@ class GatewayApplication:
     def __init__(self, recorder: CallRecorder, key: str) -> None:
         self._recorder = recorder
         self._key = key
+        self._bodies = BodyRoom()
         self._retries: Retries[ModelAnswer] = Retries()
         self.requests = 0
         """Requests that carried the key."""
@@ -79,21 +78,24 @@ class GatewayApplication:
         if method == "GET" and (path == _MODELS or path.startswith(f"{_MODELS}/")):
             await _send_json(send, 200, self._models(path))
         elif method == "POST" and path == _COUNT:
-            body = _decoded(await _read_body(receive, headers))
-            await _send_json(send, 200, {"input_tokens": self._count(dialect.read(body))})
+            raw = await self._bodies.read(receive, headers)
+            try:
+                count = self._count(dialect.read(decode_body(raw)))
+            finally:
+                self._bodies.give(len(raw))
+            await _send_json(send, 200, {"input_tokens": count})
         elif method == "POST" and path in _ROUTES:
             await self._call(path, dialect, headers, receive, send)
         else:
-            self.unknown_routes[f"{method} {path}"[:200]] = None
+            if len(self.unknown_routes) < _MOST_UNKNOWN:
+                self.unknown_routes[f"{method} {path}"[:200]] = None
             known = ", ".join([*(f"POST {route}" for route in (*_ROUTES, _COUNT)), f"GET {_MODELS}"])
             raise GatewayError("route", f"there is no route {method} {path[:200]}; there are {known}")
 
     async def _call(
         self, path: str, dialect: Dialect, headers: dict[str, str], receive: Receive, send: Send
     ) -> None:
-        raw = await _read_body(receive, headers)
-        request = dialect.read(_decoded(raw))
-        call = self._retries.join(path, raw, headers, lambda: self._recorder.ask(request, dialect.name))
+        request, call = await self._begin_call(path, dialect, headers, receive)
         call.listeners += 1
         gone = asyncio.ensure_future(_gone(receive))
         try:
@@ -114,6 +116,25 @@ class GatewayApplication:
         finally:
             call.listeners -= 1
             gone.cancel()
+
+    async def _begin_call(
+        self, path: str, dialect: Dialect, headers: dict[str, str], receive: Receive
+    ) -> tuple[ModelRequest, Call[ModelAnswer]]:
+        """Reads a model call, and puts it to the policy unless it is one that was made before.
+
+        Its body counts as long as the policy thinks about it, whether somebody waits for the answer or not.
+        """
+        raw = await self._bodies.read(receive, headers)
+        size, call = len(raw), None
+        try:
+            request = dialect.read(decode_body(raw))
+            call = self._retries.join(path, raw, headers, lambda: self._recorder.ask(request, dialect.name))
+            return request, call
+        finally:
+            if call is None:
+                self._bodies.give(size)
+            else:
+                call.work.add_done_callback(lambda _: self._bodies.give(size))
 
     def _models(self, path: str) -> dict[str, Any]:
         """The one model that there is, in OpenAI's and Anthropic's form at once."""
@@ -191,51 +212,6 @@ async def _gone(receive: Receive) -> None:
     """Returns when the connection has been closed."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _read_body(receive: Receive, headers: dict[str, str]) -> bytes:
-    """A request's body.
-
-    Raises:
-        GatewayError: It is too large, too slow, or packed.
-    """
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise GatewayError("invalid", f"content-encoding: got {headers['content-encoding']!r}; send it plain")
-    length = headers.get("content-length", "0")
-    if length.isdigit() and int(length) > MAX_BODY:
-        raise _too_large()
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise GatewayError("invalid", "the request was broken off")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > MAX_BODY:
-                    raise _too_large()
-                if not message.get("more_body"):
-                    return b"".join(parts)
-    except TimeoutError as error:
-        raise GatewayError("invalid", f"the body took more than {_BODY_SECONDS:g} s to come") from error
-
-
-def _too_large() -> GatewayError:
-    return GatewayError("too_large", f"the body is larger than {MAX_BODY:,} bytes")
-
-
-def _decoded(raw: bytes) -> dict[str, Any]:
-    try:
-        body: Any = json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise GatewayError("invalid", f"the body is not UTF-8: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise GatewayError("invalid", f"the body is no JSON: {type(error).__name__}: {error}") from error
-    if not isinstance(body, dict):
-        raise GatewayError("invalid", f"the body must be a JSON object, got {type(body).__name__}")
-    return cast(dict[str, Any], body)
 
 
 def _characters(request: ModelRequest) -> int:

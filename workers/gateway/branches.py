@@ -84,8 +84,9 @@ class Branches:
         self._numbers = 0
         self._ends: dict[int, list[Step]] = {}
         """Steps by the digest of what they end with: of all keys up to there."""
-        self._parallel: dict[str, Any] = {}
-        """What the policy has said, by the ids of its tool calls, where it made several in one answer."""
+        self._parallel: dict[Key, Any] = {}
+        """What the policy has said, by the keys of its tool calls, where it made several in one answer. Their
+        ids do not tell enough: some servers count them anew in each answer."""
 
     def place(self, messages: list[Any], tools: Sequence[Any]) -> Place:
         """Finds out where a call stands, and holds that place until `settle` or `release`.
@@ -135,8 +136,13 @@ class Branches:
         self._ends.setdefault(_digests(step.keys)[-1], []).append(step)
         calls = getattr(completion[-1], "tool_calls", None) or () if completion else ()
         if len(calls) > 1:
-            self._parallel |= {call.id: completion[-1] for call in calls}
+            self._parallel |= dict.fromkeys(_call_keys(completion[-1]), completion[-1])
         return step
+
+    def begin_branch(self, place: Place) -> None:
+        """Has a call begin a branch of its own, because it can't go on exactly from where it stands."""
+        self.release(place)
+        place.branch, place.lineage = Branch(busy=True), []
 
     def release(self, place: Place) -> None:
         """Gives up the place of a call that came to no answer."""
@@ -163,9 +169,7 @@ def _digests(keys: list[Key]) -> list[int]:
 
 def key_of(message: Any) -> Key:
     """What a message says, whatever form it has. Reasoning is no part of it: agents leave that out."""
-    calls = tuple(
-        (call.id, call.name, _meant(call.arguments)) for call in getattr(message, "tool_calls", None) or ()
-    )
+    calls = _call_keys(message)
     content = message.content
     if content is None or isinstance(content, str):
         text = (content or "").strip()
@@ -174,6 +178,12 @@ def key_of(message: Any) -> Key:
         parts: list[Any] = [part.model_dump() if hasattr(part, "model_dump") else part for part in given]
         text = text_of(parts).strip() if _is_text(parts) else json.dumps(parts, sort_keys=True, default=str)
     return message.role, text, calls, getattr(message, "tool_call_id", None)
+
+
+def _call_keys(message: Any) -> tuple[Key, ...]:
+    """What a message's tool calls say."""
+    calls = getattr(message, "tool_calls", None) or ()
+    return tuple((call.id, call.name, _meant(call.arguments)) for call in calls)
 
 
 def _is_text(parts: list[Any]) -> bool:
@@ -201,7 +211,7 @@ def _text_of_tools(tools: Sequence[Any]) -> str:
     return json.dumps([[tool.name, tool.description, tool.parameters] for tool in tools], default=str)
 
 
-def _regrouped(messages: list[Any], answers: dict[str, Any]) -> list[Any]:
+def _regrouped(messages: list[Any], answers: dict[Key, Any]) -> list[Any]:
     """The messages, with parallel calls in one answer again.
 
     A dialect whose items are single calls lets an agent send each call with its result; the policy made them
@@ -212,20 +222,20 @@ def _regrouped(messages: list[Any], answers: dict[str, Any]) -> list[Any]:
     while index < len(messages):
         message = messages[index]
         index += 1
-        calls = getattr(message, "tool_calls", None) or ()
-        answer = answers.get(calls[0].id) if calls else None
+        calls = _call_keys(message)
+        answer = answers.get(calls[0]) if calls else None
         if answer is None or len(calls) == len(answer.tool_calls):
             made.append(message)
             continue
-        wanted = {call.id for call in answer.tool_calls}
-        seen, ahead = {call.id for call in calls}, index
+        wanted, ids = set(_call_keys(answer)), {call.id for call in answer.tool_calls}
+        seen, ahead = set(calls), index
         results: list[Any] = []
         while ahead < len(messages):
             following = messages[ahead]
-            if getattr(following, "tool_call_id", None) in wanted:
+            if getattr(following, "tool_call_id", None) in ids:
                 results.append(following)
-            elif {call.id for call in getattr(following, "tool_calls", None) or ()} & wanted:
-                seen |= {call.id for call in following.tool_calls}
+            elif wanted.intersection(_call_keys(following)):
+                seen.update(_call_keys(following))
             else:
                 break
             ahead += 1

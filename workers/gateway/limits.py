@@ -24,11 +24,13 @@ class AgentLimits(Settings):
     turns: int = Field(default=50, gt=0)
     """Most model calls."""
     tokens: int | None = Field(default=None, gt=0)
-    """Most sampled tokens, all calls together. Null: any number."""
+    """Most sampled tokens, all calls together. A call that is under way when it is reached is still answered.
+    Null: any number."""
     seconds: float = Field(default=600.0, gt=0)
     """Seconds that the agent has, including the time of the policy."""
     cost: float | None = Field(default=None, gt=0)
-    """Most that all calls together may cost, by `prices`. Null: any cost."""
+    """Most that all calls together may cost, by `prices`. A call that is under way when it is reached is
+    still answered. Null: any cost."""
     prices: TokenPrices | None = None
     """What tokens cost; needed for `cost`."""
     grace: float = Field(default=20.0, gt=0)

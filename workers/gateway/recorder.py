@@ -11,7 +11,7 @@ from verifiers.legacy.utils.response_utils import parse_response_message
 from workers.environments import tracing
 from workers.environments.sendable import replace_unsendable, replace_unsendable_message
 from workers.environments.tracing import EpisodeTrace, Turn
-from workers.errors import PolicyError, PolicyRefusal, StaleEpisode
+from workers.errors import PolicyRefusal, StaleEpisode
 from workers.gateway.branches import Branches, Place, Step
 from workers.gateway.calls import ModelAnswer, ModelRequest, has_pictures
 from workers.gateway.errors import GatewayError
@@ -19,6 +19,8 @@ from workers.gateway.limits import LimitWatch
 from workers.policy.exact_client import ExactPolicyClient
 from workers.policy.refusals import is_about_the_request
 
+_ANSWERS_WITHIN = 30.0
+"""Seconds in which a policy that has failed at a call must answer another one, or it has failed itself."""
 _TOKENS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "completion_logprobs"}
 """What of a policy's answer is kept of its tokens."""
 
@@ -88,23 +90,7 @@ class CallRecorder:
         sampling, asked = self._sampling(request, bool(tools))
         began = self._begin()
         try:
-            response = await self._state["client"].get_response(
-                prompt=place.messages,
-                model=self._state["model"],
-                tools=tools or None,
-                sampling_args=sampling,
-                state={**self._state, "trajectory": place.lineage},
-            )
-        except vf.OverlongPromptError as error:
-            raise self._refused("overlong", error) from error
-        except PolicyRefusal as error:
-            raise self._refused("refused", error) from error
-        except PolicyError as error:
-            if is_about_the_request(error.__cause__):
-                raise self._refused("refused", error) from error
-            raise self._fail(error) from error
-        except vf.Error as error:
-            raise self._fail(error) from error
+            response = await self._response(place, tools, sampling)
         finally:
             self._end(began)
         response.message = replace_unsendable_message(response.message)
@@ -126,6 +112,70 @@ class CallRecorder:
             )
         )
         return answer
+
+    async def _response(self, place: Place, tools: list[vf.Tool], sampling: dict[str, Any]) -> Any:
+        """The policy's answer to a call.
+
+        Code in the sandbox can ask for anything, and must not get its episode played again by asking for what
+        the policy's server breaks at. So where a call fails and the policy answers another one, it is put
+        once more, and then refused.
+
+        Raises:
+            GatewayError: There is none.
+        """
+        try:
+            return await self._put(place, tools, sampling)
+        except vf.Error as error:
+            await self._check_whose(error)
+            if isinstance(error, PolicyRefusal):
+                raise self._refused("refused", error) from error
+        if place.lineage and isinstance(self._state["client"], ExactPolicyClient):
+            self.branches.begin_branch(place)  # it may be that it can't go on exactly
+        try:
+            return await self._put(place, tools, sampling)
+        except vf.Error as error:
+            await self._check_whose(error)
+            raise self._refused("refused", error) from error
+
+    async def _check_whose(self, error: vf.Error) -> None:
+        """Sees whose a failed call is.
+
+        Raises:
+            GatewayError: It is clearly the request's, or the policy's; with that, the episode has failed.
+        """
+        if isinstance(error, vf.OverlongPromptError):
+            raise self._refused("overlong", error) from error
+        if is_about_the_request(error.__cause__):
+            raise self._refused("refused", error) from error
+        if isinstance(error, StaleEpisode) or not await self._answers_others():
+            raise self._fail(error) from error
+
+    async def _put(self, place: Place, tools: list[vf.Tool], sampling: dict[str, Any]) -> Any:
+        return await self._state["client"].get_response(
+            prompt=place.messages,
+            model=self._state["model"],
+            tools=tools or None,
+            sampling_args=sampling,
+            state={**self._state, "trajectory": place.lineage},
+        )
+
+    async def _answers_others(self) -> bool:
+        """Whether the policy answers a call that nobody in the sandbox has worded; it is on no record."""
+        token = tracing.current_trace.set(None)
+        try:
+            async with asyncio.timeout(_ANSWERS_WITHIN):
+                await self._state["client"].get_response(
+                    prompt=[vf.UserMessage(content="Hello.")],
+                    model=self._state["model"],
+                    tools=None,
+                    sampling_args={**(self._state["sampling_args"] or {}), "max_tokens": 1},
+                    state={**self._state, "trajectory": []},
+                )
+        except (vf.Error, TimeoutError):
+            return False
+        finally:
+            tracing.current_trace.reset(token)
+        return True
 
     async def _settle(self, place: Place, response: Any) -> Step:
         completion = await parse_response_message(response)

@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
 _RETRY_COUNT = "x-stainless-retry-count"
@@ -56,21 +57,30 @@ class Retries(Generic[_T]):
         if call is None:
             call = Call(asyncio.ensure_future(_awaited(start)))
             earlier.append(call)
+            call.work.add_done_callback(partial(self._forget_failed, digest, call))
         if key is not None:
             call.keys.add(key)
         return call
 
     @staticmethod
     def _known(earlier: list[Call[_T]], key: str | None, is_retry: bool) -> Call[_T] | None:
-        for call in reversed(earlier):
-            if call.work.done() and (call.work.cancelled() or call.work.exception() is not None):
-                continue  # what failed may be tried again
-            if key is not None and call.keys:
-                if key in call.keys:
-                    return call
-            elif is_retry or (not call.delivered and call.listeners == 0):
-                return call
-        return None
+        known = [call for call in reversed(earlier) if not _has_failed(call.work)]
+        if key is not None:
+            if (same := next((call for call in known if key in call.keys), None)) is not None:
+                return same
+            known = [call for call in known if not call.keys]
+        missed = next((call for call in known if not call.delivered and call.listeners == 0), None)
+        return missed or (known[0] if known and is_retry else None)
+
+    def _forget_failed(self, digest: str, call: Call[_T], work: asyncio.Task[_T]) -> None:
+        """Lets go of a call that came to no answer, and of all that its error holds on to.
+
+        Such a call may be made anew, and fail anew, without end.
+        """
+        if _has_failed(work) and call in (same := self._calls.get(digest, [])):
+            same.remove(call)
+            if not same:
+                del self._calls[digest]
 
     async def close(self) -> None:
         """Breaks off what is going on."""
@@ -78,10 +88,10 @@ class Retries(Generic[_T]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for calls in self._calls.values():
-            for call in calls:
-                if call.work.done() and not call.work.cancelled():
-                    call.work.exception()  # somebody has seen it, or nobody asks any more
+
+
+def _has_failed(work: asyncio.Task[Any]) -> bool:
+    return work.done() and (work.cancelled() or work.exception() is not None)
 
 
 async def _awaited(start: Callable[[], Awaitable[_T]]) -> _T:

@@ -7,6 +7,7 @@ connection goes. What is said over it is not looked at: a host that serves many 
 """
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import time
@@ -22,6 +23,8 @@ _HEAD = 16_384
 _HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 20.0
 """Seconds that a name may take to be found, and a host to answer."""
+_LONGEST_NAME = 253
+"""Most characters of a host's name."""
 _PIECE = 65_536
 _MOST_ENTRIES = 1_000
 """Connections that are kept on record."""
@@ -29,6 +32,9 @@ _METADATA = frozenset(map(ipaddress.ip_address, ("168.63.129.16", "169.254.169.2
 """Where clouds tell a machine its secrets; the first of them looks like any public address."""
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
 """Addresses that stand for IPv4 addresses, which may be anything."""
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""Where all public addresses of IPv6 are. Elsewhere are old forms of private addresses and of IPv4's, such as
+`fec0::/10` and `::127.0.0.1`, which the library takes for public ones."""
 _OF_THE_PROXY = (b"proxy-", b"connection:", b"keep-alive:", b"te:", b"upgrade:")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -211,16 +217,26 @@ def is_public(address: str) -> bool:
         place in network for network in _TRANSLATED if network.version == place.version
     ):
         return False
+    if place.version == 6 and place not in _GLOBAL_UNICAST:
+        return False
     return place.is_global and not place.is_multicast and not _is_this_machines(place)
 
 
 def _is_this_machines(place: _Address) -> bool:
     """Whether it is an address of this machine: only such can be bound to."""
     family = socket.AF_INET if place.version == 4 else socket.AF_INET6
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as end:
-        end.bind((str(place), 0))
+    try:
+        end = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return False
+        raise  # for want of descriptors, say: it is not known
+    with end:
+        try:
+            end.bind((str(place), 0))
+        except OSError:
+            return False
         return True
-    return False
 
 
 def _parse(head: bytes) -> tuple[str, int, bytes | None]:
@@ -237,6 +253,8 @@ def _parse(head: bytes) -> tuple[str, int, bytes | None]:
         host, port = (url.hostname or "").rstrip(".").lower(), url.port
     except ValueError:
         host, port, url = "", None, urlsplit("")
+    if len(host) > _LONGEST_NAME:  # it would be on record as often as it is asked for
+        host = ""
     if method == "CONNECT":
         if not host or port is None or url.path or url.username is not None:
             raise _Refused("400 Bad Request", "CONNECT takes host:port")

@@ -63,6 +63,22 @@ def test_large_frame_of_few_values_goes_through(side: ModuleType, result: object
     assert (decoded["result"] if side is inner else decoded.result) == result
 
 
+@pytest.mark.parametrize("side", [inner, outer], ids=["tool host", "worker"])
+@pytest.mark.parametrize(
+    "text", ["\n", '"', "\\", "a\n"], ids=["lines", "quotes", "backslashes", "short lines"]
+)
+def test_looking_at_texts_of_escapes_takes_no_memory(side: ModuleType, text: str) -> None:
+    """A file of empty lines is such a text. It took eighty times its size, of the worker's memory as well."""
+    body = json.dumps({"id": 1, "ok": True, "result": [text * 200_000, [[]] * inner.MAX_DEPTH]}).encode()
+    tracemalloc.start()
+    try:
+        side.check_form(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(body), peak
+
+
 def test_more_values_than_either_side_takes_are_not_sent() -> None:
     with pytest.raises(inner.WireError, match="values"):
         inner.encode({"id": 1, "result": [0] * (inner.MAX_VALUES + 1)})

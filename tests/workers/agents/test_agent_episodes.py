@@ -76,6 +76,23 @@ print("that was it")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "import shutil; shutil.rmtree(os.environ['HOME'])",
+        "os.chmod(os.environ['HOME'], 0)",
+        "ask([user('x')], tools=[{'type': 'function', 'function': {'name': chr(0xD800), 'parameters': {}}}])",
+        "ask([user('x')], response_format={'type': 'json_schema', 'json_schema': {'schema': float('nan')}})",
+    ],
+)
+def test_an_agent_cannot_have_its_failed_episode_thrown_away(harm: str) -> None:
+    with MockPolicy(default=Reply("wrong")) as policy:
+        result, made = play(policy, agent(f"ask([user('go')])\n{harm}\n"))
+    assert (result.status, result.reward) == ("finished", 0.0), result.error_message
+    assert made.stop_reason == "agent_finished"
+
+
+@pytest.mark.slow
 def test_one_that_goes_on_after_its_limit_is_killed_with_all_its_children() -> None:
     program = """
 import subprocess, time
@@ -190,10 +207,16 @@ def test_the_gateway_is_gone_when_its_episode_is() -> None:
         ({"id": "codex", "limits": {"cost": 1.0}}, "agent.limits.cost: 1 is given without prices"),
         ({"id": "codex", "limits": {"turn": 3}}, "there is no such key; did you mean turns?"),
         ({"id": "codex", "limits": {"seconds": 3000}}, "must be less than episode.timeout, 1800"),
+        ({"id": "codex", "limits": {"seconds": 1650}}, "up to 1804 s, which must be less than episode"),
         (
             {"command": ["x"], "files": {"a.py": "no/such.py"}},
             "environment.args.agent.files.a.py: no/such.py",
         ),
+        (
+            {"command": ["x"], "files": {"../a.py": "a.py"}},
+            "agent.files: '../a.py' is no path",
+        ),
+        ({"command": ["x"], "files": {"/etc/a.py": "a.py"}}, "agent.files: '/etc/a.py' is no path"),
     ],
 )
 def test_what_is_wrong_with_an_agent_in_a_config_is_one_error_that_names_it(

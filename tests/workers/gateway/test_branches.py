@@ -1,13 +1,16 @@
 """Model calls are steps: retries are one, what goes on is one branch, what does not begins another."""
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import Any
 
 import httpx
+from aiohttp import web
 
 from tests.helpers.gateways import ServedGateway, served_gateway
 from tests.helpers.mock_policy import MockPolicy, Reply
+from tests.helpers.sandboxes import eventually
 from tests.workers.gateway.test_dialects import TOOL, in_time
 
 TOOLS: Any = [{"type": "function", "function": TOOL}]
@@ -124,6 +127,68 @@ def test_parallel_calls_that_come_back_one_by_one_are_one_answer_again() -> None
         assert [(s.branch, s.parent_step) for s in steps] == [(0, None), (0, 0)]
         assert [m.role for m in steps[1].prompt_messages] == ["user", "assistant", "tool", "tool"]
         assert [m.role for m in steps[0].observations] == ["tool", "tool"]
+
+    in_time(play)
+
+
+def test_parallel_calls_are_told_apart_where_a_server_counts_them_anew_in_each_answer() -> None:
+    class Counting(MockPolicy):
+        def _answer(self, reply: Reply, body: dict[str, Any]) -> web.Response:
+            made = json.loads(super()._answer(reply, body).body)  # type: ignore[arg-type]
+            for number, call in enumerate(made["choices"][0]["message"]["tool_calls"] or []):
+                call["id"] = f"call_{number}"
+            return web.json_response(made)
+
+    def commands(*names: str) -> Reply:
+        return Reply(None, [("bash", {"command": name}) for name in names])
+
+    async def play() -> None:
+        with Counting(commands("a", "b"), commands("c", "d"), Reply("done")) as policy:
+            async with served_gateway(policy) as served, served.openai() as client:
+                tools: Any = [{"type": "function", "strict": False, **TOOL}]
+                items: Any = [{"role": "user", "content": "go"}]
+                for _ in range(3):
+                    answer = await client.responses.create(model="m", input=items, tools=tools)
+                    for item in answer.output:
+                        made: Any = item.model_dump(exclude_none=True)
+                        items.append(made)
+                        if item.type == "function_call":
+                            output = {
+                                "type": "function_call_output",
+                                "call_id": made["call_id"],
+                                "output": "ok",
+                            }
+                            items.append(output)
+                steps = served.steps()
+        assert [(s.branch, s.parent_step) for s in steps] == [(0, None), (0, 0), (0, 1)]
+        prompt = steps[2].prompt_messages
+        asked = [[json.loads(c.function.arguments)["command"] for c in m.tool_calls or []] for m in prompt]
+        assert asked == [[], ["a", "b"], [], [], ["c", "d"], [], []]
+
+    in_time(play)
+
+
+def test_equal_calls_at_once_that_are_sent_again_have_an_answer_each() -> None:
+    async def play() -> None:
+        with MockPolicy(Reply("one"), Reply("two"), default=Reply("three")) as policy:
+            policy.lets_through = 0
+            async with (
+                served_gateway(policy) as served,
+                httpx.AsyncClient(trust_env=False, timeout=60) as client,
+            ):
+                broken = [asyncio.create_task(ask(client, served, [user("go")])) for _ in range(2)]
+                await eventually(lambda: policy.in_flight == 2)
+                for each in broken:
+                    each.cancel()
+                await asyncio.gather(*broken, return_exceptions=True)
+                ((*calls,),) = served.gateway.application._retries._calls.values()
+                await eventually(lambda: all(call.listeners == 0 for call in calls))
+                policy.lets_through = None
+                again = {"x-stainless-retry-count": "1"}
+                said = [await ask(client, served, [user("go")], **again) for _ in range(2)]
+                steps = served.steps()
+        assert sorted(each["content"] for each in said) == ["one", "two"]
+        assert len(steps) == 2
 
     in_time(play)
 

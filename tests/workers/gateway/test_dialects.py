@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.helpers.gateways import ServedGateway, served_gateway
@@ -240,5 +241,27 @@ def test_models_and_token_counts_are_told() -> None:
                 )
         assert models == same == ["mock"]
         assert 50 <= counted.input_tokens <= 400
+
+    in_time(play)
+
+
+@pytest.mark.parametrize("arguments", ['{"path": "\\ud800"}', '{"size": NaN}', '{"size": -Infinity}'])
+def test_odd_arguments_of_a_tool_call_reach_the_agent_as_json(arguments: str) -> None:
+    async def play() -> None:
+        with MockPolicy(default=Reply(None, [("bash", arguments)])) as policy:
+            async with served_gateway(policy) as served, httpx.AsyncClient(trust_env=False) as client:
+                for path in ("messages", "chat/completions", "responses"):
+                    asked = {"messages": [{"role": "user", "content": "go"}], "max_tokens": 9, "input": "go"}
+                    for stream in (False, True):
+                        answer = await client.post(
+                            f"{served.url}/v1/{path}",
+                            json={**asked, "stream": stream, "note": f"{stream}"},
+                            headers={"authorization": f"Bearer {served.key}"},
+                        )
+                        assert answer.status_code == 200, answer.text
+                        texts = answer.text.splitlines() if stream else [f"data: {answer.text}"]
+                        for text in texts:
+                            if text.startswith("data: {"):
+                                json.loads(text.removeprefix("data: "), parse_constant=pytest.fail)
 
     in_time(play)

@@ -40,6 +40,8 @@ def tunnel(name):
         ("*.pypi.org:443", "is a pattern; give each host by its whole name"),
         ("pypi.org:https", "has no port from 1 to 65535; give one, 'pypi.org:443'"),
         ("pypi.org:70000", "has no port from 1 to 65535"),
+        ("pypi.org:0443", "has no port from 1 to 65535"),
+        ("0x7f000001:443", "is no host's name"),
         ("pypi org:443", "is no host's name"),
         ("127.1:443", "is no host's name"),
     ],
@@ -73,6 +75,9 @@ def test_what_is_no_host_and_port_is_refused_with_what_would_be(entry: str, prob
         ("::ffff:169.254.169.254", False),
         ("64:ff9b::a9fe:a9fe", False),
         ("2002:7f00:1::", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("fec0::1", False),
     ],
 )
 def test_only_addresses_of_the_public_network_are_connected_to(address: str, public: bool) -> None:
@@ -124,6 +129,16 @@ async def test_a_task_can_take_from_what_is_allowed_and_gives_it_back() -> None:
         assert hosts.connections[0].outcome.endswith("is not permitted by the task's network policy")
         hosts.restrict(None)
         assert await said(session, "attempt", code=code) == "200"
+
+
+async def test_a_name_that_no_host_can_have_is_not_put_on_record() -> None:
+    async with session_with("pypi.org:443") as session:
+        names = ["'a' * 254 + ':443'", "'a' * 15_000 + ':443'", "'pypi.org'", "'a b:443'", "'[::1:443'"]
+        for name in names:
+            code = ASK + f"end, answer = tunnel({name})\nend.close(); seen = answer.split()[1]"
+            assert await said(session, "attempt", code=code) == "400"
+        assert session.allowed_hosts is not None
+        assert session.allowed_hosts.connections == []
 
 
 async def test_nothing_is_allowed_by_itself() -> None:

@@ -9,7 +9,7 @@ import verifiers as vf
 
 from workers.environments.agents.base import ANSWER_FILE, INSTRUCTION_FILE, Agent, Launch, ModelAccess
 from workers.environments.tracing import EpisodeTrace
-from workers.errors import PolicyError
+from workers.errors import PolicyError, ToolsetError
 from workers.gateway.connections import Gateway
 from workers.gateway.limits import AgentLimits, LimitWatch
 from workers.gateway.recorder import CallRecorder
@@ -20,6 +20,8 @@ _LOOK = 4.0
 """Seconds between two looks at an agent that runs; one that ends is noticed at once."""
 _SLACK = 30.0
 """Seconds beyond that for the session to answer."""
+LONGEST_END = _LOOK + 2 * _SLACK
+"""Seconds after an agent's time is over by which its session has told of its end, or is lost."""
 _INSTRUCTION = INSTRUCTION_FILE.removeprefix("{home}/")
 _SAID = 2000
 """Most characters of an agent's output in an error."""
@@ -163,6 +165,12 @@ class AgentPlay:
 
     async def _do(self, tool: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         result = await self._session.call(tool, arguments, timeout)
+        if (
+            result.error is not None and tool != "start_agent"
+        ):  # by then, its programs may have brought it about
+            error = ToolsetError(f"agent {self._agent.id}: {result.error}")
+            error.raised = AgentError.__name__
+            raise error
         if result.error is not None:
             raise AgentError(f"agent {self._agent.id}: {result.error}")
         return json.loads(result.content)

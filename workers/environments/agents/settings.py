@@ -1,6 +1,7 @@
 """`environment.args.agent`: which agent plays, and how much it may ask for."""
 
 import difflib
+import os
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -78,6 +79,12 @@ class AgentArgs(Settings):
         texts: dict[str, str] = {}
         for name, source in self.files.items():
             path = Path(source)
+            place = os.path.normpath(name)
+            if not name or "\0" in name or place in (".", "..") or place.startswith(("/", "../")):
+                raise EnvironmentLoadError(
+                    f"environment.args.agent.files: {name!r} is no path in the agent's home folder; give one "
+                    "that begins there and stays there, such as 'config/agent.toml'"
+                )
             try:
                 texts[name] = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:

@@ -6,9 +6,10 @@ from typing import Any, cast
 import verifiers as vf
 
 from workers.environments import tracing
-from workers.environments.agents.play import AgentEnd, AgentPlay, as_details
+from workers.environments.agents.play import LONGEST_END, AgentEnd, AgentPlay, as_details
 from workers.environments.agents.settings import AgentArgs
 from workers.environments.shell.environment import (
+    GRADING_SECONDS,
     ShellArgs,
     ShellEnv,
     end_session,
@@ -17,14 +18,16 @@ from workers.environments.shell.environment import (
 )
 from workers.errors import EnvironmentLoadError, SandboxDied, SessionLost, ToolsetError
 from workers.sandbox.base import Session
+from workers.sandbox.connection import GRACE
 from workers.settings import SandboxSettings
 
 _NOTE = (
     "You work in the current folder of a Linux machine, which has no network; of Python there is the "
     "standard library only. When you are done, end with a short last message."
 )
-_ENDING = 120.0
-"""Seconds beyond an agent's own in which it is killed and graded."""
+_ENDING = LONGEST_END + GRADING_SECONDS + GRACE
+"""Seconds beyond an agent's own in which it is killed, graded and closed, each as slowly as it may be: code
+that slows its session down must not get its episode ended without a grade."""
 
 
 class AgentShellEnv(ShellEnv):

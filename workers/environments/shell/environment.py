@@ -37,7 +37,7 @@ Metric = Literal["solved", "tests_passed"]
 _METRICS: tuple[Metric, ...] = ("solved", "tests_passed")
 _CLEANING_UP = 15.0
 """Seconds beyond a command's own limit: to kill it with all that it started, and restore the shell."""
-_GRADING_SECONDS = 60.0
+GRADING_SECONDS = 60.0
 """Seconds beyond all calls that are left for grading before `episode.timeout`: it gets no more, however long
 `sandbox.call_timeout` is."""
 _GRADING_SHARE = 0.8
@@ -156,7 +156,7 @@ class ShellEnv(SandboxedEnv):
         if "session_ended" in state:
             return
         task = task_of(state)
-        limit = min(_GRADING_SECONDS, session.sandbox.settings.call_timeout)
+        limit = min(GRADING_SECONDS, session.sandbox.settings.call_timeout)
         evidence = {
             "output": self.last_words(state),
             "tests": task.tests,
@@ -234,7 +234,7 @@ def load_environment(
 
         check_agent(settings.agent, policy, episode_timeout)
         return AgentShellEnv(settings, settings.agent, own_sandbox)
-    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + _GRADING_SECONDS
+    longest = settings.tools_timeout + settings.max_command_timeout + _CLEANING_UP + GRADING_SECONDS
     if episode_timeout is not None and longest >= episode_timeout:
         raise EnvironmentLoadError(
             f"environment.args.tools_timeout: {settings.tools_timeout:g} lets an episode's tools and grading "

@@ -1,14 +1,18 @@
 """verifiers' own model boundary for programs in containers: its routes, answered without a port."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
 from verifiers.v1 import dialects
 from verifiers.v1.clients.client import RelayReply
 
+from workers.gateway.bodies import mend_body
+from workers.gateway.errors import GatewayError
 from workers.sandbox.relay import ProtocolFactory
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _DIALECTS: tuple[Any, ...] = cast(Any, dialects).DIALECTS
 _MOST_BODY = 64 * 1024 * 1024
@@ -34,7 +38,7 @@ class ProgramRoutes:
         add, server = app.router.add_route, self._server
         for dialect in _DIALECTS:
             for route in dialect.routes:
-                add("POST", route, server._handler_for(dialect))
+                add("POST", route, _with_checked_body(server._handler_for(dialect)))
         add("GET", "/v1/models", self._list_models)
         add("GET", "/state", server.handle_state_get)
         add("PUT", "/state", server.handle_state_put)
@@ -59,6 +63,25 @@ class ProgramRoutes:
                 model = {"id": session.ctx.model, "object": "model", "owned_by": "kumite"}
                 return web.json_response({"object": "list", "data": [model]})
         return web.json_response({"error": "unauthorized"}, status=401)
+
+
+def _with_checked_body(handle: Handler) -> Handler:
+    """A handler that is given no body which would stop the worker, or which no policy can be sent.
+
+    verifiers takes what its client raises at such a body for the policy's failure, and the episode would be
+    played again: code in the container could get rid of it.
+    """
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        given: Any = request
+        try:
+            given._read_bytes = mend_body(await request.read())  # where `read` keeps it
+        except GatewayError as error:
+            said = {"message": str(error), "type": "invalid_request_error"}
+            return web.json_response({"type": "error", "error": said}, status=error.status)
+        return await handle(request)
+
+    return checked
 
 
 def as_stream(dialect: Any, raw: dict[str, Any]) -> Any:

@@ -90,7 +90,7 @@ def event(data: Any, name: str | None = None) -> bytes:
     """One server-sent event with JSON data."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     head = f"event: {name}\n" if name is not None else ""
-    return f"{head}data: {text}\n\n".encode()
+    return f"{head}data: {text}\n\n".encode("utf-8", "replace")
 
 
 def take(body: dict[str, Any], *names: str, into: dict[str, Any] | None = None) -> dict[str, Any]:

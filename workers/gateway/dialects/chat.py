@@ -74,6 +74,10 @@ class ChatDialect(Dialect):
             for tool in custom
         ]
         sampling = take(body, "tool_choice", "stop", "response_format", "parallel_tool_calls")
+        choice: Any = sampling.get("tool_choice")
+        if isinstance(choice, dict) and "custom" in choice:
+            name = cast("dict[str, Any]", choice)["custom"]["name"]
+            sampling["tool_choice"] = {"type": "function", "function": {"name": name}}
         sampling |= take_token_limit(body, "max_completion_tokens", "max_tokens")
         options: dict[str, Any] = body.get("stream_options") or {}
         return ModelRequest(

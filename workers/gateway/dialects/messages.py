@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 from verifiers.v1.dialects import AnthropicDialect
 
@@ -153,10 +153,14 @@ def _call(call: CalledTool) -> dict[str, Any]:
 def _input(arguments: str) -> dict[str, Any]:
     """A call's arguments as the object that Anthropic's form wants; what is none, under a name for that."""
     try:
-        given: Any = json.loads(arguments)
+        given: Any = json.loads(arguments, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         given = None
     return cast(dict[str, Any], given) if isinstance(given, dict) else {"invalid_json": arguments}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no value of JSON")
 
 
 def _streamed(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
