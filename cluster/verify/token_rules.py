@@ -78,10 +78,13 @@ def check_usage(episode: EpisodeRecord) -> str | None:
         if step.usage is not None:
             total.prompt_tokens += step.usage.prompt_tokens
             total.completion_tokens += step.usage.completion_tokens
+            if step.usage.cached_tokens is not None:
+                total.cached_tokens = (total.cached_tokens or 0) + step.usage.cached_tokens
     if episode.usage == total:
         return None
     return f"it is {_tokens(episode.usage)}, and its steps' come to {_tokens(total)}"
 
 
 def _tokens(usage: Usage) -> str:
-    return f"{usage.prompt_tokens} and {usage.completion_tokens} tokens"
+    cached = "" if usage.cached_tokens is None else f", {usage.cached_tokens} of the prompts' cached"
+    return f"{usage.prompt_tokens} and {usage.completion_tokens} tokens{cached}"

@@ -203,6 +203,12 @@ ERRORS: list[PlantedError] = [
         "the episode's usage wrong", "bare", "usage", of_episode(lambda e: e["usage"].update(prompt_tokens=1))
     ),
     PlantedError(
+        "the episode's cached tokens wrong",
+        "bare",
+        "usage",
+        of_episode(lambda e: e["usage"].update(cached_tokens=1)),
+    ),
+    PlantedError(
         "a step's usage wrong",
         "per_turn",
         "lengths",
