@@ -187,3 +187,27 @@ def test_a_file_whose_header_lies_is_refused(
     folder = header(Path(shutil.copytree(untied, tmp_path / "new")), change)
     with pytest.raises(UpdateRefused, match=f"malformed: ValueError: .*{said}"):
         versions.add_version(folder, 1)
+
+
+def test_two_sets_of_weights_in_one_folder_are_refused(versions: VersionFolder, untied: Path, tmp_path: Path):
+    """transformers takes the single file, vLLM the index: a save in parts over one in a piece leaves both."""
+    given = Path(shutil.copytree(untied, tmp_path / "given"))
+    weights = load_file(given / "model.safetensors")
+    save_file(weights, given / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    (given / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UpdateRefused, match="two sets of weights"):
+        versions.add_version(given, 1)
+    (given / "model.safetensors").unlink()
+    assert versions.add_version(given, 1) == "checkpoint"
+
+
+def test_numbers_that_the_served_kind_cannot_hold_are_refused(untied: Path, tmp_path: Path):
+    def as_half(weights: dict[str, Any]) -> None:
+        weights.update({name: weight.astype(np.float16) for name, weight in weights.items()})
+
+    versions = VersionFolder(tmp_path / "versions", changed(untied, tmp_path / "served", as_half))
+    large = changed(untied, tmp_path / "large", lambda w: w["model.norm.weight"].__setitem__(0, 7e4))
+    with pytest.raises(UpdateRefused, match=r"beyond 6\.55e\+04, which is infinity as it is served"):
+        versions.add_version(large, 1)
+    assert VersionFolder(tmp_path / "wider", untied).add_version(large, 1) == "checkpoint"
