@@ -9,7 +9,7 @@ from cluster.cache import cache_dir
 from cluster.dataset.remote import is_uri, open_uri
 from cluster.errors import UpdateRefused
 
-_COPIED_SUFFIXES = (".json", ".safetensors")
+_COPIED_SUFFIXES = (".json", ".jinja", ".safetensors")
 
 
 @contextmanager
