@@ -82,7 +82,8 @@ class _Check:
     def result(self) -> Verification:
         run, reports = self._run, self._reports
         found = Verification(run_id=run.manifest.run_id, rules=list(reports.values()))
-        self._states = run_rules.base_states(run.folder, reports["files"])
+        is_agentdojo = run.config.environment.id == "agentdojo"
+        self._states = run_rules.base_states(run.folder, reports["files"], named_by_content=is_agentdojo)
         counts = run_rules.Counts(run)
         for episode in run_rules.read_episodes(run.folder, run.manifest, reports["files"]):
             found.episodes += 1

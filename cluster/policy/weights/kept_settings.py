@@ -67,15 +67,12 @@ def _read_tokens(folder: Path) -> dict[int, str]:
     tokenizer = _read_object(folder / "tokenizer.json")
     model: Any = tokenizer.get("model")
     vocabulary: Any = cast(dict[str, Any], model).get("vocab") if isinstance(model, dict) else None
+    tokens: dict[int, str] = {}
     if isinstance(vocabulary, list):  # of a unigram: token and score
-        pairs = cast(list[Any], vocabulary)
-        tokens = {
-            number: str(pair[0]) for number, pair in enumerate(pairs) if isinstance(pair, list) and pair
-        }
+        tokens |= {number: str(pair[0]) for number, pair in enumerate(cast(list[list[Any]], vocabulary))}
     elif isinstance(vocabulary, dict):
-        tokens = {
-            number: text for text, number in cast(dict[str, Any], vocabulary).items() if type(number) is int
-        }
+        ids = cast(dict[str, Any], vocabulary)
+        tokens |= {number: text for text, number in ids.items() if type(number) is int}
     else:
         return {}
     added: Any = tokenizer.get("added_tokens")
