@@ -39,6 +39,9 @@ class RunRecord(Record):
     """SHA-256 of that text."""
     tokenizer_sha256: str | None = None
     """SHA-256 of the model's tokenizer file. Null where it was not on the driver's machine."""
+    weights_digest: str | None = None
+    """Digest of the model's weight files: their names and sizes, and samples of what they hold. Null where
+    they were not on the driver's machine, and in a run of a release that did not note it."""
     environment_sampling: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The environment's own sampling arguments, which those of the config win over."""
     tool_parser: str | None = None

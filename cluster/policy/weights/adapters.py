@@ -24,7 +24,10 @@ _WRAPPER_PREFIX = re.compile(r"^((?:language_)?model\.)+")
 _MAPPED_WRAPPERS = ("model.language_model.", "language_model.model.")
 """Those of a model of several parts that vLLM finds the layers by, whichever of them its files have."""
 _LAYER_NUMBER = re.compile(r"layers\.(\d+)\.")
-_TOWER_NAMES = re.compile(r"(^|\.)(vision|visual|audio|speech|image|video)(_\w+)?\.")
+_TOWER_NAMES = re.compile(
+    r"(^|\.)\w*(vision|visual|audio|speech|image|video|projector|connector|merger|resampler|aligner)\w*\."
+)
+"""Of what turns pictures and sounds into embeddings, and of what joins these to the language model."""
 
 
 def check_adapter(
@@ -183,11 +186,16 @@ def _check_place(given: str, module: str, served: ServedModel) -> None:
     """
     name = _WRAPPER_PREFIX.sub("", module)
     names = {full.removesuffix(".weight") for full in served.tensors or {}}
-    if module in names or not name.startswith("layers."):
+    if module in names or not (name.startswith("layers.") or name == "lm_head"):
         return
-    here = next(full for full in sorted(names) if _WRAPPER_PREFIX.sub("", full) == name)
-    has_parts = isinstance((served.config or {}).get("text_config"), dict) or "language_model." in here
-    if has_parts and module.removesuffix(name) in _MAPPED_WRAPPERS:
+    has_parts = isinstance((served.config or {}).get("text_config"), dict) or any(
+        "language_model." in full for full in names
+    )
+    here = next((full for full in sorted(names) if _WRAPPER_PREFIX.sub("", full) == name), name)
+    others = ["lm_head", *(["language_model.lm_head"] if has_parts else [])]
+    if name.startswith("layers."):
+        others = [wrapper + name for wrapper in _MAPPED_WRAPPERS] if has_parts else []
+    if module in others:
         return
     raise UpdateRefused(
         f"{given} adapts {module!r}, which the served model has as {here!r}: vLLM would find no such module, "

@@ -300,6 +300,20 @@ def test_a_module_that_is_named_as_in_another_class_is_refused(prefix: str, adap
         check(adapter, base)
 
 
+def test_output_weights_are_named_as_vllm_has_them(base: Path, tmp_path: Path):
+    from tests.helpers.peft_adapters import write_peft_adapter
+
+    adapter = write_peft_adapter(base, tmp_path / "it", **SERVED["output weights"])
+    set_weights(
+        adapter,
+        lambda w: w.update(
+            {n.replace(".lm_head", ".model.lm_head"): w.pop(n) for n in [*w] if "lm_head" in n}
+        ),
+    )
+    with pytest.raises(UpdateRefused, match="which the served model has as 'lm_head'"):
+        check(adapter, base)
+
+
 @pytest.mark.parametrize(
     ("here", "given", "is_right"),
     [
@@ -441,12 +455,21 @@ def test_an_adapter_may_name_the_checkpoint_in_use_or_what_the_deployment_calls_
     assert versions.add_version(adapter, 11) == "adapter"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.vision_tower.encoder.layers.0.self_attn.q_proj",
+        "model.visual.merger.mlp.0",
+        "model.multi_modal_projector.linear_1",
+        "model.connector.modality_projection.proj",
+        "model.embed_vision.embedding_projection",
+    ],
+)
 def test_an_adapter_of_an_image_models_tower_is_refused_since_vllm_adapts_the_language_model(
-    adapter: Path, tmp_path: Path
+    name: str, adapter: Path
 ):
     from cluster.policy.weights.served_model import ServedModel, TensorKind
 
-    name = "model.vision_tower.encoder.layers.0.self_attn.q_proj"
     served = ServedModel(
         config={"text_config": {"num_hidden_layers": 2}},
         tensors={f"{name}.weight": TensorKind(shape=[32, 32], dtype="F32")},
