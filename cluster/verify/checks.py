@@ -20,6 +20,7 @@ from cluster.verify.token_rules import (
     check_lengths,
     check_usage,
     check_zeros,
+    is_sharpened,
     messages_continue,
     prompt_continues,
 )
@@ -228,6 +229,7 @@ class _Check:
         return (
             sampling.top_p not in (None, 1.0)
             or sampling.tool_choice == "required"
+            or is_sharpened(sampling)
             or bool(sampling.extra_body)
         )
 

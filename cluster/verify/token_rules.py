@@ -5,8 +5,10 @@ import math
 from workers.records import EpisodeRecord, StepRecord, Usage
 from workers.settings import SamplingSettings
 
-_FEWEST_ZEROS = 4
+_FEWEST_ZEROS = 8
 """Tokens of which a policy that samples freely is not quite certain of one, at least."""
+_LOWEST_TEMPERATURE = 0.9
+"""Below, few logits are so close that a token's share is not 1 in 32 bits. Greedy sampling (0) divides none."""
 _NARROWING = ("top_k", "min_p", "allowed_token_ids", "bad_words", "logit_bias", "response_format")
 _GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
@@ -52,11 +54,16 @@ def check_zeros(step: StepRecord, sampling: SamplingSettings, extra_body: dict[s
     logprobs = step.completion_logprobs or []
     if len(logprobs) < _FEWEST_ZEROS or any(logprobs):
         return None
-    if sampling.top_p not in (None, 1.0) or sampling.tool_choice == "required":
+    if sampling.top_p not in (None, 1.0) or sampling.tool_choice == "required" or is_sharpened(sampling):
         return None
     if any(name in extra_body for name in (*_NARROWING, *_GRAMMARS)):
         return None
     return f"all of its {len(logprobs)} log-probabilities are 0, as if nothing else could have been sampled"
+
+
+def is_sharpened(sampling: SamplingSettings) -> bool:
+    """Whether a temperature makes a token that is likely certain."""
+    return 0.0 < sampling.temperature < _LOWEST_TEMPERATURE
 
 
 def messages_continue(before: StepRecord, step: StepRecord) -> bool:

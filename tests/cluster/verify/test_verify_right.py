@@ -11,10 +11,13 @@ import pytest
 
 from cluster.dataset.manifest import load_manifest, manifest_path, manifest_text
 from cluster.verify.checks import Verification, verify
+from cluster.verify.token_rules import check_zeros
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from tests.helpers.token_runs import template_in, two_turns, write_run
 from workers.policy.chat_messages import prepare_messages
 from workers.policy.chat_template import ChatTemplate
+from workers.records import Message, StepRecord
+from workers.settings import SamplingSettings
 
 # What distinguishes templates of LFM2, R1-Distill and Phi-3: they take content for a text wherever it is.
 STRICT = (
@@ -44,6 +47,26 @@ def skipped(found: Verification, rule: str) -> dict[str, int]:
 
 def model(folder: Path, template: str) -> ChatTemplate:
     return ChatTemplate(str(make_tokenizer(folder / "model", template)))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "tokens", "is_right"),
+    [(1.0, 20, False), (1.0, 5, True), (0.1, 20, True), (0.7, 20, True), (0.0, 20, False)],
+)
+def test_a_policy_may_be_certain_of_a_short_answer_and_of_any_at_a_low_temperature(
+    temperature: float, tokens: int, is_right: bool
+):
+    """vLLM divides logits by the temperature, but not those of greedy sampling."""
+    step = StepRecord(
+        step_index=0,
+        prompt_messages=[],
+        action=Message(role="assistant"),
+        observations=[],
+        done=True,
+        completion_logprobs=[0.0] * tokens,
+    )
+    complaint = check_zeros(step, SamplingSettings(temperature=temperature), {})
+    assert (complaint is None) == is_right
 
 
 @pytest.mark.parametrize("content", [None, ""])
