@@ -8,7 +8,7 @@ from workers.settings import SamplingSettings
 _FEWEST_ZEROS = 8
 """Tokens of which a policy that samples freely is not quite certain of one, at least."""
 _LOWEST_TEMPERATURE = 0.9
-"""Below, few logits are so close that a token's share is not 1 in 32 bits. Greedy sampling (0) divides none."""
+"""Below, a likely token's share is soon 1 in 32 bits. Greedy sampling (0) divides no logits."""
 _NARROWING = ("top_k", "min_p", "allowed_token_ids", "bad_words", "logit_bias", "response_format")
 _GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
