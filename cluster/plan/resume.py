@@ -142,6 +142,12 @@ def check_tasks(folder: Path, split: Split, plan: Plan, *, loop: bool = False) -
                 folder,
             )
         return
+    if before.content == now.content and None not in (before.info, now.info) and before.info != now.info:
+        _log.warning(
+            "%s: the `info` of tasks is not what it was when the run began, though their prompts and answers "
+            "are: if rewards are computed from it, those of a group may be of two kinds",
+            folder,
+        )
     if loop and before.content == now.content and before.order != now.order:
         _log.warning("%s: the tasks come in another order than before; the round goes on in it", folder)
     _refuse_other_tasks(folder, split, plan, before, loop)
