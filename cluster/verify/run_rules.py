@@ -19,7 +19,7 @@ from cluster.verify.run_context import RunContext
 from workers.records import EpisodeRecord
 
 _NOT_COMPARED = ("planned", "wall_seconds", "episodes_per_second", "policy", "cost", "failure_groups")
-"""Fields of the summary that do not follow from the episodes alone, or not in the same words in each release."""
+"""Fields of the summary that do not follow from the episodes alone, or not in the same words always."""
 
 
 def read_episodes(run_dir: Path, manifest: Manifest, files: RuleReport) -> Iterator[EpisodeRecord]:
