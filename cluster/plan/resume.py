@@ -15,6 +15,7 @@ from cluster.dataset.run_record import NAME as RUN_RECORD
 from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
 from cluster.plan.plan import Plan
+from cluster.policy.models import packaged_model
 from cluster.policy.models.description import describe_run
 from workers.settings import PackageLock, Split
 
@@ -283,7 +284,8 @@ def _check_chat_template(folder: Path, config: RunConfig) -> None:
 def _check_model_files(folder: Path, config: RunConfig, loop: bool) -> None:
     """Sees that a model's own files, which keep their name, are those that the run began with.
 
-    The weights that a trainer's loop goes on from are the trainer's to choose.
+    The weights that a trainer's loop goes on from are the trainer's to choose. The packaged model is written
+    anew on each machine, and is the same whatever its files look like.
     """
     try:
         before = load_run_record(folder)
@@ -291,6 +293,8 @@ def _check_model_files(folder: Path, config: RunConfig, loop: bool) -> None:
         return
     policy = config.policy
     if before is None or isinstance(policy, OraclePolicy):
+        return
+    if isinstance(policy, VllmPolicy) and policy.model == packaged_model.NAME:
         return
     now = describe_run(config, before.model, {})
     compared = {"tokenizer_sha256": "tokenizer"}
