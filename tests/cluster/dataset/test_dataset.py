@@ -22,6 +22,7 @@ from cluster.dataset.durable import RunFolderError, RunFolderLocked
 from cluster.dataset.episodes import iterate_records
 from cluster.dataset.journal import JournalCorrupt, list_segments
 from cluster.dataset.manifest import ManifestError, load_manifest
+from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import RunRecord, begin_session
 from cluster.dataset.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
 from cluster.dataset.shards import CompactionError, compact
@@ -35,6 +36,7 @@ from tests.cluster.synthetic import (
     result,
     write_segment,
 )
+from tests.helpers.bucket_runs import CONFIG
 from workers.records import EpisodeRecord, StepRecord
 
 WRITER = "tests.cluster.crashing_writer"
@@ -312,6 +314,14 @@ async def test_a_disk_that_is_full_where_a_run_is_taken_up_or_ends_is_said_in_wo
             begin_session(tmp_path, RunRecord(model="m"), 0)
         with pytest.raises(RunFolderError, match=said):
             write_summary(tmp_path, summarise_run(tmp_path))
+    with monkeypatch.context() as disk:
+        disk.setattr(durable, "fsync_folder", full)
+        with (
+            pytest.raises(RunFolderError, match=said),
+            Target.new(CONFIG, str(tmp_path / "new")).held(CONFIG),
+        ):
+            pass
+    assert not (tmp_path / "new").exists()
     async with await Dataset.open(tmp_path, "run-1") as dataset:  # nobody holds the folder
         assert await dataset.episode_ids() == {episode(0).episode_id}
 
