@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cluster.dataset.durable import replacing
+from cluster.dataset.durable import RunFolderLocked, lock_folder, replacing
 from cluster.errors import UpdateRefused
 from cluster.policy.weights import adapters, checkpoints
 from cluster.policy.weights.kept_settings import check_kept_settings
@@ -104,6 +105,33 @@ class VersionFolder:
         """Folder of a version's full weights; None if it has none here, as 0 has not."""
         folder = self.path / version_name(version)
         return folder if (folder / checkpoints.CONFIG).is_file() else None
+
+    @contextmanager
+    def being_updated(self) -> Generator[None]:
+        """Lets one process at a time give new weights, and removes what a killed one had copied of its own.
+
+        Raises:
+            UpdateRefused: Another one does so now.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = lock_folder(self.path)
+        except RunFolderLocked as error:
+            raise UpdateRefused(
+                f"another process is giving new weights to the same deployment ({self.path}): wait until it "
+                "has ended"
+            ) from error
+        except OSError as error:
+            raise UpdateRefused(f"new weights cannot be put into {self.path}: {error}") from error
+        try:
+            for left in self.path.glob(".v*-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
+            with suppress(OSError):  # it holds versions
+                self.path.rmdir()
 
     def add_version(
         self, weights: Path, version: int, called: str | None = None, served: ServedModel | None = None

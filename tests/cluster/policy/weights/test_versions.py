@@ -269,6 +269,19 @@ def test_a_deployment_that_does_not_answer_keeps_its_version(versions: VersionFo
     assert versions.version == 0
 
 
+def test_two_processes_do_not_give_weights_at_once(versions: VersionFolder, deployment: str, tmp_path: Path):
+    adapter = write_adapter(tmp_path / "a")
+    with (
+        versions.being_updated(),
+        pytest.raises(UpdateRefused, match="another process is giving new weights"),
+    ):
+        update_deployment(versions, deployment, str(adapter), 1)
+    left = versions.path / ".v1-4711"  # of a process that was killed in the middle of copying
+    left.mkdir(parents=True)
+    update_deployment(versions, deployment, str(adapter), 1)
+    assert versions.version == 1 and not left.exists()
+
+
 class ListingBucket(MemoryFileSystem):
     """A bucket whose client remembers what a folder holds, as many do."""
 
