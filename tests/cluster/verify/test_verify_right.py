@@ -139,6 +139,25 @@ async def test_a_relative_template_and_a_model_in_the_home_folder_are_found(
     assert "templates/own.jinja" in reason and "not found" in reason
 
 
+@pytest.mark.parametrize("detects", [True, False])
+async def test_a_turn_that_repetition_detection_has_ended_is_right(tmp_path: Path, detects: bool):
+    template = template_in(tmp_path / "model")
+    record = two_turns(template, is_truncated=True)
+    last = record.steps[1]
+    assert last.completion_token_ids and last.completion_logprobs and last.usage
+    last.completion_token_ids.pop()  # the end token
+    last.completion_logprobs.pop()
+    last.usage.completion_tokens -= 1
+    record.usage.completion_tokens -= 1
+    last.finish_reason = "length"
+    extra = {"repetition_detection": {"max_pattern_size": 8, "min_count": 4}} if detects else {}
+    sampling = {"max_tokens": 512, "extra_body": extra}
+    run = await write_run(
+        tmp_path / "run", [record], model=template.model, max_model_len=4096, sampling=sampling
+    )
+    assert list(complaints(verify(run))) == ([] if detects else ["finish"])
+
+
 async def test_a_call_that_was_sampled_with_other_spacing_is_right(tmp_path: Path):
     template = template_in(tmp_path / "model")
     record = two_turns(template)
