@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from cluster.policy.weights.tensor_files import weight_files
+
 _SUFFIXES = frozenset(
     (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 )
 """Of files that vLLM may read: weights, configs, tokenizers, chat templates, a model's own code."""
-_WEIGHT_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth", ".gguf"))
+_OTHER_WEIGHTS = frozenset((".bin", ".pt", ".pth", ".gguf"))
 _WHOLE_FILE_BYTES = 1 << 25
 """Bytes up to which a file is read as a whole."""
 _SAMPLE_BYTES = 1 << 16
@@ -44,16 +46,25 @@ def content_digest(model: Path | None, settings: Any, *files: Path | None) -> st
 
 
 def weights_digest(model: Path) -> str | None:
-    """A digest of a model's weight files, wherever and whenever they were copied; None where it has none.
+    """A digest of a model's weight files, wherever and whenever they were copied.
 
     Their names and sizes count, and of large ones samples of their content.
+
+    Args:
+        model: The model's folder.
+
+    Returns:
+        None where there are none, or not all of them.
     """
-    digest, found = hashlib.blake2b(digest_size=16), False
-    for file in sorted(file for file in model.glob("*.*") if file.suffix in _WEIGHT_SUFFIXES):
-        if file.is_file():
-            _add_file(digest, file.name, file, dated=False)
-            found = True
-    return digest.hexdigest() if found else None
+    try:
+        files = weight_files(model)
+    except (OSError, ValueError):
+        return None
+    files = files or sorted(file for file in model.glob("*.*") if file.suffix in _OTHER_WEIGHTS)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        _add_file(digest, file.name, file, dated=False)
+    return digest.hexdigest() if files else None
 
 
 def _settings_texts(settings: Any) -> Iterable[str]:
