@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from workers.records import EpisodeRecord
 
 _NOT_COMPARED = ("planned", "wall_seconds", "episodes_per_second", "policy", "cost", "failure_groups")
 """Fields of the summary that do not follow from the episodes alone, or not in the same words always."""
+
+_STATE_DIGEST = re.compile(r"-([0-9a-f]{12})$")
 
 
 def read_episodes(run_dir: Path, manifest: Manifest, files: RuleReport) -> Iterator[EpisodeRecord]:
@@ -143,7 +146,8 @@ def base_states(run_dir: Path, files: RuleReport, *, named_by_content: bool = Fa
                 if row["state_id"] != path.stem:
                     return f"it holds the state {row['state_id']!r}"
                 state = json.loads(row["state"])
-                if named_by_content and row["state_id"].rpartition("-")[2] != _state_digest(state):
+                said = _STATE_DIGEST.search(row["state_id"])
+                if named_by_content and said is not None and said[1] != _state_digest(state):
                     return "its state is another than the one that its id was made of"
                 states[row["state_id"]] = row["state"]
             return None
