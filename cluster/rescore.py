@@ -6,7 +6,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cluster.config import RunConfig
 from cluster.config.file import load_config
@@ -17,7 +17,7 @@ from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import NAME as RUN_RECORD
 from cluster.errors import ConfigError
 from cluster.observe.summary import Summary, summarise_run, write_summary
-from cluster.plan.plan import Plan, load_plan
+from cluster.plan.plan import load_plan
 from workers.environments.agentdojo.rescoring import StateScorer, StateUnknown
 from workers.environments.agentdojo.rewards import Metric, RewardSettings, security_metrics, weigh_metrics
 from workers.environments.agentdojo.tasks import TaskSelection
@@ -25,8 +25,10 @@ from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.classic.rescoring import NewScore
 from workers.record_digest import digest_of
 from workers.records import EpisodeError, EpisodeRecord, EpisodeResult, TaskLabels
+from workers.settings import Split
 
 _AGENTDOJO = "agentdojo"
+_Groups: TypeAlias = dict[str, list[EpisodeRecord]]
 
 
 def rescore_run(
@@ -129,6 +131,23 @@ def _score_agentdojo(
 async def _ask_rubric(
     run_dir: Path, config: RunConfig, run_id: str, say: Callable[[str], None]
 ) -> dict[str, NewScore | Exception]:
+    by_split: dict[Split, _Groups] = {}
+    for record in iterate_records(run_dir):
+        if _is_played(record):
+            split = record.split or config.environment.split
+            by_split.setdefault(split, defaultdict(list))[record.group_id].append(record)
+    scores: dict[str, NewScore | Exception] = {}
+    for split, groups in by_split.items() or [(config.environment.split, {})]:
+        settings = config.environment.model_copy(update={"split": split})
+        own = config.model_copy(update={"environment": settings})
+        scores |= await _score_groups(groups, own, run_id, say)
+    return scores
+
+
+async def _score_groups(
+    groups: "_Groups", config: RunConfig, run_id: str, say: Callable[[str], None]
+) -> dict[str, NewScore | Exception]:
+    """New scores by the rubric of one split's environment, which is asked for a group at a time."""
     environment, plan = load_plan(config, run_id)
     if not isinstance(environment, ClassicEnvironment):
         raise ConfigError(
@@ -140,24 +159,18 @@ async def _ask_rubric(
             f"rescore: {config.environment.id} scores in its sandbox while an episode's files are there; it "
             "can only be played again"
         )
-    by_task: defaultdict[str, list[EpisodeRecord]] = defaultdict(list)
-    for record in iterate_records(run_dir):
-        if _is_played(record):
-            by_task[record.task_id].append(record)
-    say(f"scoring {sum(map(len, by_task.values())):,} episodes of {len(by_task):,} tasks")
+    tasks = list(dict.fromkeys(records[0].task_id for records in groups.values()))
+    say(f"scoring {sum(map(len, groups.values())):,} episodes of {len(tasks):,} tasks")
     scores: dict[str, NewScore | Exception] = {}
     try:
-        for task, row in _rows(plan, list(by_task)):
-            records = sorted(by_task[task], key=lambda record: record.sample_index)
-            found = await environment.score_records(row, records)
+        rows = dict(zip(tasks, plan.named(tasks), strict=True))
+        for group in groups.values():
+            records = sorted(group, key=lambda record: record.sample_index)
+            found = await environment.score_records(rows[records[0].task_id], records)
             scores |= {record.episode_id: score for record, score in zip(records, found, strict=True)}
     finally:
         await environment.tear_down()
     return scores
-
-
-def _rows(plan: Plan, tasks: list[str]) -> Iterable[tuple[str, dict[str, Any]]]:
-    return zip(tasks, plan.named(tasks), strict=True)
 
 
 async def _write(
@@ -173,8 +186,10 @@ async def _write(
             made = _with_score(record, scores.get(record.episode_id), target.run_id)
             await dataset.append(_to_result(made))
             count += 1
-        await dataset.set_planned(count)
-        await dataset.commit()
+        old = load_manifest(run_dir)
+        planned = count if old.planned is None else max(old.planned, count + old.cancelled)
+        await dataset.set_planned(planned, old.loop)
+        await dataset.commit(cancelled=old.cancelled)
 
 
 def _read_states(run_dir: Path) -> dict[str, str]:
@@ -186,7 +201,10 @@ def _read_states(run_dir: Path) -> dict[str, str]:
 
 def _with_score(record: EpisodeRecord, score: NewScore | Exception | None, run_id: str) -> EpisodeRecord:
     """The record of the new run; an episode that was not played to its end stays failed as it was."""
-    changes: dict[str, Any] = {"run_id": run_id, "group_id": f"{run_id}/{record.task_id}"}
+    group = f"{record.run_id}/{record.task_id}"
+    # Of a loop, the iteration, which tells groups of one task apart.
+    suffix = record.group_id.removeprefix(group) if record.group_id.startswith(group) else ""
+    changes: dict[str, Any] = {"run_id": run_id, "group_id": f"{run_id}/{record.task_id}{suffix}"}
     if isinstance(score, NewScore):
         rewards = score.step_rewards or [None] * len(record.steps)
         steps = [

@@ -15,6 +15,7 @@ from cluster.config.file import load_config
 from cluster.config.values import check_values
 from cluster.coordinator import Coordinator
 from cluster.dataset.dataset import Dataset
+from cluster.dataset.durable import naming_place
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.errors import ConfigError, RunError
@@ -230,7 +231,8 @@ class RolloutEngine:
             sampling, version = components.environment_sampling, components.policy.version
             description = describe_run(self._config, components.model, sampling)
             begin_session(self.folder, description, version, components.image_id)
-            log = logs.LogFile(self._target.folder / "log.jsonl", encoding="utf-8")
+            with naming_place(self.folder):
+                log = logs.LogFile(self._target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=self._target.run_id)
             stack.callback(logs.stop_logging_to, log)
             if self._target.remote is not None:

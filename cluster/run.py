@@ -11,6 +11,7 @@ from rich.console import Console
 from cluster.config import RunConfig
 from cluster.config.values import check_values
 from cluster.coordinator import Coordinator
+from cluster.dataset.durable import naming_place
 from cluster.dataset.run_folder import Target
 from cluster.dataset.run_record import begin_session, end_session
 from cluster.ending import Interrupted, ShutdownSignal, run_in_turns
@@ -90,7 +91,8 @@ async def _play_plan(
             version = components.policy.version
             description = describe_run(config, components.model, sampling)
             begin_session(target.folder, description, version, components.image_id)
-            log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
+            with naming_place(target.folder):
+                log = logs.LogFile(target.folder / "log.jsonl", encoding="utf-8")
             logs.log_to(log, run=target.run_id)
             stack.callback(logs.stop_logging_to, log)
             async with _copying_to_uri(target, config), await target.open_dataset() as dataset:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
-from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder
+from cluster.dataset.durable import RunFolderError, fsync_folder, lock_folder, naming_place
 from cluster.dataset.journal import Journal
 from cluster.dataset.manifest import (
     LoopPlace,
@@ -84,6 +84,7 @@ class Dataset:
             ManifestError: The folder holds another run, or one of another format version.
             RunFolderLocked: Another process is writing this run.
             JournalCorrupt: The journal is damaged.
+            RunFolderError: The folder cannot be written, for example because the disk is full.
         """
         opening = asyncio.ensure_future(
             asyncio.to_thread(
@@ -91,7 +92,8 @@ class Dataset:
             )
         )
         try:
-            return await run_to_end(opening)
+            with naming_place(run_dir):
+                return await run_to_end(opening)
         except asyncio.CancelledError:
             if not opening.cancelled() and opening.exception() is None:
                 await run_to_end(opening.result().close())  # for nobody else can let go of the folder
@@ -108,12 +110,12 @@ class Dataset:
         lock: IO[bytes] | None,
         writer: str | None,
     ) -> "Dataset":
-        for folder in ("journal", *TABLES):
-            (run_dir / folder).mkdir(parents=True, exist_ok=True)
-        for folder in (run_dir, run_dir.parent):
-            fsync_folder(folder)
-        lock = lock or lock_folder(run_dir)
         try:
+            for folder in ("journal", *TABLES):
+                (run_dir / folder).mkdir(parents=True, exist_ok=True)
+            for folder in (run_dir, run_dir.parent):
+                fsync_folder(folder)
+            lock = lock or lock_folder(run_dir)
             manifest = load_manifest(run_dir) if manifest_path(run_dir).exists() else Manifest(run_id=run_id)
             if manifest.run_id != run_id:
                 raise ManifestError(f"{run_dir} holds run {manifest.run_id!r}, not {run_id!r}")
@@ -130,7 +132,8 @@ class Dataset:
             dataset._store.recover()
             dataset._reserve.hold(reserve_bytes)
         except BaseException:
-            lock.close()
+            if lock is not None:
+                lock.close()
             raise
         return dataset
 

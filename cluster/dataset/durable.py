@@ -109,6 +109,19 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
+def naming_place(folder: Path) -> Generator[None]:
+    """Says in the user's words what a disk refuses inside the block: it is full, or takes no writes.
+
+    Raises:
+        RunFolderError: It refuses something.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"cannot write in {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Generator[Path]:
     """Give a temporary path to write; when the block ends well, it durably takes the place of `path`.
 

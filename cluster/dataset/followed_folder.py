@@ -13,7 +13,13 @@ from typing import IO
 from cluster.dataset.claims import Claims
 from cluster.dataset.durable import RunFolderError, fsync_file, fsync_folder, lock_folder
 from cluster.dataset.journal import segment_writer
-from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, parse_manifest
+from cluster.dataset.manifest import (
+    Manifest,
+    load_manifest,
+    manifest_path,
+    parse_manifest,
+    write_manifest,
+)
 from cluster.dataset.merging import (
     add_episodes,
     count_unseen,
@@ -149,7 +155,11 @@ class FollowedFolder:
                 (folder / name).write_bytes(content)
                 fsync_file(folder / name)
         (folder / COPIED).write_text(digest(manifest_path(copy).read_bytes()))
+        fsync_file(folder / COPIED)
         self._adopt_strangers(folder)
+        for path in (folder, *folder.rglob("*")):  # on disk before it takes the place of another
+            if path.is_dir():
+                fsync_folder(path)
 
     def _adopt_strangers(self, folder: Path) -> None:
         """Puts to the run what somebody has put there who was not, or no more, its writer."""
@@ -189,9 +199,7 @@ class FollowedFolder:
         if replaced:
             manifest = load_manifest(folder)
             replaced = manifest.replaced | replaced
-            manifest_path(folder).write_text(
-                manifest.model_copy(update={"replaced": replaced}).model_dump_json()
-            )
+            write_manifest(folder, manifest.model_copy(update={"replaced": replaced}))
 
     def _keep_local(self, fetched: Path, claimed: str | None) -> bool:
         """Whether the local folder stays; else what only it has is put to the other, or it is set aside."""

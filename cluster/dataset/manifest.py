@@ -60,6 +60,8 @@ class TasksDigest(Record):
     """Digest of their ids, prompts and answers, whatever their order."""
     order: str
     """Digest of the same in their order."""
+    info: str | None = None
+    """Digest of their ids and of `info`, whatever their order. Null where this was not noted."""
 
 
 class Manifest(Record):

@@ -19,6 +19,7 @@ BEGINNING = ("config.yaml", "environment.py", "chat_template.jinja")
 """Files of a run folder that a run begins with, and that it takes to take it up."""
 MUTABLE = (
     *BEGINNING,
+    "packages.json",
     "run.json",
     "summary.json",
     "metrics.jsonl",

@@ -11,7 +11,7 @@ from typing import IO
 
 from cluster.cache import cache_dir
 from cluster.dataset.claims import Claims, RunTakenUp, name_manifest
-from cluster.dataset.durable import RunFolderError, RunFolderLocked, lock_folder
+from cluster.dataset.durable import RunFolderError, RunFolderLocked, lock_folder, naming_place
 from cluster.dataset.followed_folder import OWN, FollowedFolder, digest, is_replaced, is_same_run
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer, parse_manifest
 from cluster.dataset.places import is_uri, open_uri
@@ -199,9 +199,10 @@ class RemoteFolder:
         Raises:
             RunError: The last one fails, or another process has taken the run up.
         """
-        self.local.mkdir(parents=True, exist_ok=True)
-        if not (self.local / COPIED).exists():
-            self._folder.note()
+        with naming_place(self.local):
+            self.local.mkdir(parents=True, exist_ok=True)
+            if not (self.local / COPIED).exists():
+                self._folder.note()
         follower = asyncio.create_task(self._follow(every), name="remote folder")
         try:
             yield

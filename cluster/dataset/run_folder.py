@@ -12,7 +12,15 @@ from typing import IO
 from cluster.config import RunConfig, VllmPolicy
 from cluster.config.file import dump_config
 from cluster.dataset.dataset import Dataset
-from cluster.dataset.durable import begin_folder, clear_vacant, end_folder, is_vacant, lock_folder, replacing
+from cluster.dataset.durable import (
+    begin_folder,
+    clear_vacant,
+    end_folder,
+    is_vacant,
+    lock_folder,
+    naming_place,
+    replacing,
+)
 from cluster.dataset.manifest import Manifest, load_manifest, manifest_path, new_writer
 from cluster.dataset.remote import RemoteFolder, is_uri
 from cluster.dataset.take_up import COPIED, take_up
@@ -189,9 +197,10 @@ class Target:
     def _take_up(self, config: RunConfig) -> None:
         hold = self._hold
         if hold.is_new:
-            begin_folder(self.folder)
-            for name in _MADE:
-                (self.folder / name).unlink(missing_ok=True)
+            with naming_place(self.folder):
+                begin_folder(self.folder)
+                for name in _MADE:
+                    (self.folder / name).unlink(missing_ok=True)
             self.make(config)
             manifest = Manifest(run_id=self.run_id)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from cluster.dataset.durable import replacing
+from cluster.dataset.durable import naming_place, replacing
 from workers.records import Record
 
 NAME = "run.json"
@@ -39,6 +39,9 @@ class RunRecord(Record):
     """SHA-256 of that text."""
     tokenizer_sha256: str | None = None
     """SHA-256 of the model's tokenizer file. Null where it was not on the driver's machine."""
+    weights_digest: str | None = None
+    """Digest of the model's weight files: their names and sizes, and samples of what they hold. Null where
+    they were not on the driver's machine, and in a run of a release that did not note it."""
     environment_sampling: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The environment's own sampling arguments, which those of the config win over."""
     tool_parser: str | None = None
@@ -71,6 +74,9 @@ def begin_session(
         description: A record of it without sessions, for the first time.
         version: Version of the policy's weights.
         image_id: The id of the image that `sandbox.image` names, where that is known.
+
+    Raises:
+        RunFolderError: It cannot be written.
     """
     record = _readable(folder) or description.model_copy(deep=True)
     begun = datetime.now().astimezone()
@@ -79,7 +85,11 @@ def begin_session(
 
 
 def end_session(folder: Path, version: int | None) -> None:
-    """Notes that a run has come to an end, or has been broken off in order."""
+    """Notes that a run has come to an end, or has been broken off in order.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
     record = _readable(folder)
     if record is not None and record.sessions:
         last = record.sessions[-1]
@@ -95,5 +105,5 @@ def _readable(folder: Path) -> RunRecord | None:
 
 
 def _write(folder: Path, record: RunRecord) -> None:
-    with replacing(folder / NAME) as temporary:
+    with naming_place(folder), replacing(folder / NAME) as temporary:
         temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from cluster.dataset.arrow import pc
-from cluster.dataset.durable import replacing
+from cluster.dataset.durable import naming_place, replacing
 from cluster.dataset.manifest import load_manifest
 from cluster.dataset.shards import iterate_episodes
 from cluster.observe.cost import Cost, compute_cost, read_price
@@ -258,9 +258,13 @@ def _can_pass(name: str, values: TaskValues) -> bool:
 
 
 def write_summary(run_dir: Path, summary: Summary) -> Path:
-    """Write the summary into the run folder as `summary.json`, and say where."""
+    """Write the summary into the run folder as `summary.json`, and say where.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
     path = run_dir / "summary.json"
-    with replacing(path) as temporary:
+    with naming_place(run_dir), replacing(path) as temporary:
         temporary.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return path
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
-from cluster.config import RunConfig, VllmPolicy
+from cluster.config import OraclePolicy, RunConfig, VllmPolicy
 from cluster.config.file import load_config
 from cluster.dataset.dataset import Dataset
 from cluster.dataset.manifest import TasksDigest, load_manifest, manifest_path
@@ -15,6 +15,8 @@ from cluster.dataset.run_record import NAME as RUN_RECORD
 from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
 from cluster.plan.plan import Plan
+from cluster.policy.models import packaged_model
+from cluster.policy.models.description import describe_run
 from workers.settings import PackageLock, Split
 
 _log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
     if config is None:
         _check_environment(folder, before)
         _check_chat_template(folder, before)
+        _check_model_files(folder, before, loop)
         return before
     differing = _find_differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
     if (folder / CHAT_TEMPLATE).is_file() and _read_chat_template(config) is not None:
@@ -95,6 +98,7 @@ def resumable_config(folder: Path, config: RunConfig | None, *, loop: bool = Fal
         )
     _check_environment(folder, config)
     _check_chat_template(folder, config)
+    _check_model_files(folder, config, loop)
     return config
 
 
@@ -139,6 +143,12 @@ def check_tasks(folder: Path, split: Split, plan: Plan, *, loop: bool = False) -
                 folder,
             )
         return
+    if before.content == now.content and None not in (before.info, now.info) and before.info != now.info:
+        _log.warning(
+            "%s: the `info` of tasks is not what it was when the run began, though their prompts and answers "
+            "are: if rewards are computed from it, those of a group may be of two kinds",
+            folder,
+        )
     if loop and before.content == now.content and before.order != now.order:
         _log.warning("%s: the tasks come in another order than before; the round goes on in it", folder)
     _refuse_other_tasks(folder, split, plan, before, loop)
@@ -268,6 +278,39 @@ def _check_chat_template(folder: Path, config: RunConfig) -> None:
         raise ConfigError(
             f"--resume {folder}: policy.chat_template {file} is not what the run began with, which is "
             f"{begun_with}: --set policy.chat_template={begun_with} takes that one"
+        )
+
+
+def _check_model_files(folder: Path, config: RunConfig, loop: bool) -> None:
+    """Sees that a model's own files, which keep their name, are those that the run began with.
+
+    The weights that a trainer's loop goes on from are the trainer's to choose. The packaged model is written
+    anew on each machine, and is the same whatever its files look like.
+    """
+    try:
+        before = load_run_record(folder)
+    except ValueError:
+        return
+    policy = config.policy
+    if before is None or isinstance(policy, OraclePolicy):
+        return
+    if isinstance(policy, VllmPolicy) and policy.model == packaged_model.NAME:
+        return
+    now = describe_run(config, before.model, {})
+    compared = {"tokenizer_sha256": "tokenizer"}
+    if _read_chat_template(config) is None:
+        compared["chat_template_sha256"] = "chat template"
+    if not loop:
+        compared["weights_digest"] = "weights"
+    for name, what in compared.items():
+        was, found = getattr(before, name), getattr(now, name)
+        if was is None or found is None or was == found:
+            continue
+        named = policy.model if isinstance(policy, VllmPolicy) else policy.tokenizer
+        raise ConfigError(
+            f"--resume {folder}: the {what} of {named!r} changed since the run began, so that a group would "
+            "hold samples of two models: put back what was there, or begin a new run. To mix them all the "
+            f"same, set `{name}` to null in {folder / RUN_RECORD}"
         )
 
 

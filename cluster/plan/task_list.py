@@ -33,7 +33,7 @@ class TaskList:
         self._packed: list[Any] = []
         self._ids: list[bytes] = []
         self._digests = bytearray()
-        self._content = 0
+        self._content = self._info = 0
         self._order = hashlib.blake2s(digest_size=16)
 
     def __len__(self) -> int:
@@ -41,9 +41,10 @@ class TaskList:
 
     def add(self, task_id: str, row: dict[str, Any]) -> None:
         """Adds the next task."""
-        whole = _task_digest(task_id, row)
+        whole = _digest_values(task_id, row.get("prompt"), row.get("answer"))
         self._digests += whole[:_DIGEST]
         self._content = (self._content + int.from_bytes(whole)) % 2**128
+        self._info = (self._info + int.from_bytes(_digest_info(task_id, row.get("info")))) % 2**128
         self._order.update(whole)
         self._ids.append(task_id.encode(*_AS_BYTES))
         if len(self._ids) == _CHUNK_SIZE:
@@ -53,7 +54,12 @@ class TaskList:
     @property
     def digest(self) -> TasksDigest:
         """What a manifest holds of it."""
-        return TasksDigest(tasks=len(self), content=f"{self._content:032x}", order=self._order.hexdigest())
+        return TasksDigest(
+            tasks=len(self),
+            content=f"{self._content:032x}",
+            order=self._order.hexdigest(),
+            info=f"{self._info:032x}",
+        )
 
     def ids(self, size: int) -> Iterator[list[str]]:
         """The ids in order, so many at a time; `size` must go into `_CHUNK_SIZE`."""
@@ -111,10 +117,16 @@ def _list_path(run_dir: Path, split: str, digest: TasksDigest) -> Path:
     return run_dir / FOLDER / f"{split}-{digest.content[:16]}.parquet"
 
 
-def _task_digest(task_id: str, row: dict[str, Any]) -> bytes:
-    asked = [task_id, row.get("prompt"), row.get("answer")]
-    text = json.dumps(asked, sort_keys=True, default=_json_default)
+def _digest_values(*values: Any) -> bytes:
+    text = json.dumps(values, sort_keys=True, default=_json_default)
     return hashlib.blake2s(text.encode(), digest_size=16).digest()
+
+
+def _digest_info(task_id: str, info: Any) -> bytes:
+    try:
+        return _digest_values(task_id, info)
+    except (TypeError, ValueError, RecursionError):  # keys of several kinds, or an object that holds itself
+        return _digest_values(task_id, type(info).__name__)
 
 
 def _json_default(value: Any) -> str:

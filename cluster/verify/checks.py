@@ -20,6 +20,7 @@ from cluster.verify.token_rules import (
     check_lengths,
     check_usage,
     check_zeros,
+    is_sharpened,
     messages_continue,
     prompt_continues,
 )
@@ -82,7 +83,8 @@ class _Check:
     def result(self) -> Verification:
         run, reports = self._run, self._reports
         found = Verification(run_id=run.manifest.run_id, rules=list(reports.values()))
-        self._states = run_rules.base_states(run.folder, reports["files"])
+        is_agentdojo = run.config.environment.id == "agentdojo"
+        self._states = run_rules.base_states(run.folder, reports["files"], named_by_content=is_agentdojo)
         counts = run_rules.Counts(run)
         for episode in run_rules.read_episodes(run.folder, run.manifest, reports["files"]):
             found.episodes += 1
@@ -227,6 +229,7 @@ class _Check:
         return (
             sampling.top_p not in (None, 1.0)
             or sampling.tool_choice == "required"
+            or is_sharpened(sampling)
             or bool(sampling.extra_body)
         )
 

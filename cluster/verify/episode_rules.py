@@ -326,7 +326,8 @@ def finish(run: RunContext, episode: EpisodeRecord, step: StepRecord, ends: set[
         return None
     if reason == "length" and ids and ids[-1] in ends:
         return "its finish reason is 'length', and its sampled ids end with an end token"
-    if reason == "length" and is_vllm and most is not None and len(ids) < most:
+    cut_early = run.extra_body(episode, step).get("repetition_detection")
+    if reason == "length" and is_vllm and most is not None and len(ids) < most and not cut_early:
         room = getattr(run.policy, "max_model_len", None)
         if room is not None and len(step.prompt_token_ids or []) + len(ids) < room - 1:
             return f"its finish reason is 'length' after {len(ids)} of {most} tokens"

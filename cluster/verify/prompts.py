@@ -258,7 +258,7 @@ class Prompts:
         """
         if episode.status == "failed" and not episode.tools and episode.digest is None:
             raise NotChecked("the episode failed, and the tools that it was offered are not on record")
-        record, folder = self._run.record, self._run.model_folder
+        record, folder = self._run.record, self._run.tokenizer_folder
         if record is not None and record.tokenizer_sha256 and folder is not None:
             now = tokenizer_digest(folder)
             if now is not None and now != record.tokenizer_sha256:

@@ -58,7 +58,7 @@ class RunContext:
         if self.tokenizer is not None:
             return self.tokenizer
         if isinstance(policy, VllmPolicy):
-            return policy.model
+            return str(policy.engine.get("tokenizer") or policy.model)
         if isinstance(policy, EndpointPolicy):
             return policy.tokenizer or (policy.model if self.is_exact else None)
         return None
@@ -66,6 +66,17 @@ class RunContext:
     @property
     def model_folder(self) -> Path | None:
         """Where the model's files are on this machine."""
+        named = self.model
+        if self.tokenizer is None and isinstance(self.policy, VllmPolicy):
+            named = self.policy.model
+        try:
+            return model_folder(named) if named is not None else None
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where the tokenizer's files are on this machine."""
         try:
             return model_folder(self.model) if self.model is not None else None
         except (OSError, ValueError):

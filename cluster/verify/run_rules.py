@@ -1,6 +1,8 @@
 """What must hold of a run's files and numbers; each check notes what it finds in a report."""
 
+import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +19,10 @@ from cluster.verify.report import NotChecked, RuleReport
 from cluster.verify.run_context import RunContext
 from workers.records import EpisodeRecord
 
-_COMPARED = ("finished", "failed", "reward", "metrics", "prompt_tokens", "completion_tokens")
-"""Fields of the summary that are computed again."""
+_NOT_COMPARED = ("planned", "wall_seconds", "episodes_per_second", "policy", "cost", "failure_groups")
+"""Fields of the summary that do not follow from the episodes alone, or not in the same words always."""
+
+_STATE_DIGEST = re.compile(r"-([0-9a-f]{12})$")
 
 
 def read_episodes(run_dir: Path, manifest: Manifest, files: RuleReport) -> Iterator[EpisodeRecord]:
@@ -126,8 +130,14 @@ def _find_unnamed_files(run_dir: Path, manifest: Manifest, waiting: set[str]) ->
     return f"{lost[0]} is not there" if lost else None
 
 
-def base_states(run_dir: Path, files: RuleReport) -> dict[str, str]:
-    """The run's base states, JSON text by id; files that cannot be read are noted."""
+def base_states(run_dir: Path, files: RuleReport, *, named_by_content: bool = False) -> dict[str, str]:
+    """The run's base states, JSON text by id; files that cannot be read are noted.
+
+    Args:
+        run_dir: The run's folder.
+        files: Where that is noted.
+        named_by_content: Whether ids end with a digest of the state, as AgentDojo's do.
+    """
     states: dict[str, str] = {}
     for path in sorted((run_dir / "states").glob("*.parquet")):
 
@@ -135,12 +145,20 @@ def base_states(run_dir: Path, files: RuleReport) -> dict[str, str]:
             for row in pq.read_table(path).to_pylist():
                 if row["state_id"] != path.stem:
                     return f"it holds the state {row['state_id']!r}"
-                json.loads(row["state"])
+                state = json.loads(row["state"])
+                said = _STATE_DIGEST.search(row["state_id"])
+                if named_by_content and said is not None and said[1] != _state_digest(state):
+                    return "its state is another than the one that its id was made of"
                 states[row["state_id"]] = row["state"]
             return None
 
         files.apply(f"states/{path.name}", read)
     return states
+
+
+def _state_digest(state: Any) -> str:
+    """What the id of an AgentDojo state ends with (`sandbox_images.agentdojo.state.BaseState`)."""
+    return hashlib.blake2s(json.dumps(state, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 class Counts:
@@ -216,11 +234,12 @@ class Counts:
             raise NotChecked("the summary is of an earlier time: the run has been taken up again since")
         if list_segments(self._run.folder / "journal") and summary.finished + summary.failed != self._ended:
             raise NotChecked("the summary is of an earlier time: the journal holds more")
-        again = summarise_run(self._run.folder)
-        for name in _COMPARED:
-            said, computed = getattr(summary, name), getattr(again, name)
-            if not _is_close(said, computed):
-                return f"{name} is {said}; computed from the episodes, {computed}"
+        said = summary.model_dump(mode="json", exclude_unset=True)
+        computed = summarise_run(self._run.folder).model_dump(mode="json")
+        for name in said:  # what an earlier version did not write is not there
+            if name not in _NOT_COMPARED and not _is_close(said[name], computed[name]):
+                found = _shorten(computed[name])
+                return f"{name} is {_shorten(said[name])}; computed from the episodes, {found}"
         return None
 
     def _summary(self) -> Summary | None:
@@ -228,10 +247,18 @@ class Counts:
         return Summary.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def _is_close(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         some, others = cast(dict[str, Any], one), cast(dict[str, Any], other)
-        return some.keys() == others.keys() and all(_is_close(some[name], others[name]) for name in some)
+        return all(name in others and _is_close(some[name], others[name]) for name in some)
+    if isinstance(one, list) and isinstance(other, list):
+        left, right = cast(list[Any], one), cast(list[Any], other)
+        return len(left) == len(right) and all(map(_is_close, left, right))
     if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= 1e-9 * max(1.0, abs(one), abs(other))
+        return abs(one - other) <= 1e-6 * max(1.0, abs(one), abs(other))  # they were added up in any order
     return one == other

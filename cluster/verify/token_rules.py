@@ -5,8 +5,10 @@ import math
 from workers.records import EpisodeRecord, StepRecord, Usage
 from workers.settings import SamplingSettings
 
-_FEWEST_ZEROS = 4
+_FEWEST_ZEROS = 8
 """Tokens of which a policy that samples freely is not quite certain of one, at least."""
+_LOWEST_TEMPERATURE = 0.9
+"""Below, a likely token's share is soon 1 in 32 bits. Greedy sampling (0) divides no logits."""
 _NARROWING = ("top_k", "min_p", "allowed_token_ids", "bad_words", "logit_bias", "response_format")
 _GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
@@ -52,11 +54,16 @@ def check_zeros(step: StepRecord, sampling: SamplingSettings, extra_body: dict[s
     logprobs = step.completion_logprobs or []
     if len(logprobs) < _FEWEST_ZEROS or any(logprobs):
         return None
-    if sampling.top_p not in (None, 1.0) or sampling.tool_choice == "required":
+    if sampling.top_p not in (None, 1.0) or sampling.tool_choice == "required" or is_sharpened(sampling):
         return None
     if any(name in extra_body for name in (*_NARROWING, *_GRAMMARS)):
         return None
     return f"all of its {len(logprobs)} log-probabilities are 0, as if nothing else could have been sampled"
+
+
+def is_sharpened(sampling: SamplingSettings) -> bool:
+    """Whether a temperature makes a token that is likely certain."""
+    return 0.0 < sampling.temperature < _LOWEST_TEMPERATURE
 
 
 def messages_continue(before: StepRecord, step: StepRecord) -> bool:
@@ -78,10 +85,13 @@ def check_usage(episode: EpisodeRecord) -> str | None:
         if step.usage is not None:
             total.prompt_tokens += step.usage.prompt_tokens
             total.completion_tokens += step.usage.completion_tokens
+            if step.usage.cached_tokens is not None:
+                total.cached_tokens = (total.cached_tokens or 0) + step.usage.cached_tokens
     if episode.usage == total:
         return None
     return f"it is {_tokens(episode.usage)}, and its steps' come to {_tokens(total)}"
 
 
 def _tokens(usage: Usage) -> str:
-    return f"{usage.prompt_tokens} and {usage.completion_tokens} tokens"
+    cached = "" if usage.cached_tokens is None else f", {usage.cached_tokens} of the prompts' cached"
+    return f"{usage.prompt_tokens} and {usage.completion_tokens} tokens{cached}"

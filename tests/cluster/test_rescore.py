@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cluster.cli.main import app
 from cluster.dataset.episodes import iterate_records
-from cluster.dataset.manifest import load_manifest
+from cluster.dataset.manifest import LoopPlace, load_manifest, write_manifest
 from cluster.errors import ConfigError
 from cluster.rescore import rescore_run
 from tests.cluster.synthetic import episode, failed_episode
@@ -105,6 +105,43 @@ def test_a_rubric_is_asked_again_over_the_messages(run: Path) -> None:
     assert {each.run_id for each in records.values()} == {"run-rescored"}
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert all(each.digest == digest_of(each) for each in records.values())
+
+
+SPLITS = """
+import verifiers as vf
+from datasets import Dataset
+
+def load_environment():
+    async def first(completions, answers):  # of a group: the first sample alone is rewarded
+        return [float(place == 0) * int(answer) for place, answer in enumerate(answers)]
+    rows = lambda answer: Dataset.from_list([{"question": "What?", "answer": answer}])
+    return vf.SingleTurnEnv(
+        dataset=rows("3"), eval_dataset=rows("5"), rubric=vf.Rubric(funcs=[first], weights=[1.0])
+    )
+"""
+
+
+def test_groups_of_a_trainers_loop_stay_apart_and_each_split_is_scored_by_its_own_rows(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sums.py").write_text(SPLITS)
+    records = [
+        answered(0, sample, "x", group_id=f"run-1/0/{iteration}", split=split, episode_id=f"{sample:016x}")
+        for iteration, split, samples in ((1, "train", (0, 1)), (2, "train", (2, 3)), (3, "eval", (4, 5)))
+        for sample in samples
+    ]
+    run = write_run(tmp_path / "run", records)
+    manifest = load_manifest(run).model_copy(update={"loop": LoopPlace(iteration=3, sampled=6), "planned": 8})
+    write_manifest(run, manifest.model_copy(update={"cancelled": 2}))
+    (run / "config.yaml").write_text(
+        f"environment: {{id: {tmp_path / 'sums.py'}}}\npolicy: {{kind: endpoint, model: m, base_url: 'http://x'}}\n"
+    )
+    place, _ = rescore_run(run)
+    found = {record.sample_index: record for record in iterate_records(Path(place))}
+    assert [found[sample].reward for sample in range(6)] == [3.0, 0.0, 3.0, 0.0, 5.0, 0.0]
+    assert [found[sample].group_id for sample in (0, 2, 4)] == [f"run-rescored/0/{n}" for n in (1, 2, 3)]
+    made = load_manifest(Path(place))
+    assert (made.planned, made.cancelled, made.loop) == (8, 2, manifest.loop)
 
 
 def test_agentdojos_reward_is_weighed_anew_where_no_states_were_recorded(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ class Reply:
     token_ids: list[int] = field(default_factory=lambda: [7, 8])
     logprobs: list[float] = field(default_factory=lambda: [-0.5, -0.25])
     choices: int = 1
+    cached_tokens: int | None = None
+    """Tokens of the prompt that the answer says were cached."""
 
 
 @dataclass
@@ -175,6 +177,8 @@ class MockPolicy:
                 "total_tokens": len(reply.prompt_token_ids) + len(reply.token_ids),
             },
         }
+        if reply.cached_tokens is not None:
+            answer["usage"]["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
         if body.get("return_token_ids"):
             answer["prompt_token_ids"] = reply.prompt_token_ids
             choice["token_ids"] = reply.token_ids

@@ -25,6 +25,7 @@ from tests.helpers.run_changes import (
     other_id,
     other_logprob,
     other_prompt,
+    other_state,
     reorder,
     rotate,
     setting,
@@ -203,6 +204,12 @@ ERRORS: list[PlantedError] = [
         "the episode's usage wrong", "bare", "usage", of_episode(lambda e: e["usage"].update(prompt_tokens=1))
     ),
     PlantedError(
+        "the episode's cached tokens wrong",
+        "bare",
+        "usage",
+        of_episode(lambda e: e["usage"].update(cached_tokens=1)),
+    ),
+    PlantedError(
         "a step's usage wrong",
         "per_turn",
         "lengths",
@@ -259,6 +266,24 @@ ERRORS: list[PlantedError] = [
     PlantedError(
         "a mean in the summary changed", "bare", "counts", of_manifest(setting(reward=0.9), "summary.json")
     ),
+    PlantedError(
+        "a mean of a suite in the summary changed",
+        "oracle",
+        "counts",
+        of_manifest(lambda summary: summary["rows"][0].update(utility=0.5), "summary.json"),
+    ),
+    PlantedError(
+        "an interval in the summary changed",
+        "per_turn",
+        "counts",
+        of_manifest(lambda summary: summary["means"]["reward"].update(low=-1.0), "summary.json"),
+    ),
+    PlantedError(
+        "cached tokens in the summary changed",
+        "per_turn",
+        "counts",
+        of_manifest(setting(cached_tokens=1), "summary.json"),
+    ),
     PlantedError("a byte of the episodes changed", "bare", "files", flip_byte("episodes")),
     PlantedError("a byte of the steps changed", "per_turn", "files", flip_byte("steps")),
     PlantedError("a shard's steps missing", "exact", "files", lambda run: shard_file("steps", run).unlink()),
@@ -281,6 +306,7 @@ ERRORS: list[PlantedError] = [
         "files",
         lambda run: next((run / "states").glob("*.parquet")).unlink(),
     ),
+    PlantedError("a base state changed under its id", "oracle", "files", other_state),
     PlantedError(
         "a shifted mask in the written sequences", "per_turn", "sequences", of_sequences(shift_mask)
     ),

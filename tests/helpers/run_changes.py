@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.dataset.arrow import pa, pq
 from cluster.dataset.manifest import Shard, load_manifest, write_manifest
-from cluster.dataset.schemas import EPISODES, STEP_KEYS, STEPS
+from cluster.dataset.schemas import EPISODES, STATES, STEP_KEYS, STEPS
 from cluster.dataset.sequences import SEQUENCES
 from cluster.dataset.shards import file_sha256
 
@@ -197,6 +197,15 @@ def doubled_episode(episodes: list[Row]) -> None:
 
 def shard_file(table: str, run: Path) -> Path:
     return run / str(getattr(load_manifest(run).shards[0], f"{table}_file"))
+
+
+def other_state(run: Path) -> None:
+    """Changes a number of the base state, to which the patches apply all the same."""
+    path = next((run / "states").glob("*.parquet"))
+    (row,) = pq.read_table(path).to_pylist()
+    state = json.loads(row["state"])
+    state["bank_account"]["balance"] += 1.0
+    pq.write_table(pa.Table.from_pylist([{**row, "state": json.dumps(state)}], schema=STATES), path)
 
 
 def flip_byte(table: str) -> Callable[[Path], None]:

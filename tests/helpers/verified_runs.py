@@ -67,6 +67,7 @@ class TokenPolicy(MockPolicy):
             prompt_token_ids=prompt,
             token_ids=ids,
             logprobs=[-0.01 * (1 + place % 97) for place in range(len(ids))],
+            cached_tokens=len(prompt) // 2,
         )
 
 

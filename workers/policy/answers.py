@@ -21,7 +21,8 @@ _FINISH_REASON_WORDS = {
     "stop": "stop eos eos_token end end_turn stop_sequence stop_str stop_word stop_token stop_criteria "
     "complete completed done finish finished success normal malformed_function_call",
     "length": "length max_length max_tokens max_output_tokens max_new_tokens max_completion_tokens "
-    "model_length token_limit limit truncated context_length model_context_window_exceeded incomplete",
+    "model_length token_limit limit truncated context_length model_context_window_exceeded incomplete "
+    "repetition",
     "tool_calls": "tool_calls tool_call tool_use function_call function_calls tool",
     "content_filter": "content_filter content_filtered safety refusal recitation blocklist "
     "prohibited_content spii guardrail_intervened guardrails sensitive language",

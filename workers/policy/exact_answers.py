@@ -6,6 +6,7 @@ from typing import Any
 
 from renderers import ToolCallParseStatus
 
+from workers.errors import PolicyError
 from workers.policy.sampling_keys import ExactRequest
 from workers.policy.template_renderer import TemplateRenderer, cut_at_stop
 
@@ -23,7 +24,12 @@ def read_answer(
         answer: The answer, with its sampled ids.
         tools: What was offered.
         asked: What the request asked for.
+
+    Raises:
+        PolicyError: The server broke it off.
     """
+    if answer.get("finish_reason") in ("abort", "error"):
+        raise PolicyError(f"the server broke it off: its finish reason is {answer['finish_reason']!r}")
     offered = list(tools) if asked.calls_tools else []
     ids = list(answer["completion_ids"])
     tokenizer: Any = renderer._tokenizer
@@ -51,6 +57,8 @@ def read_answer(
             reasoning = cut_at_stop(reasoning, asked.stop) if reasoning else reasoning
     called = any(call.status == ToolCallParseStatus.OK for call in calls or [])
     finish = ("tool_calls" if called else "stop") if ended else answer.get("finish_reason")
+    if finish == "repetition":  # vLLM's word where `repetition_detection` has cut a turn off
+        finish = "length"
     return {
         **answer,
         "content": content,

@@ -9,6 +9,7 @@ from cluster.config import EndpointPolicy, RunConfig, VllmPolicy
 from cluster.dataset.run_record import RunRecord
 from cluster.policy.models import packaged_model
 from cluster.policy.models.models import Model, find_model_folder
+from cluster.policy.vllm.identity import weights_digest
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json")
 
@@ -29,12 +30,15 @@ def describe_run(config: RunConfig, model: str, environment_sampling: dict[str, 
     record = RunRecord(model=model, environment_sampling=sampling)
     if isinstance(policy, VllmPolicy):
         folder = model_folder(policy.model)
+        given_tokenizer: str | None = policy.engine.get("tokenizer")
+        tokenizer = model_folder(given_tokenizer) if given_tokenizer else folder
         record.tool_parser, record.reasoning_parser = parser_names(policy)
         given = template_file(policy)
         record.chat_template = (
-            _read_text(given) if given is not None else folder and read_own_template(folder)
+            _read_text(given) if given is not None else tokenizer and read_own_template(tokenizer)
         )
-        record.tokenizer_sha256 = folder and tokenizer_digest(folder)
+        record.tokenizer_sha256 = tokenizer and tokenizer_digest(tokenizer)
+        record.weights_digest = folder and weights_digest(folder)
     elif isinstance(policy, EndpointPolicy) and policy.tokenizer is not None:
         folder = model_folder(policy.tokenizer)
         record.chat_template = folder and read_own_template(folder)

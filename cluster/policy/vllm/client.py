@@ -149,6 +149,11 @@ def check_vllm(config: VllmPolicy) -> None:
         raise PolicyUnavailable(
             f"policy.max_replicas is {config.max_replicas}, less than policy.replicas, {config.replicas}"
         )
+    if config.adapters is not None and (targets := config.engine.get("lora_target_modules")):
+        raise PolicyUnavailable(
+            f"policy.engine.lora_target_modules is {targets!r}, by which vLLM leaves out an adapter's other "
+            "modules without a word: leave it out, and say in the adapter which modules it has"
+        )
     if config.chat_template is not None and not config.chat_template.is_file():
         raise PolicyUnavailable(
             f"policy.chat_template is {str(config.chat_template)!r}: there is no such file"
@@ -258,7 +263,7 @@ def _make_endpoint(config: VllmPolicy, model: Model, base_url: str | None, versi
         max_version_lag=config.max_version_lag,
         token_ids=True,
         tokens=config.tokens,
-        tokenizer=model.source,
+        tokenizer=str(config.engine.get("tokenizer") or model.source),
         chat_template=config.chat_template,
         renderer=config.renderer,
         tool_parser=tool_parser,

@@ -107,6 +107,13 @@ def update_deployment(
         UpdateRefused: They are not taken; the version before keeps serving.
         PolicyUnavailable: The deployment does not answer.
     """
+    with versions.being_updated():
+        _update_alone(versions, base_url, place, version, probe)
+
+
+def _update_alone(
+    versions: VersionFolder, base_url: str, place: str, version: int, probe: AdapterProbe | None
+) -> None:
     served = _describe_served_model(versions, base_url)
     with fetch_weights(place) as folder:
         kind = versions.add_version(folder, version, place, served)

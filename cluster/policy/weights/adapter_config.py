@@ -121,13 +121,17 @@ class AdapterConfig:
     def targets(self, module: str) -> bool | None:
         """Whether the config says that a module is adapted; None where it does not say."""
         targets = self._config.get("target_modules")
-        if targets is None or targets == "all-linear":
-            return None
         try:
             if _matches(self._config.get("exclude_modules") or [], module):
                 return False
+            if targets is None:
+                return None
+            if isinstance(targets, str) and targets.lower() == "all-linear":
+                return False if module.rpartition(".")[2] == "lm_head" else None
             if isinstance(targets, str):
                 return re.fullmatch(targets, module) is not None
+            if module in targets:  # by its full name, whatever layers are chosen
+                return True
             return _matches(targets, module) and self._is_chosen_layer(module)
         except (re.error, TypeError) as error:
             raise UpdateRefused(f"{self._given} is malformed: its target_modules: {error}") from error

@@ -20,9 +20,14 @@ _KEY_PREFIX = "base_model.model."
 _KEY_PATTERN = re.compile(rf"{re.escape(_KEY_PREFIX)}(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _FLOAT_KINDS = ("F64", "F32", "F16", "BF16")
 _WRAPPER_PREFIX = re.compile(r"^((?:language_)?model\.)+")
-"""What a language model's layers are named below; transformers' versions differ in it, and vLLM maps it."""
+"""What a language model's layers are named below; transformers' versions differ in it."""
+_MAPPED_WRAPPERS = ("model.language_model.", "language_model.model.")
+"""Those of a model of several parts that vLLM finds the layers by, whichever of them its files have."""
 _LAYER_NUMBER = re.compile(r"layers\.(\d+)\.")
-_TOWER_NAMES = re.compile(r"(^|\.)(vision|visual|audio|speech|image|video)(_\w+)?\.")
+_TOWER_NAMES = re.compile(
+    r"(^|\.)\w*(vision|visual|audio|speech|image|video|projector|connector|merger|resampler|aligner)\w*\."
+)
+"""Of what turns pictures and sounds into embeddings, and of what joins these to the language model."""
 
 
 def check_adapter(
@@ -63,6 +68,7 @@ def check_adapter(
     for module, (a, b) in sorted(pairs.items()):
         if modules is not None:
             _check_module(given, module, a, b, modules)
+            _check_place(given, module, served)
         _check_pair(given, module, a, b, config, max_rank)
         _check_served(given, module, served, config)
     _check_targets(given, config, pairs.keys(), modules, _count_layers(served))
@@ -170,6 +176,32 @@ def _check_module(given: str, module: str, a: Tensor, b: Tensor, modules: dict[s
                 f"{given} is for another base model: {module!r} has shape {weight} here, and its {side} "
                 f"is {shape}"
             )
+
+
+def _check_place(given: str, module: str, served: ServedModel) -> None:
+    """Sees that a module of the language model's layers is named as this model has it.
+
+    By another name, as the class without a head or the one without an image tower gives, vLLM finds no
+    module, and serves the base model without a word.
+    """
+    name = _WRAPPER_PREFIX.sub("", module)
+    names = {full.removesuffix(".weight") for full in served.tensors or {}}
+    if module in names or not (name.startswith("layers.") or name == "lm_head"):
+        return
+    has_parts = isinstance((served.config or {}).get("text_config"), dict) or any(
+        "language_model." in full for full in names
+    )
+    here = next((full for full in sorted(names) if _WRAPPER_PREFIX.sub("", full) == name), name)
+    others = ["lm_head", *(["language_model.lm_head"] if has_parts else [])]
+    if name.startswith("layers."):
+        others = [wrapper + name for wrapper in _MAPPED_WRAPPERS] if has_parts else []
+    if module in others:
+        return
+    raise UpdateRefused(
+        f"{given} adapts {module!r}, which the served model has as {here!r}: vLLM would find no such module, "
+        "and serve the base model alone; train it from the class that the served model's config.json names "
+        "(architectures)"
+    )
 
 
 def _check_served(given: str, module: str, served: ServedModel, config: AdapterConfig) -> None:

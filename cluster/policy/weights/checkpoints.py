@@ -8,7 +8,7 @@ from cluster.errors import UpdateRefused
 from cluster.policy.models.model_configs import config_difference, is_tied
 from cluster.policy.weights.served_model import CONFIG as CONFIG
 from cluster.policy.weights.served_model import ServedModel, TensorKind, read_config
-from cluster.policy.weights.tensor_files import Tensor, find_non_finite, folder_tensors
+from cluster.policy.weights.tensor_files import INDEX, SINGLE, Tensor, find_non_finite, folder_tensors
 
 _HEAD, _EMBEDDINGS = "lm_head.weight", "embed_tokens.weight"
 _FLOAT_KINDS = ("F64", "F32", "F16", "BF16")
@@ -45,14 +45,21 @@ def check_checkpoint(checkpoint: Path, called: str, model: Path | ServedModel | 
             f" ({pickled[0].name} is a pickle, which is not read: save with safetensors)" if pickled else ""
         )
         raise UpdateRefused(f"{given} is malformed: there are no weights in it, *.safetensors{hint}")
+    if (checkpoint / SINGLE).is_file() and SINGLE not in {tensor.file.name for tensor in tensors.values()}:
+        raise UpdateRefused(
+            f"{given} holds two sets of weights: transformers loads {SINGLE}, and vLLM the files that "
+            f"{INDEX} names; remove the one that is left from an earlier save"
+        )
     if served.config is not None:
         _check_config(given, config, served.config)
     if served.tensors is not None:
         _check_tensors(given, tensors, served.tensors, served.config or config)
     elif not any(map(_is_head, tensors)) and _needs_head(tensors, served.config or config):
         raise UpdateRefused(f"{given} is not whole: it has no {_HEAD!r}, and tie_word_embeddings is not true")
+    kinds = served.tensors or {}
     for name, tensor in tensors.items():
-        if (found := find_non_finite(tensor)) is not None:
+        kind = kinds[name].dtype if name in kinds else None
+        if (found := find_non_finite(tensor, kind)) is not None:
             raise UpdateRefused(f"{given} holds {found} in {name!r}; all its numbers must be finite")
 
 

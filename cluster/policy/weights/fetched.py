@@ -9,7 +9,7 @@ from cluster.cache import cache_dir
 from cluster.dataset.remote import is_uri, open_uri
 from cluster.errors import UpdateRefused
 
-_COPIED_SUFFIXES = (".json", ".safetensors")
+_COPIED_SUFFIXES = (".json", ".jinja", ".safetensors")
 
 
 @contextmanager
@@ -30,6 +30,7 @@ def fetch_weights(place: str) -> Generator[Path]:
     with tempfile.TemporaryDirectory(dir=root, prefix="fetched-") as scratch:
         try:
             files, folder = open_uri(place.rstrip("/"))
+            files.invalidate_cache()  # a trainer may write each step's weights to one place
             for path in files.ls(folder, detail=False):
                 name = str(path).rstrip("/").rpartition("/")[2]
                 if name.endswith(_COPIED_SUFFIXES):

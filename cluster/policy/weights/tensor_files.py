@@ -11,6 +11,8 @@ import numpy as np
 
 INDEX = "model.safetensors.index.json"
 """Of a checkpoint in several files: names each tensor's file."""
+SINGLE = "model.safetensors"
+"""Of a checkpoint in one file."""
 _BITS_PER_NUMBER = {
     "BOOL": 8,
     "U8": 8,
@@ -31,6 +33,8 @@ _BITS_PER_NUMBER = {
     "F64": 64,
     "C64": 64,
 }
+_LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38}
+"""Largest finite numbers."""
 _BLOCK_BYTES = 1 << 24
 """Bytes that are looked at in one go."""
 
@@ -127,11 +131,16 @@ def file_tensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def find_non_finite(tensor: Tensor) -> str | None:
+def find_non_finite(tensor: Tensor, served: str | None = None) -> str | None:
     """What a tensor has among its numbers that is none, `NaN` or `infinity`; None if all are finite.
 
     Integers, and kinds of numbers that cannot tell, have none.
+
+    Args:
+        tensor: The tensor.
+        served: The kind of numbers that it is served as; what is beyond these becomes infinity. None: BF16.
     """
+    largest = _LARGEST["F16" if served == "F16" else "BF16"]
     if tensor.dtype not in ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"):
         return None
     kind = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}.get(tensor.dtype, "u1")
@@ -145,6 +154,8 @@ def find_non_finite(tensor: Tensor) -> str | None:
                 # The upper half of a float32: the exponent's eight bits are all set.
                 bad = block[(block & 0x7F80) == 0x7F80]
                 nan = bool((bad & 0x7F).any())
+                if not bad.size and ((block & 0x7FFF) > _as_bf16(largest)).any():
+                    return f"a number beyond {largest:.4g}, which is infinity as it is served,"
             elif tensor.dtype == "F8_E4M3":
                 bad = block[(block & 0x7F) == 0x7F]
                 nan = True
@@ -154,9 +165,16 @@ def find_non_finite(tensor: Tensor) -> str | None:
             else:
                 bad = block[~np.isfinite(block)]
                 nan = bool(np.isnan(bad).any())
+                if not bad.size and tensor.dtype != "F16" and (np.abs(block) > largest).any():
+                    return f"a number beyond {largest:.4g}, which is infinity as it is served,"
             if bad.size:
                 return "NaN" if nan else "infinity"
     return None
+
+
+def _as_bf16(number: float) -> int:
+    """A float's upper half, whose order without the sign is that of the numbers."""
+    return int(np.float32(number).view(np.uint32)) >> 16
 
 
 def first_numbers(tensor: Tensor, count: int) -> "np.ndarray[Any, np.dtype[np.float32]] | None":

@@ -2,15 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cluster.dataset.durable import replacing
+from cluster.dataset.durable import RunFolderLocked, lock_folder, replacing
 from cluster.errors import UpdateRefused
 from cluster.policy.weights import adapters, checkpoints
+from cluster.policy.weights.kept_settings import check_kept_settings
 from cluster.policy.weights.served_model import ServedModel, read_config
 from cluster.policy.weights.tensor_files import weight_files
 from cluster.policy.weights.weights_copy import CHECKSUM_FILE, check_copy, copy_weights
@@ -104,6 +106,33 @@ class VersionFolder:
         folder = self.path / version_name(version)
         return folder if (folder / checkpoints.CONFIG).is_file() else None
 
+    @contextmanager
+    def being_updated(self) -> Generator[None]:
+        """Lets one process at a time give new weights, and removes what a killed one had copied of its own.
+
+        Raises:
+            UpdateRefused: Another one does so now.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = lock_folder(self.path)
+        except RunFolderLocked as error:
+            raise UpdateRefused(
+                f"another process is giving new weights to the same deployment ({self.path}): wait until it "
+                "has ended"
+            ) from error
+        except OSError as error:
+            raise UpdateRefused(f"new weights cannot be put into {self.path}: {error}") from error
+        try:
+            for left in self.path.glob(".v*-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
+            with suppress(OSError):  # it holds versions
+                self.path.rmdir()
+
     def add_version(
         self, weights: Path, version: int, called: str | None = None, served: ServedModel | None = None
     ) -> Kind:
@@ -126,11 +155,14 @@ class VersionFolder:
             raise UpdateRefused(
                 f"version {version} is not above the policy's present one, {self.version}; versions only grow"
             )
+        seen = _file_stamps(weights)
         kind = self._check_weights(weights, called, served or ServedModel.of_folder(self.model))
         target = self.path / version_name(version)
         fresh = self.path / f".{target.name}-{os.getpid()}"
         try:
             digest = copy_weights(self._list_files(weights, kind), fresh)
+            if _file_stamps(weights) != seen:
+                raise ValueError("the folder was written to meanwhile; give it once it is complete")
             self._claim_number(version, digest)
             shutil.rmtree(target, ignore_errors=True)  # of an update that was refused half-way
             fresh.rename(target)
@@ -236,9 +268,11 @@ class VersionFolder:
     def _check_weights(self, weights: Path, called: str, served: ServedModel) -> Kind:
         if (weights / adapters.CONFIG).is_file():
             adapters.check_adapter(weights, called, served, self.max_rank, self._list_base_names())
+            check_kept_settings(f"the adapter {called}", weights, self.model)
             return "adapter"
         if (weights / checkpoints.CONFIG).is_file():
             checkpoints.check_checkpoint(weights, called, served)
+            check_kept_settings(f"the checkpoint {called}", weights, self.model)
             return "checkpoint"
         lacking = f"there is no {adapters.CONFIG} and no {checkpoints.CONFIG} in it"
         raise UpdateRefused(
@@ -251,3 +285,12 @@ class VersionFolder:
         """What is copied: the files that were checked, and the settings beside them."""
         checked = [weights / adapters.WEIGHTS] if kind == "adapter" else weight_files(weights)
         return sorted([*(file for file in weights.glob("*.json") if file.name != CHECKSUM_FILE), *checked])
+
+
+def _file_stamps(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What tells whether a folder's files are still those that were checked."""
+    stamps: dict[str, tuple[int, int, int]] = {}
+    for file in (*folder.glob("*.json"), *folder.glob("*.safetensors")):
+        status = file.stat()
+        stamps[file.name] = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return stamps

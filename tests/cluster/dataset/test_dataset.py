@@ -15,15 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from cluster.dataset import shard_store
+from cluster.dataset import durable, shard_store
 from cluster.dataset.arrow import pa
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import RunFolderError, RunFolderLocked
 from cluster.dataset.episodes import iterate_records
 from cluster.dataset.journal import JournalCorrupt, list_segments
 from cluster.dataset.manifest import ManifestError, load_manifest
+from cluster.dataset.run_folder import Target
+from cluster.dataset.run_record import RunRecord, begin_session
 from cluster.dataset.schemas import EPISODES, STEP_KEYS, STEPS, arrow_fields
 from cluster.dataset.shards import CompactionError, compact
+from cluster.observe.summary import summarise_run, write_summary
 from tests.cluster.synthetic import (
     bare_step,
     episode,
@@ -33,6 +36,7 @@ from tests.cluster.synthetic import (
     result,
     write_segment,
 )
+from tests.helpers.bucket_runs import CONFIG
 from workers.records import EpisodeRecord, StepRecord
 
 WRITER = "tests.cluster.crashing_writer"
@@ -290,6 +294,36 @@ async def test_shard_that_fails_for_room_while_commit_waits_is_tried_again(
             await asyncio.sleep(0.01)
         goes_on.set()
         assert len((await commit).shards) == 1
+
+
+async def test_a_disk_that_is_full_where_a_run_is_taken_up_or_ends_is_said_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async with await Dataset.open(tmp_path, "run-1") as dataset:
+        await dataset.append(result(episode(0)))
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(durable, "fsync_file", full)
+        said = "cannot write in .*: No space left on device"
+        with pytest.raises(RunFolderError, match=said):
+            await Dataset.open(tmp_path, "run-1")
+        with pytest.raises(RunFolderError, match=said):
+            begin_session(tmp_path, RunRecord(model="m"), 0)
+        with pytest.raises(RunFolderError, match=said):
+            write_summary(tmp_path, summarise_run(tmp_path))
+    with monkeypatch.context() as disk:
+        disk.setattr(durable, "fsync_folder", full)
+        with (
+            pytest.raises(RunFolderError, match=said),
+            Target.new(CONFIG, str(tmp_path / "new")).held(CONFIG),
+        ):
+            pass
+    assert not (tmp_path / "new").exists()
+    async with await Dataset.open(tmp_path, "run-1") as dataset:  # nobody holds the folder
+        assert await dataset.episode_ids() == {episode(0).episode_id}
 
 
 async def test_episodes_that_are_in_no_shard_yet_are_not_forgotten_unseen(tmp_path: Path):

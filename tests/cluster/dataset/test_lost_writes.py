@@ -1,7 +1,9 @@
 """A bucket or a disk that loses what was written last costs no episode, and no reader finds half a run."""
 
 import os
+import zlib
 
+import fsspec
 import pytest
 
 from cluster.dataset.dataset import episode_statuses
@@ -106,6 +108,30 @@ async def test_a_folder_is_set_aside_on_disk_before_it_is_replaced(
     (aside,) = local.parent.glob(f"{local.name}.aside-*")
     assert set(episode_statuses(aside)) == ids(range(2))
     assert {path.stat().st_ino for path in aside.rglob("*")} <= synced
+
+
+async def test_a_folder_that_is_fetched_is_on_disk_before_it_takes_its_place(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power leaves an empty manifest, with which no run is taken up, in the bucket or here."""
+    await play(Target.new(CONFIG, URI), range(2))
+    body = episode(2).model_dump_json().encode()
+    with fsspec.open(f"{URI}/journal/000009-wdeadbeef.jsonl", "wb") as late:  # of a writer that was replaced
+        late.write(b"%08x %b\n" % (zlib.crc32(body), body))
+    machines.use("there")
+    synced: set[tuple[int, int]] = set()
+    fsync = os.fsync
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        synced.add((status.st_ino, status.st_mtime_ns))
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    local = RemoteFolder(URI).fetch()
+    assert set(episode_statuses(local)) == ids(range(3))
+    found = {path: path.stat() for path in local.rglob("*") if path.name != ".lock"}
+    assert [path for path, status in found.items() if (status.st_ino, status.st_mtime_ns) not in synced] == []
 
 
 async def test_a_shard_that_was_written_anew_hides_none_of_its_episodes_while_it_is_copied(

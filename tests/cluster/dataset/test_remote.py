@@ -17,7 +17,7 @@ from cluster.dataset import reading_copy
 from cluster.dataset.dataset import Dataset, episode_statuses
 from cluster.dataset.durable import lock_folder
 from cluster.dataset.remote import RemoteFolder, local_folder, open_uri
-from cluster.dataset.run_folder import Target
+from cluster.dataset.run_folder import PACKAGES, Target
 from cluster.errors import ConfigError, RunError
 from cluster.observe.summary import summarise_run
 from tests.cluster.synthetic import episode, result
@@ -51,6 +51,15 @@ async def test_the_copy_is_the_run(uri, tmp_path, monkeypatch):
     assert len(episode_statuses(there)) == summarise_run(there).finished == 10
     file_system, root = fsspec.url_to_fs(uri)
     assert len(file_system.glob(f"{root}/episodes/*.parquet")) == 3
+
+
+async def test_the_packages_that_a_run_began_with_are_there_for_another_machine(uri, tmp_path, monkeypatch):
+    remote = RemoteFolder(uri)
+    remote.local.mkdir(parents=True)
+    (remote.local / PACKAGES).write_text('{"lines": ["attrs==25.3.0"]}')
+    await play(remote, range(2))
+    on_another_machine(tmp_path, monkeypatch)
+    assert (RemoteFolder(uri).fetch() / PACKAGES).read_text() == '{"lines": ["attrs==25.3.0"]}'
 
 
 async def test_what_was_only_journalled_is_copied_too(uri, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """When a run may be taken up again: the data it asks for must be the same, wherever its files are."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from cluster.config.file import load_config
 from cluster.config.run_config import VllmPolicy
 from cluster.dataset.manifest import ManifestError
 from cluster.dataset.run_folder import Target
+from cluster.dataset.run_record import begin_session
 from cluster.errors import ConfigError
 from cluster.plan.resume import resumable_config
+from cluster.policy.models.description import describe_run
 
 FIELDS = {"policy": {"kind": "oracle"}, "samples": 2}
 
@@ -68,6 +71,37 @@ def test_an_environment_that_was_edited_is_another(tmp_path):
             resumable_config(run, config)
     (run / "environment.py").write_bytes((tmp_path / "my_env.py").read_bytes())
     assert resumable_config(run, None).samples == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "what"),
+    [
+        ("tokenizer.json", '{"model": {}}', "tokenizer"),
+        ("chat_template.jinja", "{{ messages[0] }}", "chat template"),
+        ("model.safetensors", "otherwise", "weights"),
+    ],
+)
+def test_a_model_whose_files_changed_under_their_name_is_another(tmp_path, file, change, what):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("tokenizer.json", "chat_template.jinja", "model.safetensors", "config.json"):
+        (model / name).write_text("{}")
+    run = begun(tmp_path, policy={"kind": "vllm", "model": str(model)})
+    config = load_config(tmp_path / "config.yaml")
+    begin_session(run, describe_run(config, "model", {}), 0)
+    for name in ("model.safetensors", "config.json"):  # as a copy has another date
+        os.utime(model / name, (1, 1))
+    assert resumable_config(run, None).samples == 2
+    (model / file).write_text(change)
+    with pytest.raises(ConfigError, match=f"the {what} of '.*model' changed since the run began"):
+        resumable_config(run, None)
+    # The weights that a loop goes on from are the trainer's.
+    (run / "manifest.json").write_text(json.dumps({"run_id": "run", "loop": {"iteration": 1}}))
+    if what == "weights":
+        assert resumable_config(run, config, loop=True) is config
+    else:
+        with pytest.raises(ConfigError, match=f"the {what} of"):
+            resumable_config(run, config, loop=True)
 
 
 def test_a_file_of_another_name_is_another_environment(tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ async def begun(folder: Path, tasks: Any, **fields: Any) -> RunConfig:
         await note_tasks(dataset, "eval", Plan(config, tasks, "run"))
         await dataset.set_planned(1)
     return config
+
+
+async def test_what_lies_beside_a_tasks_prompt_and_answer_may_change_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder's place on another machine, or the tests that a reward runs: nobody can tell which."""
+    tasks = Tasks(3)
+    config = await begun(tmp_path, tasks)
+    check_tasks(tmp_path, "eval", Plan(config, tasks, "run"))
+    assert not caplog.text
+    tasks.data[1]["info"] = {"task_id": "t1", "tests": "assert answer == 5", 1: "keys of two kinds"}
+    check_tasks(tmp_path, "eval", Plan(config, tasks, "run"))
+    assert "the `info` of tasks is not what it was when the run began" in caplog.text
+    caplog.clear()
+    manifest = json.loads(manifest_path(tmp_path).read_bytes())
+    del manifest["tasks"]["eval"]["info"]  # as an earlier version wrote it
+    manifest_path(tmp_path).write_text(json.dumps(manifest))
+    check_tasks(tmp_path, "eval", Plan(config, tasks, "run"))
+    assert not caplog.text
 
 
 def _change(field: str, value: Any) -> Callable[[list[dict[str, Any]]], Any]:

@@ -14,8 +14,10 @@ from cluster.errors import ConfigError, ModelUnavailable, PolicyUnavailable, Upd
 from cluster.policy import check_policy, open_policy, required_cpus
 from cluster.policy.endpoint import EndpointPolicyClient
 from cluster.policy.models import packaged_model
+from cluster.policy.models.description import describe_run, tokenizer_digest
 from cluster.policy.models.models import Model, check_template_shows_tools
 from cluster.policy.vllm import application, kept_policy
+from cluster.policy.vllm.client import _make_endpoint
 from cluster.policy.vllm.cpu_precision import cpu_precision
 from cluster.policy.vllm.failure import engine_error, last_error
 from cluster.ray_session.session import RaySession
@@ -102,6 +104,10 @@ def test_workers_are_handed_the_key_which_no_text_of_theirs_shows(monkeypatch):
     ("settings", "said"),
     [
         ({"replicas": 3, "max_replicas": 2}, "policy.max_replicas is 2"),
+        (
+            {"adapters": {}, "engine": {"lora_target_modules": ["q_proj"]}},
+            r"lora_target_modules is \['q_proj'\], by which vLLM leaves out",
+        ),
         ({"chat_template": "/no/such.jinja"}, "policy.chat_template"),
         ({"model": "/no/such/folder"}, "policy.model is '/no/such/folder'"),
     ],
@@ -110,6 +116,21 @@ def test_a_vllm_policy_that_cannot_be_is_named_before_anything_starts(settings: 
     pytest.importorskip("vllm")
     with pytest.raises(PolicyUnavailable, match=said):
         check_policy(vllm(**settings))
+
+
+def test_a_tokenizer_that_the_engine_is_given_is_that_of_exact_tokens_and_of_the_record(tmp_path: Path):
+    model, other = tmp_path / "model", tmp_path / "other"
+    for folder, text in ((model, "model's"), (other, "other")):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(text)
+        (folder / "chat_template.jinja").write_text(text)
+        (folder / "config.json").write_text("{}")
+    config = vllm(model=str(model), engine={"tokenizer": str(other)})
+    served = Model("model", str(model), local=True)
+    assert _make_endpoint(config, served, None, 0).tokenizer == str(other)
+    run = RunConfig.model_validate({"environment": {"id": "e"}, "policy": config.model_dump()})
+    record = describe_run(run, "model", {})
+    assert (record.chat_template, record.tokenizer_sha256) == ("other", tokenizer_digest(other))
 
 
 def test_room_for_the_policy_counts_its_largest_size():

@@ -11,10 +11,13 @@ import pytest
 
 from cluster.dataset.manifest import load_manifest, manifest_path, manifest_text
 from cluster.verify.checks import Verification, verify
+from cluster.verify.token_rules import check_zeros
 from tests.helpers.tiny_tokenizer import make_tokenizer
 from tests.helpers.token_runs import template_in, two_turns, write_run
 from workers.policy.chat_messages import prepare_messages
 from workers.policy.chat_template import ChatTemplate
+from workers.records import Message, StepRecord
+from workers.settings import SamplingSettings
 
 # What distinguishes templates of LFM2, R1-Distill and Phi-3: they take content for a text wherever it is.
 STRICT = (
@@ -44,6 +47,26 @@ def skipped(found: Verification, rule: str) -> dict[str, int]:
 
 def model(folder: Path, template: str) -> ChatTemplate:
     return ChatTemplate(str(make_tokenizer(folder / "model", template)))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "tokens", "is_right"),
+    [(1.0, 20, False), (1.0, 5, True), (0.1, 20, True), (0.7, 20, True), (0.0, 20, False)],
+)
+def test_a_policy_may_be_certain_of_a_short_answer_and_of_any_at_a_low_temperature(
+    temperature: float, tokens: int, is_right: bool
+):
+    """vLLM divides logits by the temperature, but not those of greedy sampling."""
+    step = StepRecord(
+        step_index=0,
+        prompt_messages=[],
+        action=Message(role="assistant"),
+        observations=[],
+        done=True,
+        completion_logprobs=[0.0] * tokens,
+    )
+    complaint = check_zeros(step, SamplingSettings(temperature=temperature), {})
+    assert (complaint is None) == is_right
 
 
 @pytest.mark.parametrize("content", [None, ""])
@@ -114,6 +137,25 @@ async def test_a_relative_template_and_a_model_in_the_home_folder_are_found(
     assert complaints(found) == {}
     (reason,) = skipped(found, "prompts")
     assert "templates/own.jinja" in reason and "not found" in reason
+
+
+@pytest.mark.parametrize("detects", [True, False])
+async def test_a_turn_that_repetition_detection_has_ended_is_right(tmp_path: Path, detects: bool):
+    template = template_in(tmp_path / "model")
+    record = two_turns(template, is_truncated=True)
+    last = record.steps[1]
+    assert last.completion_token_ids and last.completion_logprobs and last.usage
+    last.completion_token_ids.pop()  # the end token
+    last.completion_logprobs.pop()
+    last.usage.completion_tokens -= 1
+    record.usage.completion_tokens -= 1
+    last.finish_reason = "length"
+    extra = {"repetition_detection": {"max_pattern_size": 8, "min_count": 4}} if detects else {}
+    sampling = {"max_tokens": 512, "extra_body": extra}
+    run = await write_run(
+        tmp_path / "run", [record], model=template.model, max_model_len=4096, sampling=sampling
+    )
+    assert list(complaints(verify(run))) == ([] if detects else ["finish"])
 
 
 async def test_a_call_that_was_sampled_with_other_spacing_is_right(tmp_path: Path):

@@ -164,7 +164,7 @@ async def test_reasoning_is_read_under_either_name(name: str) -> None:
     assert (answer.message.content, answer.message.reasoning_content) == ("ok", "I think")
 
 
-@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS"])
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "repetition"])
 async def test_answer_cut_off_says_so_in_any_word(finish: str) -> None:
     async with served(lambda _: (200, said(finish=finish))) as (client, _):
         answer = await ask(client)

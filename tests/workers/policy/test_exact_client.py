@@ -196,6 +196,15 @@ def test_a_turn_that_was_cut_off_keeps_its_last_token(template: ChatTemplate):
     assert read_answer(renderer, answer, [], ExactRequest())["content"] == "12"
 
 
+def test_a_turn_that_vllm_ends_by_itself_is_cut_off_or_none_at_all(template: ChatTemplate):
+    """`repetition_detection` ends a turn that goes round in circles; an aborted one is no action."""
+    renderer = make_renderer(PolicyEndpoint(kind="openai", model=template.model, tokens="exact"))
+    answer = {"completion_ids": template.encode("12"), "finish_reason": "repetition"}
+    assert read_answer(renderer, answer, [], ExactRequest())["finish_reason"] == "length"
+    with pytest.raises(PolicyError, match="its finish reason is 'abort'"):
+        read_answer(renderer, {**answer, "finish_reason": "abort"}, [], ExactRequest())
+
+
 def qwen3(folder: Path) -> ChatTemplate:
     made = ChatTemplate(str(make_tokenizer(folder)))
     tags = ("tool_call", "tool_response", "think")

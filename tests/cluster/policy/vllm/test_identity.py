@@ -1,6 +1,8 @@
 """A kept deployment is used again exactly where it serves the same: its name changes with what is served."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,3 +106,21 @@ def test_files_that_vllms_settings_name_count_by_what_they_hold(model: Path, tmp
     before = name(model, engine={"generation_config": str(generation)})
     (generation / "generation_config.json").write_text('{"top_k": 50}')
     assert name(model, engine={"generation_config": str(generation)}) != before
+
+
+def test_weights_count_by_what_they_hold_wherever_they_are_and_only_where_all_are(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    assert identity.weights_digest(model) is None
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (model / "model-1.safetensors").write_bytes(b"1")
+    assert identity.weights_digest(model) is None  # a download that has not come to its end
+    (model / "model-2.safetensors").write_bytes(b"2" * (1 << 26))
+    whole = identity.weights_digest(model)
+    copy = Path(shutil.copytree(model, tmp_path / "copy", copy_function=shutil.copyfile))
+    (copy / "config.json").write_text("{}")
+    assert whole is not None and identity.weights_digest(copy) == whole
+    with (copy / "model-2.safetensors").open("r+b") as file:
+        file.write(b"3")
+    assert identity.weights_digest(copy) != whole

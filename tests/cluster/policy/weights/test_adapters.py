@@ -281,6 +281,109 @@ def test_numbers_of_each_kind_are_seen_not_to_be_finite(number: float, adapter: 
         save_torch(weights, file)
 
 
+def test_a_number_that_no_served_kind_can_hold_is_refused(adapter: Path, base: Path):
+    set_weights(adapter, lambda w: w.update({f"{MODULE}.lora_B.weight": np.full((32, 8), 1e300, np.float64)}))
+    with pytest.raises(UpdateRefused, match=r"a number beyond .*, which is infinity as it is served"):
+        check(adapter, base)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.model.", "language_model.model.", "model.language_model."])
+def test_a_module_that_is_named_as_in_another_class_is_refused(prefix: str, adapter: Path, base: Path):
+    """vLLM finds no such module, and leaves it out without a word; so does PEFT, so that no probe sees it."""
+
+    def rename(weights: dict[str, Any]) -> None:
+        for name in list(weights):
+            weights[name.replace("base_model.model.model.", f"base_model.model.{prefix}")] = weights.pop(name)
+
+    set_weights(adapter, rename)
+    with pytest.raises(UpdateRefused, match=r"which the served model has as 'model\.layers"):
+        check(adapter, base)
+
+
+def test_output_weights_are_named_as_vllm_has_them(base: Path, tmp_path: Path):
+    from tests.helpers.peft_adapters import write_peft_adapter
+
+    adapter = write_peft_adapter(base, tmp_path / "it", **SERVED["output weights"])
+    set_weights(
+        adapter,
+        lambda w: w.update(
+            {n.replace(".lm_head", ".model.lm_head"): w.pop(n) for n in [*w] if "lm_head" in n}
+        ),
+    )
+    with pytest.raises(UpdateRefused, match="which the served model has as 'lm_head'"):
+        check(adapter, base)
+
+
+@pytest.mark.parametrize(
+    ("here", "given", "is_right"),
+    [
+        ("language_model.model.layers", "language_model.model.layers", True),
+        ("language_model.model.layers", "model.language_model.layers", True),
+        ("model.language_model.layers", "language_model.model.layers", True),
+        ("model.layers", "model.layers", True),  # of Qwen2.5-VL on the hub
+        ("model.layers", "model.language_model.layers", True),
+        ("language_model.model.layers", "model.layers", False),  # of Gemma3ForCausalLM
+        ("model.language_model.layers", "layers", False),
+    ],
+)
+def test_layers_of_a_model_of_several_parts_have_the_names_that_vllm_knows(
+    here: str, given: str, is_right: bool, adapter: Path
+):
+    from cluster.policy.weights.served_model import ServedModel, TensorKind
+
+    projection = "0.self_attn.q_proj"
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {
+            f"base_model.model.{given}.{projection}.lora_{side}.weight": weights[
+                f"{MODULE}.lora_{side}.weight"
+            ]
+            for side in "AB"
+        },
+        adapter / "adapter_model.safetensors",
+    )
+    served = ServedModel(
+        config={"text_config": {"num_hidden_layers": 2}},
+        tensors={f"{here}.{projection}.weight": TensorKind(shape=[32, 32], dtype="F32")},
+    )
+    if is_right:
+        check_adapter(adapter, "it", served, 16)
+    else:
+        with pytest.raises(UpdateRefused, match="serve the base model alone"):
+            check_adapter(adapter, "it", served, 16)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "All-Linear", None])
+def test_what_a_config_leaves_out_is_refused_whatever_its_targets_are(
+    targets: str | None, adapter: Path, base: Path
+):
+    set_config(adapter, target_modules=targets)
+    check(adapter, base)
+    set_config(adapter, exclude_modules=["layers.0.self_attn.q_proj"])
+    with pytest.raises(UpdateRefused, match="PEFT would leave them out, and vLLM would not"):
+        check(adapter, base)
+
+
+def test_all_linear_modules_are_all_but_the_output_weights(base: Path, tmp_path: Path):
+    from tests.helpers.peft_adapters import write_peft_adapter
+
+    adapter = write_peft_adapter(base, tmp_path / "it", **SERVED["output weights"])
+    set_config(adapter, target_modules="all-linear")
+    with pytest.raises(UpdateRefused, match="weights for 'lm_head'"):
+        check(adapter, base)
+
+
+def test_a_module_by_its_full_name_is_adapted_in_whatever_layers(adapter: Path, base: Path):
+    set_config(
+        adapter,
+        target_modules=[
+            f"model.layers.{layer}.self_attn.{name}" for layer in (0, 1) for name in ("q_proj", "v_proj")
+        ],
+        layers_to_transform=[1],
+    )
+    check(adapter, base)
+
+
 def test_a_module_without_weights_is_said_and_taken_where_peft_takes_it_for_one_without_an_effect(
     adapter: Path, base: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -352,12 +455,21 @@ def test_an_adapter_may_name_the_checkpoint_in_use_or_what_the_deployment_calls_
     assert versions.add_version(adapter, 11) == "adapter"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.vision_tower.encoder.layers.0.self_attn.q_proj",
+        "model.visual.merger.mlp.0",
+        "model.multi_modal_projector.linear_1",
+        "model.connector.modality_projection.proj",
+        "model.embed_vision.embedding_projection",
+    ],
+)
 def test_an_adapter_of_an_image_models_tower_is_refused_since_vllm_adapts_the_language_model(
-    adapter: Path, tmp_path: Path
+    name: str, adapter: Path
 ):
     from cluster.policy.weights.served_model import ServedModel, TensorKind
 
-    name = "model.vision_tower.encoder.layers.0.self_attn.q_proj"
     served = ServedModel(
         config={"text_config": {"num_hidden_layers": 2}},
         tensors={f"{name}.weight": TensorKind(shape=[32, 32], dtype="F32")},

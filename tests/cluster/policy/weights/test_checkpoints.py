@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cluster.errors import UpdateRefused
+from cluster.policy.weights import checkpoints
 from cluster.policy.weights.versions import VersionFolder
 
 pytest.importorskip("transformers")
@@ -187,3 +188,83 @@ def test_a_file_whose_header_lies_is_refused(
     folder = header(Path(shutil.copytree(untied, tmp_path / "new")), change)
     with pytest.raises(UpdateRefused, match=f"malformed: ValueError: .*{said}"):
         versions.add_version(folder, 1)
+
+
+def test_two_sets_of_weights_in_one_folder_are_refused(versions: VersionFolder, untied: Path, tmp_path: Path):
+    """transformers takes the single file, vLLM the index: a save in parts over one in a piece leaves both."""
+    given = Path(shutil.copytree(untied, tmp_path / "given"))
+    weights = load_file(given / "model.safetensors")
+    save_file(weights, given / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    (given / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UpdateRefused, match="two sets of weights"):
+        versions.add_version(given, 1)
+    (given / "model.safetensors").unlink()
+    assert versions.add_version(given, 1) == "checkpoint"
+
+
+def test_numbers_that_the_served_kind_cannot_hold_are_refused(untied: Path, tmp_path: Path):
+    def as_half(weights: dict[str, Any]) -> None:
+        weights.update({name: weight.astype(np.float16) for name, weight in weights.items()})
+
+    versions = VersionFolder(tmp_path / "versions", changed(untied, tmp_path / "served", as_half))
+    large = changed(untied, tmp_path / "large", lambda w: w["model.norm.weight"].__setitem__(0, 7e4))
+    with pytest.raises(UpdateRefused, match=r"beyond 6\.55e\+04, which is infinity as it is served"):
+        versions.add_version(large, 1)
+    assert VersionFolder(tmp_path / "wider", untied).add_version(large, 1) == "checkpoint"
+
+
+def test_what_changes_between_the_check_and_the_copy_is_refused(
+    versions: VersionFolder, untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A trainer that saves its next step into the folder that it has just given."""
+    given = Path(shutil.copytree(untied, tmp_path / "given"))
+    check = checkpoints.check_checkpoint
+
+    def check_and_save(*arguments: Any) -> None:
+        check(*arguments)
+        weights = load_file(given / "model.safetensors")
+        weights["model.norm.weight"][0] = np.nan
+        save_file(weights, given / "model.safetensors")
+
+    monkeypatch.setattr(checkpoints, "check_checkpoint", check_and_save)
+    with pytest.raises(UpdateRefused, match="the folder was written to meanwhile"):
+        versions.add_version(given, 1)
+    assert versions.checkpoint(1) is None
+
+
+def set_tokenizer(folder: Path, **vocabulary: int) -> None:
+    added = [{"id": 7, "content": "<|end|>"}]
+    told = {"model": {"vocab": vocabulary}, "added_tokens": added}
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+
+
+def test_weights_of_another_tokenizer_are_refused(untied: Path, tmp_path: Path):
+    model = Path(shutil.copytree(untied, tmp_path / "model"))
+    set_tokenizer(model, a=0, b=1)
+    versions = VersionFolder(tmp_path / "versions", model)
+    given = Path(shutil.copytree(model, tmp_path / "given"))
+    assert versions.add_version(given, 1) == "checkpoint"
+    set_tokenizer(given, b=0, a=1)
+    with pytest.raises(UpdateRefused, match=r"token 0 of the tokenizer\.json beside it is 'b'"):
+        versions.add_version(given, 2)
+
+
+def test_what_a_deployment_keeps_beside_other_weights_is_said(
+    untied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    model = Path(shutil.copytree(untied, tmp_path / "model"))
+    set_tokenizer(model, a=0)
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    (model / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    versions = VersionFolder(tmp_path / "versions", model)
+    given = Path(shutil.copytree(model, tmp_path / "given"))
+    versions.add_version(given, 1)
+    assert caplog.text == ""
+    set_tokenizer(given, a=0, c=5)
+    (given / "chat_template.jinja").write_text("{{ messages[0] }}")
+    (given / "generation_config.json").write_text('{"eos_token_id": 9}')
+    versions.add_version(given, 2)
+    assert "has 1 tokens that the served model's lacks, such as 'c'" in caplog.text
+    assert "the chat template beside it is not the served model's" in caplog.text
+    assert "and the served model's [2, 7]; the deployment keeps its own" in caplog.text

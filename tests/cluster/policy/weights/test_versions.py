@@ -6,12 +6,15 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy.vllm.deployment import update_deployment
+from cluster.policy.weights.fetched import fetch_weights
 from cluster.policy.weights.versions import VersionFolder
 from tests.helpers.weight_files import write_adapter, write_model
 
@@ -264,3 +267,49 @@ def test_a_deployment_that_does_not_answer_keeps_its_version(versions: VersionFo
     with pytest.raises(PolicyUnavailable, match="did not load version 1"):
         update_deployment(versions, "http://127.0.0.1:9/v1", str(write_adapter(tmp_path / "a")), 1)
     assert versions.version == 0
+
+
+def test_two_processes_do_not_give_weights_at_once(versions: VersionFolder, deployment: str, tmp_path: Path):
+    adapter = write_adapter(tmp_path / "a")
+    with (
+        versions.being_updated(),
+        pytest.raises(UpdateRefused, match="another process is giving new weights"),
+    ):
+        update_deployment(versions, deployment, str(adapter), 1)
+    left = versions.path / ".v1-4711"  # of a process that was killed in the middle of copying
+    left.mkdir(parents=True)
+    update_deployment(versions, deployment, str(adapter), 1)
+    assert versions.version == 1 and not left.exists()
+
+
+class ListingBucket(MemoryFileSystem):
+    """A bucket whose client remembers what a folder holds, as many do."""
+
+    protocol = "listing"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        path = path.removeprefix("listing://").strip("/")
+        return f"/{path}" if path else ""
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=False)
+        return list(self.dircache[path])
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+
+def test_what_a_trainer_adds_to_one_place_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KUMITE_CACHE", str(tmp_path / "cache"))
+    fsspec.register_implementation("listing", ListingBucket, clobber=True)
+    bucket = ListingBucket()
+    bucket.pipe_file("/weights/config.json", b"{}")
+    with fetch_weights("listing://weights") as folder:
+        assert [path.name for path in folder.iterdir()] == ["config.json"]
+    bucket.pipe_file("/weights/model-00002-of-00002.safetensors", b"")
+    with fetch_weights("listing://weights") as folder:
+        assert (folder / "model-00002-of-00002.safetensors").exists()
