@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from workers import logs
 from workers.base_states import BaseStates
-from workers.cancellation import cancel_and_wait, run_to_end
+from workers.cancellation import cancel_and_wait, is_being_cancelled, run_to_end
 from workers.environments.base import Actor, PolicyClient, Rollout, RolloutEnvironment
 from workers.environments.tracing import EpisodeTrace
 from workers.episode_record import Play, RecordMaker
 from workers.errors import (
+    EnvironmentExit,
     EpisodeBlocked,
     EpisodeTimeout,
     SandboxError,
@@ -182,7 +183,15 @@ class EpisodePlayer:
             async with limit:
                 await self._seat(plays)
                 return await self._play(plays)
-        except (Exception, EpisodeBlocked) as error:  # noqa: BLE001 - where a worker's failure becomes a record
+        except BaseException as error:  # where a worker's failure becomes a record
+            if isinstance(error, GeneratorExit):
+                raise
+            if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) and is_being_cancelled():
+                raise
+            if not isinstance(error, (Exception, EpisodeBlocked)):
+                outside = EnvironmentExit.of(error)
+                outside.__cause__ = error
+                error = outside
             late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
             return [late if limit.expired() else error] * len(plays)
 

@@ -100,10 +100,10 @@ def run(
     except RunStopped as error:
         stopped, summary = str(error), summarise_run(target.folder)
     except Interrupted as interrupted:
-        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
+        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(interrupted.exit_code) from None
     console.print(render_summary(summary))
-    console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
+    console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True, markup=False)
     complaint = stopped or most_failed.complaint(summary)
     if complaint is not None:
         errors.print(Text.assemble(("error: ", "bold red"), complaint), soft_wrap=True)
@@ -142,7 +142,7 @@ def _run_matrix(
     try:
         summaries = run_cells(cells, folder, console, retry_failed)
     except Interrupted as interrupted:
-        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
+        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(interrupted.exit_code) from None
     except RunStopped as error:
         errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
@@ -225,8 +225,8 @@ def write_example(
         raise ConfigError(f"init: got {kind!r}; give environment, toolset or task")
     paths, commands = write_example(kind, name, Path())
     for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True)
-    console.print("play it: " + ", or ".join(commands), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+    console.print("play it: " + ", or ".join(commands), highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command("debug")

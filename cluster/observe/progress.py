@@ -71,7 +71,7 @@ class Progress:
                 self._live.stop()
                 self._live = None
             else:
-                self._console.print(self._progress_line(), highlight=False, soft_wrap=True)
+                self._console.print(self._progress_line(), highlight=False, soft_wrap=True, markup=False)
             self.stages["episodes"] = time.monotonic() - self._tally.began
 
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
@@ -99,7 +99,7 @@ class Progress:
             self.note(notice)
         if self._live is None and time.monotonic() - self._said > _LINE_INTERVAL:
             self._said = time.monotonic()
-            self._console.print(self._progress_line(), highlight=False, soft_wrap=True)
+            self._console.print(self._progress_line(), highlight=False, soft_wrap=True, markup=False)
 
     def _figure_columns(self) -> dict[str, str]:
         tally = self._tally

@@ -1,8 +1,10 @@
 """An environment whose code does what real ones do: it blocks, uses signals, leaks, dies, as a task says."""
 
+import asyncio
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,17 @@ def graded(prompt: Any, **_: Any) -> float:
             return _alarmed()
         case "exit":
             os._exit(7)
+        case "leave":
+            try:
+                exec("exit(3)", {"exit": sys.exit})  # as a grader runs a policy's program
+            except Exception:  # noqa: BLE001 - as many graders have it
+                return 0.0
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "cancelled":
+            raise asyncio.CancelledError
+        case "no exception":
+            raise BaseExceptionGroup("of its own", [KeyboardInterrupt()])
         case "leak":
             LEAK.append(bytearray(os.urandom(1 << 20) * 80))
         case "key":

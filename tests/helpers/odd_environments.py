@@ -171,6 +171,8 @@ def few_shot_calls() -> vf.Environment:
             "type": "function",
             "function": {"name": "weather", "arguments": {"city": "Oslo"}},
         }
+        if number == 2:  # whose keys Arrow gives the others, too
+            call["function"] = {"name": "add", "arguments": {"a": 1, "more": {"b": [None, 2]}}}
         return [
             {"role": "user", "content": "Weather?", "tool_calls": None, "tool_call_id": None},
             {"role": "assistant", "content": None, "tool_calls": [call], "tool_call_id": None},

@@ -179,7 +179,7 @@ class _Lane:
     ) -> None:
         try:
             answer = ("done", number, await work)
-        except (Exception, EpisodeBlocked, asyncio.CancelledError) as error:  # noqa: BLE001 - told over there
+        except BaseException as error:  # noqa: BLE001 - told over there
             answer = ("failed", number, f"{type(error).__name__}: {error}")
         await _send_message(writer, answer)
 

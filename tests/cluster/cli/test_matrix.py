@@ -1,5 +1,6 @@
 """One config that asks for several runs."""
 
+import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,14 @@ def test_a_matrix_is_one_run_for_each_combination(path: Path) -> None:
     ]
     assert "defense" not in cells[0].config.environment.args
     assert cells[3].config.environment.args["attack"] == "ignore_previous"
+
+
+def test_values_that_are_no_json_are_the_same_in_each_run(path: Path) -> None:
+    args = {"since": datetime.date(2026, 1, 2), "names": {1: "one"}, "tags": ["a"]}
+    matrix = {"environment.args.size": [1, 2]}
+    path.write_text(yaml.safe_dump({**FIELDS, "environment": {"id": "mine", "args": args}, "matrix": matrix}))
+    for size, cell in enumerate(load_cells(path), 1):
+        assert cell.config.environment.args == {**args, "size": size}
 
 
 @pytest.mark.parametrize(

@@ -242,11 +242,17 @@ def test_calls_in_a_prompt_may_have_objects_for_arguments_and_a_refusal_is_its_e
             return 400, {"error": {"message": "refused by the content filter"}}
         return message("ok")
 
-    made = all_of(answer, "few_shot_calls")
+    weather = ("weather", {"city": "Oslo"})
+    calls = [weather, weather, ("add", {"a": 1, "more": {"b": [None, 2]}})]
+    with playing(answer, "few_shot_calls") as (worker, policy):
+        made = episodes(worker)
     assert [episode.status for episode in made] == ["finished", "failed", "finished"]
-    for episode in made:
+    for episode in (made[0], made[2]):  # the other one has no turn
         [shot] = episode.messages[1].tool_calls or []
-        assert (shot.function.name, json.loads(shot.function.arguments)) == ("weather", {"city": "Oslo"})
+        assert (shot.function.name, json.loads(shot.function.arguments)) == calls[made.index(episode)]
+    for body in policy.requests:
+        sent = body["messages"][1]["tool_calls"][0]["function"]
+        assert (sent["name"], json.loads(sent["arguments"])) == calls[number_of(body)]
 
 
 def test_any_text_of_a_tools_is_sent_and_on_record() -> None:

@@ -93,6 +93,25 @@ def test_code_that_hangs_costs_its_own_episode_only(worker: LanedWorker, what: s
     assert play(worker, "nothing").status == "finished", "the worker takes more"
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("leave", "its code called sys.exit() or exit(): it raised SystemExit(3)"),
+        ("interrupt", "its code raised KeyboardInterrupt()"),
+        ("cancelled", "its code raised CancelledError(): it waited for something that had been cancelled"),
+        ("no exception", "its code raised BaseExceptionGroup(of its own (1 sub-exception))"),
+    ],
+)
+def test_what_would_end_the_loop_costs_its_own_episode_only(
+    worker: LanedWorker, what: str, words: str
+) -> None:
+    failed, *others = together(worker, what, *["nothing"] * 3)
+    assert [other.status for other in others] == ["finished"] * 3
+    error = record(failed).error
+    assert error is not None and error.kind == "environment" and words in error.message
+    assert "in graded" in str(error.traceback)
+
+
 def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> None:
     together(worker, "sleep 2.5", "nothing")
     results = together(worker, *["sleep 1.5"] * 4)
