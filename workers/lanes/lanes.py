@@ -104,7 +104,9 @@ class Lanes:
         if what == "failed":
             self._process.wait()
             raise EnvironmentLoadError(said)
-        self.toolset: ToolsetSpec | None = said
+        self.toolset: ToolsetSpec | None = said[0]
+        self._loads_anew: bool = said[1]
+        self._loading = asyncio.Lock()
         self._check_memory()
         self._lanes: list[Lane] = []
         self._numbers = itertools.count(1)
@@ -191,15 +193,33 @@ class Lanes:
             )
 
     async def _give_to_lane(self, unit: Unit) -> None:
-        lane = next((lane for lane in self._lanes if self._can_take(lane, unit)), None)
-        lane = lane or await self._fork_lane()
+        lane = self._find_lane(unit) or await self._start_lane(unit)
         unit.given_at = time.monotonic()
         lane.units[unit.number] = unit
         lane.used = True
         lane.send("play", unit.specs, unit.number)
 
+    def _find_lane(self, unit: Unit) -> Lane | None:
+        return next((lane for lane in self._lanes if self._can_take(lane, unit)), None)
+
+    async def _start_lane(self, unit: Unit) -> Lane:
+        """Starts a lane for a unit. Of those that load the environment themselves, one at a time."""
+        if not self._loads_anew:
+            return await self._fork_lane()
+        async with self._loading:
+            if (lane := self._find_lane(unit)) is not None:  # it has come up meanwhile
+                return lane
+            lane = await self._fork_lane()
+            try:
+                await lane.request("warm up", next(self._numbers))
+            except RuntimeError as error:
+                raise LaneDied(f"a process that was to play it did not come up: {error}") from error
+            return lane
+
     def _can_take(self, lane: Lane, unit: Unit) -> bool:
         if lane.condemned or lane.dead or lane.silent_for() > _BLOCKED_AFTER:
+            return False
+        if self._loads_anew and lane.asked:  # it is not up yet
             return False
         if not lane.units:
             return True
@@ -208,7 +228,9 @@ class Lanes:
     @property
     def _gives_lane_per_unit(self) -> bool:
         """Whether each unit gets a lane to itself."""
-        return self.toolset is None and time.monotonic() - self._blocked_at < _ALONE_FOR
+        return (
+            self.toolset is None and not self._loads_anew and time.monotonic() - self._blocked_at < _ALONE_FOR
+        )
 
     async def _fork_lane(self) -> Lane:
         if not self._free:

@@ -133,6 +133,9 @@ def test_what_an_environment_does_with_stderr_and_logging_while_it_loads_works(
     finally:
         root.handlers[:] = handlers
         ours.setLevel(level)
+        for logger in root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.disabled = False
 
 
 def test_what_libraries_say_meanwhile_is_not_on_the_terminal(

@@ -118,6 +118,20 @@ def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> No
     assert len({result.reward for result in results}) == 4
 
 
+def test_threads_that_an_environment_starts_when_it_loads_are_there_in_each_process(
+    policy: MockPolicy,
+) -> None:
+    """A fork has none of its parent's threads: verifiers' own MCPEnv would wait for its background loop."""
+    environment = EnvironmentSettings(id="tests.helpers.threaded_environment")
+    with laned_worker(policy, environment=environment) as worker:
+        assert [result.reward for result in together(worker, *["ask"] * 4)] == [2.0] * 4
+        first = worker._lanes.pids
+        with pytest.raises(LaneDied):
+            play(worker, "exit", 60.0)
+        assert play(worker, "ask", 60.0).reward == 2.0
+        assert worker._lanes.pids != first
+
+
 def test_signals_work(worker: LanedWorker) -> None:
     assert play(worker, "alarm").reward == 1.0
 
