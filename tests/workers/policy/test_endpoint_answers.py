@@ -143,6 +143,30 @@ async def test_tool_call_is_read_from_an_answer_that_is_nearly_openais(name: str
     assert call.id
 
 
+def part(name: str | None, arguments: Any, **more: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}, **more}
+
+
+STREAMS = {
+    "in order": [part("look", "{", index=0, id="a"), part(None, "}", index=0), part("see", "{}", index=1)],
+    "from 1": [part("look", "{", index=1, id="a"), part("look", "}", index=1), part("see", "{}", index=2)],
+    "all 0": [part("look", "{}", index=0, id="a"), part("see", "{}", index=0, id="b")],
+    "no index": [part("look", "{", id="a"), part(None, "}"), part("see", {"x": 1}, id="b")],
+    "null index": [part("look", "{", index=None), part("", "}", index=None), part("see", "{}", index=None)],
+}
+
+
+@pytest.mark.parametrize("parts", STREAMS.values(), ids=list(STREAMS))
+async def test_calls_of_a_stream_are_told_apart(parts: list[dict[str, Any]]) -> None:
+    chunks = [{"choices": [{"delta": {"tool_calls": [each]}}]} for each in parts]
+    stream = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    async with served(lambda _: (200, stream)) as (client, _):
+        answer = await ask(client, tools=[LOOK])
+    calls = answer.message.tool_calls or []
+    assert [call.name for call in calls] == ["look", "see"]
+    assert json.loads(calls[0].arguments) == {}
+
+
 async def test_half_a_surrogate_in_an_answer_is_replaced() -> None:
     made = called(function={"name": "look", "arguments": '{"where": "\ud83d"}'})
     made["choices"][0]["message"]["content"] = "o \ud83d k"
