@@ -1,7 +1,10 @@
 """The commands that play episodes, or say what would be played."""
 
 import json
+import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -182,23 +185,34 @@ def tasks(
     from cluster.plan.tasks import render_cell_counts, render_selection, select_tasks
 
     if has_matrix(config, overrides or []):
-        selections = {cell.name: select_tasks(cell.config) for cell in load_cells(config, overrides or [])}
+        with _only_json_printed(as_json):
+            cells = load_cells(config, overrides or [])
+            selections = {cell.name: select_tasks(cell.config) for cell in cells}
         if as_json:
             print(json.dumps({name: each.model_dump() for name, each in selections.items()}, indent=2))
         else:
             print_lines(console, render_cell_counts(selections, terminal_width(console)))
         return
-    selection = select_tasks(load_config(config, overrides or []))
+    with _only_json_printed(as_json):
+        selection = select_tasks(load_config(config, overrides or []))
     if as_json:
         print(selection.model_dump_json(indent=2))
     else:
         print_lines(console, render_selection(selection, terminal_width(console)))
 
 
+@contextmanager
+def _only_json_printed(as_json: bool) -> Generator[None]:
+    """Has what an environment prints meanwhile go to stderr, where stdout is to have JSON only."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield
+
+
 def _print_validation(config: RunConfig, as_json: bool) -> None:
     from cluster.cli.validate import validate_tasks
 
-    found = validate_tasks(config)
+    with _only_json_printed(as_json):
+        found = validate_tasks(config)
     bad = [task for task in found if task.complaint is not None]
     passed = "reward the oracle more than an empty answer"
     if found[0].is_own_check:
