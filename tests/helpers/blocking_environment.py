@@ -77,6 +77,16 @@ def _alarmed() -> float:
     return 0.0
 
 
+async def graded_by_a_judge(prompt: Any, **_: Any) -> float:
+    """Asks a judge that is away until it is there."""
+    while prompt[-1].content == "retries for ever":
+        try:
+            await asyncio.sleep(0.05)
+        except:  # noqa: E722 - which catches the cancellation, too
+            continue
+    return 0.0
+
+
 def note_down(file: Path) -> None:
     with file.open("a") as notes:
         notes.write(f"{os.getpid()}\n")
@@ -100,4 +110,4 @@ class Blocking(vf.SingleTurnEnv):
 
 def load_environment(notes: str = "") -> vf.Environment:
     rows = Dataset.from_list([{"question": "nothing", "answer": ""}])
-    return Blocking(notes, eval_dataset=rows, rubric=vf.Rubric(funcs=[graded]))
+    return Blocking(notes, eval_dataset=rows, rubric=vf.Rubric(funcs=[graded, graded_by_a_judge]))

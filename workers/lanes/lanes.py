@@ -58,6 +58,8 @@ _GRACE = 1.0
 """Seconds beyond an episode's limit that its lane gets to say so."""
 _INTERRUPT_GRACE = 4.0
 """Seconds that code gets to end after the signal that breaks it off, before its lane is killed."""
+_OVERDUE_AFTER = 25.0
+"""Seconds beyond its limit in which an episode is to clean up, and its result to come."""
 _STOP_TIMEOUT = 25.0
 """Seconds that a lane gets to end in order: its sandbox, and the environment's teardown."""
 _MAX_MOVES = 5
@@ -312,6 +314,7 @@ class Lanes:
 
     def _check_lane(self, lane: Lane) -> None:
         self._note_held_time(lane)
+        self._give_up_overdue(lane)
         turns = self._board.turns(lane.slot)
         if turns != lane.turns:
             lane.turns, lane.turned_at = turns, time.monotonic()
@@ -332,6 +335,24 @@ class Lanes:
         began = culprit.given_at if culprit else lane.turned_at
         if limit is not None and time.monotonic() - began > limit + _GRACE:
             self._interrupt_lane(lane)
+
+    def _give_up_overdue(self, lane: Lane) -> None:
+        """Gives up units whose code has caught the cancellation at their limit, and goes on.
+
+        They stay in the lane, which ends with the last of its other units: nothing but that ends them.
+        """
+        now = time.monotonic()
+        for unit in list(lane.units.values()):
+            limit = unit.limit()
+            if limit is None or now - unit.given_at < limit + _OVERDUE_AFTER:
+                continue
+            del lane.units[unit.number]
+            lane.condemned = True
+            error = EpisodeBlocked(
+                f"its environment's code went on after its limit of {limit:g} s: it catches the cancellation "
+                "that ends it (asyncio.CancelledError, as a bare `except:` does) and does not raise it again"
+            )
+            unit.settle([self._make_given_up_result(spec, error) for spec in unit.specs])
 
     def _note_held_time(self, lane: Lane) -> None:
         held = self._board.held(lane.slot)
@@ -394,6 +415,9 @@ class Lanes:
             "was to be broken off, so that its process was killed"
             + (f"; it was at: {' < '.join(lines)}" if lines else "")
         )
+        return self._make_given_up_result(spec, error)
+
+    def _make_given_up_result(self, spec: EpisodeSpec, error: EpisodeBlocked) -> EpisodeResult:
         return make_lost_result(
             spec,
             EpisodeError.of("worker", "environment", error),

@@ -118,6 +118,20 @@ def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> No
     assert len({result.reward for result in results}) == 4
 
 
+def test_code_that_catches_its_cancellation_costs_its_own_episode_only(
+    policy: MockPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.lanes.lanes._OVERDUE_AFTER", 1.0)
+    with laned_worker(policy) as worker, ThreadPoolExecutor(4) as threads:
+        endless = threads.submit(play, worker, "retries for ever", 1.0)
+        others = [threads.submit(play, worker, "nothing", 120.0) for _ in range(3)]
+        assert [other.result().status for other in others] == ["finished"] * 3
+        error = record(endless.result(timeout=60)).error
+        assert error is not None and (error.type, error.kind) == ("EpisodeBlocked", "environment")
+        assert "its environment's code went on after its limit of 1 s" in error.message
+        assert play(worker, "nothing").status == "finished", "the worker takes more"
+
+
 def test_threads_that_an_environment_starts_when_it_loads_are_there_in_each_process(
     policy: MockPolicy,
 ) -> None:
