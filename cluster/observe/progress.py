@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cluster.observe.endpoint_use import EndpointTally
 from cluster.observe.policy_use import PolicyUse
+from cluster.observe.printing import escape_invisible
 from cluster.observe.tally import LiveTally
 from cluster.pool.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec
@@ -128,7 +129,9 @@ class Progress:
         if tally.cancelled:
             figures["cancelled"] = str(tally.cancelled)
         if late := tally.stragglers():
-            figures["stragglers"] = f"{len(late)} ({late[0][0]} for {_format_clock(late[0][1])})"
+            figures["stragglers"] = (
+                f"{len(late)} ({escape_invisible(late[0][0])} for {_format_clock(late[0][1])})"
+            )
         if tally.failures:
             stages = ", ".join(f"{stage} {count}" for stage, count in tally.failures.most_common())
             figures["failed"] = f"{tally.failed} ({stages})"
