@@ -129,9 +129,8 @@ class Progress:
         if tally.cancelled:
             figures["cancelled"] = str(tally.cancelled)
         if late := tally.stragglers():
-            figures["stragglers"] = (
-                f"{len(late)} ({escape_invisible(late[0][0])} for {_format_clock(late[0][1])})"
-            )
+            task, seconds = late[0]
+            figures["stragglers"] = f"{len(late)} ({escape_invisible(task)} for {_format_clock(seconds)})"
         if tally.failures:
             stages = ", ".join(f"{stage} {count}" for stage, count in tally.failures.most_common())
             figures["failed"] = f"{tally.failed} ({stages})"
