@@ -1,5 +1,6 @@
 """Environments that hold, raise and return what real ones do, each by the name of its kind."""
 
+import asyncio
 import os
 import re
 import time
@@ -181,6 +182,18 @@ def few_shot_calls() -> vf.Environment:
         ]
 
     return single(Dataset.from_list([{"prompt": prompt(i), "answer": ""} for i in range(3)]))
+
+
+@case
+def grader_that_catches_all() -> vf.Environment:
+    async def graded(**_: Any) -> float:
+        try:
+            await asyncio.sleep(60)
+        except:  # noqa: E722 - as graders do
+            return 0.0
+        return 1.0
+
+    return single(None, graded)
 
 
 @case

@@ -231,6 +231,17 @@ def test_a_judge_that_is_down_is_waited_for_and_is_asked_the_question() -> None:
     assert "task 0" in policy.requests[-1]["messages"][0]["content"]
 
 
+def test_a_grader_that_takes_its_time_out_for_a_failure_gives_no_reward_of_0() -> None:
+    with playing(says, "grader_that_catches_all") as (worker, _):
+        [result] = worker.play([spec(rows(worker)[0], seconds_left=1.0)])
+    episode = record(result)
+    assert (episode.status, episode.reward) == ("failed", None)
+    assert episode.error is not None and (episode.error.type, episode.error.stage) == (
+        "EpisodeTimeout",
+        "scoring",
+    )
+
+
 def test_an_attribute_of_the_environments_own_is_not_taken_for_one_of_ours() -> None:
     [episode] = all_of(says, "attribute_called_toolset")
     assert (episode.status, episode.reward) == ("finished", 1.0)

@@ -122,6 +122,7 @@ def test_code_that_catches_its_cancellation_costs_its_own_episode_only(
     policy: MockPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.lanes.lanes._OVERDUE_AFTER", 1.0)
+    monkeypatch.setattr("workers.lanes.lanes._STOP_TIMEOUT", 1.0)  # it does not end in order either
     with laned_worker(policy) as worker, ThreadPoolExecutor(4) as threads:
         endless = threads.submit(play, worker, "retries for ever", 1.0)
         others = [threads.submit(play, worker, "nothing", 120.0) for _ in range(3)]
