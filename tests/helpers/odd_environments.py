@@ -186,14 +186,16 @@ def few_shot_calls() -> vf.Environment:
 
 @case
 def grader_that_catches_all() -> vf.Environment:
-    async def graded(**_: Any) -> float:
-        try:
-            await asyncio.sleep(60)
-        except:  # noqa: E722 - as graders do
-            return 0.0
-        return 1.0
+    class Own(vf.Rubric):
+        async def score_rollout(self, state: Any) -> None:
+            state["reward"], state["metrics"] = 0.0, {}
+            try:
+                await asyncio.sleep(60)
+                state["reward"] = 1.0
+            except:  # noqa: E722 - as graders do
+                return
 
-    return single(None, graded)
+    return single(rubric=Own())
 
 
 @case
