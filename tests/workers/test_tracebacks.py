@@ -1,5 +1,6 @@
 """Where an author's own code is told from libraries."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,8 @@ def test_an_environment_among_the_libraries_is_its_authors_own_code(
     monkeypatch.setattr(tracebacks, "_LIBRARIES", (*tracebacks._LIBRARIES, f"{tmp_path}/"))
     monkeypatch.setattr(tracebacks, "_installed", set())
     monkeypatch.syspath_prepend(tmp_path)
-    environment = open_environment(EnvironmentSettings(id="installed-environment"))
-    (grade,) = environment._env.rubric.funcs  # type: ignore[attr-defined]
+    open_environment(EnvironmentSettings(id="installed-environment"))
     with pytest.raises(ValueError) as raised:
-        grade("{")
+        sys.modules["installed_environment.grades"].grade("{")  # type: ignore[attr-defined]
     said = tracebacks.traceback_of(raised.value)
     assert said is not None and f'File "{package / "grades.py"}", line 5, in grade' in said
