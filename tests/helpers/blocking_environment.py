@@ -47,7 +47,7 @@ def graded(prompt: Any, **_: Any) -> float:
             raise KeyboardInterrupt
         case "cancelled":
             raise asyncio.CancelledError
-        case "no exception":
+        case "grouped":
             raise BaseExceptionGroup("of its own", [KeyboardInterrupt()])
         case "leak":
             LEAK.append(bytearray(os.urandom(1 << 20) * 80))

@@ -99,7 +99,7 @@ def test_code_that_hangs_costs_its_own_episode_only(worker: LanedWorker, what: s
         ("leave", "its code called sys.exit() or exit(): it raised SystemExit(3)"),
         ("interrupt", "its code raised KeyboardInterrupt()"),
         ("cancelled", "its code raised CancelledError(): it waited for something that had been cancelled"),
-        ("no exception", "its code raised BaseExceptionGroup(of its own (1 sub-exception))"),
+        ("grouped", "its code raised BaseExceptionGroup(of its own (1 sub-exception))"),
     ],
 )
 def test_what_would_end_the_loop_costs_its_own_episode_only(
