@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,8 @@ def start_components(
     with ExitStack() as stack:
         with progress.stage("environment") as stage:
             packages = packages or lock_packages(config.environment)
-            environment, plan = load_plan(config, run_id, shuffled_by, packages)
+            with chdir("."):  # an environment may go elsewhere, and the run's folder stays where it is
+                environment, plan = load_plan(config, run_id, shuffled_by, packages)
             check(plan)
             if plan.left_out is not None:
                 progress.note(plan.left_out)

@@ -47,6 +47,12 @@ async def cancel_and_wait(tasks: "Iterable[asyncio.Future[Any]]") -> None:
         raise cancelled
 
 
+def is_being_cancelled() -> bool:
+    """Whether the running task was told to end; a CancelledError in any other is its own code's doing."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _wait_until_ended(tasks: "list[asyncio.Future[Any]]") -> asyncio.CancelledError | None:
     """Waits until tasks have ended; gives the last cancellation that came meanwhile."""
     cancelled: asyncio.CancelledError | None = None

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from workers import logs
 from workers.base_states import BaseStates
-from workers.cancellation import cancel_and_wait, run_to_end
+from workers.cancellation import cancel_and_wait, is_being_cancelled, run_to_end
 from workers.environments.base import Actor, PolicyClient, Rollout, RolloutEnvironment
 from workers.environments.tracing import EpisodeTrace
 from workers.episode_record import Play, RecordMaker
 from workers.errors import (
+    EnvironmentExit,
     EpisodeBlocked,
     EpisodeTimeout,
     SandboxError,
@@ -178,13 +179,24 @@ class EpisodePlayer:
     async def _outcomes(self, plays: list[Play]) -> list[Rollout | BaseException]:
         seconds = plays[0].spec.seconds_left
         limit = asyncio.timeout(seconds)
+        late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
         try:
             async with limit:
                 await self._seat(plays)
-                return await self._play(plays)
-        except (Exception, EpisodeBlocked) as error:  # noqa: BLE001 - where a worker's failure becomes a record
-            late = EpisodeTimeout(f"episode.timeout ran out: {seconds} s were left at dispatch")
+                outcomes = await self._play(plays)
+        except BaseException as error:  # where a worker's failure becomes a record
+            if isinstance(error, GeneratorExit):
+                raise
+            if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) and is_being_cancelled():
+                raise
+            if not isinstance(error, (Exception, EpisodeBlocked)):
+                outside = EnvironmentExit.of(error)
+                outside.__cause__ = error
+                error = outside
             return [late if limit.expired() else error] * len(plays)
+        if limit.expired():  # code has caught the cancellation: a grader's, which calls all that fails a 0
+            return [late] * len(plays)
+        return outcomes
 
     def _trace(self, spec: EpisodeSpec) -> EpisodeTrace:
         if spec.policy_version is not None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from workers.environments.classic import error_classes as vf
 from workers.environments.classic.error_classes import OverlongPromptError as OverlongPromptError
+from workers.lanes.errors import EnvironmentExit as EnvironmentExit
 from workers.lanes.errors import EnvironmentLoadError as EnvironmentLoadError
 from workers.lanes.errors import EpisodeBlocked as EpisodeBlocked
 from workers.lanes.errors import LaneDied as LaneDied

@@ -10,7 +10,11 @@ from functools import cache
 
 from pydantic import SecretStr
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTHORIZATION|BEARER|(_|^)(PASS|PWD|PAT|AUTH)$",
+    re.IGNORECASE,
+)
+_PASSWORD_IN_URL = re.compile(r"\w://[^/\s:@]*:([^/\s@]+)@")
 _MIN_SECRET_LENGTH = 8
 """Characters of a value below which it is no secret, or none that can be told from other text."""
 _PROCESS_PREFIXES = ("RAY_", "PYTHON", "LD_", "CUDA_VISIBLE_DEVICES")
@@ -75,8 +79,9 @@ class _Secrets:
             found = {
                 (written, name)
                 for name, value in os.environ.items()
-                if _is_secret(name) and len(value) >= _MIN_SECRET_LENGTH and not value.startswith("/")
-                for written in _as_written(value)
+                for secret in _secrets_in(name, value)
+                if len(secret) >= _MIN_SECRET_LENGTH
+                for written in _as_written(secret)
             }
             self._found = sorted(found.union(self._found), key=lambda each: -len(each[0]))
             self._count, self._look_at = len(os.environ), time.monotonic() + _LOOK_EVERY
@@ -84,6 +89,13 @@ class _Secrets:
 
 
 _secrets = _Secrets()
+
+
+def _secrets_in(name: str, value: str) -> list[str]:
+    """What is secret in a variable: all of it, by its name, but no path of a file; or a password in a URL."""
+    if _is_secret(name) and not (value.startswith("/") and os.path.exists(value)):
+        return [value]
+    return _PASSWORD_IN_URL.findall(value) if "://" in value else []
 
 
 @cache

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TextIO
+from typing import Any, TextIO
 
 _MAX_CHARACTERS = 65_536
 """Characters that are kept of one episode."""
@@ -52,6 +52,9 @@ class _CapturingStream(io.TextIOBase):
         if printed is not None:
             printed.add(text)
         return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     def writable(self) -> bool:
         return True

@@ -5,7 +5,7 @@ import sys
 import sysconfig
 import traceback
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS = tuple(f"{_ROOT / package}/" for package in ("cluster", "workers", "sandbox_images"))
@@ -16,8 +16,17 @@ _LIBRARIES = tuple(
         for path in (sysconfig.get_path(name), str(Path(sysconfig.get_path(name)).resolve()))
     )
 )
+_installed: set[str] = set()
+"""Where authors' code is among the libraries: files, and folders that end in `/`."""
 _MOST_FRAMES = 6
 _LONGEST = 4000
+
+
+def add_own_code(module: ModuleType) -> None:
+    """Says that a module is an author's own code, with all of its package, wherever it is installed."""
+    package = sys.modules.get(module.__package__ or "", module)
+    folders = [f"{path}/" for path in getattr(package, "__path__", ())]
+    _installed.update(folders or [file for file in (getattr(module, "__file__", None),) if file])
 
 
 def traceback_of(error: BaseException) -> str | None:
@@ -60,7 +69,9 @@ def _frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
 
 
 def _is_own(file: str) -> bool:
-    """Whether a file is an author's: none of Python's, and none of an installed package."""
+    """Whether a file is an author's: none of Python's, and none of an installed package but the author's."""
+    if file in _installed or file.startswith(tuple(place for place in _installed if place.endswith("/"))):
+        return True
     return not file.startswith((*_LIBRARIES, "<frozen")) and Path(file) != Path(sys.executable)
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
 from cluster.errors import ConfigError, PolicyUnavailable
+from cluster.observe.printing import escape_invisible
 from cluster.plan.plan import Plan, load_plan
 from cluster.pool.images import ensure_image, with_image
 from workers.environments.base import RolloutEnvironment, TaskEnvironment
@@ -49,9 +50,12 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
     environment = as_classic(config, loaded, "kumite debug")
     spec = _select_episode(plan, task_id)
     endpoint = _resolve_endpoint(config)
-    settings = local_worker_settings(config, environment, lambda line: console.print(line, style="dim"))
+    settings = local_worker_settings(
+        config, environment, lambda line: console.print(line, style="dim", markup=False)
+    )
     settings = settings.model_copy(update={"policy": endpoint})
-    console.print(f"task {spec.task_id}, episode {spec.episode_id}", style="bold", highlight=False)
+    task = escape_invisible(spec.task_id)
+    console.print(f"task {task}, episode {spec.episode_id}", style="bold", highlight=False, markup=False)
     record = asyncio.run(_play_episode(settings, environment, spec, _ConversationPrinter(console)))
     _show_outcome(record, console)
     return record
@@ -201,10 +205,11 @@ class _ConversationPrinter:
             self._count += 1
             text = Text.assemble((f"{message.role}: ", f"bold {_STYLES.get(message.role, '')}"))
             if message.reasoning_content:
-                text.append(f"({message.reasoning_content}) ", style="dim")
-            text.append(message.content or "")
+                text.append(f"({escape_invisible(message.reasoning_content)}) ", style="dim")
+            text.append(escape_invisible(message.content or ""))
             for call in message.tool_calls or []:
-                text.append(f"\n    → {call.function.name} {call.function.arguments}", style="magenta")
+                said = f"{call.function.name} {call.function.arguments}"
+                text.append(f"\n    → {escape_invisible(said)}", style="magenta")
             self._console.print(text, soft_wrap=True)
 
 
@@ -214,7 +219,9 @@ def _show_outcome(record: EpisodeRecord, console: Console) -> None:
         text = f"finished: reward {record.reward}, metrics {record.metrics}, ended by {record.stop_reason}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
         return
-    text = Text.assemble(("failed", "bold red"), f" in {error.stage}: {error.type}: {error.message}")
+    text = Text.assemble(
+        ("failed", "bold red"), f" in {error.stage}: {error.type}: {escape_invisible(error.message)}"
+    )
     if error.traceback:
         text.append(f"\n{error.traceback}", style="dim")
     console.print(text, soft_wrap=True)

@@ -87,7 +87,7 @@ def rescore(
     from cluster.rescore import rescore_run
 
     def say(line: str) -> None:
-        console.print(line, style="dim", highlight=False)
+        console.print(line, style="dim", highlight=False, markup=False)
 
     if is_uri(folder) and out is None:
         raise ConfigError(f"rescore: {folder} is a URI; say with --out where the new run goes")

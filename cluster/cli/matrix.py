@@ -84,7 +84,9 @@ def run_cells(cells: Sequence[Cell], folder: Path, console: Console, retry_faile
     with ExitStack() as stack:
         shared = stack.enter_context(SharedPolicy())
         for number, cell in enumerate(cells, 1):
-            console.print(f"run {number} of {len(cells)}: {cell.name}", highlight=False, soft_wrap=True)
+            console.print(
+                f"run {number} of {len(cells)}: {cell.name}", highlight=False, soft_wrap=True, markup=False
+            )
             place = folder / cell.name
             if manifest_path(place).exists():
                 target = Target.resumed(str(place), retry_failed)
@@ -161,8 +163,17 @@ def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def _copy_values(value: Any) -> Any:
+    """A copy of a section in which nothing is shared, as YAML's aliases are; values keep their types."""
+    if isinstance(value, dict):
+        return {key: _copy_values(inner) for key, inner in cast(dict[Any, Any], value).items()}
+    if isinstance(value, list):
+        return [_copy_values(inner) for inner in cast(list[Any], value)]
+    return value
+
+
 def _set_values(fields: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    copy: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    copy: dict[str, Any] = _copy_values(fields)
     for key, value in chosen.items():
         *parents, last = key.split(".")
         place: Any = copy

@@ -1,7 +1,10 @@
 """The commands that play episodes, or say what would be played."""
 
 import json
+import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,10 +103,10 @@ def run(
     except RunStopped as error:
         stopped, summary = str(error), summarise_run(target.folder)
     except Interrupted as interrupted:
-        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
+        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(interrupted.exit_code) from None
     console.print(render_summary(summary))
-    console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True)
+    console.print(f"dataset: {target.name}", highlight=False, soft_wrap=True, markup=False)
     complaint = stopped or most_failed.complaint(summary)
     if complaint is not None:
         errors.print(Text.assemble(("error: ", "bold red"), complaint), soft_wrap=True)
@@ -142,7 +145,7 @@ def _run_matrix(
     try:
         summaries = run_cells(cells, folder, console, retry_failed)
     except Interrupted as interrupted:
-        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True)
+        errors.print(str(interrupted), style="yellow", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(interrupted.exit_code) from None
     except RunStopped as error:
         errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
@@ -182,23 +185,34 @@ def tasks(
     from cluster.plan.tasks import render_cell_counts, render_selection, select_tasks
 
     if has_matrix(config, overrides or []):
-        selections = {cell.name: select_tasks(cell.config) for cell in load_cells(config, overrides or [])}
+        with _only_json_printed(as_json):
+            cells = load_cells(config, overrides or [])
+            selections = {cell.name: select_tasks(cell.config) for cell in cells}
         if as_json:
             print(json.dumps({name: each.model_dump() for name, each in selections.items()}, indent=2))
         else:
             print_lines(console, render_cell_counts(selections, terminal_width(console)))
         return
-    selection = select_tasks(load_config(config, overrides or []))
+    with _only_json_printed(as_json):
+        selection = select_tasks(load_config(config, overrides or []))
     if as_json:
         print(selection.model_dump_json(indent=2))
     else:
         print_lines(console, render_selection(selection, terminal_width(console)))
 
 
+@contextmanager
+def _only_json_printed(as_json: bool) -> Generator[None]:
+    """Has what an environment prints meanwhile go to stderr, where stdout is to have JSON only."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield
+
+
 def _print_validation(config: RunConfig, as_json: bool) -> None:
     from cluster.cli.validate import validate_tasks
 
-    found = validate_tasks(config)
+    with _only_json_printed(as_json):
+        found = validate_tasks(config)
     bad = [task for task in found if task.complaint is not None]
     passed = "reward the oracle more than an empty answer"
     if found[0].is_own_check:
@@ -225,8 +239,8 @@ def write_example(
         raise ConfigError(f"init: got {kind!r}; give environment, toolset or task")
     paths, commands = write_example(kind, name, Path())
     for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True)
-    console.print("play it: " + ", or ".join(commands), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+    console.print("play it: " + ", or ".join(commands), highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command("debug")

@@ -255,7 +255,7 @@ def view(
         from cluster.viewer.report import write_report
 
         count = write_report(places or ["runs"], export, episodes or [])
-        console.print(f"{count:,} episodes: {export}", highlight=False, soft_wrap=True)
+        console.print(f"{count:,} episodes: {export}", highlight=False, soft_wrap=True, markup=False)
         return
     if episodes:
         raise ConfigError("--episodes needs --export FILE: the page has filters of its own")

@@ -23,7 +23,7 @@ def check(
     from cluster.cli.check import check_requirements, render_checks
 
     found = check_requirements(load_config(config) if config else None)
-    console.print(render_checks(found))
+    console.print(render_checks(found), markup=False)
     if not all(part.ok for part in found):
         raise typer.Exit(1)
 
@@ -39,7 +39,7 @@ def build_images(
     from sandbox_images.host import ImageBuildError
 
     def say(line: str) -> None:
-        console.print(line, style="dim")
+        console.print(line, style="dim", markup=False)
 
     if name is not None and name not in image_names():
         raise RunError(f"there is no image {name!r}; there are {', '.join(image_names())}")
@@ -50,7 +50,7 @@ def build_images(
                 tag = ensure_volume(say)
         except ImageBuildError as error:
             raise RunError(str(error)) from error
-        console.print(tag, highlight=False)
+        console.print(tag, highlight=False, markup=False)
 
 
 @policy_app.command("up")
@@ -80,7 +80,7 @@ def policy_status(as_json: Annotated[bool, typer.Option("--json", help="Print JS
         use = "in use" if found.in_use else "idle"
         line = f"{found.policy.model}, version {found.version}: {found.state}, {use}"
         line += f", up {found.uptime / 60:.0f} min"
-        console.print(f"{line}, at {found.policy.base_url}", highlight=False, soft_wrap=True)
+        console.print(f"{line}, at {found.policy.base_url}", highlight=False, soft_wrap=True, markup=False)
 
 
 @policy_app.command("update")

@@ -1,7 +1,8 @@
 """`kumite compare`: two or more runs of the same tasks, paired episode by episode."""
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -149,10 +150,11 @@ def _metric_difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDiffere
     low, high = bootstrap_interval(differences, [task for *_, task in values])
     is_binary = all(value in (0, 1) for a, b, _ in values for value in (a, b))
     gained, lost = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
-    by_task: defaultdict[str, float] = defaultdict(float)
+    by_task: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for a, b, task in values:
-        by_task[task] += b - a
-    up, down = sum(each > 0 for each in by_task.values()), sum(each < 0 for each in by_task.values())
+        by_task[task].append((a, b))
+    changes = [_task_mean(b for _, b in each) - _task_mean(a for a, _ in each) for each in by_task.values()]
+    up, down = sum(each > 0 for each in changes), sum(each < 0 for each in changes)
     return MetricDifference(
         metric=name,
         pairs=len(values),
@@ -170,6 +172,12 @@ def _metric_difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDiffere
     )
 
 
+def _task_mean(values: Iterable[float]) -> float:
+    """A mean that does not depend on the order of the samples: the same rewards are no change."""
+    held = list(values)
+    return math.fsum(held) / len(held)
+
+
 def _task_changes(pairs: list[tuple[Row, Row]]) -> list[TaskChange]:
     rewards: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for a, b in pairs:
@@ -177,7 +185,7 @@ def _task_changes(pairs: list[tuple[Row, Row]]) -> list[TaskChange]:
             rewards[a["task_id"]].append((a["reward"], b["reward"]))
     changes: list[TaskChange] = []
     for task, values in rewards.items():
-        first, second = (sum(each) / len(values) for each in zip(*values, strict=True))
+        first, second = (_task_mean(each) for each in zip(*values, strict=True))
         if first != second:
             changes.append(TaskChange(task_id=task, first=first, second=second, difference=second - first))
     return sorted(changes, key=lambda change: (-abs(change.difference), change.task_id))[:_MAX_CHANGES]

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cluster.observe.endpoint_use import EndpointTally
 from cluster.observe.policy_use import PolicyUse
+from cluster.observe.printing import escape_invisible
 from cluster.observe.tally import LiveTally
 from cluster.pool.worker_pool import PoolState
 from workers.records import EpisodeResult, EpisodeSpec
@@ -71,7 +72,7 @@ class Progress:
                 self._live.stop()
                 self._live = None
             else:
-                self._console.print(self._progress_line(), highlight=False, soft_wrap=True)
+                self._console.print(self._progress_line(), highlight=False, soft_wrap=True, markup=False)
             self.stages["episodes"] = time.monotonic() - self._tally.began
 
     def dispatched(self, specs: list[EpisodeSpec]) -> None:
@@ -99,7 +100,7 @@ class Progress:
             self.note(notice)
         if self._live is None and time.monotonic() - self._said > _LINE_INTERVAL:
             self._said = time.monotonic()
-            self._console.print(self._progress_line(), highlight=False, soft_wrap=True)
+            self._console.print(self._progress_line(), highlight=False, soft_wrap=True, markup=False)
 
     def _figure_columns(self) -> dict[str, str]:
         tally = self._tally
@@ -128,7 +129,8 @@ class Progress:
         if tally.cancelled:
             figures["cancelled"] = str(tally.cancelled)
         if late := tally.stragglers():
-            figures["stragglers"] = f"{len(late)} ({late[0][0]} for {_format_clock(late[0][1])})"
+            task, seconds = late[0]
+            figures["stragglers"] = f"{len(late)} ({escape_invisible(task)} for {_format_clock(seconds)})"
         if tally.failures:
             stages = ", ".join(f"{stage} {count}" for stage, count in tally.failures.most_common())
             figures["failed"] = f"{tally.failed} ({stages})"

@@ -11,7 +11,7 @@ from cluster.observe.cost import Cost
 from cluster.observe.failure_groups import FailureGroup
 from cluster.observe.pass_rates import PassRate, TaskShare
 from cluster.observe.policy_use import PolicyShares
-from cluster.observe.printing import render_table, terminal_width
+from cluster.observe.printing import escape_invisible, render_table, terminal_width
 from cluster.observe.rates import Rate, ScoreRow
 from cluster.observe.summary import Summary
 
@@ -143,7 +143,7 @@ def _score_table(summary: Summary) -> Table:
         )
     for row in summary.rows:
         table.add_row(
-            row.suite,
+            Text(escape_invisible(row.suite)),  # an environment's own text, which may look like rich's markup
             *([row.mode or _NO_VALUE] if with_modes else []),
             f"{row.episodes:,}",
             Text(f"{row.failed:,}", style="red" if row.failed else ""),
@@ -197,7 +197,9 @@ def _other_metrics_text(summary: Summary) -> Text | None:
         return None
     return Text(
         "metrics: "
-        + ", ".join(f"{name} {_format_mean(summary, name, others[name])}" for name in others)
+        + ", ".join(
+            f"{escape_invisible(name)} {_format_mean(summary, name, others[name])}" for name in others
+        )
         + "\n"
     )
 
@@ -222,10 +224,11 @@ def _failure_text(groups: list[FailureGroup]) -> Text:
     """Why episodes failed: each cause with how many failed of it, one of them, and where it was raised."""
     text = Text("why episodes failed\n", style="bold red")
     for group in groups[:_MAX_CAUSES_SHOWN]:
-        text.append(f"{group.count:,} × {group.stage}: {group.type}: {group.message}", style="not bold")
+        said = escape_invisible(group.message)
+        text.append(f"{group.count:,} × {group.stage}: {group.type}: {said}", style="not bold")
         text.append(f"\n    example: episode {group.episode_id}\n", style="not bold dim")
         if group.traceback:
-            lines = "\n".join(f"    {line}" for line in group.traceback.splitlines())
+            lines = "\n".join(f"    {escape_invisible(line)}" for line in group.traceback.splitlines())
             text.append(f"{lines}\n", style="not bold dim")
     if len(groups) > _MAX_CAUSES_SHOWN:
         text.append(

@@ -50,7 +50,7 @@ def render_verification(found: Verification) -> RenderableType:
             report.rule,
             f"{report.checked:,}",
             Text(f"{report.violations:,}", style="red" if report.violations else ""),
-            "; ".join(f"{count:,}: {reason}" for reason, count in report.not_checked.items()),
+            Text("; ".join(f"{count:,}: {reason}" for reason, count in report.not_checked.items())),
         )
     parts: list[RenderableType] = [
         Text.assemble((found.run_id, "bold"), f"  {found.episodes:,} episodes, {found.steps:,} steps"),

@@ -19,7 +19,7 @@ from cluster.dataset.run_folder import Target
 from cluster.ending import Interrupted
 from cluster.observe.progress import Progress
 from cluster.observe.summary import Summary
-from cluster.parts import RunComponents
+from cluster.parts import RunComponents, start_components
 from cluster.plan.plan import load_plan
 from cluster.policy.oracle import OraclePolicyClient
 from cluster.pool.worker_pool import WorkerPool
@@ -141,3 +141,33 @@ async def test_a_run_that_is_taken_first_is_played_and_taken_up_again(
         assert load_manifest(run.target.folder).take_ups == take_ups
         assert len(run.asked) == (3 if take_ups == 1 else 0)
     assert len(episode_statuses(local_folder(out))) == 12
+
+
+ELSEWHERE = """
+import os
+import verifiers as vf
+from datasets import Dataset
+
+def load_environment():
+    os.chdir("/")
+    return vf.SingleTurnEnv(eval_dataset=Dataset.from_list([{"question": "a"}]), rubric=vf.Rubric())
+"""
+
+
+def test_an_environment_that_goes_to_another_folder_leaves_the_runs_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(plan: object) -> None:
+        raise Enough
+
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    monkeypatch.chdir(tmp_path)
+    environment = {"id": "elsewhere.py", "folder": str(tmp_path)}
+    config = RunConfig.model_validate({"environment": environment, "policy": {"kind": "oracle"}})
+    progress = Progress(Console(file=io.StringIO()))
+    with pytest.raises(Enough), start_components(config, "run", progress, check=stop):
+        pass
+    assert Path.cwd() == tmp_path

@@ -1,8 +1,10 @@
 """An environment whose code does what real ones do: it blocks, uses signals, leaks, dies, as a task says."""
 
+import asyncio
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,17 @@ def graded(prompt: Any, **_: Any) -> float:
             return _alarmed()
         case "exit":
             os._exit(7)
+        case "leave":
+            try:
+                exec("exit(3)", {"exit": sys.exit})  # as a grader runs a policy's program
+            except Exception:  # noqa: BLE001 - as many graders have it
+                return 0.0
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "cancelled":
+            raise asyncio.CancelledError
+        case "grouped":
+            raise BaseExceptionGroup("of its own", [KeyboardInterrupt()])
         case "leak":
             LEAK.append(bytearray(os.urandom(1 << 20) * 80))
         case "key":
@@ -64,6 +77,16 @@ def _alarmed() -> float:
     return 0.0
 
 
+async def graded_by_a_judge(prompt: Any, **_: Any) -> float:
+    """Asks a judge that is away until it is there."""
+    while prompt[-1].content == "retries for ever":
+        try:
+            await asyncio.sleep(0.05)
+        except:  # noqa: E722 - which catches the cancellation, too
+            continue
+    return 0.0
+
+
 def note_down(file: Path) -> None:
     with file.open("a") as notes:
         notes.write(f"{os.getpid()}\n")
@@ -87,4 +110,4 @@ class Blocking(vf.SingleTurnEnv):
 
 def load_environment(notes: str = "") -> vf.Environment:
     rows = Dataset.from_list([{"question": "nothing", "answer": ""}])
-    return Blocking(notes, eval_dataset=rows, rubric=vf.Rubric(funcs=[graded]))
+    return Blocking(notes, eval_dataset=rows, rubric=vf.Rubric(funcs=[graded, graded_by_a_judge]))

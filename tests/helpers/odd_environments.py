@@ -1,5 +1,6 @@
 """Environments that hold, raise and return what real ones do, each by the name of its kind."""
 
+import asyncio
 import os
 import re
 import time
@@ -171,6 +172,8 @@ def few_shot_calls() -> vf.Environment:
             "type": "function",
             "function": {"name": "weather", "arguments": {"city": "Oslo"}},
         }
+        if number == 2:  # whose keys Arrow gives the others, too
+            call["function"] = {"name": "add", "arguments": {"a": 1, "more": {"b": [None, 2]}}}
         return [
             {"role": "user", "content": "Weather?", "tool_calls": None, "tool_call_id": None},
             {"role": "assistant", "content": None, "tool_calls": [call], "tool_call_id": None},
@@ -179,6 +182,20 @@ def few_shot_calls() -> vf.Environment:
         ]
 
     return single(Dataset.from_list([{"prompt": prompt(i), "answer": ""} for i in range(3)]))
+
+
+@case
+def grader_that_catches_all() -> vf.Environment:
+    class Own(vf.Rubric):
+        async def score_rollout(self, state: Any) -> None:
+            state["reward"], state["metrics"] = 0.0, {}
+            try:
+                await asyncio.sleep(60)
+                state["reward"] = 1.0
+            except:  # noqa: E722 - as graders do
+                return
+
+    return single(rubric=Own())
 
 
 @case

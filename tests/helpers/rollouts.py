@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec
+from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, info_of
 from workers.rollout_worker import RolloutWorker
 from workers.sandbox.pool import SandboxPool
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
@@ -57,7 +57,7 @@ def spec(row: dict[str, Any], *, attempt: int = 1, seconds_left: float | None = 
     """An episode of a task; no two are the same."""
     return EpisodeSpec(
         episode_id=uuid.uuid4().hex[:16],
-        task_id=str((row.get("info") or {}).get("task_id", row["example_id"])),
+        task_id=str(info_of(row).get("task_id", row["example_id"])),
         group_id="group",
         sample_index=0,
         row=row,

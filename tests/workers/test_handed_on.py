@@ -1,6 +1,7 @@
 """Which environment variables reach the processes that run an environment's code."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -42,6 +43,24 @@ def test_secrets_are_not_written_however_they_are_quoted(monkeypatch: pytest.Mon
     text = r'it said sk-"quoted"-and-long, "sk-\"quoted\"-and-long", not-a-secret-at-all'
     hidden = handed_on.hide_secrets(text)
     assert hidden == 'it said <MY_JUDGE_TOKEN>, "<MY_JUDGE_TOKEN>", not-a-secret-at-all'
+
+
+@pytest.mark.parametrize("name", ["GH_PAT", "MYSQL_PWD", "DB_PASS", "MY_PASSPHRASE", "PROXY_AUTHORIZATION"])
+def test_other_names_of_secrets_are_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "/wJalrXUtnFEMI")  # base64 may begin like a path
+    assert handed_on.hide_secrets("with /wJalrXUtnFEMI") == f"with <{name}>"
+
+
+def test_what_only_looks_like_a_secret_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in (("MY_KEY_FILE", str(tmp_path)), ("PATTERN", "long-enough"), ("PWD", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    assert handed_on.hide_secrets(f"{tmp_path} long-enough") == f"{tmp_path} long-enough"
+
+
+def test_a_password_in_a_url_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://me:s3cret-enough@db.example:5432/x")
+    hidden = handed_on.hide_secrets("no route to postgres://me:s3cret-enough@db.example:5432/x")
+    assert hidden == "no route to postgres://me:<DATABASE_URL>@db.example:5432/x"
 
 
 def test_a_secret_of_several_lines_is_not_written_either(

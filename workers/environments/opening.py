@@ -8,6 +8,7 @@ from workers.environments.modules import import_environment
 from workers.environments.v1.loading import find_tasksets
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
+from workers.tracebacks import add_own_code
 
 
 def open_environment(
@@ -31,6 +32,7 @@ def open_environment(
     """
     with log_library_output():
         module = import_environment(settings, search_path)
+    add_own_code(module)
     tasksets = find_tasksets(module)
     if tasksets and hasattr(module, "load_environment"):
         raise EnvironmentLoadError(

@@ -51,7 +51,7 @@ def replace_unsendable_message(message: Any) -> Any:
     fields = cast(Mapping[str, Any], message if is_mapping else own)
     changed: dict[str, Any] = {}
     for name, value in fields.items():
-        new = _clean_value(value)
+        new = clean_value(value)
         if new is not value:
             changed[name] = new
     if not changed:
@@ -61,13 +61,13 @@ def replace_unsendable_message(message: Any) -> Any:
     return {**cast(dict[str, Any], message), **changed}
 
 
-def _clean_value(value: Any) -> Any:
+def clean_value(value: Any) -> Any:
     """The value, or, where text in it changes, another."""
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, list):
         parts = cast(list[Any], value)
-        new = [_clean_value(part) for part in parts]
+        new = [clean_value(part) for part in parts]
         return parts if all(a is b for a, b in zip(new, parts, strict=True)) else new
     if isinstance(value, (dict, BaseModel)):
         return replace_unsendable_message(cast(Any, value))

@@ -40,7 +40,7 @@ class ToolsetEnv(SandboxedEnv):
     ) -> None:
         spec = ToolsetSpec(image or toolset.partition(":")[0], toolset, dict(config or {}))
         kwargs.setdefault("rubric", vf.Rubric([_make_metric(name) for name in rewards], [*rewards.values()]))
-        kwargs.setdefault("eval_dataset", Dataset.from_list(rows))
+        kwargs.setdefault("eval_dataset", Dataset.from_list(_keep_from_arrow(rows)))
         super().__init__(spec, SandboxSettings(), max_turns=max_turns, **kwargs)
 
     def task_of(self, state: vf.State) -> dict[str, Any]:
@@ -80,6 +80,21 @@ class ToolsetEnv(SandboxedEnv):
                 state["scores"] = (await session.evaluate(self.evidence_of(state))).metrics
         finally:
             await self._sandboxes.release(session)
+
+
+def _keep_from_arrow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their `info` as JSON text, which verifiers reads, where all of it is JSON.
+
+    Arrow would give every task's `setup` the keys of all others, with null for a value, and refuse a value
+    that is a number here and a text there.
+    """
+    try:
+        texts = [json.dumps(row["info"], allow_nan=False) for row in rows]
+    except (KeyError, TypeError, ValueError):
+        return rows
+    if any(json.loads(text) != row["info"] for text, row in zip(texts, rows, strict=True)):
+        return rows  # it holds tuples, or keys that are numbers
+    return [{**row, "info": text} for row, text in zip(rows, texts, strict=True)]
 
 
 async def _run_tool_call(call: vf.ToolCall, session: Session) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from workers.environments.classic import error_classes as vf
 from workers.environments.json_text import json_text
+from workers.lanes.errors import EnvironmentExit
 from workers.records import Message, Stage, Timings
 from workers.sandbox.base import Session
 from workers.sandbox.episode_sandboxes import EpisodeSandboxes
@@ -116,6 +117,9 @@ class EpisodeTrace:
         began = time.monotonic()
         try:
             yield
+        except SystemExit as error:
+            self.error = EnvironmentExit.of(error)
+            raise self.error from error
         except BaseException as error:
             if not isinstance(error, vf.Error):
                 self.error = error

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
+from workers.lanes.errors import EnvironmentExit
+
 SLOTS = 256
 """Lanes that one worker may have at once."""
 
@@ -78,6 +80,8 @@ class _MarkedCoroutine(Coroutine[Any, Any, Any]):
         began = monotonic()
         try:
             return self._work.send(value)
+        except (SystemExit, KeyboardInterrupt) as error:  # which would end the loop, and with it all episodes
+            raise EnvironmentExit.of(error) from error
         finally:
             self._end_step(began)
 
@@ -86,6 +90,8 @@ class _MarkedCoroutine(Coroutine[Any, Any, Any]):
         began = monotonic()
         try:
             return self._work.throw(*error)
+        except (SystemExit, KeyboardInterrupt) as ended:
+            raise EnvironmentExit.of(ended) from ended
         finally:
             self._end_step(began)
 

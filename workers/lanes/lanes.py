@@ -58,6 +58,8 @@ _GRACE = 1.0
 """Seconds beyond an episode's limit that its lane gets to say so."""
 _INTERRUPT_GRACE = 4.0
 """Seconds that code gets to end after the signal that breaks it off, before its lane is killed."""
+_OVERDUE_AFTER = 25.0
+"""Seconds beyond its limit in which an episode is to clean up, and its result to come."""
 _STOP_TIMEOUT = 25.0
 """Seconds that a lane gets to end in order: its sandbox, and the environment's teardown."""
 _MAX_MOVES = 5
@@ -104,7 +106,9 @@ class Lanes:
         if what == "failed":
             self._process.wait()
             raise EnvironmentLoadError(said)
-        self.toolset: ToolsetSpec | None = said
+        self.toolset: ToolsetSpec | None = said[0]
+        self._loads_anew: bool = said[1]
+        self._loading = asyncio.Lock()
         self._check_memory()
         self._lanes: list[Lane] = []
         self._numbers = itertools.count(1)
@@ -191,15 +195,33 @@ class Lanes:
             )
 
     async def _give_to_lane(self, unit: Unit) -> None:
-        lane = next((lane for lane in self._lanes if self._can_take(lane, unit)), None)
-        lane = lane or await self._fork_lane()
+        lane = self._find_lane(unit) or await self._start_lane(unit)
         unit.given_at = time.monotonic()
         lane.units[unit.number] = unit
         lane.used = True
         lane.send("play", unit.specs, unit.number)
 
+    def _find_lane(self, unit: Unit) -> Lane | None:
+        return next((lane for lane in self._lanes if self._can_take(lane, unit)), None)
+
+    async def _start_lane(self, unit: Unit) -> Lane:
+        """Starts a lane for a unit. Of those that load the environment themselves, one at a time."""
+        if not self._loads_anew:
+            return await self._fork_lane()
+        async with self._loading:
+            if (lane := self._find_lane(unit)) is not None:  # it has come up meanwhile
+                return lane
+            lane = await self._fork_lane()
+            try:
+                await lane.request("warm up", next(self._numbers))
+            except RuntimeError as error:
+                raise LaneDied(f"a process that was to play it did not come up: {error}") from error
+            return lane
+
     def _can_take(self, lane: Lane, unit: Unit) -> bool:
         if lane.condemned or lane.dead or lane.silent_for() > _BLOCKED_AFTER:
+            return False
+        if self._loads_anew and lane.asked:  # it is not up yet
             return False
         if not lane.units:
             return True
@@ -208,7 +230,9 @@ class Lanes:
     @property
     def _gives_lane_per_unit(self) -> bool:
         """Whether each unit gets a lane to itself."""
-        return self.toolset is None and time.monotonic() - self._blocked_at < _ALONE_FOR
+        return (
+            self.toolset is None and not self._loads_anew and time.monotonic() - self._blocked_at < _ALONE_FOR
+        )
 
     async def _fork_lane(self) -> Lane:
         if not self._free:
@@ -290,6 +314,7 @@ class Lanes:
 
     def _check_lane(self, lane: Lane) -> None:
         self._note_held_time(lane)
+        self._give_up_overdue(lane)
         turns = self._board.turns(lane.slot)
         if turns != lane.turns:
             lane.turns, lane.turned_at = turns, time.monotonic()
@@ -310,6 +335,24 @@ class Lanes:
         began = culprit.given_at if culprit else lane.turned_at
         if limit is not None and time.monotonic() - began > limit + _GRACE:
             self._interrupt_lane(lane)
+
+    def _give_up_overdue(self, lane: Lane) -> None:
+        """Gives up units whose code has caught the cancellation at their limit, and goes on.
+
+        They stay in the lane, which ends with the last of its other units: nothing but that ends them.
+        """
+        now = time.monotonic()
+        for unit in list(lane.units.values()):
+            limit = unit.limit()
+            if limit is None or now - unit.given_at < limit + _OVERDUE_AFTER:
+                continue
+            del lane.units[unit.number]
+            lane.condemned = True
+            error = EpisodeBlocked(
+                f"its environment's code went on after its limit of {limit:g} s: it catches the cancellation "
+                "that ends it (asyncio.CancelledError, as a bare `except:` does) and does not raise it again"
+            )
+            unit.settle([self._make_given_up_result(spec, error) for spec in unit.specs])
 
     def _note_held_time(self, lane: Lane) -> None:
         held = self._board.held(lane.slot)
@@ -372,6 +415,9 @@ class Lanes:
             "was to be broken off, so that its process was killed"
             + (f"; it was at: {' < '.join(lines)}" if lines else "")
         )
+        return self._make_given_up_result(spec, error)
+
+    def _make_given_up_result(self, spec: EpisodeSpec, error: EpisodeBlocked) -> EpisodeResult:
         return make_lost_result(
             spec,
             EpisodeError.of("worker", "environment", error),

@@ -29,6 +29,7 @@ from workers.episode import EpisodePlayer
 from workers.errors import EnvironmentLoadError, EpisodeBlocked
 from workers.lanes import board
 from workers.lanes.board import Board, die_with_parent
+from workers.lanes.fresh import find_started_threads, read_given, start_anew
 from workers.lanes.signals import INTERRUPT, PID, STACKS
 from workers.lanes.wire import pack_message, read_message, read_message_now, send_message_now
 from workers.records import EpisodeSpec
@@ -36,6 +37,8 @@ from workers.sandbox import ownership
 from workers.settings import WorkerSettings
 
 _log = logging.getLogger("workers.lane")
+_ARGUMENTS_OF_A_LANE = 6
+"""Command-line arguments, the first one included, of a lane that loads the environment itself."""
 _MAX_THREADS = 512
 """Most threads for what an environment hands to one: as under verifiers' own runner, so that a few that hang
 leave room for others."""
@@ -46,8 +49,10 @@ _TEARDOWN_TIMEOUT = 20.0
 
 
 def main() -> NoReturn:
-    """Loads the environment and forks lanes from here, until the worker is gone."""
+    """Loads the environment and forks lanes from here, until the worker is gone; or is such a lane itself."""
     die_with_parent()
+    if len(sys.argv) == _ARGUMENTS_OF_A_LANE:
+        _run_fresh_lane()
     control = socket.socket(fileno=int(sys.argv[1]))
     shared, stacks = Board(int(sys.argv[2])), int(sys.argv[3])
     settings, worker_id, node_id = read_message_now(control)
@@ -57,7 +62,12 @@ def main() -> NoReturn:
     except EnvironmentLoadError as error:
         send_message_now(control, ("failed", str(error)))
         os._exit(1)
-    send_message_now(control, ("loaded", environment.toolset))
+    threads = find_started_threads()
+    if threads:
+        _log.info(
+            "the environment has started threads (%s): each process loads it by itself", ", ".join(threads)
+        )
+    send_message_now(control, ("loaded", (environment.toolset, bool(threads))))
     gc.collect()
     gc.freeze()
     while True:
@@ -74,6 +84,9 @@ def main() -> NoReturn:
             try:
                 ours.close()
                 control.close()
+                if threads:
+                    given = (settings, worker_id, node_id)
+                    start_anew(theirs.fileno(), shared.file, stacks, slot, given)
                 _Lane(shared, slot, stacks).run(theirs, settings, environment, worker_id, node_id)
             except BaseException:
                 logging.getLogger("workers.lane").exception("a lane ended by an error")
@@ -82,6 +95,21 @@ def main() -> NoReturn:
         theirs.close()
         socket.send_fds(control, [PID.pack(pid)], [ours.fileno()])
         ours.close()
+
+
+def _run_fresh_lane() -> NoReturn:
+    """A lane that was not forked from the process that has loaded the environment, but loads it itself."""
+    connection, shared, stacks, told, slot = map(int, sys.argv[1:])
+    try:
+        settings, worker_id, node_id = read_given(told)
+        logs.log_to_stderr(run=settings.run_id, worker=worker_id, node=node_id)
+        environment = open_environment(settings.environment, settings.search_path, settings.policy.model)
+        lane = _Lane(Board(shared), slot, stacks)
+        lane.run(socket.socket(fileno=connection), settings, environment, worker_id, node_id)
+    except BaseException:  # noqa: BLE001 - whatever it is, this process ends
+        _log.exception("a lane ended by an error")
+    finally:
+        os._exit(1)
 
 
 class _Lane:
@@ -179,7 +207,7 @@ class _Lane:
     ) -> None:
         try:
             answer = ("done", number, await work)
-        except (Exception, EpisodeBlocked, asyncio.CancelledError) as error:  # noqa: BLE001 - told over there
+        except BaseException as error:  # noqa: BLE001 - told over there
             answer = ("failed", number, f"{type(error).__name__}: {error}")
         await _send_message(writer, answer)
 

@@ -58,12 +58,28 @@ def _read_chunks(text: str) -> Iterable[dict[str, Any]]:
 
 
 def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
+    """Adds the parts of calls to the calls so far.
+
+    A part belongs to the call of its index, which some servers count from 1, and others give to all calls, so
+    that only the ids tell them apart; without an index, a part that names no tool belongs to the last call.
+    """
     for part in parts:
-        index = cast(int, part.get("index", len(calls)))
-        while len(calls) <= index:
-            calls.append({"function": {"name": "", "arguments": ""}})
-        call: dict[str, Any] = calls[index]
-        call["id"] = part.get("id") or call.get("id")
         function = cast(dict[str, Any], part.get("function") or {})
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        name: Any = function.get("name") or ""
+        call = _find_call(calls, part, bool(name))
+        if call is None:
+            call = {"index": part.get("index"), "id": None, "function": {"name": "", "arguments": ""}}
+            calls.append(call)
+        call["id"] = part.get("id") or call["id"]
+        if name != call["function"]["name"]:  # some send it with each part
+            call["function"]["name"] += name
+        arguments: Any = function.get("arguments") or ""
+        call["function"]["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _find_call(calls: list[dict[str, Any]], part: dict[str, Any], is_named: bool) -> dict[str, Any] | None:
+    index, given = part.get("index"), part.get("id")
+    if index is None:
+        return calls[-1] if calls and not is_named and given in (None, calls[-1]["id"]) else None
+    call = next((call for call in reversed(calls) if call["index"] == index), None)
+    return None if call is not None and given and call["id"] and given != call["id"] else call

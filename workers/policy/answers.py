@@ -12,6 +12,7 @@ import openai
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 
+from workers.environments.sendable import clean_value
 from workers.errors import PolicyError
 from workers.policy.answer_messages import excerpt, read_message
 from workers.policy.answer_streams import join_stream
@@ -71,6 +72,10 @@ def _is_plain(completion: ChatCompletion) -> bool:
     """Whether nothing is left to make out."""
     if len(completion.choices) != 1 or (completion.model_extra or {}).get("error"):
         return False
+    for holder, name in ((completion, "prompt_token_ids"), (completion.choices[0], "token_ids")):
+        ids: Any = (holder.model_extra or {}).get(name)
+        if ids is not None and not (isinstance(ids, list) and set(map(type, cast(list[Any], ids))) <= {int}):
+            return False
     message = completion.choices[0].message
     if message.function_call is not None:
         return False
@@ -100,7 +105,8 @@ def _read_odd_completion(answer: httpx.Response, limit: int | None = None) -> Ch
         "usage": usage,
         "prompt_token_ids": _read_ids(body.get("prompt_token_ids")),
     }
-    made["choices"] = [_read_choice(choice, index, usage, limit) for index, choice in enumerate(choices)]
+    read = [_read_choice(choice, index, usage, limit) for index, choice in enumerate(choices)]
+    made["choices"] = _join_parts(read)
     if made["prompt_token_ids"] is None and len(choices) == 1 and isinstance(choices[0], Mapping):
         made["prompt_token_ids"] = _read_ids(cast(Any, choices[0]).get("prompt_token_ids"))
     try:
@@ -109,6 +115,28 @@ def _read_odd_completion(answer: httpx.Response, limit: int | None = None) -> Ch
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise PolicyError(f"its {where} is not what it should be: {first['msg']}") from error
+
+
+def _join_parts(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One choice, where several are parts of one: servers of Claude put the text and each call into its own.
+
+    Several answers, each with a text of its own or none with a call, stay as they are.
+    """
+    messages: list[dict[str, Any]] = [choice["message"] for choice in choices]
+    texts = [message["content"] for message in messages if message.get("content")]
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    if len(choices) < 2 or len(texts) > 1 or not calls or not all(map(_says_something, messages)):
+        return choices
+    whole = messages[0] | {"content": texts[0] if texts else None, "tool_calls": calls}
+    reasons = [choice["finish_reason"] for choice in choices]
+    reason = next((reason for reason in reasons if reason in ("length", "content_filter")), "tool_calls")
+    joined = {**choices[0], "message": whole, "finish_reason": reason, "logprobs": None}
+    joined.pop("token_ids", None)  # of a part only
+    return [joined]
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("content") or message.get("tool_calls"))
 
 
 def status_error(failure: Mapping[str, Any], answer: httpx.Response) -> openai.APIStatusError:
@@ -167,7 +195,7 @@ def _read_body(answer: httpx.Response) -> dict[str, Any]:
         body = cast(list[Any], body)[0]
     if not isinstance(body, dict):
         raise PolicyError(f"it is JSON, and no object: {excerpt(text)}")
-    return cast(dict[str, Any], body)
+    return clean_value(cast(dict[str, Any], body))  # half a surrogate is no text to pydantic
 
 
 def _find_error(body: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -24,7 +24,9 @@ _OVERLONG_WORDS = re.compile(
             r"(context|prompt|input)[ _](length|size|window|limit)",
             r"exceeds? (the )?(maximum )?allowed length",
             r"exceeded model (token limit|'?s? ?context)",
-            r"exceeds? the (configured limit|context)",
+            r"exceed(s|ed)? (the |max |maximum )*(configured limit|context)",
+            r"prompt has [\d,]+ tokens?, but the configured context size is",
+            r"(reached|larger than the max) context (length|size)",
             r"context (length|window|size|limit) (was |is |has been )?(exceeded|overflow|full)",
             r"context window exceeds limit",
             r"context shift is disabled",
@@ -39,7 +41,7 @@ _OVERLONG_WORDS = re.compile(
             r"input length and `?max_tokens`? exceed context limit",
             r"too many (input |prompt )?tokens(?! per)",
             # Gemini, GitHub, TensorRT-LLM, Triton, TGI, Together
-            r"(input|prompt) token count .{0,40}exceeds",
+            r"(input|prompt) token count .{0,40}(exceeds|cannot exceed|only supports up to)",
             r"(prompt|input)('?s)? length .{0,60}(exceeds?|should not exceed|larger than|longer than)",
             r"prompt \(?length .{0,60}(is longer than|exceeds?)",
             r"default_max_tokens.{0,20}must be greater than 0",
@@ -50,6 +52,13 @@ _OVERLONG_WORDS = re.compile(
             r"`?inputs`? must have less than",
             r"(tokens|sum of prompt length).{0,80}(exceeds?|not exceed|larger than) (the )?"
             r"(max_(num_tokens|seq_len|input_len|sequence_length)|maximum (sequence|input) length)",
+            # SiliconFlow, Volcengine, watsonx, GLM, Kimi, Bedrock
+            r"(input|prompt)[ _]tokens?.{0,40}(cannot exceed|must be less than|exceeds?|is greater than) "
+            r"(the |model'?s? )*(max|total|limit)",
+            r"exceed max message tokens",
+            r"prompt exceeds max(imum)? length",
+            r"input token length too long|token_quantity_exceeded",
+            r"tokens in the prompt .{0,20}exceeds? the (model'?s? )?(limit|max)",
             # Groq, Cerebras, LM Studio, LiteLLM
             r"reduce the length of (the|your) (messages|prompt|input)",
             r"reduce your prompt",
@@ -66,6 +75,10 @@ _OUTPUT_LIMIT_WORDS = re.compile(
     r"|max_tokens.{0,40}(cannot be greater|can't be greater|exceeds? the model'?s? (max|output))"
 )
 """A limit on sampled tokens that is out of the model's range, whatever the prompt."""
+_NO_ROOM_WORDS = re.compile(r"max_(completion_)?tokens must be (at least 1|positive)\W+got:? ?(-\d|0\b)")
+"""vLLM's: a limit on sampled tokens, cut down to what the prompt leaves of the context, which is nothing."""
+_MORE_THAN_A_MINUTES = re.compile(r"request too large for .{0,80}tokens per min")
+"""OpenAI's: the prompt is of more tokens than the account may send in a minute: no waiting helps."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +102,15 @@ def is_overlong(status: int, text: str, first_turn: bool = False) -> bool:
     said = _normalise_text(text)
     if status not in _OVERLONG_STATUSES:
         # Providers that count tokens by the minute refuse for good what is more than a minute's worth.
-        return status == 429 and bool(_OVERLONG_CODES.search(said))
+        is_larger = _OVERLONG_CODES.search(said) or (not first_turn and _MORE_THAN_A_MINUTES.search(said))
+        return status == 429 and bool(is_larger)
     if status == _TOO_LARGE_STATUS:
         return True
     sizes = _read_sizes(said)
     if sizes is not None:
         small = first_turn and sizes.prompt < min(sizes.context // 2, sizes.sampled)
         return sizes.prompt >= sizes.context or not (small or sizes.sampled >= sizes.context)
-    if _OVERLONG_CODES.search(said):
+    if _OVERLONG_CODES.search(said) or _NO_ROOM_WORDS.search(said):
         return True
     if status == 500 and "context" not in said and "prompt" not in said:
         return False

@@ -8,12 +8,15 @@ from typing import Literal
 
 import openai
 
+from workers.policy.overlong_prompts import is_overlong
+
 Refusal = Literal["busy", "down", "lasting"]
 """`busy`: the server takes no more requests just now. `down`: it is not there, or not itself. `lasting`: it
 will refuse this request, or this account, however often it is asked."""
 
 _BUSY_STATUSES = frozenset({429, 498, 503, 529})
-_DOWN_STATUSES = frozenset({502, 504})
+_DOWN_STATUSES = frozenset({502, 504, 520, 521, 522, 523, 524, 530})
+"""From 520 on: Cloudflare's, before many providers, for a server behind it that is away."""
 _LASTING_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 411, 413, 415, 422})
 _STATUSES_OF_THE_REQUEST = frozenset({400, 413, 415, 422})
 """Statuses that refuse what a request holds, not who sends it or where to."""
@@ -65,6 +68,8 @@ def classify_refusal(error: openai.APIError) -> Refusal | None:
         return "lasting"
     if status == 429 and _EMPTY_PLAN.search(said) and requested_wait(error) is None:
         # Gemini says the same of a quota per minute, and then when to come back.
+        return "lasting"
+    if status == 429 and is_overlong(status, _error_body(error)):
         return "lasting"
     if status in _BUSY_STATUSES:
         return "busy"

@@ -3,8 +3,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cluster.cli.check import CheckResult, check_requirements, render_checks
+from cluster.cli.main import app
 from cluster.config import RunConfig
 
 
@@ -29,6 +31,16 @@ def test_without_a_config_the_default_runs_parts_are_checked(no_engine: Path) ->
         *("Python", "Docker engine", "sandbox image", "Ray", "vLLM", "model"),
         *("disk for runs", "disk for the cache", "memory"),
     ]
+
+
+def test_what_is_advised_is_printed_with_its_brackets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [CheckResult("Ray", False, "no [/INST]", "pip install 'ray[serve]'")]
+    monkeypatch.setattr("cluster.cli.check.check_requirements", lambda config: found)
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == 1
+    assert "FAIL  Ray  no [/INST]; to fix it: pip install 'ray[serve]'" in answer.output
 
 
 def test_unreachable_engine_is_named_with_what_starts_one(no_engine: Path) -> None:

@@ -90,3 +90,27 @@ def test_a_run_without_a_config_is_told_what_to_give(started: list[RunConfig]) -
 def test_help_shows_all_that_a_value_of_set_may_be() -> None:
     shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
     assert "4, true, null, text, [a, b], {a: 1}" in " ".join(shown.replace("│", " ").split())
+
+
+TALKATIVE = """
+print("imported")
+import verifiers as vf
+from datasets import Dataset
+
+def load_environment():
+    print("loaded")
+    rows = Dataset.from_list([{"question": "a", "answer": "b"}])
+    return vf.SingleTurnEnv(eval_dataset=rows, rubric=vf.Rubric())
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--validate"]])
+def test_json_is_all_that_is_printed_where_an_environment_prints_while_it_loads(
+    tmp_path: Path, options: list[str]
+) -> None:
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"environment": {"id": "talkative.py"}, "policy": {"kind": "oracle"}}))
+    answer = CliRunner().invoke(app, ["tasks", str(config), "--json", *options])
+    assert json.loads(answer.stdout)
+    assert "loaded" in answer.stderr

@@ -63,8 +63,9 @@ def reward(state):
     return 1.0
 
 def load_environment(where):
+    name = where if where.startswith("[") else "task"
     rows = [{"prompt": [{"role": "user", "content": f"say yes to {n}"}], "answer": "yes",
-             "info": {"task_id": f"task-{n}", "where": where}} for n in range(2)]
+             "info": {"task_id": f"{name}-{n}", "where": where}} for n in range(2)]
     rubric = vf.Rubric(funcs=[reward])
     return Env(where, eval_dataset=Dataset.from_list(rows), rubric=rubric, max_turns=3)
 """
@@ -141,6 +142,13 @@ def test_an_episode_is_shown_as_it_goes_on(folder: Path) -> None:
     lines = said.splitlines()
     assert "user: say yes to 1" in lines and lines.count("assistant: yes") == 1
     assert "finished: reward 1.0" in said
+
+
+def test_texts_that_look_like_markup_or_drive_the_terminal_are_shown_as_they_are(folder: Path) -> None:
+    record, said = debugged(folder, "[/INST] \x1b[2J")
+    assert record.status == "finished"
+    assert "task [/INST] \\x1b[2J-0, episode" in said
+    assert "\x1b" not in said
 
 
 def test_a_task_that_there_is_not_is_named(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """One config that asks for several runs."""
 
+import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,23 @@ def test_a_matrix_is_one_run_for_each_combination(path: Path) -> None:
     ]
     assert "defense" not in cells[0].config.environment.args
     assert cells[3].config.environment.args["attack"] == "ignore_previous"
+
+
+def test_values_that_a_config_cannot_hold_are_refused_as_without_a_matrix(path: Path) -> None:
+    args = {"since": datetime.date(2026, 1, 2), "names": {1: "one"}}
+    matrix = {"environment.args.size": [1, 2]}
+    path.write_text(yaml.safe_dump({**FIELDS, "environment": {"id": "mine", "args": args}, "matrix": matrix}))
+    with pytest.raises(ConfigError) as raised:
+        load_cells(path)
+    assert "environment.args.since" in str(raised.value) and "environment.args.names" in str(raised.value)
+
+
+def test_sections_that_share_an_alias_are_each_their_own(path: Path) -> None:
+    """YAML gives one object for an anchor and its aliases; a value that is set in one is not the other's."""
+    tail = "policy: {kind: oracle}\nmatrix: {environment.args.one.size: [1, 2]}\n"
+    path.write_text(f"environment: {{id: mine, args: {{one: &shared {{size: 0}}, other: *shared}}}}\n{tail}")
+    sizes = [cell.config.environment.args for cell in load_cells(path)]
+    assert sizes == [{"one": {"size": n}, "other": {"size": 0}} for n in (1, 2)]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,17 @@ def test_two_runs_are_paired_by_episode_id(tmp_path: Path) -> None:
     assert compare_runs([first, second]) == [pair]
 
 
+def test_the_same_rewards_in_another_order_are_no_change(tmp_path: Path) -> None:
+    rewards = [0.1, 0.2, 0.3]  # whose sum depends on the order, in its last bit
+    runs = [
+        write(tmp_path / name, [scored(n, each, task_id="t", sample_index=n) for n, each in enumerate(given)])
+        for name, given in (("a", rewards), ("b", rewards[::-1]))
+    ]
+    (pair,) = compare_runs(runs)
+    assert pair.changed == []
+    assert [(metric.tasks_up, metric.tasks_down) for metric in pair.metrics] == [(0, 0)] * 3
+
+
 def test_runs_whose_ids_differ_are_paired_by_what_they_share(tmp_path: Path) -> None:
     def attacked(base: int, attack: str) -> list[EpisodeRecord]:
         return [

@@ -272,6 +272,17 @@ async def test_view_of_an_environment_without_suites_has_no_columns_of_those_tha
     assert "metrics: solved 0.500" in text
 
 
+async def test_view_shows_texts_of_an_environment_as_they_are(tmp_path: Path):
+    """A closing tag of rich's raises an error, an opening one vanishes, and ESC drives the terminal."""
+    text = "[/INST] [red] \x1b[2J"
+    told = {"suite": text, "user_task": None, "metrics": json.dumps({text: 0.5})}
+    error = EpisodeError(stage="scoring", kind="environment", type="ValueError", message=text, traceback=text)
+    records = [episode(0, **told), failed_episode(1, suite=text, user_task=None, error=error)]
+    view = " ".join(shown(summarise_run(await run_of(tmp_path, records))).split())
+    assert view.count("[/INST] [red] \\x1b[2J") >= 3
+    assert "\x1b" not in view
+
+
 async def test_view_shows_rates_with_their_intervals_by_suite_and_by_injection_task(tmp_path: Path):
     text = shown(summarise_run(await run_of(tmp_path, EPISODES)))
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]

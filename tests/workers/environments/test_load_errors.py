@@ -1,6 +1,8 @@
 """Whatever `load_environment` raises or returns: one line with the environment, the cause, what is right."""
 
+import logging
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,48 @@ def test_defaults_of_a_users_own_stay_and_what_has_none_is_offered(folder: Path)
     offered: dict[str, Any] = {"policy": "some-model", "episode_timeout": 7.0}
     env = load_classic_environment(EnvironmentSettings(id="odd.py", folder=folder), folder, offered)
     assert env.system_prompt == "Refunds only. retail 7.0"
+
+
+LOGGING = """
+import faulthandler, logging, logging.config, subprocess, sys
+if CONFIGURES: logging.config.dictConfig({"version": 1})
+logging.getLogger().addHandler(logging.StreamHandler())
+import verifiers as vf
+from datasets import Dataset
+
+def load_environment():
+    logging.getLogger("of_the_user").warning("loading")
+    faulthandler.is_enabled() or faulthandler.enable()
+    subprocess.run(["true"], stderr=sys.stderr, check=True)
+    sys.stderr.reconfigure(line_buffering=True)
+    sys.stderr.encoding.lower()
+    return vf.SingleTurnEnv(eval_dataset=Dataset.from_list([{"question": "a"}]), rubric=vf.Rubric())
+"""
+
+
+@pytest.mark.parametrize("configures", [True, False])
+def test_what_an_environment_does_with_stderr_and_logging_while_it_loads_works(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, configures: bool
+) -> None:
+    """A handler of the root logger that writes to it gets what is logged of it, too. Our own logs go on."""
+    (tmp_path / "logging_env.py").write_text(f"CONFIGURES = {configures}\n{LOGGING}")
+    root, ours = logging.getLogger(), logging.getLogger("workers")
+    handlers, level = list(root.handlers), ours.level
+    ours.setLevel(logging.INFO)
+    try:
+        with open(tmp_path / "stderr", "w") as stderr, redirect_stderr(stderr):
+            environment = ClassicEnvironment(EnvironmentSettings(id="logging_env.py"), tmp_path)
+            logging.getLogger("workers.episode").info("later")
+        assert len(environment.rows()) == 1
+        written = [line for line in caplog.messages if line.endswith(("loading", "later"))]
+        said = [] if configures else ["said while the environment was loaded: loading"]
+        assert written == ["loading", *said, "later"]
+    finally:
+        root.handlers[:] = handlers
+        ours.setLevel(level)
+        for logger in root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.disabled = False
 
 
 def test_what_libraries_say_meanwhile_is_not_on_the_terminal(

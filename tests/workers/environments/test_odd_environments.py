@@ -231,6 +231,17 @@ def test_a_judge_that_is_down_is_waited_for_and_is_asked_the_question() -> None:
     assert "task 0" in policy.requests[-1]["messages"][0]["content"]
 
 
+def test_a_grader_that_takes_its_time_out_for_a_failure_gives_no_reward_of_0() -> None:
+    with playing(says, "grader_that_catches_all") as (worker, _):
+        [result] = worker.play([spec(rows(worker)[0], seconds_left=1.0)])
+    episode = record(result)
+    assert (episode.status, episode.reward) == ("failed", None)
+    assert episode.error is not None and (episode.error.type, episode.error.stage) == (
+        "EpisodeTimeout",
+        "scoring",
+    )
+
+
 def test_an_attribute_of_the_environments_own_is_not_taken_for_one_of_ours() -> None:
     [episode] = all_of(says, "attribute_called_toolset")
     assert (episode.status, episode.reward) == ("finished", 1.0)
@@ -242,11 +253,17 @@ def test_calls_in_a_prompt_may_have_objects_for_arguments_and_a_refusal_is_its_e
             return 400, {"error": {"message": "refused by the content filter"}}
         return message("ok")
 
-    made = all_of(answer, "few_shot_calls")
+    weather = ("weather", {"city": "Oslo"})
+    calls = [weather, weather, ("add", {"a": 1, "more": {"b": [None, 2]}})]
+    with playing(answer, "few_shot_calls") as (worker, policy):
+        made = episodes(worker)
     assert [episode.status for episode in made] == ["finished", "failed", "finished"]
-    for episode in made:
+    for episode in (made[0], made[2]):  # the other one has no turn
         [shot] = episode.messages[1].tool_calls or []
-        assert (shot.function.name, json.loads(shot.function.arguments)) == ("weather", {"city": "Oslo"})
+        assert (shot.function.name, json.loads(shot.function.arguments)) == calls[made.index(episode)]
+    for body in policy.requests:
+        sent = body["messages"][1]["tool_calls"][0]["function"]
+        assert (sent["name"], json.loads(sent["arguments"])) == calls[number_of(body)]
 
 
 def test_any_text_of_a_tools_is_sent_and_on_record() -> None:

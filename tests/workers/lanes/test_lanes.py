@@ -93,10 +93,58 @@ def test_code_that_hangs_costs_its_own_episode_only(worker: LanedWorker, what: s
     assert play(worker, "nothing").status == "finished", "the worker takes more"
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("leave", "its code called sys.exit() or exit(): it raised SystemExit(3)"),
+        ("interrupt", "its code raised KeyboardInterrupt()"),
+        ("cancelled", "its code raised CancelledError(): it waited for something that had been cancelled"),
+        ("grouped", "its code raised BaseExceptionGroup(of its own (1 sub-exception))"),
+    ],
+)
+def test_what_would_end_the_loop_costs_its_own_episode_only(
+    worker: LanedWorker, what: str, words: str
+) -> None:
+    failed, *others = together(worker, what, *["nothing"] * 3)
+    assert [other.status for other in others] == ["finished"] * 3
+    error = record(failed).error
+    assert error is not None and error.kind == "environment" and words in error.message
+    assert "in graded" in str(error.traceback)
+
+
 def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> None:
     together(worker, "sleep 2.5", "nothing")
     results = together(worker, *["sleep 1.5"] * 4)
     assert len({result.reward for result in results}) == 4
+
+
+def test_code_that_catches_its_cancellation_costs_its_own_episode_only(
+    policy: MockPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.lanes.lanes._OVERDUE_AFTER", 1.0)
+    monkeypatch.setattr("workers.lanes.lanes._STOP_TIMEOUT", 1.0)  # it does not end in order either
+    with laned_worker(policy) as worker, ThreadPoolExecutor(4) as threads:
+        endless = threads.submit(play, worker, "retries for ever", 1.0)
+        others = [threads.submit(play, worker, "nothing", 120.0) for _ in range(3)]
+        assert [other.result().status for other in others] == ["finished"] * 3
+        error = record(endless.result(timeout=60)).error
+        assert error is not None and (error.type, error.kind) == ("EpisodeBlocked", "environment")
+        assert "its environment's code went on after its limit of 1 s" in error.message
+        assert play(worker, "nothing").status == "finished", "the worker takes more"
+
+
+def test_threads_that_an_environment_starts_when_it_loads_are_there_in_each_process(
+    policy: MockPolicy,
+) -> None:
+    """A fork has none of its parent's threads: verifiers' own MCPEnv would wait for its background loop."""
+    environment = EnvironmentSettings(id="tests.helpers.threaded_environment")
+    with laned_worker(policy, environment=environment) as worker:
+        assert [result.reward for result in together(worker, *["ask"] * 4)] == [2.0] * 4
+        first = worker._lanes.pids
+        with pytest.raises(LaneDied):
+            play(worker, "exit", 60.0)
+        assert play(worker, "ask", 60.0).reward == 2.0
+        assert worker._lanes.pids != first
 
 
 def test_signals_work(worker: LanedWorker) -> None:

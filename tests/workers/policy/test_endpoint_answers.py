@@ -126,6 +126,10 @@ CALLS = {
         {"role": "assistant", "function_call": {"name": "look", "arguments": '{"where": "x"}'}},
         "function_call",
     ),
+    "in a choice of its own": {
+        **said("I look."),
+        "choices": [*said("I look.", "tool_calls")["choices"], *called()["choices"]],
+    },
     "calls as text": completion({"tool_calls": json.dumps([{"name": "look", "arguments": {"where": "x"}}])}),
 }
 
@@ -137,6 +141,59 @@ async def test_tool_call_is_read_from_an_answer_that_is_nearly_openais(name: str
     [call] = answer.message.tool_calls or []
     assert (call.name, json.loads(call.arguments)) == ("look", {"where": "x"})
     assert call.id
+
+
+def part(name: str | None, arguments: Any, **more: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}, **more}
+
+
+STREAMS = {
+    "in order": [part("look", "{", index=0, id="a"), part(None, "}", index=0), part("see", "{}", index=1)],
+    "from 1": [part("look", "{", index=1, id="a"), part("look", "}", index=1), part("see", "{}", index=2)],
+    "all 0": [part("look", "{}", index=0, id="a"), part("see", "{}", index=0, id="b")],
+    "no index": [part("look", "{", id="a"), part(None, "}"), part("see", {"x": 1}, id="b")],
+    "null index": [part("look", "{", index=None), part("", "}", index=None), part("see", "{}", index=None)],
+}
+
+
+@pytest.mark.parametrize("parts", STREAMS.values(), ids=list(STREAMS))
+async def test_calls_of_a_stream_are_told_apart(parts: list[dict[str, Any]]) -> None:
+    chunks = [{"choices": [{"delta": {"tool_calls": [each]}}]} for each in parts]
+    stream = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    async with served(lambda _: (200, stream)) as (client, _):
+        answer = await ask(client, tools=[LOOK])
+    calls = answer.message.tool_calls or []
+    assert [call.name for call in calls] == ["look", "see"]
+    assert json.loads(calls[0].arguments) == {}
+
+
+async def test_half_a_surrogate_in_an_answer_is_replaced() -> None:
+    made = called(function={"name": "look", "arguments": '{"where": "\ud83d"}'})
+    made["choices"][0]["message"]["content"] = "o \ud83d k"
+    assert "\\ud83d" in json.dumps(made)
+    async with served(lambda _: (200, json.dumps(made))) as (client, _):
+        answer = await ask(client, tools=[LOOK])
+    [call] = answer.message.tool_calls or []
+    assert (answer.message.content, call.arguments) == ("o \ufffd k", '{"where": "\ufffd"}')
+
+
+@pytest.mark.parametrize("ids", [[7, 8.5], ["seven"], [7, None], "78", {"7": 8}])
+@pytest.mark.parametrize("of_the_prompt", [True, False])
+async def test_ids_that_are_none_leave_the_answer_without(ids: Any, of_the_prompt: bool) -> None:
+    prompt, sampled = ([1, 2], ids) if not of_the_prompt else (ids, [7, 8])
+    made = said(prompt_token_ids=prompt)
+    logprobs = {"content": [{"token": "a", "logprob": -0.5, "bytes": None, "top_logprobs": []}] * 2}
+    made["choices"][0] |= {"token_ids": sampled, "logprobs": logprobs}
+    async with served(lambda _: (200, made), token_ids=True) as (client, _):
+        answer = await ask(client)
+    assert (answer.message.content, answer.message.tokens) == ("ok", None)
+
+
+async def test_several_answers_are_no_answer() -> None:
+    made = said() | {"choices": [*said("one")["choices"], *said("other")["choices"]]}
+    async with served(lambda _: (200, made)) as (client, _):
+        with pytest.raises(vf.ModelError):
+            await ask(client)
 
 
 @pytest.mark.parametrize("arguments", ["", None, {}])

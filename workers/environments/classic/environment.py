@@ -13,6 +13,7 @@ import verifiers as vf
 from workers.environments import tracing
 from workers.environments.base import Actor, PolicyClient, Rollout, Rows
 from workers.environments.classic import scoring, steps
+from workers.environments.classic.few_shots import drop_arrow_arguments
 from workers.environments.classic.overheads import avoid_token_threads, cache_signature
 from workers.environments.classic.rescoring import NewScore, score_records
 from workers.environments.library_output import log_library_output
@@ -352,7 +353,7 @@ def _find_player(env: Any, row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     while isinstance(env, vf.EnvGroup):
         name, routed, _ = cast(Any, env)._route_child_input(row)
         env, row = env.get_env_for_name(name), cast(dict[str, Any], routed)
-    return env, row
+    return env, drop_arrow_arguments(row)
 
 
 def _find_toolset(members: list[Any], name: str) -> ToolsetSpec | None:

@@ -21,9 +21,10 @@ from verifiers.legacy.envs.env_group import EnvGroupRubric
 from verifiers.legacy.rubrics.judge_rubric import JudgeRubric
 from verifiers.legacy.rubrics.rubric import Rubric
 
+from workers.cancellation import is_being_cancelled
 from workers.environments import tracing
 from workers.environments.classic.outages import classify_outage
-from workers.errors import EnvironmentInfraError, EpisodeFailed, SandboxError, ScoringError
+from workers.errors import EnvironmentExit, EnvironmentInfraError, EpisodeFailed, SandboxError, ScoringError
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -225,8 +226,13 @@ def _note_failures(function: Any, rollouts: int | None) -> Any:
     @wraps(function)
     async def reward(*args: Any, **kwargs: Any) -> Any:
         async def once() -> Any:
-            value = function(*args, **kwargs)
-            return await value if inspect.isawaitable(value) else value
+            try:
+                value = function(*args, **kwargs)
+                return await value if inspect.isawaitable(value) else value
+            except (SystemExit, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                    raise
+                raise EnvironmentExit.of(error) from error
 
         try:
             value = await _retry_during_outage(once)

@@ -1,0 +1,46 @@
+"""Tool calls in a dataset's prompts, as their author wrote them: without what Arrow has filled in."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from workers.environments.tool_schemas import drop_nulls
+
+
+def drop_arrow_arguments(row: dict[str, Any]) -> dict[str, Any]:
+    """The same row; a call in its prompt whose arguments are a mapping has no argument that is null.
+
+    Arrow gives all mappings of a column the keys of all others, null where a row had none of that name. A
+    null that was meant can't be told from those. The row itself stays as it is.
+
+    Args:
+        row: A task.
+    """
+    prompt: Any = row.get("prompt")
+    if not isinstance(prompt, list):
+        return row
+    messages = cast(list[Any], prompt)
+    made = [_drop_from_message(message) for message in messages]
+    return {**row, "prompt": made} if any(a is not b for a, b in zip(made, messages, strict=True)) else row
+
+
+def _drop_from_message(message: Any) -> Any:
+    calls: Any = cast(Mapping[str, Any], message).get("tool_calls") if isinstance(message, Mapping) else None
+    if not isinstance(calls, list):
+        return message
+    given = cast(list[Any], calls)
+    made = [_drop_from_call(call) for call in given]
+    return (
+        {**message, "tool_calls": made}
+        if any(a is not b for a, b in zip(made, given, strict=True))
+        else message
+    )
+
+
+def _drop_from_call(call: Any) -> Any:
+    function: Any = cast(Mapping[str, Any], call).get("function") if isinstance(call, Mapping) else None
+    arguments: Any = (
+        cast(Mapping[str, Any], function).get("arguments") if isinstance(function, Mapping) else None
+    )
+    if not isinstance(arguments, Mapping):
+        return call
+    return {**call, "function": {**function, "arguments": drop_nulls(arguments)}}
