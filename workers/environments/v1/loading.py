@@ -106,33 +106,23 @@ def _word_validation(settings: EnvironmentSettings, error: ValidationError) -> s
 
 
 def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
-    """Refuses what is not played yet.
+    """Refuses toolsets that cannot be served.
 
     Raises:
-        EnvironmentLoadError: It is asked for.
+        EnvironmentLoadError: There is one.
     """
-    from verifiers.v1.envs.single_agent import SingleAgentEnv
     from verifiers.v1.harnesses.null import NullHarness
+
+    from workers.environments.v1.toolsets import why_not_served
 
     env: Any = loaded
     harnesses: dict[str, Any] = env._harnesses
-    programs = {name: each for name, each in harnesses.items() if not isinstance(each, NullHarness)}
-    for name, harness in programs.items():
-        if not isinstance(loaded, SingleAgentEnv):
-            raise EnvironmentLoadError(
-                f"environment.args.{name}.harness.id: got {harness.config.id!r}, a program in a container; "
-                f"several agents ({type(env).__name__}) only chat so far: leave it out, or give `null`"
-            )
-    from workers.environments.v1.toolsets import why_not_in_worker
-
+    has_program = any(not isinstance(harness, NullHarness) for harness in harnesses.values())
     taskset: Any = env.taskset
     task_class: Any = env._task_cls
     toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
     for toolset in toolsets:
-        why = why_not_in_worker(toolset)
-        if why is None and programs:
-            why = "is served by the worker, which a program in a container does not reach yet"
-        if why is not None:
+        if why := why_not_served(toolset, has_program=has_program):
             raise EnvironmentLoadError(
                 f"environment.id: {settings.id}: its toolset {toolset.server_name!r} {why}"
             )
