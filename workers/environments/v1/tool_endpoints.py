@@ -1,7 +1,7 @@
 """Toolsets of the worker's side as programs in containers call them: MCP over HTTP, on the one pipe."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -11,13 +11,10 @@ from workers.cancellation import cancel_and_wait
 
 ROUTE = "/tools/{key}/mcp"
 """Where a toolset is served: its key is a secret of the rollout that may call it."""
-_PASSED_ON = ("accept", "content-type", "mcp-protocol-version", "mcp-session-id", "last-event-id")
-"""Headers of a program's request that a server elsewhere is sent."""
-_ANSWERED = ("content-type", "mcp-protocol-version", "mcp-session-id")
-"""Headers of that server's answer that the program is sent."""
+_PASSED_ON = ("accept", "content-type", "last-event-id")
+"""Headers that a program and a server elsewhere are told of each other, beside MCP's own."""
 _CONNECT = 10.0
 """Seconds that it may take to reach a server elsewhere."""
-
 
 InCall = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Does something with the context of a rollout's call."""
@@ -190,13 +187,11 @@ class RemoteEndpoint:
     async def _pass_on(self, request: web.Request, response: web.StreamResponse) -> None:
         if self._client is None:
             self._client = aiohttp.ClientSession(timeout=self._timeout)
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        headers = _select_headers(request.headers)
         body = await request.read()
         async with self._client.request(request.method, self._url, headers=headers, data=body) as answer:
             response.set_status(answer.status)
-            response.headers.update(
-                {name: answer.headers[name] for name in _ANSWERED if name in answer.headers}
-            )
+            response.headers.update(_select_headers(answer.headers))
             await response.prepare(request)
             async for piece in answer.content.iter_any():
                 await response.write(piece)
@@ -207,3 +202,12 @@ class RemoteEndpoint:
         await cancel_and_wait(list(self._answering))
         if self._client is not None:
             await self._client.close()
+
+
+def _select_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of MCP over HTTP: none of those that say who asks, or how bytes are carried."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.lower() in _PASSED_ON or name.lower().startswith("mcp-")
+    }
