@@ -141,11 +141,8 @@ def test_an_agent_works_as_the_user_that_its_task_names(python):
     with ConversationPolicy(turns) as policy, Containers(python, policy, "bash", sandbox) as boxes:
         record = boxes.play("user")
         assert record.error is None
-        assert str(record.messages[3].content).split() == [
-            "irc",
-            "/run/ircd",
-            *["the", "word", "is", "tatami"],
-        ]
+        said = str(record.messages[3].content).split()
+        assert said == ["irc", "/run/ircd", "the", "word", "is", "tatami"]
         assert record.reward == 1.5
 
 
