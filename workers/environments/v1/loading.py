@@ -106,12 +106,14 @@ def _word_validation(settings: EnvironmentSettings, error: ValidationError) -> s
 
 
 def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
-    """Refuses toolsets that cannot be served.
+    """Refuses toolsets that cannot be served, or that the harness cannot call.
 
     Raises:
         EnvironmentLoadError: There is one.
     """
+    from verifiers.v1.envs.single_agent import SingleAgentEnv
     from verifiers.v1.harnesses.null import NullHarness
+    from verifiers.v1.utils.compile import validate_pairing
 
     from workers.environments.v1.toolsets import why_not_served
 
@@ -126,3 +128,9 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
             raise EnvironmentLoadError(
                 f"environment.id: {settings.id}: its toolset {toolset.server_name!r} {why}"
             )
+    if isinstance(loaded, SingleAgentEnv):  # of several agents, some may play tasks without tools
+        [(name, harness)] = harnesses.items()
+        try:
+            validate_pairing(harness, task_class, env.config.agent.runtime, tools=toolsets)
+        except ValueError as error:
+            raise EnvironmentLoadError(f"environment.args.{name}.harness.id: {error}") from error

@@ -14,10 +14,12 @@ from workers.agent_results import read_agents
 pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(900)]
 SEATED = TASKS.with_name("v1_seat_tasks.py")
 BASH = {"harness": {"id": "bash"}, "max_turns": 6}
-SOLVE = [bash("cat /etc/hostname; cat word.txt > out.txt; cat word.txt"), Reply(content="It is tatami.")]
+WHERE = r"sed -n 's|.*/containers/\([0-9a-f]\{12\}\).*|\1|p' /proc/self/mountinfo | head -n 1"
+"""Prints the id of its container, whose files Docker keeps in a folder of that name."""
+SOLVE = [bash(f"{WHERE}; cat word.txt > out.txt; cat word.txt"), Reply(content="It is tatami.")]
 VERDICT = '{"verdicts": [{"name": "solved", "reason": "I have read it.", "verdict": "%s"}]}'
 GRADE = [
-    bash("cat /etc/hostname; ls; head -c 20 /tmp/trace.json"),
+    bash(f"{WHERE}; ls; head -c 20 /tmp/trace.json"),
     bash(f"grep -q tatami out.txt && said=yes || said=no; printf '{VERDICT}' $said > /tmp/verdict.json"),
     Reply(content="Graded."),
 ]

@@ -7,7 +7,8 @@ the worker, and nothing else.
 import json
 import os
 import subprocess
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.helpers.v1_parity_tasksets import write_taskset
 
 pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(900)]
 _TIMEOUT = 400
+BASH = {"harness": {"id": "bash"}, "max_turns": 6}
 
 
 def call(*calls):
@@ -114,7 +116,7 @@ def count(python, **config):
     """The record of an episode whose toolset is colocated."""
     tasks = TASKS.with_name("v1_colocated_tasks.py")
     script = in_turn(call(("counting_count", {"by": 2})), call(("counting_count", {"by": 1})), Reply())
-    args = {"agent": {"harness": {"id": "bash"}, "max_turns": 6}, "taskset": {"task": config}}
+    args = {"agent": BASH, "taskset": {"task": config}}
     with (
         ConversationPolicy(script) as policy,
         Containers(python, policy, "bash", tasks=tasks, args=args) as boxes,
@@ -128,7 +130,7 @@ def test_a_colocated_toolset_runs_beside_its_program_and_shares_the_rollouts_sta
     assert record.error is None
     assert record.reward == 3.0
     said = [str(step.observations[0].content) for step in record.steps[:2]]
-    assert said == [f"{number} of Count. {record.sandbox_id[:12]}" for number in (2, 3)]
+    assert said == [f"{number} of Count. sandbox" for number in (2, 3)]  # what containers are called inside
 
 
 def test_a_colocated_toolset_that_the_container_lacks_is_named_with_what_would_be_right(python):
@@ -137,6 +139,51 @@ def test_a_colocated_toolset_that_the_container_lacks_is_named_with_what_would_b
     assert (record.error.stage, record.error.type) == ("setup", "ToolsetError")
     assert "toolset 'not_there' is `colocated`" in record.error.message
     assert "RUNTIME_PYTHON" in record.error.message
+
+
+@contextmanager
+def served_elsewhere(python, file):
+    """The address of a toolset that a process of its own serves, as verifiers starts one."""
+    port_file = file.with_suffix(".port")
+    environment = {**os.environ, "VF_CONFIG": "{}", "MCP_PORT_FILE": str(port_file)}
+    server = subprocess.Popen([python.executable, str(file)], env=environment)
+    try:
+        deadline = time.monotonic() + _TIMEOUT
+        while not (port_file.is_file() and port_file.read_text()):
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port_file.read_text()}/mcp"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_toolset_that_is_served_elsewhere_is_asked_for_a_program_without_a_network(python, tmp_path):
+    script = in_turn(
+        call(("sums_add", {"a": 1, "b": 2}), ("bash", {"command": "ls /sys/class/net"})), Reply()
+    )
+    file = write_taskset(tmp_path, "Remote")
+    with served_elsewhere(python, file) as url, ConversationPolicy(script) as policy:
+        args = {"agent": BASH, "taskset": {"task": {"url": url}}}
+        with Containers(python, policy, "bash", tasks=file, args=args) as boxes:
+            [record] = boxes.play_all()
+    assert record.error is None
+    assert [str(message.content).strip() for message in record.steps[0].observations] == ["3", "lo"]
+
+
+def test_a_tool_that_still_runs_when_its_rollout_is_over_is_broken_off(python, tmp_path):
+    script = in_turn(call(("wait_tools_wait", {})), Reply())
+    told = tmp_path / "told.txt"
+    args = {"agent": BASH, "taskset": {"task": {"told": str(told)}}}
+    file = write_taskset(tmp_path, "Waiting")
+    with (
+        ConversationPolicy(script) as policy,
+        Containers(python, policy, "bash", tasks=file, args=args) as boxes,
+    ):
+        [record] = boxes.play_all()
+        assert told.read_text() == "broken off"
+    assert record.error is None
+    assert record.stop_reason is not None and "timeout" in record.stop_reason
 
 
 def said_by(message):
