@@ -1,5 +1,7 @@
 """A taskset whose toolset runs in the container of its program, by a Python of the image's."""
 
+from typing import Any
+
 import verifiers.v1 as vf
 
 SERVER = '''
@@ -71,7 +73,8 @@ class CountingTask(vf.Task[vf.TaskData, Count, CountingConfig]):
 
 class CountingTasks(vf.Taskset[CountingTask]):
     def load(self):
-        yield CountingTask(vf.TaskData(idx=0, prompt="Count."), self.config.task)
+        config: Any = self.config.task
+        yield CountingTask(vf.TaskData(idx=0, prompt="Count."), config)
 
 
 __all__ = ["CountingTasks"]

@@ -93,6 +93,10 @@ async def _use_contract(runtime: vf.Runtime) -> dict[str, bool]:
     }
 
 
+def _user_of(mode: str) -> Any:
+    return {"agent_user": "irc"} if mode == "user" and HAS_USERS else {}
+
+
 MODES = ["plain", "setup runs", "contract", "image", "no image", "killed", "user"]
 
 
@@ -109,7 +113,7 @@ class Boxes(vf.Taskset[BoxTask, BoxesConfig]):
                     prompt=f"Play {mode}: find the word in notes and write it to out.txt",
                     mode=mode,
                     image={"image": "kumite-base:bookworm", "no image": "kumite.invalid/none:1"}.get(mode),
-                    **({"agent_user": "irc"} if mode == "user" and HAS_USERS else {}),
+                    **_user_of(mode),
                 ),
                 self.config.task,
             )

@@ -21,7 +21,8 @@ def adapt_launch() -> None:
 
     @wraps(install)
     async def find_python(toolset: Any, runtime: Any) -> str:
-        python = getattr(type(toolset), "RUNTIME_PYTHON", None)
+        kind: Any = type(toolset)  # pyright: ignore[reportUnknownVariableType]
+        python = getattr(kind, "RUNTIME_PYTHON", None)
         if python is not None:
             return str(python)
         try:

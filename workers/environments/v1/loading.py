@@ -113,7 +113,7 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
     """
     from verifiers.v1.envs.single_agent import SingleAgentEnv
     from verifiers.v1.harnesses.null import NullHarness
-    from verifiers.v1.utils.compile import validate_pairing
+    from verifiers.v1.utils import compile as pairings
 
     from workers.environments.v1.toolsets import why_not_served
 
@@ -131,6 +131,8 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
     if isinstance(loaded, SingleAgentEnv):  # of several agents, some may play tasks without tools
         [(name, harness)] = harnesses.items()
         try:
-            validate_pairing(harness, task_class, env.config.agent.runtime, tools=toolsets)
+            cast(Any, pairings).validate_pairing(
+                harness, task_class, env.config.agent.runtime, tools=toolsets
+            )
         except ValueError as error:
             raise EnvironmentLoadError(f"environment.args.{name}.harness.id: {error}") from error

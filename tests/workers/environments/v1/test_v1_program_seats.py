@@ -72,7 +72,7 @@ def test_a_judge_looks_at_the_artifacts_in_a_container_of_its_own(python):
         ("solver", True),
         ("judge", False),
     ]
-    noted = {entry["agent"]: entry["info"] for entry in json.loads(record.details)["info"]}
+    noted = {entry["agent"]: entry["info"] for entry in json.loads(record.details or "{}")["info"]}
     assert noted["solver"]["left"] == "tatami\n"
     assert noted["judge"]["verdict"]["verdicts"][0]["reason"] == "I have read it."
 
