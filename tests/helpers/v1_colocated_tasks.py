@@ -1,7 +1,5 @@
 """A taskset whose toolset runs in the container of its program, by a Python of the image's."""
 
-from typing import Any
-
 import verifiers.v1 as vf
 
 SERVER = '''
@@ -71,10 +69,13 @@ class CountingTask(vf.Task[vf.TaskData, Count, CountingConfig]):
         return float(trace.state.count)
 
 
-class CountingTasks(vf.Taskset[CountingTask]):
+class CountingTasksConfig(vf.TasksetConfig):
+    task: CountingConfig = CountingConfig()
+
+
+class CountingTasks(vf.Taskset[CountingTask, CountingTasksConfig]):
     def load(self):
-        config: Any = self.config.task
-        yield CountingTask(vf.TaskData(idx=0, prompt="Count."), config)
+        yield CountingTask(vf.TaskData(idx=0, prompt="Count."), self.config.task)
 
 
 __all__ = ["CountingTasks"]

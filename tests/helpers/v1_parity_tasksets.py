@@ -260,7 +260,11 @@ class RemoteTask(vf.Task[Data, vf.State, RemoteConfig]):
         return [SumTools(vf.ToolsetConfig(url=config.url))]
 
 
-class Remote(vf.Taskset[RemoteTask]):
+class RemotesConfig(vf.TasksetConfig):
+    task: RemoteConfig = RemoteConfig()
+
+
+class Remote(vf.Taskset[RemoteTask, RemotesConfig]):
     """Its tools are served elsewhere."""
 
     def load(self):
@@ -296,7 +300,11 @@ class WaitTask(vf.Task[Data, vf.State, WaitConfig]):
         return [WaitTools(WaitToolsConfig(told=config.told))]
 
 
-class Waiting(vf.Taskset[WaitTask]):
+class WaitsConfig(vf.TasksetConfig):
+    task: WaitConfig = WaitConfig()
+
+
+class Waiting(vf.Taskset[WaitTask, WaitsConfig]):
     def load(self):
         yield from tasks_of(self, WaitTask, "Wait.", timeout=vf.TaskTimeout(agent=15.0))
 

@@ -122,7 +122,15 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
     has_program = any(not isinstance(harness, NullHarness) for harness in harnesses.values())
     taskset: Any = env.taskset
     task_class: Any = env._task_cls
-    toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+    try:
+        toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+    except Exception as error:
+        _log.warning("the toolsets of %s cannot be made", settings.id, exc_info=error)
+        said = " ".join(str(error).split())[:500]
+        raise EnvironmentLoadError(
+            f"environment.id: the toolsets of {settings.id} cannot be made: {type(error).__name__}: {said}; "
+            "the traceback is in the log"
+        ) from error
     for toolset in toolsets:
         if why := why_not_served(toolset, has_program=has_program):
             raise EnvironmentLoadError(

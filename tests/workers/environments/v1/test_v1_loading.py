@@ -89,6 +89,13 @@ WithBoxedTools = handy(Tool, runtime={"type": "docker"})
 WithCode = handy(Code)
 
 
+def no_tools(config):
+    raise KeyError("no tools today")
+
+
+NoTools = handy(no_tools)
+
+
 class Broken(Own):
     def load(self):
         raise OSError("the data is away")
@@ -212,6 +219,14 @@ def test_seats_that_need_several_images_have_the_one_of_all(tmp_path):
     assert toolset is not None
     assert toolset.image == "harness-all"
     assert build.programs_digest("harness-all") not in {None, build.programs_digest("harness")}
+
+
+def test_toolsets_that_raise_are_named(tmp_path):
+    path = write(tmp_path, "own_toolless", "NoTools")
+    with pytest.raises(
+        EnvironmentLoadError, match=r"toolsets of .* cannot be made: KeyError: 'no tools today'"
+    ):
+        opened(path)
 
 
 def test_code_that_raises_is_named(tmp_path):
