@@ -162,7 +162,20 @@ def _build_program_layer(listing: Path, dockerfile: Path, base: str, machine: st
 
 def _list_programs(name: str, root: Path) -> list[Path]:
     """Returns the lists of packages that become virtual environments of an image."""
-    return sorted((root / name / PROGRAMS).glob("*.txt"))
+    return sorted(
+        (
+            path
+            for folder in [name, *_list_parts(name, root)]
+            for path in (root / folder / PROGRAMS).glob("*.txt")
+        ),
+        key=lambda path: path.name,
+    )
+
+
+def _list_parts(name: str, root: Path) -> list[str]:
+    """Returns the other folders that go into an image."""
+    parts = root / name / PARTS
+    return parts.read_text().split() if parts.is_file() else []
 
 
 def _dockerfiles(name: str, root: Path) -> list[Path]:
@@ -195,7 +208,6 @@ def _list_sources(name: str, root: Path) -> list[Path]:
     """Returns every file that goes into an image, in a fixed order."""
     if not (root / name / "Dockerfile").is_file():
         raise ImageBuildError(f"image {name!r}: there is none of that name, only {', '.join(image_names())}")
-    parts = root / name / PARTS
-    folders = ["tool_host", name, *(parts.read_text().split() if parts.is_file() else [])]
+    folders = ["tool_host", name, *_list_parts(name, root)]
     files = [root / "__init__.py", *(path for folder in folders for path in (root / folder).rglob("*"))]
     return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)

@@ -130,7 +130,7 @@ class RecordMaker:
             status="failed" if error else "finished",
             reward=rollout.reward,
             metrics=json.dumps(rollout.metrics),
-            details=_details(play.session),
+            details=_details(play.session, rollout),
             agents=write_agents(rollout.agents),
             connections=_connections(play.session),
             stop_reason=rollout.stop_reason,
@@ -183,10 +183,11 @@ def _collect_partial_rollout(
     return Rollout(messages, tools, taken, None, {}, None, is_truncated=False)
 
 
-def _details(session: Session | None) -> str | None:
-    """What its toolset's evaluation gave beside the metrics, as JSON text."""
+def _details(session: Session | None, rollout: Rollout) -> str | None:
+    """What its toolset's evaluation gave beside the metrics, or its environment has noted, as JSON text."""
     scores = session.scores if session is not None else None
-    return json.dumps(scores.details) if scores is not None and scores.details else None
+    details = scores.details if scores is not None and scores.details else rollout.details
+    return json.dumps(details) if details else None
 
 
 def _connections(session: Session | None) -> str | None:

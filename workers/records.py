@@ -220,7 +220,9 @@ class EpisodeRecord(Record):
     details: Json | None = None
     """What the toolset's `evaluate` returned beside the metrics (`Scores.details`), as JSON text. For
     `shell`: which hidden tests failed, and why. Under the key `agent`: how an agent ended, and the end of
-    what it printed. Null if there is nothing, and in a run of a release that did not record it."""
+    what it printed. For verifiers' v1 API, under the key `info`: a list of agent and info, what the hooks of
+    each agent's task have noted in `trace.info`. Null if there is nothing, and in a run of a release that did
+    not record it."""
     agents: Json | None = None
     """What each agent came to if several have played, as JSON text: a list of agent, policy, trainable,
     branches, reward, metrics and stop_reason, one entry for each time that an agent played. The episode's

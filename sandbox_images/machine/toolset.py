@@ -34,6 +34,8 @@ _LOOK = 0.05
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OURS = frozenset({"PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PWD", "OLDPWD"})
 """Variables of the tool host's own, which programs do not get."""
+_TEMPORARY = "/tmp"
+"""Where users put temporary files whose session's own folder it is not."""
 
 
 class MachineToolset(Toolset):
@@ -76,6 +78,8 @@ class MachineSession(Session):
                 f"workdir: {self._workdir} is not in the image and can't be made: {error.strerror}; set "
                 "sandbox.user to root and sandbox.root_mb, or leave workdir out"
             ) from error
+        if os.geteuid() == 0:
+            scratch.chmod(0o711)  # programs may be other users', which have to get through to the folder
         inherited = {name: value for name, value in os.environ.items() if name not in _OURS}
         self._environment = {
             "LANG": "C.UTF-8",
@@ -139,10 +143,11 @@ class MachineSession(Session):
             log: A file that takes all of its output, which is then not told of.
             user: Name of the user that it runs as. None: the session's.
         """
+        own = {} if user is None else {"TMPDIR": _TEMPORARY}
         program = Program(
             self._family,
             argv,
-            {**self._environment, **environment},
+            {**self._environment, **own, **environment},
             self._workdir,
             stdin=stdin,
             log=None if log is None else self._path(log),

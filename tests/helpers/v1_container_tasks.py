@@ -5,6 +5,9 @@ from typing import Any
 
 import verifiers.v1 as vf
 
+HAS_USERS = "agent_user" in vf.TaskData.model_fields
+"""From 0.4.0 on, a task may name the user that its agent works as; this one has its home in /run."""
+
 
 class BoxData(vf.TaskData):
     mode: str = "plain"
@@ -17,6 +20,8 @@ class BoxTask(vf.Task[BoxData]):
         return self.data.mode
 
     async def setup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+        if self.data.mode == "user":
+            await runtime.run(["sh", "-c", "mkdir -p /run/ircd && chown irc /run/ircd && chmod 777 ."], {})
         if self.data.mode == "setup runs":
             assert (await runtime.run(["sh", "-c", "exit 3"], {})).exit_code == 3
         await runtime.write("notes/hint.txt", b"the word is tatami\n")
@@ -88,7 +93,11 @@ async def _use_contract(runtime: vf.Runtime) -> dict[str, bool]:
     }
 
 
-MODES = ["plain", "setup runs", "contract", "image", "no image", "killed"]
+def _user_of(mode: str) -> Any:
+    return {"agent_user": "irc"} if mode == "user" and HAS_USERS else {}
+
+
+MODES = ["plain", "setup runs", "contract", "image", "no image", "killed", "user"]
 
 
 class BoxesConfig(vf.TasksetConfig):
@@ -104,6 +113,7 @@ class Boxes(vf.Taskset[BoxTask, BoxesConfig]):
                     prompt=f"Play {mode}: find the word in notes and write it to out.txt",
                     mode=mode,
                     image={"image": "kumite-base:bookworm", "no image": "kumite.invalid/none:1"}.get(mode),
+                    **_user_of(mode),
                 ),
                 self.config.task,
             )

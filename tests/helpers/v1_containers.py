@@ -29,6 +29,7 @@ class Containers:
         sandbox: Keys of `sandbox`.
         tasks: The taskset's file.
         agent: Further keys of `environment.args.agent`.
+        args: Keys of `environment.args`; with them, there is no seat `agent` of its own.
         episodes: Containers that are prepared ahead.
     """
 
@@ -42,9 +43,10 @@ class Containers:
         agent: dict[str, Any] | None = None,
         episodes: int = 1,
         run_id: str = "r",
+        args: dict[str, Any] | None = None,
     ) -> None:
         agent = {"max_turns": 6, "harness": {"id": harness}, **(agent or {})}
-        environment = EnvironmentSettings(id=str(tasks), args={"agent": agent})
+        environment = EnvironmentSettings(id=str(tasks), args=args or {"agent": agent})
         apart = EnvironmentApart(environment, python)
         rows = apart.rows()
         self.rows = [rows[index] for index in range(len(rows))]
@@ -76,9 +78,17 @@ class Containers:
         """The record of one episode."""
         [row] = [row for row in self.rows if f'"mode": "{mode}"' in row["task_data"]]
         self.policy.script.extend(script)
+        return self.play_row(row, mode, seconds)
+
+    def play_all(self) -> list[EpisodeRecord]:
+        """The records of an episode of every task."""
+        return [self.play_row(row, str(number)) for number, row in enumerate(self.rows)]
+
+    def play_row(self, row: dict[str, Any], name: str, seconds: float | None = None) -> EpisodeRecord:
+        """The record of an episode of one task, under a name."""
         spec = EpisodeSpec(
-            episode_id=mode.replace(" ", "-"),
-            task_id=mode,
+            episode_id=name.replace(" ", "-"),
+            task_id=name,
             group_id="g",
             sample_index=0,
             row=row,

@@ -250,6 +250,65 @@ class Gated(vf.Taskset[GatedTask]):
         yield from tasks_of(self, GatedTask, "Fail.", "Add.")
 
 
+class RemoteConfig(vf.TaskConfig):
+    url: str = ""
+
+
+class RemoteTask(vf.Task[Data, vf.State, RemoteConfig]):
+    @classmethod
+    def toolsets(cls, config):
+        return [SumTools(vf.ToolsetConfig(url=config.url))]
+
+
+class RemotesConfig(vf.TasksetConfig):
+    task: RemoteConfig = RemoteConfig()
+
+
+class Remote(vf.Taskset[RemoteTask, RemotesConfig]):
+    """Its tools are served elsewhere."""
+
+    def load(self):
+        yield from tasks_of(self, RemoteTask, "Add 1 and 2.")
+
+
+class WaitConfig(vf.TaskConfig):
+    told: str = ""
+    """A file of the worker's side that is told how the tool has ended."""
+
+
+class WaitToolsConfig(vf.ToolsetConfig):
+    told: str = ""
+
+
+class WaitTools(vf.Toolset[WaitToolsConfig]):
+    """Waits for longer than anyone."""
+
+    @vf.tool
+    async def wait(self) -> str:
+        """Waits."""
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            Path(self.config.told).write_text("broken off")  # noqa: ASYNC240 - it is a few bytes
+            raise
+        return "done"
+
+
+class WaitTask(vf.Task[Data, vf.State, WaitConfig]):
+    @classmethod
+    def toolsets(cls, config):
+        return [WaitTools(WaitToolsConfig(told=config.told))]
+
+
+class WaitsConfig(vf.TasksetConfig):
+    task: WaitConfig = WaitConfig()
+
+
+class Waiting(vf.Taskset[WaitTask, WaitsConfig]):
+    def load(self):
+        yield from tasks_of(self, WaitTask, "Wait.", timeout=vf.TaskTimeout(agent=15.0))
+
+
 class Failing(vf.Task[Data]):
     @vf.reward
     async def correct(self, trace: vf.Trace) -> float:
@@ -286,5 +345,5 @@ __all__ = ["Plain"]
 
 if __name__ == "__main__":  # as a server of its own, under verifiers' own runner
     toolset = {"Tools": SumTools, "Intercepted": SumTools, "Gated": SumTools, "Counted": CounterTools}
-    toolset["Shared"] = SharedTools
+    toolset |= {"Shared": SharedTools, "Remote": SumTools}
     toolset[__all__[0]].run()

@@ -54,6 +54,8 @@ class Rollout:
     is_truncated: bool
     agents: list[AgentResult] | None = None
     """What each agent came to, where several have played. None: one has."""
+    details: dict[str, Any] | None = None
+    """What the environment has noted beside the metrics, as values of JSON."""
 
 
 class TaskEnvironment(Protocol):

@@ -164,6 +164,7 @@ class DockerSandbox(Sandbox):
             bounded_root=bounded_root,
             volumes=facts.volumes,
             mounts=mounts,
+            writable_folders=self.spec.writable_folders,
         )
         config = api.create_container_config(
             image=self.settings.image,

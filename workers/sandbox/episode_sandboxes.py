@@ -24,8 +24,13 @@ class EpisodeSandboxes:
     _held: set[Session] = field(default_factory=set[Session])
 
     async def acquire(self, wish: SandboxWish) -> Session:
-        """See `SandboxPools.acquire`."""
-        session = await self.pools.acquire(f"{self.name}-{len(self.taken)}", wish)
+        """See `SandboxPools.acquire`.
+
+        Sessions after each other have one name, and so their folders the same paths: files may be carried.
+        """
+        is_alone = not any(session.name == self.name for session in self._held)
+        name = self.name if is_alone else f"{self.name}-{len(self.taken)}"
+        session = await self.pools.acquire(name, wish)
         self.taken.append(session)
         self._held.add(session)
         return session

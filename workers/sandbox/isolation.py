@@ -43,6 +43,7 @@ def isolation(
     bounded_root: bool = True,
     volumes: Iterable[str] = (),
     mounts: Iterable[Mount] = (),
+    writable_folders: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What a container may do, as arguments of the SDK's `create_host_config`.
 
@@ -52,6 +53,7 @@ def isolation(
         bounded_root: Whether the engine can bound a root file system that can be written to.
         volumes: Folders that the image declares as volumes.
         mounts: What the container gets besides.
+        writable_folders: Folders of memory, where the root file system can't be written to.
     """
     is_root = settings.user == "root"
     host = 0 if session_users or is_root else UID
@@ -62,7 +64,8 @@ def isolation(
         "/dev/shm": f"size={_SHM_MB}m,mode=1777,nosuid,nodev,noexec" + _inodes(settings, _SHM_MB),
     }
     room = settings.root_mb or settings.scratch_mb
-    folders = list(volumes)
+    is_read_only = settings.root_mb is None or not bounded_root
+    folders = [*volumes, *(writable_folders if is_read_only else ())]
     if settings.root_mb is not None and not bounded_root:
         folders += _WRITTEN_TO
         room = max(1, settings.root_mb // len(_WRITTEN_TO))
@@ -73,7 +76,7 @@ def isolation(
         "cap_drop": ["ALL"],
         "cap_add": capabilities,
         "security_opt": ["no-new-privileges", *seccomp_option(settings.seccomp)],
-        "read_only": settings.root_mb is None or not bounded_root,
+        "read_only": is_read_only,
         "storage_opt": {"size": f"{settings.root_mb}M"} if settings.root_mb and bounded_root else None,
         "tmpfs": tmpfs,
         "mounts": list(mounts) or None,

@@ -24,3 +24,6 @@ class ToolsetSpec:
     taken_by_environment: bool = False
     """Whether the environment takes sessions itself, when and as often as it needs one, in place of being
     given one for each episode."""
+    writable_folders: tuple[str, ...] = ()
+    """Folders that its programs write to, which are held in memory where the root file system can't be
+    written to."""

@@ -173,6 +173,8 @@ class WorkerInterception(_Server):
         super().__init__()
         self._policy = client
         self.tools = ToolServers()
+        self.chat_seats: set[str] = set()
+        """Seats that a loop in this process plays."""
         self.stack.push_async_callback(self.tools.close)
         self.base_url = "http://127.0.0.1"  # nothing listens there: see `ContainerRuntime.host_url`
         self._routes = ProgramRoutes(self)

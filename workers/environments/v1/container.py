@@ -27,7 +27,7 @@ _NAMES = re.compile(r'"([^"]*)"')
 
 
 class ContainerRuntime(_Runtime):
-    """A container of the worker's pool, which the first use takes and `stop` gives back.
+    """A container of the worker's pool, which `start` or the first use takes, and `stop` gives back.
 
     Model calls of its programs reach verifiers' own interception by the container's loopback, over the pipe;
     `sandbox.allow` names what else they may reach, and the network policies of the task and the seat take
@@ -37,10 +37,13 @@ class ContainerRuntime(_Runtime):
         config: verifiers' config of a container: image, workdir, resources, network policy.
         play: The episode.
         name: verifiers' name of it.
+        is_lazy: Whether the container is taken when something is first done in it, since only hooks may do
+            something there.
     """
 
-    def __init__(self, config: Any, play: Play, name: str | None = None) -> None:
+    def __init__(self, config: Any, play: Play, name: str | None = None, *, is_lazy: bool = False) -> None:
         super().__init__(name)
+        self._is_lazy = is_lazy
         self.config = config
         self.info = DockerRuntimeInfo(**config.model_dump())
         self._play = play
@@ -61,7 +64,9 @@ class ContainerRuntime(_Runtime):
         return f"{home}/.vf-scripts"
 
     async def start(self) -> None:
-        """The container is taken when something is first done in it: hooks may do nothing."""
+        """Takes the container, unless it is lazy."""
+        if not self._is_lazy:
+            await self._ready()
 
     async def alive(self) -> bool:
         """Whether it executes anything."""

@@ -24,7 +24,7 @@ from workers.environments.v1 import steps
 from workers.environments.v1.client import V1PolicyClient, WorkerInterception
 from workers.environments.v1.loading import load_env
 from workers.environments.v1.play import Play
-from workers.environments.v1.runner import adapt_runner, seat_chat_loops
+from workers.environments.v1.runner import adapt_runner, seat_harnesses
 from workers.environments.v1.sandboxes import find_toolset
 from workers.environments.v1.seats import Seat, take_seats
 from workers.environments.v1.selection import select_tasks
@@ -219,7 +219,7 @@ class V1Environment:
     async def _begin_serving(self, client: Any) -> WorkerInterception:
         adapt_runner()
         self._env._interception = interception = WorkerInterception(client)
-        seat_chat_loops(self._env, interception)
+        seat_harnesses(self._env, interception)
         await interception.start()
         taskset = self._env.taskset
         self._env._shared_tools = await interception.tools.serve_shared(taskset.toolsets(taskset.config))

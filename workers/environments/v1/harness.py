@@ -55,10 +55,7 @@ class ChatLoop(_Harness):
         tool_interception_url: str | None = None,
     ) -> Any:
         """See verifiers' `Harness.launch`: the loop, to its end."""
-        session = self._interception.state_routes[trace.id]
-        async with OfferedTools(
-            self._interception.tools, mcp_urls, session, self.config.tool_timeout
-        ) as tools:
+        async with OfferedTools(self._interception.tools, mcp_urls, self.config.tool_timeout) as tools:
             body: dict[str, Any] = {"model": ctx.model, "messages": self._opening(data)}
             if tools.schemas:
                 body["tools"] = tools.schemas

@@ -8,6 +8,7 @@ from aiohttp import web
 from verifiers.v1 import dialects
 from verifiers.v1.clients.client import RelayReply
 
+from workers.environments.v1.tool_endpoints import ROUTE
 from workers.gateway.bodies import mend_body
 from workers.gateway.errors import GatewayError
 from workers.sandbox.relay import ProtocolFactory
@@ -44,6 +45,7 @@ class ProgramRoutes:
         add("PUT", "/state", server.handle_state_put)
         add("GET", "/task", server.handle_task_get)
         add("POST", "/tool", server.handle_tool)
+        add("*", ROUTE, server.tools.answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_ENDED_WITHIN)
         await self._runner.setup()
         assert self._runner.server is not None

@@ -106,33 +106,41 @@ def _word_validation(settings: EnvironmentSettings, error: ValidationError) -> s
 
 
 def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
-    """Refuses what is not played yet.
+    """Refuses toolsets that cannot be served, or that the harness cannot call.
 
     Raises:
-        EnvironmentLoadError: It is asked for.
+        EnvironmentLoadError: There is one.
     """
     from verifiers.v1.envs.single_agent import SingleAgentEnv
     from verifiers.v1.harnesses.null import NullHarness
+    from verifiers.v1.utils import compile as pairings
+
+    from workers.environments.v1.toolsets import why_not_served
 
     env: Any = loaded
     harnesses: dict[str, Any] = env._harnesses
-    programs = {name: each for name, each in harnesses.items() if not isinstance(each, NullHarness)}
-    for name, harness in programs.items():
-        if not isinstance(loaded, SingleAgentEnv):
-            raise EnvironmentLoadError(
-                f"environment.args.{name}.harness.id: got {harness.config.id!r}, a program in a container; "
-                f"several agents ({type(env).__name__}) only chat so far: leave it out, or give `null`"
-            )
-    from workers.environments.v1.toolsets import why_not_in_worker
-
+    has_program = any(not isinstance(harness, NullHarness) for harness in harnesses.values())
     taskset: Any = env.taskset
     task_class: Any = env._task_cls
-    toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+    try:
+        toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+    except Exception as error:
+        _log.warning("the toolsets of %s cannot be made", settings.id, exc_info=error)
+        said = " ".join(str(error).split())[:500]
+        raise EnvironmentLoadError(
+            f"environment.id: the toolsets of {settings.id} cannot be made: {type(error).__name__}: {said}; "
+            "the traceback is in the log"
+        ) from error
     for toolset in toolsets:
-        why = why_not_in_worker(toolset)
-        if why is None and programs:
-            why = "is served by the worker, which a program in a container does not reach yet"
-        if why is not None:
+        if why := why_not_served(toolset, has_program=has_program):
             raise EnvironmentLoadError(
                 f"environment.id: {settings.id}: its toolset {toolset.server_name!r} {why}"
             )
+    if isinstance(loaded, SingleAgentEnv):  # of several agents, some may play tasks without tools
+        [(name, harness)] = harnesses.items()
+        try:
+            cast(Any, pairings).validate_pairing(
+                harness, task_class, env.config.agent.runtime, tools=toolsets
+            )
+        except ValueError as error:
+            raise EnvironmentLoadError(f"environment.args.{name}.harness.id: {error}") from error

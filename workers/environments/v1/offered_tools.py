@@ -14,15 +14,13 @@ class OfferedTools:
     Args:
         servers: Knows the servers.
         urls: Their addresses, by their names.
-        session: verifiers' session of the rollout.
         timeout: Most seconds that a call may take.
     """
 
-    def __init__(self, servers: ToolServers, urls: dict[str, str], session: Any, timeout: float) -> None:
+    def __init__(self, servers: ToolServers, urls: dict[str, str], timeout: float) -> None:
         self.schemas: list[dict[str, Any]] = []
         self._servers = servers
         self._urls = urls
-        self._session = session
         self._timeout = timeout
         self._stack = AsyncExitStack()
         self._tools: dict[str, tuple[ToolServer, str]] = {}
@@ -34,7 +32,7 @@ class OfferedTools:
             ValueError: Two tools have one name.
         """
         for name, url in self._urls.items():
-            server = self._servers.find(url, self._session, self._timeout)
+            server = self._servers.find(url, self._timeout)
             self._stack.push_async_callback(server.close)
             for tool in await server.list_tools():
                 full = f"{name}_{tool['name']}" if name else str(tool["name"])

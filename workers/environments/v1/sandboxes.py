@@ -15,6 +15,10 @@ _TOOLSET = "sandbox_images.machine.toolset:MachineToolset"
 _IMAGES = {"mini_swe_agent": "harness-mini-swe-agent"}
 """Images of the harnesses that have one of their own, by the name of verifiers' module."""
 _IMAGE = "harness"
+_IMAGE_OF_ALL = "harness-all"
+"""The image that has the packages of all of them, where seats of one environment need several."""
+_WRITABLE = ("/tmp", "/logs")
+"""Folders that verifiers' own hooks write to: what is carried to another container, verdicts, artifacts."""
 _MIB_PER_GB = 1000**3 / 1024**2
 
 
@@ -31,8 +35,14 @@ def find_toolset(env: Any) -> ToolsetSpec | None:
     if not programs and not _asks_for_runtime(env._task_cls):
         return None
     names = [type(harness).__module__.split(".")[-2] for harness in programs]
-    image = next((_IMAGES[name] for name in names if name in _IMAGES), _IMAGE)
-    return ToolsetSpec(image=image, toolset=_TOOLSET, session_users=True, taken_by_environment=True)
+    images = {_IMAGES.get(name, _IMAGE) for name in names} or {_IMAGE}
+    return ToolsetSpec(
+        image=images.pop() if len(images) == 1 else _IMAGE_OF_ALL,
+        toolset=_TOOLSET,
+        session_users=True,
+        taken_by_environment=True,
+        writable_folders=_WRITABLE,
+    )
 
 
 def _asks_for_runtime(task_class: Any) -> bool:

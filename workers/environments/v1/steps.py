@@ -1,9 +1,12 @@
 """What verifiers' v1 runner has recorded of an episode, as steps and messages."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic_core import to_json
 
 from workers.agent_results import AgentResult
 from workers.environments.base import Rollout
@@ -48,7 +51,21 @@ def make_rollout(play: Play, traces: list[Any], seats: Mapping[str, Seat], asks_
         stop_reason=main[0].stop_condition,
         is_truncated=any(trace.is_truncated for trace in main),
         agents=_agent_results(play, traces, seats) if len(seats) > 1 or len(traces) > 1 else None,
+        details=_details(traces),
     )
+
+
+def _details(traces: list[Any]) -> dict[str, Any] | None:
+    """What the hooks of each trace's task have noted, as verifiers records it."""
+    noted = [
+        {
+            "agent": trace.agent.name,
+            "info": json.loads(to_json(trace.info, inf_nan_mode="null", fallback=str)),
+        }
+        for trace in traces
+        if trace.info
+    ]
+    return {"info": noted} if noted else None
 
 
 def main_seat(traces: list[Any], seats: Mapping[str, Seat]) -> str:

@@ -1,6 +1,7 @@
 """Harnesses of verifiers' v1 API that are programs, and hooks that use the runtime: in containers."""
 
 import json
+import sys
 import threading
 import time
 import uuid
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.helpers.conversation_policy import ConversationPolicy
+from tests.helpers.conversation_policy import ConversationPolicy, in_turn
 from tests.helpers.mock_policy import Reply
 from tests.helpers.v1_containers import Containers, bash
 from workers.lanes.interpreter import OwnPython
@@ -128,3 +129,27 @@ def test_episodes_at_once_have_a_container_each(boxes):
         thread.join()
     assert [record.reward for record in records.values()] == [1.5, 1.5]
     assert len({record.sandbox_id for record in records.values()}) == 2
+
+
+def test_an_agent_works_as_the_user_that_its_task_names(python):
+    if python.executable == sys.executable:
+        pytest.skip("verifiers 0.3.1 has no `agent_user`")
+    turns = in_turn(
+        bash("id -un; echo $HOME; cat notes/hint.txt; echo tatami > out.txt"), Reply(content="tatami")
+    )
+    sandbox = {"user": "root", "root_mb": 256}
+    with ConversationPolicy(turns) as policy, Containers(python, policy, "bash", sandbox) as boxes:
+        record = boxes.play("user")
+        assert record.error is None
+        said = str(record.messages[3].content).split()
+        assert said == ["irc", "/run/ircd", "the", "word", "is", "tatami"]
+        assert record.reward == 1.5
+
+
+def test_an_agent_cannot_be_another_user_where_the_session_is_an_ordinary_one(python, boxes):
+    if python.executable == sys.executable:
+        pytest.skip("verifiers 0.3.1 has no `agent_user`")
+    record = boxes.play("user")
+    assert record.error is not None
+    assert record.error.stage == "setup"
+    assert "agent_user 'irc'" in record.error.message

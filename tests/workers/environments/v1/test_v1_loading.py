@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import workers
+from sandbox_images import build
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.environments.opening import open_environment
 from workers.environments.v1.environment import V1Environment
@@ -88,6 +89,13 @@ WithBoxedTools = handy(Tool, runtime={"type": "docker"})
 WithCode = handy(Code)
 
 
+def no_tools(config):
+    raise KeyError("no tools today")
+
+
+NoTools = handy(no_tools)
+
+
 class Broken(Own):
     def load(self):
         raise OSError("the data is away")
@@ -161,10 +169,6 @@ def test_an_infinite_taskset_needs_a_bound(tmp_path):
         ({"agent": {"harness": 3}}, r"environment\.args\.agent\.harness: got 3; give an object"),
         ({"agent": {"client": {"type": "eval"}}}, r"args\.agent\.client: .* belongs under `policies`"),
         ({"id": "agentic-judge"}, r"environment\.args: .* requires a judge harness that can execute code"),
-        (
-            {"id": "best-of-n", "agent": {"harness": {"id": "bash"}}},
-            r"environment\.args\.agent\.harness\.id: got .bash., .* several agents",
-        ),
         ({"id": "best-of-n", "n": 0}, r"environment\.args\.n: .* greater than or equal to 1"),
         ({"id": "no-such-env"}, r"environment 'no-such-env' not found"),
         (
@@ -180,16 +184,49 @@ def test_arguments_that_are_wrong_or_not_played_yet_are_named(tmp_path, args, sa
 
 
 @pytest.mark.parametrize(
-    ("exported", "said"),
+    ("exported", "harness", "said"),
     [
-        ("WithTools", r"its toolset 'tool' is `colocated` .* set `colocated: false`"),
-        ("WithBoxedTools", r"its toolset 'tool' wants a container of its own \(`runtime\.type: docker`\)"),
-        ("WithCode", r"its toolset 'code' runs what the policy wrote"),
+        ("WithTools", "null", r"its toolset 'tool' is `colocated` .* set `colocated: false`"),
+        (
+            "WithBoxedTools",
+            "null",
+            r"its toolset 'tool' wants a container of its own \(`runtime\.type: docker`\)",
+        ),
+        (
+            "WithBoxedTools",
+            "bash",
+            r"wants a container of its own .* or is `colocated: true` with its program",
+        ),
+        ("WithCode", "null", r"its toolset 'code' runs what the policy wrote .* none is there"),
+        ("WithCode", "bash", r"its toolset 'code' runs what the policy wrote .* set `colocated: true`"),
+        ("WithTools", "mini_swe_agent", r"Harness 'mini_swe_agent' does not support MCP tools"),
     ],
 )
-def test_tasks_that_need_more_than_a_chat_are_refused(tmp_path, exported, said):
+def test_toolsets_that_cannot_be_served_are_refused(tmp_path, exported, harness, said):
+    path = write(tmp_path, f"own_{exported.lower()}_{harness}", exported)
     with pytest.raises(EnvironmentLoadError, match=said):
-        opened(write(tmp_path, f"own_{exported.lower()}", exported))
+        opened(path, agent={"harness": {"id": harness}})
+
+
+def test_a_program_may_have_a_toolset_beside_it(tmp_path):
+    path = write(tmp_path, "own_beside", "WithTools")
+    assert opened(path, agent={"harness": {"id": "bash"}}).has_tools
+
+
+def test_seats_that_need_several_images_have_the_one_of_all(tmp_path):
+    seats = {"solver": {"harness": {"id": "mini_swe_agent"}}, "judge": {"harness": {"id": "bash"}}}
+    toolset = opened(write(tmp_path, "own_judged"), id="agentic-judge", **seats).toolset
+    assert toolset is not None
+    assert toolset.image == "harness-all"
+    assert build.programs_digest("harness-all") not in {None, build.programs_digest("harness")}
+
+
+def test_toolsets_that_raise_are_named(tmp_path):
+    path = write(tmp_path, "own_toolless", "NoTools")
+    with pytest.raises(
+        EnvironmentLoadError, match=r"toolsets of .* cannot be made: KeyError: 'no tools today'"
+    ):
+        opened(path)
 
 
 def test_code_that_raises_is_named(tmp_path):
