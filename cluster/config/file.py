@@ -4,14 +4,16 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
 
-from cluster.config import RunConfig, VllmPolicy
+from cluster.config import AdapterPolicy, EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
 from cluster.config.values import check_values
 from cluster.errors import ConfigError
+
+_SomePolicy = TypeVar("_SomePolicy", bound=VllmPolicy | EndpointPolicy | AdapterPolicy | OraclePolicy)
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -125,11 +127,20 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
             "agent": {**cast(dict[str, Any], agent), "files": paths},
         }
     changes: dict[str, object] = {"environment": environment.model_copy(update=located)}
-    if isinstance(config.policy, VllmPolicy):
-        given = {name: getattr(config.policy, name) for name in ("chat_template", "versions_folder")}
-        absolute = {name: path.absolute() for name, path in given.items() if path is not None}
-        changes["policy"] = config.policy.model_copy(update=absolute)
+    changes["policy"] = _locate_policy(config.policy)
+    changes["policies"] = {name: _locate_policy(policy) for name, policy in config.policies.items()}
     return config.model_copy(update=changes)
+
+
+def _locate_policy(policy: _SomePolicy) -> _SomePolicy:
+    """A policy, with its paths as absolute ones."""
+    absolute: dict[str, object] = {}
+    if isinstance(policy, VllmPolicy):
+        given = {name: getattr(policy, name) for name in ("chat_template", "versions_folder")}
+        absolute = {name: path.absolute() for name, path in given.items() if path is not None}
+    elif isinstance(policy, AdapterPolicy) and "://" not in policy.path:
+        absolute = {"path": str(Path(policy.path).expanduser().absolute())}
+    return policy.model_copy(update=absolute)
 
 
 def _locate_requirements(given: list[str] | str, folder: Path) -> list[str] | str:

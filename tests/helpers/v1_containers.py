@@ -30,6 +30,8 @@ class Containers:
         tasks: The taskset's file.
         agent: Further keys of `environment.args.agent`.
         episodes: Containers that are prepared ahead.
+        run_id: The run that containers are labelled with.
+        endpoint: Further keys of the policy's endpoint.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Containers:
         agent: dict[str, Any] | None = None,
         episodes: int = 1,
         run_id: str = "r",
+        endpoint: dict[str, Any] | None = None,
     ) -> None:
         agent = {"max_turns": 6, "harness": {"id": harness}, **(agent or {})}
         environment = EnvironmentSettings(id=str(tasks), args={"agent": agent})
@@ -52,13 +55,16 @@ class Containers:
         settings = SandboxSettings.model_validate(sandbox or {})
         assert apart.toolset is not None
         ensure_image(apart.toolset, settings)
-        endpoint = {"kind": "openai", "model": "mock", "request_timeout": 5.0, "token_ids": True}
+        asked = {"kind": "openai", "model": "mock", "request_timeout": 5.0, "token_ids": True}
+        asked |= {"base_url": policy.base_url, **(endpoint or {})}
         self.worker = LanedWorker(
             WorkerSettings(
                 run_id=run_id,
                 environment=environment,
                 sandbox=with_image(apart.toolset, settings),
-                policy=PolicyEndpoint.model_validate({**endpoint, "base_url": policy.base_url}),
+                policy=PolicyEndpoint.model_validate(
+                    {**asked, **(endpoint or {}), "base_url": policy.base_url}
+                ),
                 episodes=episodes,
             ),
             "w",
