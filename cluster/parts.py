@@ -150,7 +150,7 @@ def start_components(
             if session is None:
                 session = outer.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
             stage.outcome = session.address
-        if session.local:
+        if session.local and before is None:
             check_deployments_fit(config)
         with progress.stage("policy") as stage:
             policy = before[1] if before else None

@@ -102,6 +102,11 @@ class MyToolset(Toolset):
 def look_up(name):
     return {}[name]
 """
+NOTE = """
+import importlib.metadata, sys
+with open("seen", "a") as seen:
+    print(importlib.metadata.version("verifiers"), "workers.debugging" in sys.modules, file=seen)
+"""
 
 
 @pytest.fixture
@@ -220,18 +225,21 @@ def test_a_v1_taskset_is_shown_as_it_goes_on_with_its_tools(
         record, said = debugged_v1(folder, {"id": str(file)}, policy, "1")
     assert (record.status, record.reward, record.task_id) == ("finished", 5.0, "1")
     assert stops == ["count"]
-    lines = said.splitlines()
-    assert lines[1:4] == ["user: Count on.", "assistant: ", '    → count {"by": 5}'], said
+    lines = [line.rstrip() for line in said.splitlines()]
+    assert lines[1:4] == ["user: Count on.", "assistant:", '    → count {"by": 5}'], said
     assert "finished: reward 5.0" in said
 
 
 def test_each_agents_conversation_is_shown_under_its_name(folder: Path) -> None:
     file = write_taskset(folder, "Plain")
     environment = {"id": str(file), "args": {"id": "user-sim", "user": {"model": "customer"}}}
-    with MockPolicy() as policy, MockPolicy(default=Reply(content="###DONE###"), model="other") as other:
+    talk = MockPolicy(Reply(content="Say ok, please."), default=Reply(content="###DONE###"), model="other")
+    with MockPolicy() as policy, talk as other:
         customer = {"kind": "endpoint", "base_url": other.base_url, "model": "other"}
         record, said = debugged_v1(folder, environment, policy, policies={"customer": customer})
         assert record.status == "finished", said
+        assert "assistant: user: Say ok, please." in said
+        assert "assistant: assistant: ok" in said
         assert "user: assistant: ###DONE###" in said
         with pytest.raises(
             PolicyUnavailable, match=r"policies\.customer\.kind: got `vllm`, and `kumite debug`"
@@ -239,20 +247,17 @@ def test_each_agents_conversation_is_shown_under_its_name(folder: Path) -> None:
             debugged_v1(folder, environment, policy, policies={"customer": {"kind": "vllm"}})
 
 
-def test_an_environment_with_packages_of_its_own_is_debugged_in_its_own_python(
-    folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_environment_with_packages_of_its_own_is_debugged_in_its_own_python(folder: Path) -> None:
     requirements = ["verifiers==0.4.0"]
     try:
         lock_packages(EnvironmentSettings(id="e", requirements=requirements))
     except ConfigError as error:
         pytest.skip(f"no package index can be reached: {error}")
     file = write_taskset(folder, "Plain")
-    where = "import importlib.metadata as m; print('verifiers', m.version('verifiers'));"
-    file.write_text(f"{file.read_text()}\n{where}\n")
+    file.write_text(f"{file.read_text()}\n{NOTE}")
     with MockPolicy() as policy:
         environment = {"id": str(file), "requirements": requirements}
         record, said = debugged_v1(folder, environment, policy, "1")
     assert (record.status, record.reward, record.task_id) == ("finished", 1.0, "1"), said
     assert said.splitlines()[1:3] == ["user: And that?", "assistant: ok"]
-    assert "verifiers 0.4.0" in capfd.readouterr().out + said
+    assert (folder / "seen").read_text().splitlines()[-1] == "0.4.0 True"

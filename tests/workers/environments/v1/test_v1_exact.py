@@ -41,7 +41,7 @@ def check_exact(record, requests):
     assert all(len(s.completion_logprobs or []) == len(s.completion_token_ids or []) > 0 for s in steps)
     [sequence] = sequences_of(record)
     last = steps[-1]
-    assert sequence.token_ids == [*last.prompt_token_ids, *last.completion_token_ids]
+    assert sequence.input_ids == [*last.prompt_token_ids, *last.completion_token_ids]
 
 
 def test_a_chat_with_tools_goes_on_token_by_token(python, template, tmp_path):
