@@ -4,17 +4,15 @@
 import json
 import time
 import uuid
-from functools import partial
 from typing import Any
 
+import httpx
 from openai.types.chat import ChatCompletion
-from renderers.client import OverlongPromptError as RendererOverlongPromptError
-from renderers.client import generate
 from verifiers.v1 import graph
 from verifiers.v1.dialects import chat
 
 from workers.environments.v1.play import Call, Play
-from workers.errors import OverlongPromptError, PolicyError, TemplateError
+from workers.errors import PolicyError, TemplateError
 from workers.policy.endpoint import open_client, request_answer, versioned_model_name
 from workers.policy.endpoint_watch import EndpointWatch
 from workers.policy.exact_answers import read_answer
@@ -25,7 +23,6 @@ from workers.settings import PolicyEndpoint
 
 _graph: Any = graph
 _chat: Any = chat
-_generate: Any = generate
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -46,6 +43,7 @@ class ExactClient:
     def __init__(self, endpoint: PolicyEndpoint) -> None:
         self._endpoint = endpoint
         self._connection = open_client(endpoint)
+        self._url = f"{(endpoint.base_url or '').rstrip('/').removesuffix('/v1')}/inference/v1/generate"
         self._renderers = RendererCache(endpoint)
         self.watch = EndpointWatch(endpoint)
 
@@ -72,24 +70,40 @@ class ExactClient:
         tools: list[Any] = [] if body.get("tool_choice") == "none" else body.get("tools") or []
         messages = [_to_wire(message) for message in request.messages]
         found = _call_before(play, session.trace, request)
-        prompt_ids = None if found is None else _go_on(renderer, messages, tools, *found)
-        ask = partial(
-            _generate,
-            client=self._connection,
-            renderer=renderer,
-            messages=_with_tool_names(messages),
-            model=versioned_model_name(session.ctx.model),
-            prompt_ids=prompt_ids,
-            tools=tools or None,
-            sampling_params=asked.params,
-        )
-        try:
-            answer = await request_answer(self._endpoint, ask, self.watch.pace)
-        except RendererOverlongPromptError as error:
-            raise OverlongPromptError(str(error)) from error
-        except TemplateError as error:
-            raise _inexact(str(error)) from error
+        if found is None:
+            ids = _begin(renderer, messages, tools)
+        else:
+            ids = _go_on(renderer, messages, tools, *found)
+        params = {"skip_special_tokens": False, **asked.params}
+        params |= {"stop_token_ids": list(renderer.get_stop_token_ids()), "logprobs": 1}
+
+        async def generate() -> dict[str, Any]:
+            body = {
+                "model": versioned_model_name(session.ctx.model),
+                "token_ids": ids,
+                "sampling_params": params,
+            }
+            raw: Any = await self._connection.post(self._url, body=body, cast_to=httpx.Response)
+            return _read_sampled(raw.json(), ids)
+
+        answer = await request_answer(self._endpoint, generate, self.watch.pace, found is None)
         return _as_completion(read_answer(renderer, answer, tools, asked), self._endpoint.model)
+
+
+def _read_sampled(told: dict[str, Any], ids: list[int]) -> dict[str, Any]:
+    """What `/inference/v1/generate` has answered, as `read_answer` takes it.
+
+    Raises:
+        KeyError, TypeError: It is no such answer.
+    """
+    choice: dict[str, Any] = told["choices"][0]
+    return {
+        "request_id": told.get("request_id"),
+        "prompt_ids": ids,
+        "completion_ids": list(choice["token_ids"]),
+        "completion_logprobs": [float(entry["logprob"]) for entry in choice["logprobs"]["content"]],
+        "finish_reason": choice.get("finish_reason"),
+    }
 
 
 def _sampling(imposed: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +140,21 @@ def _call_before(play: Play, trace: Any, request: Any) -> tuple[Call, int] | Non
         if (call := answered.get(turn.prefix_node_ids[count - 1])) is not None:
             return call, count
     return None
+
+
+def _begin(renderer: Any, messages: list[dict[str, Any]], tools: list[Any]) -> list[int]:
+    """The prompt of a conversation's first turn.
+
+    Raises:
+        PolicyError: It cannot be rendered.
+    """
+    try:
+        made = renderer.render(_with_tool_names(messages), tools=tools or None, add_generation_prompt=True)
+    except TemplateError as error:
+        raise PolicyError(
+            f"policy.tokens is `exact`, and {error}; set policy.tokens to `per_turn`"
+        ) from error
+    return list(made.token_ids)
 
 
 def _go_on(
