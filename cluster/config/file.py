@@ -15,6 +15,8 @@ from cluster.errors import ConfigError
 
 _SomePolicy = TypeVar("_SomePolicy", bound=VllmPolicy | EndpointPolicy | AdapterPolicy | OraclePolicy)
 
+_KINDS = ("vllm", "endpoint", "oracle", "adapter")
+
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Reads and checks a config.
@@ -173,14 +175,13 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
 
 def _describe_error(entry: Any) -> str:
     """One field's error: its name, what was given, and what would be right."""
-    path = [str(part) for part in entry["loc"] if part not in ("vllm", "endpoint", "oracle")]
+    path, kind = _split_kind([str(part) for part in entry["loc"]])
     name = ".".join(path) or "the config"
     given = entry["input"]
     match entry["type"]:
         case "missing":
             return f"{name}: is missing"
         case "extra_forbidden" if kinds := _kinds_with_key(path):
-            kind = next(part for part in entry["loc"] if part in ("vllm", "endpoint", "oracle"))
             return f"{name}: policy.kind `{kind}` has no such key, only {' and '.join(kinds)}; leave it out"
         case "extra_forbidden":
             close = difflib.get_close_matches(path[-1], _list_field_names(path[:-1]), n=1)
@@ -192,9 +193,18 @@ def _describe_error(entry: Any) -> str:
             return f"{name}: there is no such key{hint}"
         case "union_tag_invalid" | "union_tag_not_found":
             kind = cast(dict[str, Any], given).get("kind") if isinstance(given, dict) else given
-            return f"{name}.kind: got {kind!r}; it must be vllm, endpoint or oracle"
+            right = "endpoint, adapter or vllm" if path[0] == "policies" else "vllm, endpoint or oracle"
+            return f"{name}.kind: got {kind!r}; it must be {right}"
         case _:
             return f"{name}: {entry['msg'][0].lower()}{entry['msg'][1:]}; got {given!r}"
+
+
+def _split_kind(path: list[str]) -> tuple[list[str], str | None]:
+    """The path of a key, without the policy's kind that pydantic has in it; and that kind."""
+    place = {"policy": 1, "policies": 2}.get(path[0]) if path else None
+    if place is None or len(path) <= place or path[place] not in _KINDS:
+        return path, None
+    return [*path[:place], *path[place + 1 :]], path[place]
 
 
 def _kinds_with_key(path: list[str]) -> list[str]:

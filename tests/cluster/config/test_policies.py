@@ -65,8 +65,12 @@ def test_an_adapter_and_a_deployment_are_read_with_their_paths(tmp_path, monkeyp
             {"judge": vllm(adapters={})},
             r"policies\.judge\.adapters: got .*; its weights are never updated; for one adapter, use kind",
         ),
-        (vllm(), {"judge": {"kind": "oracle"}}, r"policies\.judge: .*'endpoint', 'adapter', 'vllm'"),
-        (vllm(adapters={}), {"red": {"kind": "adapter"}}, r"policies\.red\.adapter\.path: "),
+        (
+            vllm(),
+            {"judge": {"kind": "oracle"}},
+            r"policies\.judge\.kind: got 'oracle'; it must be endpoint, adapter or vllm",
+        ),
+        (vllm(adapters={}), {"red": {"kind": "adapter"}}, r"policies\.red\.path: is missing"),
     ],
 )
 def test_what_cannot_be_served_is_named_with_what_would_be_right(tmp_path, policy, policies, says):
