@@ -209,12 +209,8 @@ def _to_wire(message: Any) -> dict[str, Any]:
 
 def _with_tool_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages, with the tool's name in each of its results: some templates write it."""
-    names = {
-        call["id"]: call["function"]["name"]
-        for message in messages
-        for call in message.get("tool_calls") or []
-        if "function" in call
-    }
+    calls: list[dict[str, Any]] = [call for message in messages for call in message.get("tool_calls") or []]
+    names = {str(call["id"]): str(call["function"]["name"]) for call in calls if "function" in call}
     return [
         {"name": names[message["tool_call_id"]], **message}
         if message["role"] == "tool" and message.get("tool_call_id") in names
@@ -226,13 +222,14 @@ def _with_tool_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _as_completion(answer: dict[str, Any], model: str) -> ChatCompletion:
     """An answer by token ids as a chat completion, with its ids and log-probabilities."""
     prompt, sampled = list(answer["prompt_ids"]), list(answer["completion_ids"])
-    calls = [
+    made: list[Any] = answer["tool_calls"] or []
+    calls: list[dict[str, Any]] = [
         {
             "id": call.id or f"call_{uuid.uuid4().hex[:12]}",
             "type": "function",
             "function": {"name": call.name, "arguments": _as_text(call.arguments)},
         }
-        for call in answer["tool_calls"] or []
+        for call in made
         if call.name
     ]
     message: dict[str, Any] = {"role": "assistant", "content": answer["content"] or (None if calls else "")}
@@ -240,11 +237,11 @@ def _as_completion(answer: dict[str, Any], model: str) -> ChatCompletion:
         message["reasoning_content"] = answer["reasoning_content"]
     if calls:
         message["tool_calls"] = calls
-    scores = [
+    scores: list[dict[str, Any]] = [
         {"token": "", "bytes": None, "logprob": score, "top_logprobs": []}
         for score in answer["completion_logprobs"]
     ]
-    choice = {
+    choice: dict[str, Any] = {
         "index": 0,
         "message": message,
         "finish_reason": answer.get("finish_reason") or "stop",
