@@ -13,8 +13,9 @@ from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.observe.trackers import Trackers
 from cluster.plan.plan import Plan, load_plan
-from cluster.policy import PolicyClient, check_policy, check_seat_endpoints, open_policy, required_cpus
+from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models.models import check_template_shows_tools
+from cluster.policy.named import NamedPolicies, check_deployments_fit, check_named_policies
 from cluster.policy.sampling import check_environment_sampling, check_sampling_keys
 from cluster.pool.images import ensure_image, read_image_id, resolve_image_tag, with_image
 from cluster.pool.packages import lock_packages
@@ -59,11 +60,11 @@ class SharedPolicy(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         self._settings: object = None
-        self.found: tuple[RaySession, PolicyClient] | None = None
+        self.found: tuple[RaySession, PolicyClient, NamedPolicies] | None = None
 
     def prepare(self, config: RunConfig) -> None:
         """Closes the shared session and policy if a run needs another policy, cluster or workers."""
-        settings = (config.policy, config.ray, config.workers)
+        settings = (config.policy, config.policies, config.ray, config.workers)
         if settings != self._settings:
             self.close()
             self.found = None
@@ -112,7 +113,6 @@ def start_components(
             if plan.left_out is not None:
                 progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
-        _check_exact_tokens(config, environment)
         _check_task_images(config, environment)
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
@@ -125,7 +125,7 @@ def start_components(
                     check_image(image, named_image_id)
             sandbox = with_image(environment.toolset, sandbox)
         check_policy(config.policy)
-        seat_endpoints = check_seat_endpoints(config.policies)
+        check_named_policies(config.policies)
         check_sampling_keys(config.policy)
         check_environment_sampling(config.policy, environment.sampling_args)
         _check_worker_env(config)
@@ -145,21 +145,27 @@ def start_components(
         before = shared.found if shared is not None else None
         with progress.stage("ray") as stage:
             keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
-            cpus = required_cpus(config.policy) + config.workers.max * config.workers.cpus_per_worker
+            policies = [config.policy, *config.policies.values()]
+            cpus = sum(map(required_cpus, policies)) + config.workers.max * config.workers.cpus_per_worker
             session = before[0] if before else None
             if session is None:
                 session = outer.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
             stage.outcome = session.address
+        if session.local and before is None:
+            check_deployments_fit(config)
         with progress.stage("policy") as stage:
             policy = before[1] if before else None
             if policy is None:
                 policy = outer.enter_context(open_policy(config.policy, session, stage.say))
             stage.outcome = policy.outcome
+        named = before[2] if before else None
+        if named is None:
+            named = outer.enter_context(_open_named_policies(config, session, policy, progress))
         if shared is not None:
-            shared.found = (session, policy)
+            shared.found = (session, policy, named)
         check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
-        settings = settings.model_copy(update={"packages": packages, "policies": seat_endpoints})
+        settings = settings.model_copy(update={"packages": packages, "policies": named.endpoints})
         uses_sandbox = environment.toolset is not None
         ask = make_worker_requester(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1
@@ -181,11 +187,15 @@ def start_components(
         )
 
 
-def _check_exact_tokens(config: RunConfig, environment: TaskEnvironment) -> None:
-    if environment.api == "v1" and getattr(config.policy, "tokens", None) == "exact":
-        raise ConfigError(
-            "policy.tokens: got `exact`, and tasksets of verifiers' v1 API are played with `per_turn` only"
-        )
+def _open_named_policies(
+    config: RunConfig, session: RaySession, policy: PolicyClient, progress: Progress
+) -> NamedPolicies:
+    if not config.policies:
+        return NamedPolicies(config, session, policy, lambda stage: None)
+    with progress.stage("policies") as stage:
+        named = NamedPolicies(config, session, policy, stage.say)
+        stage.outcome = "; ".join(named.outcomes)
+    return named
 
 
 def _check_task_images(config: RunConfig, environment: TaskEnvironment) -> None:

@@ -147,6 +147,8 @@ def _check_environment(config: RunConfig) -> list[CheckResult]:
         found.append(CheckResult("workers.env", False, f"{unset[0]} is not set", f"export {unset[0]}=…"))
     if isinstance(config.policy, EndpointPolicy):
         found.append(_check_endpoint(config.policy))
+    if config.policies:
+        found.append(_check_named_policies(config))
     return found
 
 
@@ -158,6 +160,16 @@ def _check_endpoint(policy: EndpointPolicy) -> CheckResult:
     except ClusterError as error:
         return CheckResult("endpoint", False, str(error), "correct the config's section policy")
     return CheckResult("endpoint", True, f"{policy.model} at {policy.base_url}")
+
+
+def _check_named_policies(config: RunConfig) -> CheckResult:
+    from cluster.policy.named import check_named_policies
+
+    try:
+        check_named_policies(config.policies)
+    except ClusterError as error:
+        return CheckResult("policies", False, str(error), "correct the config's section policies")
+    return CheckResult("policies", True, ", ".join(config.policies))
 
 
 def _check_package(name: str, distribution: str, mend: str) -> CheckResult:

@@ -1,31 +1,37 @@
 """One episode in this very process, without Ray, for whoever writes an environment and looks inside."""
 
-import asyncio
+import os
+import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from rich.console import Console
 from rich.text import Text
 
 from cluster.config import EndpointPolicy, OraclePolicy, RunConfig
-from cluster.errors import ConfigError, PolicyUnavailable
+from cluster.errors import ConfigError, PolicyUnavailable, RunError
 from cluster.observe.printing import escape_invisible
+from cluster.plan.apart import EnvironmentApart
 from cluster.plan.plan import Plan, load_plan
 from cluster.pool.images import ensure_image, with_image
+from cluster.pool.packages import lock_packages
+from cluster.pool.pythons import ensure_python
+from workers import debugging
 from workers.environments.base import RolloutEnvironment, TaskEnvironment
 from workers.environments.classic.environment import ClassicEnvironment
-from workers.environments.messages import to_records
-from workers.episode import EpisodePlayer
 from workers.handed_on import select_worker_variables
+from workers.lanes.interpreter import OwnPython, own_environment, start_command
+from workers.lanes.wire import read_message_now, send_message_now
 from workers.records import EpisodeRecord, EpisodeSpec, Message
-from workers.sandbox.base import Owner
-from workers.sandbox.pools import SandboxPools
 from workers.settings import PolicyEndpoint, WorkerSettings
 
 _STYLES = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
 _DEBUG_TIMEOUT = 86_400.0
 """Seconds that a tool call, and all else, may take while somebody looks at it."""
+_END_TIMEOUT = 10.0
+"""Seconds that the process of an environment's own Python has to end after its episode."""
 
 
 def play_debug_episode(config: RunConfig, console: Console, task_id: str | None = None) -> EpisodeRecord:
@@ -45,20 +51,77 @@ def play_debug_episode(config: RunConfig, console: Console, task_id: str | None 
         ConfigError: The config is not right, or there is no such task.
         PolicyUnavailable: Nobody is there to act.
     """
-    refuse_own_packages(config, "kumite debug")
-    loaded, plan = load_plan(config, "debug", shuffled_by=config.name)
-    environment = as_classic(config, loaded, "kumite debug")
+    packages = lock_packages(config.environment)
+    loaded, plan = load_plan(config, "debug", shuffled_by=config.name, packages=packages)
     spec = _select_episode(plan, task_id)
-    endpoint = _resolve_endpoint(config)
+    endpoint, others = _resolve_endpoint(config), _resolve_named_endpoints(config)
+    in_children = loaded.api == "classic"  # a v1 taskset with programs needs its containers
     settings = local_worker_settings(
-        config, environment, lambda line: console.print(line, style="dim", markup=False)
+        config, loaded, lambda line: console.print(line, style="dim", markup=False), in_children
     )
-    settings = settings.model_copy(update={"policy": endpoint})
+    limits = {"setup_timeout": _DEBUG_TIMEOUT, "call_timeout": _DEBUG_TIMEOUT}
+    sandbox = settings.sandbox.model_copy(update=limits)
+    settings = settings.model_copy(update={"policy": endpoint, "policies": others, "sandbox": sandbox})
     task = escape_invisible(spec.task_id)
     console.print(f"task {task}, episode {spec.episode_id}", style="bold", highlight=False, markup=False)
-    record = asyncio.run(_play_episode(settings, environment, spec, _ConversationPrinter(console)))
+    show = _ConversationPrinter(console).show
+    if packages is None:
+        record = debugging.play_debug_episode(settings, _as_playable(loaded), spec, show)
+    else:
+        record = _play_apart(settings, spec, ensure_python(packages), show)
     _show_outcome(record, console)
     return record
+
+
+def _as_playable(environment: TaskEnvironment) -> RolloutEnvironment:
+    """An environment of this very process."""
+    assert not isinstance(environment, EnvironmentApart)
+    return cast(RolloutEnvironment, environment)
+
+
+def _play_apart(
+    settings: WorkerSettings, spec: EpisodeSpec, python: OwnPython, show: debugging.Show
+) -> EpisodeRecord:
+    """Plays one episode in a process of the environment's own Python, which has this one's terminal.
+
+    Raises:
+        ConfigError: The environment does not load.
+        RunError: The process has ended by itself.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            start_command("workers.debugging", [str(theirs.fileno())], python),
+            pass_fds=(theirs.fileno(),),
+            env=own_environment(os.environ, python),
+        )
+        theirs.close()
+        try:
+            send_message_now(ours, (settings, spec))
+            while True:
+                what, given = read_message_now(ours)
+                if what == "record":
+                    return EpisodeRecord.model_validate_json(given)
+                if what == "failed":
+                    raise ConfigError(given)
+                conversation, agent, messages, is_answer = given
+                shown = [Message.model_validate(message) for message in messages]
+                show(debugging.Shown(conversation, agent, shown, is_answer))
+        except (EOFError, OSError) as error:
+            raise RunError(
+                "the process that plays the episode with the environment's own packages ended by itself; its "
+                "last words are above"
+            ) from error
+        finally:
+            _end_process(process)
+
+
+def _end_process(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(_END_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def refuse_own_packages(config: RunConfig, command: str) -> None:
@@ -122,8 +185,31 @@ def _resolve_endpoint(config: RunConfig) -> PolicyEndpoint:
     )
 
 
+def _resolve_named_endpoints(config: RunConfig) -> dict[str, PolicyEndpoint]:
+    """Where the policies of other agents are.
+
+    Raises:
+        PolicyUnavailable: One does not answer, or is of a kind that has to be started.
+    """
+    from cluster.policy.endpoint import EndpointPolicyClient
+
+    endpoints: dict[str, PolicyEndpoint] = {}
+    for name, policy in config.policies.items():
+        if not isinstance(policy, EndpointPolicy):
+            raise PolicyUnavailable(
+                f"policies.{name}.kind: got `{policy.kind}`, and `kumite debug` starts no deployments; give "
+                "an endpoint in its place, for example --set "
+                f"'policies.{name}={{kind: endpoint, base_url: http://…/v1, model: …}}'"
+            )
+        try:
+            endpoints[name] = EndpointPolicyClient(policy).endpoint()
+        except PolicyUnavailable as error:
+            raise PolicyUnavailable(f"policies.{name}: {error}") from error
+    return endpoints
+
+
 def local_worker_settings(
-    config: RunConfig, environment: RolloutEnvironment, say: Callable[[str], None], process: bool = True
+    config: RunConfig, environment: TaskEnvironment, say: Callable[[str], None], process: bool = True
 ) -> WorkerSettings:
     """Makes the settings of an episode in this process, with the oracle as its policy and no time limits.
 
@@ -141,8 +227,6 @@ def local_worker_settings(
     if environment.toolset is not None and sandbox.backend == "docker":
         ensure_image(environment.toolset, sandbox, say)
         sandbox = with_image(environment.toolset, sandbox)
-    if process:
-        sandbox = sandbox.model_copy(update={"setup_timeout": _DEBUG_TIMEOUT, "call_timeout": _DEBUG_TIMEOUT})
     return WorkerSettings(
         run_id="debug",
         environment=config.environment,
@@ -155,55 +239,33 @@ def local_worker_settings(
     )
 
 
-async def _play_episode(
-    settings: WorkerSettings,
-    environment: RolloutEnvironment,
-    spec: EpisodeSpec,
-    shown: "_ConversationPrinter",
-) -> EpisodeRecord:
-    pool = None
-    if environment.toolset is not None:
-        pool = SandboxPools(environment.toolset, settings.sandbox, Owner("debug", "debug"), ahead=1)
-    client: Any = environment.open_client(settings.policy)
-    ask = client.get_response
-
-    async def get_response(prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        shown.print_prompt(to_records(prompt))
-        response = await ask(prompt, *args, **kwargs)
-        shown.print_messages(to_records([response.message]))
-        return response
-
-    client.get_response = get_response
-    player = EpisodePlayer(settings, environment, pool, client, "debug", "here")
-    try:
-        [result] = await player.play([spec])
-    finally:
-        await player.shut_down()
-        await environment.tear_down()
-    record = EpisodeRecord.model_validate_json(result.record)
-    shown.print_prompt(record.messages)
-    return record
-
-
 class _ConversationPrinter:
-    """Prints each message of a growing conversation once."""
+    """Prints each message of the episode's growing conversations once.
+
+    Args:
+        console: Where it prints.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
-    def print_prompt(self, messages: list[Message]) -> None:
-        """Prints those of a prompt's messages that were not printed before."""
-        if len(messages) < self._count:  # the environment has written the conversation anew
-            self._count = 0
-        self.print_messages(messages[self._count :])
-        self._count = len(messages)
+    def show(self, shown: debugging.Shown) -> None:
+        """Prints what was not printed before."""
+        count = self._counts.get(shown.conversation, 0)
+        if shown.is_answer:
+            self._print(shown.messages, shown.agent)
+            self._counts[shown.conversation] = count + len(shown.messages)
+            return
+        if len(shown.messages) < count:  # the environment has written the conversation anew
+            count = 0
+        self._print(shown.messages[count:], shown.agent)
+        self._counts[shown.conversation] = len(shown.messages)
 
-    def print_messages(self, messages: list[Message]) -> None:
-        """Prints messages."""
+    def _print(self, messages: list[Message], agent: str) -> None:
         for message in messages:
-            self._count += 1
-            text = Text.assemble((f"{message.role}: ", f"bold {_STYLES.get(message.role, '')}"))
+            style = f"bold {_STYLES.get(message.role, '')}"
+            text = Text.assemble((f"{agent}: " if agent else "", "bold"), (f"{message.role}: ", style))
             if message.reasoning_content:
                 text.append(f"({escape_invisible(message.reasoning_content)}) ", style="dim")
             text.append(escape_invisible(message.content or ""))

@@ -1,21 +1,26 @@
 """The run config: its models, a config from a file, and which values a config may hold."""
 
-from cluster.config.run_config import (
+from cluster.config.policies import (
+    AdapterPolicy,
     AdaptersConfig,
-    AttemptsConfig,
     EndpointPolicy,
-    EpisodeConfig,
-    ObserveConfig,
     OraclePolicy,
     Policy,
+    SeatPolicy,
+    VllmPolicy,
+    check_sampling,
+)
+from cluster.config.run_config import (
+    AttemptsConfig,
+    EpisodeConfig,
+    ObserveConfig,
     RayConfig,
     RunConfig,
-    VllmPolicy,
     WorkersConfig,
-    check_sampling,
 )
 
 __all__ = [
+    "AdapterPolicy",
     "AdaptersConfig",
     "AttemptsConfig",
     "EndpointPolicy",
@@ -25,6 +30,7 @@ __all__ = [
     "Policy",
     "RayConfig",
     "RunConfig",
+    "SeatPolicy",
     "VllmPolicy",
     "WorkersConfig",
     "check_sampling",

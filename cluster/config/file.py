@@ -4,14 +4,18 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
 
-from cluster.config import RunConfig, VllmPolicy
+from cluster.config import AdapterPolicy, EndpointPolicy, OraclePolicy, RunConfig, VllmPolicy
 from cluster.config.values import check_values
 from cluster.errors import ConfigError
+
+_SomePolicy = TypeVar("_SomePolicy", bound=VllmPolicy | EndpointPolicy | AdapterPolicy | OraclePolicy)
+
+_KINDS = ("vllm", "endpoint", "oracle", "adapter")
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -125,11 +129,20 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
             "agent": {**cast(dict[str, Any], agent), "files": paths},
         }
     changes: dict[str, object] = {"environment": environment.model_copy(update=located)}
-    if isinstance(config.policy, VllmPolicy):
-        given = {name: getattr(config.policy, name) for name in ("chat_template", "versions_folder")}
-        absolute = {name: path.absolute() for name, path in given.items() if path is not None}
-        changes["policy"] = config.policy.model_copy(update=absolute)
+    changes["policy"] = _locate_policy(config.policy)
+    changes["policies"] = {name: _locate_policy(policy) for name, policy in config.policies.items()}
     return config.model_copy(update=changes)
+
+
+def _locate_policy(policy: _SomePolicy) -> _SomePolicy:
+    """A policy, with its paths as absolute ones."""
+    absolute: dict[str, object] = {}
+    if isinstance(policy, VllmPolicy):
+        given = {name: getattr(policy, name) for name in ("chat_template", "versions_folder")}
+        absolute = {name: path.absolute() for name, path in given.items() if path is not None}
+    elif isinstance(policy, AdapterPolicy) and "://" not in policy.path:
+        absolute = {"path": str(Path(policy.path).expanduser().absolute())}
+    return policy.model_copy(update=absolute)
 
 
 def _locate_requirements(given: list[str] | str, folder: Path) -> list[str] | str:
@@ -162,14 +175,13 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
 
 def _describe_error(entry: Any) -> str:
     """One field's error: its name, what was given, and what would be right."""
-    path = [str(part) for part in entry["loc"] if part not in ("vllm", "endpoint", "oracle")]
+    path, kind = _split_kind([str(part) for part in entry["loc"]])
     name = ".".join(path) or "the config"
     given = entry["input"]
     match entry["type"]:
         case "missing":
             return f"{name}: is missing"
         case "extra_forbidden" if kinds := _kinds_with_key(path):
-            kind = next(part for part in entry["loc"] if part in ("vllm", "endpoint", "oracle"))
             return f"{name}: policy.kind `{kind}` has no such key, only {' and '.join(kinds)}; leave it out"
         case "extra_forbidden":
             close = difflib.get_close_matches(path[-1], _list_field_names(path[:-1]), n=1)
@@ -181,9 +193,18 @@ def _describe_error(entry: Any) -> str:
             return f"{name}: there is no such key{hint}"
         case "union_tag_invalid" | "union_tag_not_found":
             kind = cast(dict[str, Any], given).get("kind") if isinstance(given, dict) else given
-            return f"{name}.kind: got {kind!r}; it must be vllm, endpoint or oracle"
+            right = "endpoint, adapter or vllm" if path[0] == "policies" else "vllm, endpoint or oracle"
+            return f"{name}.kind: got {kind!r}; it must be {right}"
         case _:
             return f"{name}: {entry['msg'][0].lower()}{entry['msg'][1:]}; got {given!r}"
+
+
+def _split_kind(path: list[str]) -> tuple[list[str], str | None]:
+    """The path of a key, without the policy's kind that pydantic has in it; and that kind."""
+    place = {"policy": 1, "policies": 2}.get(path[0]) if path else None
+    if place is None or len(path) <= place or path[place] not in _KINDS:
+        return path, None
+    return [*path[:place], *path[place + 1 :]], path[place]
 
 
 def _kinds_with_key(path: list[str]) -> list[str]:

@@ -1,19 +1,16 @@
 """Policies: who acts. One file per kind, and what a vLLM policy is made of."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cluster.config import EndpointPolicy, OraclePolicy, Policy, VllmPolicy
-from cluster.errors import PolicyUnavailable
+from cluster.config import EndpointPolicy, OraclePolicy, Policy, SeatPolicy, VllmPolicy
 from cluster.policy.base import OnStage, PolicyClient
 from cluster.policy.endpoint import EndpointPolicyClient, check_endpoint
 from cluster.policy.oracle import OraclePolicyClient
-from workers.settings import PolicyEndpoint
 
 if TYPE_CHECKING:
     from cluster.ray_session.session import RaySession
 
-__all__ = ["OnStage", "PolicyClient", "check_policy", "check_seat_endpoints", "open_policy", "required_cpus"]
+__all__ = ["OnStage", "PolicyClient", "check_policy", "open_policy", "required_cpus"]
 
 
 def check_policy(config: Policy) -> None:
@@ -30,30 +27,11 @@ def check_policy(config: Policy) -> None:
         check_vllm(config)
 
 
-def check_seat_endpoints(policies: Mapping[str, EndpointPolicy]) -> dict[str, PolicyEndpoint]:
-    """Where workers reach the policies of other agents, each of which answers.
-
-    Args:
-        policies: The run's `policies` section.
-
-    Raises:
-        PolicyUnavailable: One does not answer, or not as it should.
-    """
-    endpoints: dict[str, PolicyEndpoint] = {}
-    for name, config in policies.items():
-        try:
-            check_endpoint(config)
-            endpoints[name] = EndpointPolicyClient(config).endpoint()
-        except PolicyUnavailable as error:
-            raise PolicyUnavailable(f"policies.{name}: {error}") from error
-    return endpoints
-
-
-def required_cpus(config: Policy) -> float:
+def required_cpus(config: Policy | SeatPolicy) -> float:
     """Logical CPUs that a local Ray cluster must have for a policy."""
     if not isinstance(config, VllmPolicy):
         return 0.0
-    from cluster.policy.vllm.client import required_cpus as required
+    from cluster.policy.vllm.capacity import required_cpus as required
 
     return required(config)
 

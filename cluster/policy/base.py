@@ -58,6 +58,24 @@ class PolicyClient(ABC):
             f"{self.outcome}: this kind of policy takes no new weights; `policy.kind: vllm` does"
         )
 
+    def serve_adapter(self, name: str, path: str) -> PolicyEndpoint:
+        """Has the policy's deployment serve a LoRA adapter for another agent, beside the policy's versions.
+
+        Args:
+            name: What the adapter is called.
+            path: Its folder, as PEFT writes it, or a URI of one.
+
+        Returns:
+            Where and how workers reach it.
+
+        Raises:
+            UpdateRefused: It is not taken.
+            PolicyUnavailable: The deployment does not answer.
+        """
+        raise UpdateRefused(
+            f"{self.outcome}: this kind of policy serves no adapters; `policy.kind: vllm` does"
+        )
+
     def close(self) -> None:  # noqa: B027 - a policy that someone else runs has nothing to end
         """Ends what was started for this run; a policy that is kept alive stays. Safe to call twice."""
 

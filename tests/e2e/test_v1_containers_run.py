@@ -5,13 +5,15 @@ import json
 import pytest
 from datasets import load_dataset
 
+from cluster.dataset.episodes import iterate_records
 from tests.e2e.kumite import ROOT, write_config
 from tests.helpers.conversation_policy import ConversationPolicy
 from tests.helpers.mock_policy import Reply
 from tests.helpers.run_containers import containers
 from tests.helpers.v1_containers import bash
 
-pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+EXAMPLE = ROOT / "examples" / "word_hunt.yaml"
 
 
 @pytest.fixture
@@ -29,6 +31,36 @@ def solve(body):
     return replies[turn] if turn < 2 else Reply(content="Done.")
 
 
+@pytest.mark.ray
+def test_the_examples_config_is_played_as_it_is_but_for_the_policy(kumite, out):
+    with ConversationPolicy(solve) as policy:
+        endpoint = f"policy={{kind: endpoint, base_url: {policy.base_url}, model: mock}}"
+        run = kumite("run", EXAMPLE, "--out", out, "--set", endpoint, "--set", "workers.max=1")
+        assert run.wait() == 0, run.output
+    records = list(iterate_records(out))
+    assert [(record.error, record.reward) for record in records] == [(None, 1.0)] * 2
+    assert containers(out.name) == []
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(1500)
+def test_the_packaged_model_plays_the_example_in_containers_without_a_network(
+    kumite, out, vllm_endpoint, vllm_cache
+):
+    kept = ["--set", "policy.adapters={}", "--set", "policy.keep_alive=true"]
+    run = kumite("run", EXAMPLE, "--out", out, *kept, "--set", "limit=1", cache=vllm_cache)
+    assert run.wait() == 0, run.output
+    assert "kept from an earlier run" in run.output
+    [record] = iterate_records(out)
+    assert record.error is None, record.error
+    assert record.steps
+    for step in record.steps:
+        assert step.prompt_token_ids
+        assert len(step.completion_logprobs or []) == len(step.completion_token_ids or []) > 0
+    assert containers(out.name) == []
+
+
+@pytest.mark.ray
 def test_the_example_is_played_by_bash_of_0_4_0_in_containers_and_leaves_none(kumite, tmp_path, out, cache):
     with ConversationPolicy(solve) as policy:
         config = write_config(

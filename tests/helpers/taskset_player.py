@@ -17,16 +17,24 @@ from workers.records import EpisodeRecord
 _TIMEOUT = 420
 
 
-def taskset(file: Path, base_url: str, args: dict[str, Any] | None = None, **policies: str) -> dict[str, Any]:
+def taskset(
+    file: Path,
+    base_url: str,
+    args: dict[str, Any] | None = None,
+    tokenizer: str | None = None,
+    **policies: str,
+) -> dict[str, Any]:
     """What to play: every task of a taskset once.
 
     Args:
         file: The taskset's module.
         base_url: Where the policy is.
         args: `environment.args`.
+        tokenizer: The model's folder, where tokens are to be exact.
         policies: Where those of `policies` are.
     """
-    return {"id": str(file), "base_url": base_url, "args": args or {}, "policies": policies}
+    given = {"id": str(file), "base_url": base_url, "args": args or {}, "policies": policies}
+    return {**given, "tokenizer": tokenizer}
 
 
 def list_tasks(python: OwnPython, file: Path, args: list[dict[str, Any]]) -> list[list[str] | str]:
@@ -68,11 +76,14 @@ async def _play(given: dict[str, Any]) -> list[dict[str, Any]]:
         )
 
     environment = EnvironmentSettings(id=given["id"], args=given["args"])
+    policy = endpoint(given["base_url"], "mock")
+    if given["tokenizer"] is not None:
+        policy = policy.model_copy(update={"tokens": "exact", "tokenizer": given["tokenizer"]})
     settings = WorkerSettings(
         run_id="r",
         environment=environment,
         sandbox=SandboxSettings(),
-        policy=endpoint(given["base_url"], "mock"),
+        policy=policy,
         policies={name: endpoint(url, name) for name, url in given["policies"].items()},
     )
     loaded = open_environment(environment)

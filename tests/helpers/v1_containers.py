@@ -31,6 +31,8 @@ class Containers:
         agent: Further keys of `environment.args.agent`.
         args: Keys of `environment.args`; with them, there is no seat `agent` of its own.
         episodes: Containers that are prepared ahead.
+        run_id: The run that containers are labelled with.
+        endpoint: Further keys of the policy's endpoint.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Containers:
         episodes: int = 1,
         run_id: str = "r",
         args: dict[str, Any] | None = None,
+        endpoint: dict[str, Any] | None = None,
     ) -> None:
         agent = {"max_turns": 6, "harness": {"id": harness}, **(agent or {})}
         environment = EnvironmentSettings(id=str(tasks), args=args or {"agent": agent})
@@ -54,13 +57,16 @@ class Containers:
         settings = SandboxSettings.model_validate(sandbox or {})
         assert apart.toolset is not None
         ensure_image(apart.toolset, settings)
-        endpoint = {"kind": "openai", "model": "mock", "request_timeout": 5.0, "token_ids": True}
+        asked = {"kind": "openai", "model": "mock", "request_timeout": 5.0, "token_ids": True}
+        asked |= {"base_url": policy.base_url, **(endpoint or {})}
         self.worker = LanedWorker(
             WorkerSettings(
                 run_id=run_id,
                 environment=environment,
                 sandbox=with_image(apart.toolset, settings),
-                policy=PolicyEndpoint.model_validate({**endpoint, "base_url": policy.base_url}),
+                policy=PolicyEndpoint.model_validate(
+                    {**asked, **(endpoint or {}), "base_url": policy.base_url}
+                ),
                 episodes=episodes,
             ),
             "w",

@@ -1,8 +1,6 @@
 # pyright: reportMissingTypeStubs=false
 """The client for `policy.tokens: exact`: token ids in, token ids out, each turn going on from the last."""
 
-import asyncio
-import json
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -15,13 +13,8 @@ from workers.policy.chat_client import ChatPolicyClient, fill_empty_content
 from workers.policy.endpoint import open_client, request_answer, versioned_model_name
 from workers.policy.endpoint_watch import EndpointWatch
 from workers.policy.exact_answers import read_answer
-from workers.policy.sampling_keys import (
-    ExactRequest,
-    make_exact_request,
-    make_sampling_arguments,
-    template_options,
-)
-from workers.policy.template_renderer import make_renderer
+from workers.policy.renderer_cache import RendererCache
+from workers.policy.sampling_keys import make_exact_request
 from workers.policy.turn_seeds import seed_turn
 from workers.settings import PolicyEndpoint
 
@@ -47,11 +40,8 @@ class ExactPolicyClient(_RendererClient):
     def __init__(self, endpoint: PolicyEndpoint) -> None:
         self._endpoint = endpoint
         self.watch = EndpointWatch(endpoint)
-        made = make_renderer(endpoint)
-        super().__init__(open_client(endpoint), renderer=made)
-        sampling = endpoint.sampling
-        told = template_options({**make_sampling_arguments(sampling), **sampling.extra_body})
-        self._renderers: dict[str, Any] = {_renderer_key(ExactRequest(options=told)): made}
+        self._renderers = RendererCache(endpoint)
+        super().__init__(open_client(endpoint), renderer=self._renderers.first)
 
     async def get_native_response(
         self,
@@ -68,7 +58,7 @@ class ExactPolicyClient(_RendererClient):
             verifiers.OverlongPromptError: The prompt is longer than the policy's context.
         """
         asked = make_exact_request(seed_turn(sampling_args))
-        renderer = await self._renderer_for(asked)
+        renderer = await self._renderers.get(asked)
         _renderer.set(renderer)
         headers = sampling_args.get("extra_headers")
         arguments = {"extra_body": asked.params, **({"extra_headers": headers} if headers else {})}
@@ -88,21 +78,6 @@ class ExactPolicyClient(_RendererClient):
     def _get_renderer_or_pool(self, model: str, **_: Any) -> Any:
         """The renderer of the running request, for verifiers' client to ask for."""
         return _renderer.get(self._renderer)
-
-    async def _renderer_for(self, asked: ExactRequest) -> Any:
-        """The renderer for what a turn tells the chat template, and the ids that end it."""
-        key = _renderer_key(asked)
-        if key not in self._renderers:
-            sampling = self._endpoint.sampling.model_copy(
-                update={"extra_body": {"chat_template_kwargs": asked.options}}
-            )
-            endpoint = self._endpoint.model_copy(update={"sampling": sampling})
-            try:
-                made = await asyncio.to_thread(make_renderer, endpoint, asked.stop_token_ids)
-            except TemplateError as error:
-                raise PolicyError(f"a turn cannot be rendered as its sampling asks: {error}") from error
-            self._renderers.setdefault(key, made)
-        return self._renderers[key]
 
     async def raise_from_native_response(self, response: Any) -> None:
         """An action that says nothing and calls nothing is one, and not an error."""
@@ -139,11 +114,6 @@ class ExactPolicyClient(_RendererClient):
             "policy.tokens is `exact`, and this turn's prompt cannot go on from the last one verbatim: "
             f"{reason}; set policy.tokens to `per_turn`"
         )
-
-
-def _renderer_key(asked: ExactRequest) -> str:
-    """What two turns with one renderer have in common."""
-    return json.dumps([asked.options, sorted(asked.stop_token_ids)], sort_keys=True, default=str)
 
 
 def make_client(endpoint: PolicyEndpoint) -> "ChatPolicyClient | ExactPolicyClient":

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from cluster.config import VllmPolicy
-from cluster.errors import PolicyInUse, PolicyUnavailable
+from cluster.errors import PolicyInUse, PolicyUnavailable, UpdateRefused
 from cluster.policy.api_requests import list_models
 from cluster.policy.base import OnStage, PolicyClient
 from cluster.policy.exact import check_renderer
@@ -23,7 +23,13 @@ from cluster.policy.models.models import (
     resolve_model,
 )
 from cluster.policy.vllm import application, serving
-from cluster.policy.vllm.deployment import check_same_versions, deployment_metrics, update_deployment
+from cluster.policy.vllm.capacity import check_cpus, choose_accelerator
+from cluster.policy.vllm.deployment import (
+    check_same_versions,
+    deployment_metrics,
+    serve_named_adapter,
+    update_deployment,
+)
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 from cluster.policy.vllm.kept_record import KeptPolicy, read_kept_policy, write_kept_policy
 from cluster.policy.weights.probe import AdapterProbe
@@ -87,6 +93,19 @@ class VllmPolicyClient(PolicyClient):
             probe = AdapterProbe(self._base_url, self._model.name, self._config.adapters.probe)
         update_deployment(self._versions, self._base_url, str(path), version, probe)
 
+    def serve_adapter(self, name: str, path: str) -> PolicyEndpoint:
+        if self._config.adapters is None:
+            raise UpdateRefused("policy.adapters is not set, so that the deployment takes no adapters")
+        if not _is_folder_shared(self._config, self._local):
+            raise self._versions.unshared()
+        probe = AdapterProbe(self._base_url, self._model.name, self._config.adapters.probe)
+        named = serve_named_adapter(self._versions, self._base_url, name, path, probe)
+        self._versions.fixed_by = (
+            f"policies.{name} is an adapter of the full weights that it would replace; give LoRA adapters"
+        )
+        model = f"{self._model.name}:{named}"
+        return self.endpoint().model_copy(update={"model": model, "version": None, "max_version_lag": None})
+
     def close(self) -> None:
         if self._ends is not None:
             if _ray.is_initialized():
@@ -113,7 +132,7 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
         PolicyUnavailable: It does not come up.
         PolicyInUse: It would have to replace a kept policy that another run uses.
     """
-    accelerator = _choose_accelerator(config, session.local)
+    accelerator = choose_accelerator(config, session.local)
     model = resolve_model(config.model, on_stage)
     if config.tokens == "exact":
         check_renderer(_make_endpoint(config, model, None, 0))
@@ -136,6 +155,24 @@ def open_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> Vll
         name = f"{name}-{uuid.uuid4().hex[:6]}"
     elif session.local:
         _replace_kept_policy(name, session)
+    return _start_deployment(config, session, model, args, name, on_stage)
+
+
+def start_vllm(config: VllmPolicy, session: RaySession, on_stage: OnStage) -> VllmPolicyClient:
+    """Brings up a vLLM deployment that no other run uses and that ends with this one.
+
+    Args:
+        config: The policy.
+        session: The Ray cluster.
+        on_stage: Told what is being waited for.
+
+    Raises:
+        PolicyUnavailable: It does not come up.
+    """
+    accelerator = choose_accelerator(config, session.local)
+    model = resolve_model(config.model, on_stage)
+    args = application.serving_args(config, model, accelerator)
+    name = f"{application.application_name(config, model, args)}-{uuid.uuid4().hex[:6]}"
     return _start_deployment(config, session, model, args, name, on_stage)
 
 
@@ -175,7 +212,7 @@ def _start_deployment(
 ) -> VllmPolicyClient:
     began = time.monotonic()
     if session.local:
-        _check_cpus(config, args)
+        check_cpus(config, args)
     deployment: Any = application.deploy_application
     versions = _open_version_folder(config, model, name)
     versions.clear()  # those of a deployment of this name that was there before
@@ -217,39 +254,6 @@ def _start_deployment(
     kept = ", to be kept" if config.keep_alive else ""
     client.outcome = f"{model.name} on the {kind}, started in {time.monotonic() - began:.0f} s{kept}"
     return client
-
-
-def _choose_accelerator(config: VllmPolicy, local: bool) -> application.Accelerator:
-    gpus: float = _ray.cluster_resources().get("GPU", 0.0)
-    if config.accelerator == "gpu" and not local:
-        return "gpu"  # nodes that have them may come up only when they are asked for
-    if config.accelerator == "gpu" and not gpus:
-        raise PolicyUnavailable("policy.accelerator is 'gpu', and Ray sees no GPU in this cluster")
-    accelerator = "cpu" if config.accelerator == "cpu" or not gpus else "gpu"
-    if accelerator == "cpu" and config.tensor_parallel > 1:
-        raise PolicyUnavailable(
-            f"policy.tensor_parallel is {config.tensor_parallel}, and vLLM runs on the CPU here: it must be 1"
-        )
-    return accelerator
-
-
-def _check_cpus(config: VllmPolicy, args: dict[str, Any]) -> None:
-    """Ray would wait for ever for logical CPUs that a cluster which cannot grow does not have."""
-    if args["llm_configs"][0]["accelerator_config"]["kind"] != "cpu":
-        return
-    has: float = _ray.cluster_resources().get("CPU", 0.0)
-    wants = required_cpus(config)
-    if has < wants:
-        raise PolicyUnavailable(
-            f"policy.replicas is {config.replicas}, which takes {wants:g} logical CPUs, and Ray has {has:g}: "
-            "raise ray.num_cpus (they are not cores), or lower policy.replicas"
-        )
-
-
-def required_cpus(config: VllmPolicy) -> float:
-    """Logical CPUs that Ray must have for the deployment, at its largest."""
-    replicas = config.max_replicas or config.replicas
-    return replicas * application.REPLICA_CPUS + config.replicas * application.INGRESS_CPUS
 
 
 def _make_endpoint(config: VllmPolicy, model: Model, base_url: str | None, version: int) -> PolicyEndpoint:

@@ -11,9 +11,11 @@ from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy.api_requests import request_json
 from cluster.policy.vllm.engine_metrics import EngineMetrics, total_metrics
 from cluster.policy.weights.fetched import fetch_weights
+from cluster.policy.weights.named import NamedAdapters
 from cluster.policy.weights.probe import AdapterProbe
 from cluster.policy.weights.served_model import ServedModel
 from cluster.policy.weights.versions import CurrentVersion, VersionFolder
+from workers.policy.versions import version_name
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +127,9 @@ def _update_alone(
         # Old adapters go only once it is certain that the new one comes.
         busy = _load_on_replicas(base_url, place, kind, version, 0 if probed else versions.oldest())
         if probed is not None:
-            probed.check(versions, version, f"the {kind} {place}")
+            adapter = versions.adapter(version)
+            assert adapter is not None, f"version {version} was put there as an adapter"
+            probed.check(versions, adapter, version_name(version), f"the {kind} {place}")
             busy = _load_on_replicas(base_url, place, "kept", version, versions.oldest())
     except (OSError, HTTPException, ValueError, KeyError) as error:
         said = (
@@ -139,6 +143,45 @@ def _update_alone(
         versions.drop(version)
         raise
     versions.use_version(version, kind, busy)
+
+
+def serve_named_adapter(
+    versions: VersionFolder, base_url: str, name: str, place: str, probe: AdapterProbe
+) -> str:
+    """Has a deployment serve an adapter under a name of its own, beside the versions of its policy.
+
+    Args:
+        versions: Its versions.
+        base_url: Root of its API.
+        name: What the adapter is to be called.
+        place: The adapter's folder, or its URI.
+        probe: Scores some tokens by the adapter.
+
+    Returns:
+        What requests call it, after the colon of the model's name.
+
+    Raises:
+        UpdateRefused: It does not fit, or vLLM does not load it.
+        PolicyUnavailable: The deployment does not answer.
+    """
+    adapters, called = NamedAdapters(versions), f"the adapter {place}"
+    with fetch_weights(place) as folder:
+        named = adapters.add(name, folder, place, _describe_served_model(versions, base_url))
+    copied = adapters.find(named)
+    assert copied is not None, f"{named} was put there"
+    asked = {"kind": "named", "name": named}
+    try:
+        told = request_json(base_url.removesuffix("/v1"), "kumite/versions", None, _TIMEOUT["adapter"], asked)
+        refusals = list(told["refusals"])
+        if refusals:
+            raise UpdateRefused(f"{called}: vLLM does not load it: {refusals[0]}")
+        probe.check(versions, copied, named, called)
+    except (OSError, HTTPException, ValueError, KeyError) as error:
+        raise PolicyUnavailable(f"the policy at {base_url} did not load {called}: {error}") from error
+    except UpdateRefused:
+        adapters.drop(named)
+        raise
+    return named
 
 
 def _load_on_replicas(

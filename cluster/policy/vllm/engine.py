@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from fastapi import HTTPException
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -17,6 +18,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from cluster.policy.models.models import Model, find_model_folder
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 from cluster.policy.weights.full_weights import FullWeights
+from cluster.policy.weights.named import base_of, parse_named
 from cluster.policy.weights.served_model import ServedModel
 from cluster.policy.weights.versions import VersionFolder
 from workers.cancellation import run_to_end
@@ -111,6 +113,25 @@ class PolicyEngine(_VLLMEngine):
                 answer = serving.create_error_response(error)
             return _name_version(answer, named).model_dump(mode="json")
 
+    def check_named(self, asked: str) -> None:
+        """Sees that the full weights are those that a named adapter was made for.
+
+        Args:
+            asked: `model:name`.
+
+        Raises:
+            HTTPException: 404, this is no adapter's name; 410, other full weights have taken their place.
+        """
+        named = parse_named(asked, str(self.llm_config.model_id))
+        if named is None:
+            raise HTTPException(404, f"there is no model {asked!r}")
+        if (base := base_of(named)) != self.weights.version:
+            raise HTTPException(
+                410,
+                f"the adapter {named} was made for the full weights of version {base}, and those of "
+                f"version {self.weights.version} have taken their place",
+            )
+
     def describe_model(self) -> ServedModel:
         """The model that this replica was started with, as its files say."""
         local = Path(self._first).is_dir()
@@ -164,6 +185,9 @@ class PolicyEngine(_VLLMEngine):
         own = str(self.llm_config.model_id)
         async with self.weights.acting(parse_version(asked, own)) as version:
             if asked is not None and version > self.weights.version:
+                yield asked, asked
+            elif asked is not None and parse_named(asked, own) is not None:
+                self.check_named(asked)
                 yield asked, asked
             else:
                 yield own, f"{own}:{version_name(version)}"

@@ -78,10 +78,16 @@ class PolicyIngress(_Ingress, _Broadcastable):
         An adapter is loaded by all at once, beside the others; a checkpoint by one replica after the other,
         while the rest serves on. Of adapters older than `oldest`, it gives those that are still `busy`: no
         request but those inside is answered by them any more. The kind `kept` does that alone, of an adapter
-        that is loaded, and `refused` unloads it.
+        that is loaded, and `refused` unloads it. The kind `named` loads an adapter by its `name`, which is no
+        version's.
         """
         body: dict[str, Any] = await request.json()
         model = next(iter(self._model_cards))
+        if body["kind"] == "named":
+            told = await self._broadcast_to_replicas(
+                model, "load_version", {"model": f"{model}:{body['name']}"}
+            )
+            return {"refusals": [reason for reason in told if reason is not None], "busy": []}
         named = {"model": f"{model}:{version_name(int(body['version']))}"}
         if body["kind"] == "checkpoint":
             refusal = await self._load_checkpoint(model, int(body["version"]))

@@ -11,7 +11,8 @@ from cluster.config import RayConfig, RunConfig, VllmPolicy
 from cluster.errors import ConfigError, PolicyInUse, PolicyUnavailable
 from cluster.policy.api_requests import list_models
 from cluster.policy.base import OnStage
-from cluster.policy.vllm.client import check_vllm, open_vllm, required_cpus
+from cluster.policy.vllm.capacity import required_cpus
+from cluster.policy.vllm.client import check_vllm, open_vllm
 from cluster.policy.vllm.deployment import update_deployment
 from cluster.policy.vllm.kept_record import KeptPolicy, forget_kept_policy, read_kept_policy
 from cluster.policy.vllm.serving import delete_application

@@ -7,6 +7,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
@@ -18,7 +19,9 @@ from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
 from cluster.policy.vllm.engine import PolicyEngine
 from cluster.policy.vllm.token_request import TokenRequest
+from cluster.policy.weights.named import NamedAdapters
 from cluster.policy.weights.versions import VersionFolder
+from cluster.policy.weights.weights_copy import check_copy
 from workers.policy.versions import parse_version
 
 _LLMServer: Any = LLMServer
@@ -35,8 +38,7 @@ class FolderAdapters(_Loader):
         Raises:
             HTTPException: 404, there is no such adapter.
         """
-        version = parse_version(lora_model_id, llm_config.model_id)
-        path = None if version is None else VersionFolder.of_replica().adapter(version)
+        path = _find_adapter(lora_model_id, llm_config.model_id)
         if path is None:
             name = lora_model_id.removeprefix(f"{llm_config.model_id}:")
             raise HTTPException(404, f"there is no version {name!r} of the policy's weights")
@@ -46,6 +48,14 @@ class FolderAdapters(_Loader):
             local_path=str(path),
             lora_assigned_int_id=global_id_manager.next(),
         )
+
+
+def _find_adapter(asked: str, model: str) -> Path | None:
+    """The folder of the adapter that `model:name` asks for; None if there is none."""
+    versions, version = VersionFolder.of_replica(), parse_version(asked, model)
+    if version is not None:
+        return versions.adapter(version)
+    return NamedAdapters(versions).find(asked.removeprefix(f"{model}:"))
 
 
 class PolicyServer(_LLMServer):
@@ -63,8 +73,13 @@ class PolicyServer(_LLMServer):
         base._init_multiplex_loader(model_downloader_cls or FolderAdapters)
 
     async def _maybe_resolve_lora_from_multiplex(self) -> None:
-        asked = parse_version(_serve.get_multiplexed_model_id(), self._llm_config.model_id)
+        multiplexed: str = _serve.get_multiplexed_model_id()
+        asked = parse_version(multiplexed, self._llm_config.model_id)
         if asked is None:
+            if multiplexed and multiplexed != self._llm_config.model_id:
+                await self.engine.weights.catch_up()
+                self.engine.check_named(multiplexed)
+                await super()._maybe_resolve_lora_from_multiplex()
             return
         await self.engine.weights.catch_up(asked)
         if asked > self.engine.weights.version:
@@ -98,10 +113,11 @@ class PolicyServer(_LLMServer):
         Returns:
             Why vLLM refuses it; None if it does not.
         """
-        await self.engine.forget_adapters(model)  # of an update that another replica refused
+        if parse_version(model, self._llm_config.model_id) is not None:
+            await self.engine.forget_adapters(model)  # of an update that another replica refused
         try:
-            if (version := parse_version(model, self._llm_config.model_id)) is not None:
-                await asyncio.to_thread(VersionFolder.of_replica().check_copy, version)
+            if (folder := _find_adapter(model, self._llm_config.model_id)) is not None:
+                await asyncio.to_thread(check_copy, folder)
             adapter = await FolderAdapters().load_model_from_config(model, self._llm_config)
             await self.engine.resolve_lora(adapter)
         except HTTPException as error:

@@ -58,12 +58,13 @@ class AdapterProbe:
         self._model = model
         self._when = when
 
-    def check(self, versions: VersionFolder, version: int, called: str) -> None:
+    def check(self, versions: VersionFolder, adapter: Path, name: str, called: str) -> None:
         """Sees that an adapter is served as PEFT means it.
 
         Args:
             versions: The deployment's.
-            version: The adapter's, which is loaded and not in use.
+            adapter: The adapter's folder among them. It is loaded and not in use.
+            name: What requests call it, after the colon of the model's name.
             called: What errors call it.
 
         Raises:
@@ -72,11 +73,10 @@ class AdapterProbe:
         """
         if self._when == "off":
             return
-        adapter = versions.adapter(version)
-        assert adapter is not None, f"version {version} was put there as an adapter"
         served = ServedModel.of_folder(versions.base_folder)
         texts = _random_texts(served)
-        self._score_text(texts[0][:_GIVEN], version, called)
+        model = f"{self._model}:{name}"
+        self._score_text(texts[0][:_GIVEN], model, called)
         kind = _adapter_kind(adapter)
         if self._when == "first" and kind in versions.current.proven:
             return
@@ -87,22 +87,23 @@ class AdapterProbe:
             _log.warning("%s is not compared with what PEFT computes: %s", called, why)
             return
         began = time.monotonic()
-        if not self._compare_with_peft(versions.current.base, base, adapter, version, called, texts):
+        below = model_name(self._model, versions.current.base)
+        if not self._compare_with_peft(below, base, adapter, model, called, texts):
             return
         _log.info("%s was compared with what PEFT computes in %.1f s", called, time.monotonic() - began)
         if kind not in versions.current.proven:
             versions.set_proven(kind)
 
     def _compare_with_peft(
-        self, below: int, base: Path, adapter: Path, version: int, called: str, texts: list[list[int]]
+        self, below: str, base: Path, adapter: Path, model: str, called: str, texts: list[list[int]]
     ) -> bool:
         """Whether it could be compared.
 
         Raises:
             UpdateRefused: It is served as something else.
         """
-        texts = [self._sample_continuation(text, version, called) for text in texts]
-        with_it = [score for text in texts for score in self._score_text(text, version, called)]
+        texts = [self._sample_continuation(text, model, called) for text in texts]
+        with_it = [score for text in texts for score in self._score_text(text, model, called)]
         without = [score for text in texts for score in self._score_text(text, below, called)]
         meant = _score_with_peft(base, adapter, texts)
         if "adapter" not in meant:
@@ -129,10 +130,10 @@ class AdapterProbe:
         _log.info("%s: %s", called, told)
         return True
 
-    def _sample_continuation(self, text: list[int], version: int, called: str) -> list[int]:
+    def _sample_continuation(self, text: list[int], model: str, called: str) -> list[int]:
         """A text with what the adapter samples after it: where it changes most, it is seen most."""
         body = {
-            "model": model_name(self._model, version),
+            "model": model,
             "prompt": text[:_GIVEN],
             "max_tokens": _SAMPLED,
             "temperature": 1.0,
@@ -143,10 +144,10 @@ class AdapterProbe:
         sampled: list[int] = self._request_completion(body, called)["token_ids"]
         return [*text[:_GIVEN], *sampled]
 
-    def _score_text(self, text: list[int], version: int, called: str) -> list[float]:
+    def _score_text(self, text: list[int], model: str, called: str) -> list[float]:
         """Log-probabilities of all ids but the first."""
         body = {
-            "model": model_name(self._model, version),
+            "model": model,
             "prompt": text,
             "max_tokens": 1,
             "temperature": 1.0,

@@ -65,6 +65,8 @@ class VersionFolder:
         self._names = names
         self.max_rank = max_rank
         self.kept = kept
+        self.fixed_by: str | None = None
+        """Why this process must not change the full weights. None: it may."""
 
     @property
     def current(self) -> CurrentVersion:
@@ -160,7 +162,7 @@ class VersionFolder:
         target = self.path / version_name(version)
         fresh = self.path / f".{target.name}-{os.getpid()}"
         try:
-            digest = copy_weights(self._list_files(weights, kind), fresh)
+            digest = copy_weights(self.list_files(weights, kind), fresh)
             if _file_stamps(weights) != seen:
                 raise ValueError("the folder was written to meanwhile; give it once it is complete")
             self._claim_number(version, digest)
@@ -265,12 +267,18 @@ class VersionFolder:
             bases[str(self.path / version_name(base))] = self.checkpoint(base)
         return bases
 
+    def check_adapter(self, adapter: Path, called: str, served: ServedModel) -> None:
+        """Sees that an adapter fits; see `adapters.check_adapter`."""
+        adapters.check_adapter(adapter, called, served, self.max_rank, self._list_base_names())
+        check_kept_settings(f"the adapter {called}", adapter, self.model)
+
     def _check_weights(self, weights: Path, called: str, served: ServedModel) -> Kind:
         if (weights / adapters.CONFIG).is_file():
-            adapters.check_adapter(weights, called, served, self.max_rank, self._list_base_names())
-            check_kept_settings(f"the adapter {called}", weights, self.model)
+            self.check_adapter(weights, called, served)
             return "adapter"
         if (weights / checkpoints.CONFIG).is_file():
+            if self.fixed_by:
+                raise UpdateRefused(f"the checkpoint {called}: {self.fixed_by}")
             checkpoints.check_checkpoint(weights, called, served)
             check_kept_settings(f"the checkpoint {called}", weights, self.model)
             return "checkpoint"
@@ -281,8 +289,8 @@ class VersionFolder:
             + "; give a LoRA adapter's folder or a full checkpoint's"
         )
 
-    def _list_files(self, weights: Path, kind: Kind) -> list[Path]:
-        """What is copied: the files that were checked, and the settings beside them."""
+    def list_files(self, weights: Path, kind: Kind) -> list[Path]:
+        """The files of new weights that are copied: those that were checked, and the settings beside them."""
         checked = [weights / adapters.WEIGHTS] if kind == "adapter" else weight_files(weights)
         return sorted([*(file for file in weights.glob("*.json") if file.name != CHECKSUM_FILE), *checked])
 

@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,9 +16,13 @@ from cluster.cli.main import app
 from cluster.config.file import load_config
 from cluster.errors import ConfigError, PolicyUnavailable
 from cluster.observe.printed import log_episode_output, show_episode_output
+from cluster.pool.packages import lock_packages
+from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, rollout_worker, rows
 from tests.helpers.rollouts import spec as spec_of
+from tests.helpers.v1_parity_tasksets import write_taskset
 from workers.records import EpisodeRecord
+from workers.settings import EnvironmentSettings
 
 ENVIRONMENT = """
 import sys
@@ -98,6 +103,11 @@ class MyToolset(Toolset):
 def look_up(name):
     return {}[name]
 """
+NOTE = """
+import importlib.metadata, sys
+with open("seen", "a") as seen:
+    print(importlib.metadata.version("verifiers"), "workers.debugging" in sys.modules, file=seen)
+"""
 
 
 @pytest.fixture
@@ -119,6 +129,16 @@ def config_of(folder: Path, where: str, **policy: str) -> Path:
 def debugged(folder: Path, where: str, task: str | None = None) -> tuple[EpisodeRecord, str]:
     said = io.StringIO()
     record = play_debug_episode(load_config(config_of(folder, where)), Console(file=said, width=200), task)
+    return record, said.getvalue()
+
+
+def debugged_v1(
+    folder: Path, environment: dict[str, Any], policy: MockPolicy, task: str | None = None, **more: Any
+) -> tuple[EpisodeRecord, str]:
+    said, path = io.StringIO(), folder / "v1.yaml"
+    endpoint = {"kind": "endpoint", "base_url": policy.base_url, "model": "mock"}
+    path.write_text(yaml.safe_dump({"environment": environment, "policy": endpoint, **more}))
+    record = play_debug_episode(load_config(path), Console(file=said, width=200), task)
     return record, said.getvalue()
 
 
@@ -199,3 +219,53 @@ def test_what_environment_and_toolset_print_is_logged_by_episode_and_shown_if_as
     [line] = [record for record in caplog.records if record.name == "cluster.observe.printed"]
     assert "said by the toolset" in line.getMessage() and line.episode == first.episode_id  # pyright: ignore
     assert f"{first.episode_id} said by the toolset" in said.getvalue()
+
+
+def test_a_v1_taskset_is_shown_as_it_goes_on_with_its_tools(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MockPolicy(Reply(content=None, tool_calls=[("count", {"by": 5})])) as policy:
+        file = write_taskset(folder, "Counted")
+        text = file.read_text().replace("self.state.count += by", "breakpoint(); self.state.count += by")
+        file.write_text(text)
+        stops: list[str] = []
+        monkeypatch.setattr(sys, "breakpointhook", lambda: stops.append(sys._getframe(1).f_code.co_name))
+        record, said = debugged_v1(folder, {"id": str(file)}, policy, "1")
+    assert (record.status, record.reward, record.task_id) == ("finished", 5.0, "1")
+    assert stops == ["count"]
+    lines = [line.rstrip() for line in said.splitlines()]
+    assert lines[1:4] == ["user: Count on.", "assistant:", '    → count {"by": 5}'], said
+    assert "finished: reward 5.0" in said
+
+
+def test_each_agents_conversation_is_shown_under_its_name(folder: Path) -> None:
+    file = write_taskset(folder, "Plain")
+    environment = {"id": str(file), "args": {"id": "user-sim", "user": {"model": "customer"}}}
+    talk = MockPolicy(Reply(content="Say ok, please."), default=Reply(content="###DONE###"), model="other")
+    with MockPolicy() as policy, talk as other:
+        customer = {"kind": "endpoint", "base_url": other.base_url, "model": "other"}
+        record, said = debugged_v1(folder, environment, policy, policies={"customer": customer})
+        assert record.status == "finished", said
+        assert "assistant: user: Say ok, please." in said
+        assert "assistant: assistant: ok" in said
+        assert "user: assistant: ###DONE###" in said
+        with pytest.raises(
+            PolicyUnavailable, match=r"policies\.customer\.kind: got `vllm`, and `kumite debug`"
+        ):
+            debugged_v1(folder, environment, policy, policies={"customer": {"kind": "vllm"}})
+
+
+def test_an_environment_with_packages_of_its_own_is_debugged_in_its_own_python(folder: Path) -> None:
+    requirements = ["verifiers==0.4.0"]
+    try:
+        lock_packages(EnvironmentSettings(id="e", requirements=requirements))
+    except ConfigError as error:
+        pytest.skip(f"no package index can be reached: {error}")
+    file = write_taskset(folder, "Plain")
+    file.write_text(f"{file.read_text()}\n{NOTE}")
+    with MockPolicy() as policy:
+        environment = {"id": str(file), "requirements": requirements}
+        record, said = debugged_v1(folder, environment, policy, "1")
+    assert (record.status, record.reward, record.task_id) == ("finished", 1.0, "1"), said
+    assert said.splitlines()[1:3] == ["user: And that?", "assistant: ok"]
+    assert (folder / "seen").read_text().splitlines()[-1] == "0.4.0 True"

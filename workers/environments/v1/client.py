@@ -43,7 +43,7 @@ class V1PolicyClient(_Client):
     """
 
     def __init__(self, endpoint: PolicyEndpoint, others: Mapping[str, PolicyEndpoint] | None = None) -> None:
-        self._asked = None if endpoint.kind == "oracle" else EndpointClient(endpoint)
+        self._asked = None if endpoint.kind == "oracle" else _open_client(endpoint)
         self._endpoint = endpoint
         self._others = {name: EndpointClient(other) for name, other in (others or {}).items()}
         self._models = {name: other.model for name, other in (others or {}).items()}
@@ -77,7 +77,7 @@ class V1PolicyClient(_Client):
             tools: list[dict[str, Any]] = body.get("tools") or []
             call.tools = tuple(str(tool["function"]["name"]) for tool in tools)
             try:
-                completion = await self._complete(play, call, messages, body, tools)
+                completion = await self._complete(play, call, session_id, messages, body, tools)
             finally:
                 call.seconds = time.monotonic() - began
                 trace.seconds["policy"] = trace.seconds.get("policy", 0.0) + call.seconds
@@ -110,6 +110,7 @@ class V1PolicyClient(_Client):
         self,
         play: Play,
         call: Call,
+        session_id: str,
         messages: list[Any],
         body: dict[str, Any],
         tools: list[dict[str, Any]],
@@ -129,11 +130,22 @@ class V1PolicyClient(_Client):
             trace.policy_version = max(newest, trace.policy_version or 0)
         if self._asked is None:
             completion = _answer_as_oracle(play, self._endpoint.model)
-        else:
+        elif isinstance(self._asked, EndpointClient):
             completion = (await self._asked.ask(messages, body["model"], seed_turn(rest), tools))[1]
+        else:
+            completion = await self._asked.ask(play, session_id, body)
         check_version(trace)
         call.policy_version = trace.policy_version
         return completion
+
+
+def _open_client(endpoint: PolicyEndpoint) -> Any:
+    """The client for an endpoint, by what it asks of tokens."""
+    if endpoint.tokens != "exact":
+        return EndpointClient(endpoint)
+    from workers.environments.v1.exact import ExactClient  # imports transformers: seconds
+
+    return ExactClient(endpoint)
 
 
 def _to_action(message: Any) -> Message:

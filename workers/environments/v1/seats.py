@@ -64,12 +64,25 @@ def fill_seat(config_class: Any, name: str, given: dict[str, Any], runtime: dict
     harness = dict(cast(dict[str, Any], harness))
     declared: Any = config_class.model_fields[name].default.harness
     harness["id"] = harness.get("id") or (declared.id if declared is not None else "null")  # YAML's null
-    if given.get("client") is not None:
+    return {**_with_named_policy(given, where), "harness": harness, "runtime": runtime}
+
+
+def _with_named_policy(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """A seat's config, in which `model` alone names its policy: `client` may do so, too."""
+    client: Any = given.get("client")
+    if client is None:
+        return given
+    if not isinstance(client, str):
         raise EnvironmentLoadError(
             f"{where}.client: an endpoint belongs under `policies`; put it there under a name, and give that "
             f"name as {where}.model"
         )
-    return {**given, "harness": harness, "runtime": runtime}
+    if given.get("model") not in (None, client):
+        raise EnvironmentLoadError(
+            f"{where}.client: got {client!r}, and {where}.model is {given['model']!r}; each names a policy "
+            "of `policies`: give one of them"
+        )
+    return {name: value for name, value in given.items() if name != "client"} | {"model": client}
 
 
 def take_seats(env: Any) -> dict[str, Seat]:

@@ -168,6 +168,10 @@ def test_an_infinite_taskset_needs_a_bound(tmp_path):
         ({"taskset": {"id": "other-v1"}}, r"environment\.args\.taskset\.id: got 'other-v1'"),
         ({"agent": {"harness": 3}}, r"environment\.args\.agent\.harness: got 3; give an object"),
         ({"agent": {"client": {"type": "eval"}}}, r"args\.agent\.client: .* belongs under `policies`"),
+        (
+            {"agent": {"client": "judge", "model": "customer"}},
+            r"args\.agent\.client: got 'judge', and environment\.args\.agent\.model is 'customer'; each",
+        ),
         ({"id": "agentic-judge"}, r"environment\.args: .* requires a judge harness that can execute code"),
         ({"id": "best-of-n", "n": 0}, r"environment\.args\.n: .* greater than or equal to 1"),
         ({"id": "no-such-env"}, r"environment 'no-such-env' not found"),
@@ -181,6 +185,12 @@ def test_an_infinite_taskset_needs_a_bound(tmp_path):
 def test_arguments_that_are_wrong_or_not_played_yet_are_named(tmp_path, args, said):
     with pytest.raises(EnvironmentLoadError, match=said):
         opened(write(tmp_path, "own_three"), **args)
+
+
+@pytest.mark.parametrize("key", ["model", "client"])
+def test_a_seats_model_or_client_names_its_policy(tmp_path, key):
+    made = opened(write(tmp_path, f"own_by_{key}"), agent={key: "customer"})
+    assert made.seat_policies == {"agent.model": "customer"}
 
 
 @pytest.mark.parametrize(
