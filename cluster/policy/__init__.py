@@ -1,4 +1,8 @@
-"""Policies: who acts. One file per kind, and what a vLLM policy is made of."""
+"""Policies: who acts. One file per kind, and what a vLLM policy is made of.
+
+Each function imports the kind that it is asked for: `endpoint` imports verifiers, which takes seconds, and what
+only reads a run (`kumite view`, `kumite show`) asks for none.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -6,8 +10,6 @@ from typing import TYPE_CHECKING
 from cluster.config import EndpointPolicy, OraclePolicy, Policy, VllmPolicy
 from cluster.errors import PolicyUnavailable
 from cluster.policy.base import OnStage, PolicyClient
-from cluster.policy.endpoint import EndpointPolicyClient, check_endpoint
-from cluster.policy.oracle import OraclePolicyClient
 from workers.settings import PolicyEndpoint
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ def check_policy(config: Policy) -> None:
         PolicyUnavailable: Something is.
     """
     if isinstance(config, EndpointPolicy):
+        from cluster.policy.endpoint import check_endpoint
+
         check_endpoint(config)
     elif isinstance(config, VllmPolicy):
         from cluster.policy.vllm.client import check_vllm
@@ -39,6 +43,8 @@ def check_seat_endpoints(policies: Mapping[str, EndpointPolicy]) -> dict[str, Po
     Raises:
         PolicyUnavailable: One does not answer, or not as it should.
     """
+    from cluster.policy.endpoint import EndpointPolicyClient, check_endpoint
+
     endpoints: dict[str, PolicyEndpoint] = {}
     for name, config in policies.items():
         try:
@@ -71,8 +77,12 @@ def open_policy(config: Policy, session: "RaySession", on_stage: OnStage) -> Pol
         PolicyInUse: It would have to replace a kept policy that another run uses.
     """
     if isinstance(config, OraclePolicy):
+        from cluster.policy.oracle import OraclePolicyClient
+
         return OraclePolicyClient()
     if isinstance(config, EndpointPolicy):
+        from cluster.policy.endpoint import EndpointPolicyClient
+
         return EndpointPolicyClient(config)
     from cluster.policy.vllm.client import check_vllm, open_vllm
 
