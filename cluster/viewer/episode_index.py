@@ -14,8 +14,8 @@ from cluster.dataset.arrow import Table, pa, pc, pj, pq
 from cluster.dataset.journal import list_segments, read_segment
 from cluster.dataset.manifest import Manifest, Shard, load_manifest
 from cluster.dataset.remote import local_folder
-from cluster.dataset.schemas import EPISODES, RECORDS
-from cluster.dataset.shards import naming_file, parse_records, read_run, uncompacted
+from cluster.dataset.schemas import EPISODES, RECORDS, STEPS
+from cluster.dataset.shards import complete_columns, naming_file, parse_records, read_run, uncompacted
 from workers.records import EpisodeRecord, Timings
 
 _PLAIN_COLUMNS = (
@@ -154,7 +154,7 @@ class EpisodeIndex:
             path = self.folder / part.shard.episodes_file
             with naming_file(path), pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=list(names)):
-                    yield pa.Table.from_batches([batch])
+                    yield complete_columns(pa.Table.from_batches([batch]), names, EPISODES)
         elif part.segment is not None:
             lines = list(read_segment(part.segment, torn_tail=True))
             if lines:
@@ -166,7 +166,7 @@ class EpisodeIndex:
             path = self.folder / part.shard.steps_file
             with naming_file(path), pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=list(names)):
-                    yield pa.Table.from_batches([batch])
+                    yield complete_columns(pa.Table.from_batches([batch]), names, STEPS)
         elif part.segment is not None:
             lines = list(read_segment(part.segment, torn_tail=True))
             if lines:
@@ -250,6 +250,7 @@ def _read_shard(folder: Path, shard: Shard) -> IndexPart:
     file = folder / shard.episodes_file
     with naming_file(file):
         episodes = pq.read_table(file, columns=_READ_COLUMNS, use_threads=False)
+    episodes = complete_columns(episodes, _READ_COLUMNS, EPISODES)
     steps = folder / shard.steps_file
     with naming_file(steps):
         ids = pq.read_table(steps, columns=["episode_id"], use_threads=False)["episode_id"]

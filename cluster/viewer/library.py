@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.compare.pairs import LoadedRun
+from cluster.compare.pairs import LoadedRun, load_rows
+from cluster.dataset.arrow import pc
 from cluster.errors import ConfigError
 from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
-from cluster.viewer.compared_runs import compare_sides, load_side
+from cluster.viewer.compared_runs import compare_sides, select_version
 from cluster.viewer.episode_index import EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
 from cluster.viewer.injection_table import describe_injections
@@ -20,6 +21,8 @@ from cluster.viewer.tool_use import count_tool_calls
 from cluster.viewer.transcript import Transcript
 
 _KEPT_TRANSCRIPTS = 6
+_MAX_SAMPLES = 100
+"""Samples of a task that an episode's page names."""
 LARGEST_PAGE = 500
 """Rows of a page of episodes."""
 
@@ -168,9 +171,10 @@ class OpenRun:
     def samples(self, episode_id: str) -> list[dict[str, Any]]:
         """The samples of an episode's task, itself included."""
         task = self.transcript(episode_id).episode.task_id
-        page = self.page(Query(filters=(f"task_id={task}",), sort="sample_index"), 0, 100)
-        wanted = ("episode_id", "sample_index", "status", "reward", "turns")
-        return [{name: row[name] for name in wanted} for row in page["rows"]]
+        table = self.index.table()
+        own = table.filter(pc.equal(table["task_id"], task)).sort_by("sample_index")
+        wanted = ["episode_id", "sample_index", "status", "reward", "turns"]
+        return own.select(wanted).slice(0, _MAX_SAMPLES).to_pylist()
 
     def texts(self) -> TokenTexts:
         """The texts of the policy's tokens."""
@@ -233,11 +237,14 @@ class Library:
             NotFound: There is no such run.
             ConfigError: One has no episode in common with the first.
         """
+        loaded: dict[str, LoadedRun] = {}
         sides: list[LoadedRun] = []
         for key in keys:
             name, _, version = key.partition("@")
-            run = self.run(name)
-            sides.append(load_side(run.place, run.index.folder, version))
+            if name not in loaded:
+                run = self.run(name)
+                loaded[name] = load_rows(run.place, run.index.folder)
+            sides.append(select_version(loaded[name], version))
         return compare_sides(sides, LARGEST_PAGE)
 
     def _find_runs(self) -> None:

@@ -1,6 +1,7 @@
 """The runs that a page shows: those named on the command line, and those in the folders named there."""
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,8 +59,8 @@ def _find_runs_below(folder: Path) -> list[str]:
 
 
 def run_key(place: str) -> str:
-    """A short id for a run's place, for the page's addresses."""
-    name = place.rstrip("/").rpartition("/")[2][:40]
+    """A short id for a run's place, for the page's addresses; it has no character that means something there."""
+    name = re.sub(r"[^\w.-]", "-", place.rstrip("/").rpartition("/")[2], flags=re.ASCII)[:40]
     return f"{name}-{hashlib.blake2s(place.encode(), digest_size=3).hexdigest()}"
 
 

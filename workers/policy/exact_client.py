@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import httpx
 from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
@@ -14,7 +15,7 @@ from workers.errors import PolicyError, TemplateError
 from workers.policy.chat_client import ChatPolicyClient, fill_empty_content
 from workers.policy.endpoint import open_client, request_answer, versioned_model_name
 from workers.policy.endpoint_watch import EndpointWatch
-from workers.policy.exact_answers import read_answer
+from workers.policy.exact_answers import read_answer, read_cached_tokens
 from workers.policy.sampling_keys import (
     ExactRequest,
     make_exact_request,
@@ -28,6 +29,12 @@ from workers.settings import PolicyEndpoint
 _RendererClient: Any = RendererClient
 _renderer: ContextVar[Any] = ContextVar("kumite_renderer")
 """The renderer of the request that the running task makes; verifiers' client has no argument for it."""
+_cached: ContextVar[list[int | None]] = ContextVar("kumite_cached_tokens")
+"""What the answers to the running task's request said of the cache; verifiers' client leaves the usage out."""
+
+
+def _note_cached(answer: httpx.Response) -> None:
+    _cached.get([]).append(read_cached_tokens(answer))
 
 
 class ExactPolicyClient(_RendererClient):
@@ -48,7 +55,7 @@ class ExactPolicyClient(_RendererClient):
         self._endpoint = endpoint
         self.watch = EndpointWatch(endpoint)
         made = make_renderer(endpoint)
-        super().__init__(open_client(endpoint), renderer=made)
+        super().__init__(open_client(endpoint, _note_cached), renderer=made)
         sampling = endpoint.sampling
         told = template_options({**make_sampling_arguments(sampling), **sampling.extra_body})
         self._renderers: dict[str, Any] = {_renderer_key(ExactRequest(options=told)): made}
@@ -70,6 +77,8 @@ class ExactPolicyClient(_RendererClient):
         asked = make_exact_request(seed_turn(sampling_args))
         renderer = await self._renderer_for(asked)
         _renderer.set(renderer)
+        noted: list[int | None] = []
+        _cached.set(noted)
         headers = sampling_args.get("extra_headers")
         arguments = {"extra_body": asked.params, **({"extra_headers": headers} if headers else {})}
         parent: Any = super()
@@ -83,7 +92,8 @@ class ExactPolicyClient(_RendererClient):
                 f"policy.tokens is `exact`, and {error}; set policy.tokens to `per_turn`"
             ) from error
         self._check_continues(answer["prompt_ids"], prompt, kwargs.get("state"))
-        return read_answer(renderer, answer, tools or [], asked)
+        cached = noted[-1] if noted else None
+        return {**read_answer(renderer, answer, tools or [], asked), "cached_tokens": cached}
 
     def _get_renderer_or_pool(self, model: str, **_: Any) -> Any:
         """The renderer of the running request, for verifiers' client to ask for."""
@@ -110,7 +120,11 @@ class ExactPolicyClient(_RendererClient):
     async def from_native_response(self, response: Any) -> Response:
         """The answer as verifiers sees it."""
         parent: Any = super()
-        return fill_empty_content(await parent.from_native_response(response))
+        made = fill_empty_content(await parent.from_native_response(response))
+        cached: int | None = response.get("cached_tokens")
+        if made.usage is not None and cached is not None:
+            made.usage["cached_tokens"] = min(cached, made.usage.prompt_tokens)
+        return made
 
     def _check_continues(self, ids: list[int], prompt: list[Any], state: Any) -> None:
         trajectory: Any = state.get("trajectory") if state else None

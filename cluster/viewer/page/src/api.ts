@@ -1,3 +1,5 @@
+import { answerFromReport } from "./report";
+
 /** What the server answers. */
 export interface Cut { text: string; length: number }
 export interface Call { id?: string; name: string; arguments: Cut | null; injected?: boolean; answer?: number | null }
@@ -85,17 +87,7 @@ declare global {
 
 /** Asks the server, or the report that this page is. */
 export async function get<T>(path: string): Promise<T> {
-  const report = window.KUMITE_REPORT;
-  if (report) {
-    const found = report[path] ?? report[path.split("?")[0]];
-    if (found === undefined) throw new Error("this is not in the report");
-    const asked = new URLSearchParams(path.split("?")[1]);
-    const first = Number(asked.get("first") ?? 0);
-    const last = first + Number(asked.get("count") ?? 100);
-    if (Array.isArray(found) && asked.has("first")) return found.slice(first, last) as T;
-    if (asked.has("first")) return { ...(found as Rows), first, rows: (found as Rows).rows.slice(first, last) } as T;
-    return found as T;
-  }
+  if (window.KUMITE_REPORT) return answerFromReport(window.KUMITE_REPORT, path) as T;
   const response = await fetch(`api/${path}`);
   const body = await response.text();
   let parsed: unknown = null;

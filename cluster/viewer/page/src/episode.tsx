@@ -201,7 +201,6 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
   const [first, setFirst] = useState(Math.max(0, wanted - 2));
   const [steps, setSteps] = useState<Step[]>([]);
   const [error, setError] = useState("");
-  const [copied, setCopied] = useState(false);
   const scroll = useRef<number | null>(route.query.has("step") ? wanted : null);
   const wide = useWide() && episode.has_state;
   const query = selection(route.query);
@@ -264,10 +263,6 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
     "[": () => visit(episode.neighbours.before),
     "]": () => visit(episode.neighbours.after),
     "/": () => go(["run", run, "episodes"], query),
-    c: () => {
-      const shown = () => { setCopied(true); setTimeout(() => setCopied(false), 1500); };
-      void navigator.clipboard?.writeText(location.href).then(shown, shown);
-    },
   });
 
   const tools = typeof episode.tools === "string" ? [] : episode.tools;
@@ -287,7 +282,6 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
             <span class="spacer" />
             <button disabled={!episode.neighbours.before} onClick={() => visit(episode.neighbours.before)} title="Key [">← before</button>
             <button disabled={!episode.neighbours.after} onClick={() => visit(episode.neighbours.after)} title="Key ]">next →</button>
-            <span role="status" class="small">{copied ? "link copied" : ""}</span>
           </p>
           {verdict(episode).some((one) => one.name === "attack_success") && (
             <p class="small">{verdict(episode).filter((one) => ["utility", "attack_success"].includes(one.name)).map((one) => one.title).join("; ")}.

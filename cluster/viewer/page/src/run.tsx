@@ -83,7 +83,7 @@ export function RunPage({ run, progress }: { run: string; progress: number }) {
         {found.versions.length > 1 && <Section title="versions of the weights">
           <VersionLines rows={found.versions} />
           <Groups title="by version of the weights" column="policy_version" rows={found.versions} run={run}>
-            {!window.KUMITE_REPORT && <VersionChoice run={run} versions={found.versions.map((row) => row.key)} />}
+            <VersionChoice run={run} versions={found.versions.map((row) => row.key)} />
           </Groups>
         </Section>}
         {Object.keys(found.heat).length > 0 && <Section title="attacks">
