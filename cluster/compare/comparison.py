@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.compare.pairs import LoadedRun, Row, load_rows, pair_episodes
-from cluster.compare.statistics import bootstrap_interval, mcnemar_exact, sign_test_exact
+from cluster.compare.statistics import bootstrap_interval, count_changes, mcnemar_exact, sign_test_exact
 from cluster.errors import ConfigError
 from workers.records import Record
 
@@ -148,11 +148,11 @@ def _metric_difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDiffere
     differences = [b - a for a, b, _ in values]
     low, high = bootstrap_interval(differences, [task for *_, task in values])
     is_binary = all(value in (0, 1) for a, b, _ in values for value in (a, b))
-    gained, lost = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+    gained, lost = count_changes(differences)
     by_task: defaultdict[str, float] = defaultdict(float)
     for a, b, task in values:
         by_task[task] += b - a
-    up, down = sum(each > 0 for each in by_task.values()), sum(each < 0 for each in by_task.values())
+    up, down = count_changes(by_task.values())
     return MetricDifference(
         metric=name,
         pairs=len(values),
@@ -178,6 +178,6 @@ def _task_changes(pairs: list[tuple[Row, Row]]) -> list[TaskChange]:
     changes: list[TaskChange] = []
     for task, values in rewards.items():
         first, second = (sum(each) / len(values) for each in zip(*values, strict=True))
-        if first != second:
+        if any(count_changes([second - first])):
             changes.append(TaskChange(task_id=task, first=first, second=second, difference=second - first))
     return sorted(changes, key=lambda change: (-abs(change.difference), change.task_id))[:_MAX_CHANGES]

@@ -1,7 +1,7 @@
 """Policies: who acts. One file per kind, and what a vLLM policy is made of.
 
-Each function imports the kind that it is asked for: `endpoint` imports verifiers, which takes seconds, and what
-only reads a run (`kumite view`, `kumite show`) asks for none.
+Each function imports the kind that it is asked for: `endpoint` imports verifiers, which takes seconds, and
+what only reads a run (`kumite view`, `kumite show`) asks for none.
 """
 
 from collections.abc import Mapping

@@ -9,14 +9,15 @@ from typing import Any
 from cluster.compare.pairs import LoadedRun, load_rows
 from cluster.dataset.arrow import pc
 from cluster.errors import ConfigError
+from cluster.observe.summary import Summary
 from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
 from cluster.viewer.compared_runs import compare_sides, select_version
-from cluster.viewer.episode_index import EpisodeIndex
+from cluster.viewer.episode_index import METRIC, EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
 from cluster.viewer.injection_table import describe_injections
 from cluster.viewer.notes import Note, Notes
-from cluster.viewer.run_figures import compute_figures, read_series
-from cluster.viewer.run_list import describe_run, find_runs, run_state
+from cluster.viewer.run_figures import compute_figures, read_series, summarise_table
+from cluster.viewer.run_list import describe_run, find_runs, kept_summary, run_state
 from cluster.viewer.tool_use import count_tool_calls
 from cluster.viewer.transcript import Transcript
 
@@ -52,7 +53,31 @@ class OpenRun:
 
     def describe(self) -> dict[str, Any]:
         """Describes the run for its line in the list of runs."""
-        return describe_run(self.key, self.place, self.index.folder)
+
+        def summarise() -> dict[str, Any]:
+            return self._keep(
+                "line", lambda: summarise_table(self.index.table(), self.index.manifest(), folder)
+            )
+
+        folder = self.index.folder
+        return describe_run(self.key, self.place, folder, summarise)
+
+    def brief(self) -> dict[str, Any]:
+        """Returns the head of the run's page, which is there before the run's index is."""
+        folder, manifest = self.index.folder, self.index.manifest()
+        summary = kept_summary(folder, manifest)
+        episodes = sum(shard.episodes for shard in manifest.shards)
+        return {
+            "run_id": manifest.run_id,
+            "place": self.place,
+            "created": manifest.created.timestamp(),
+            "planned": manifest.planned,
+            "wall_seconds": manifest.wall_seconds,
+            "state": run_state(folder, manifest, episodes),
+            "episodes": episodes,
+            "finished": None if summary is None else summary.finished,
+            "means": {} if summary is None else _name_means(summary),
+        }
 
     def overview(self) -> dict[str, Any]:
         """Returns what the run's page shows."""
@@ -256,6 +281,14 @@ class Library:
             return  # the last one has gone; its page says so
         with self._lock:
             self._runs = {key: self._runs.get(key) or OpenRun(key, place) for key, place in found.items()}
+
+
+def _name_means(summary: Summary) -> dict[str, Any]:
+    """A summary's means by the names of the index's columns."""
+    return {
+        name if name == "reward" else f"{METRIC}{name}": mean.model_dump()
+        for name, mean in summary.means.items()
+    }
 
 
 def _column_kind(arrow_type: str) -> str:

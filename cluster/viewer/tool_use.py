@@ -8,6 +8,7 @@ from cluster.dataset.arrow import Table, pa, pc
 from cluster.viewer.episode_index import EpisodeIndex
 
 _MAX_TOOLS = 60
+_COLUMNS = ("episode_id", "action", "tool_errors")
 _MOST_CALLS = 2**31
 """More than the calls of a step: what a number by row and place counts rows in."""
 _ERRORS = [("failed_count", "sum"), ("failed_sum", "sum")]
@@ -25,9 +26,7 @@ def count_tool_calls(index: EpisodeIndex) -> list[dict[str, Any]]:
     """
     counts: list[Table] = []
     for part in index.parts():
-        own = [
-            _calls_of(table) for table in index.step_columns(part, ("episode_id", "action", "tool_errors"))
-        ]
+        own = [_calls_of(table) for table in index.step_columns(part, _COLUMNS)]
         if own:
             by_episode = pa.concat_tables(own).group_by(["name", "episode_id"])
             found = by_episode.aggregate([("failed", "count"), ("failed", "sum"), ("name", "count")])
@@ -64,16 +63,11 @@ def _calls_of(steps: Table) -> Table:
     owners, tellers = (pc.list_parent_indices(column).to_numpy() for column in (made, errors))
     keys, told = _places(owners), _places(tellers)
     at = np.searchsorted(told, keys)
-    found = (
-        np.take(told, np.minimum(at, max(0, len(told) - 1))) == keys
-        if len(told)
-        else np.zeros(len(keys), bool)
-    )
+    found = np.isin(keys, told)
     failed = pc.list_flatten(errors).cast(pa.int64()).take(pa.array(at, mask=~found))
     name = pc.struct_field(pc.struct_field(pc.list_flatten(made), "function"), "name")
-    return pa.table(
-        {"episode_id": steps["episode_id"].take(pa.array(owners)), "name": name, "failed": failed}
-    )
+    episodes = steps["episode_id"].take(pa.array(owners))
+    return pa.table({"episode_id": episodes, "name": name, "failed": failed})
 
 
 def _places(rows: Any) -> Any:

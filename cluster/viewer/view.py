@@ -46,6 +46,8 @@ def serve_viewer(
         )
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={token}"
+    if len(library.runs) == 1:  # there is nothing to choose
+        address += f"#/run/{library.runs[0].key}"
     say(address)
     warm.start()
     app = build_app(library, token, _LOOPBACK if _is_loopback(host) else None)

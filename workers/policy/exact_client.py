@@ -30,7 +30,7 @@ _RendererClient: Any = RendererClient
 _renderer: ContextVar[Any] = ContextVar("kumite_renderer")
 """The renderer of the request that the running task makes; verifiers' client has no argument for it."""
 _cached: ContextVar[list[int | None]] = ContextVar("kumite_cached_tokens")
-"""What the answers to the running task's request said of the cache; verifiers' client leaves the usage out."""
+"""What the answers to the running task's request said of the cache: verifiers' client drops the usage."""
 
 
 def _note_cached(answer: httpx.Response) -> None:

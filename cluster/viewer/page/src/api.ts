@@ -52,10 +52,13 @@ export interface InjectionRow {
 }
 export interface Injections { rows: InjectionRow[]; looked_through: number }
 export interface ToolUse { name: string; calls: number; episodes: number; errors: number | null }
-export interface Overview {
-  key: string; place: string; run_id: string; created: number; planned: number | null; cancelled: number;
-  wall_seconds: number | null; state: string; config: string; episodes: number; finished: number;
-  series: Record<string, unknown>[]; means: Record<string, Mean | null>;
+/** The head of a run's page, which the server has before it has read the run's episodes. */
+export interface Brief {
+  place: string; run_id: string; created: number; planned: number | null; wall_seconds: number | null; state: string;
+  episodes: number; finished: number | null; means: Record<string, Mean | null>;
+}
+export interface Overview extends Brief {
+  key: string; cancelled: number; config: string; finished: number; series: Record<string, unknown>[];
   histograms: Record<string, Histogram | null>;
   stages: Record<string, { p5: number; p50: number; p95: number; mean: number } | null>;
   counts: Record<string, [string | number, number][]>; versions: By[]; suites: By[]; disagreeing: Disagreeing[]; heat: Record<string, Cell[]>;

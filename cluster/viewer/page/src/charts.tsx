@@ -90,7 +90,7 @@ export function Lines({ title, rows, x, lines, write = seconds }: { write?: (val
       <svg viewBox="0 0 320 116" role="img" aria-label={`${title} over time, up to ${number(top)}`}>
         <line x1="0" x2="320" y1="98" y2="98" class="axis" />
         {drawn.map(([, own], at) => <polyline class={`line line${at}`} points={own.map(place).join(" ")} />)}
-        <text x="0" y="10">{number(top)}</text><text x="320" y="112" text-anchor="end">{write(right)}</text>
+        <text x="0" y="10">{number(top)}</text><text x="0" y="112">{write(left)}</text><text x="320" y="112" text-anchor="end">{write(right)}</text>
       </svg>
       <div class="legend small">{drawn.map(([name], at) => <span><i class={`dot line${at}`} /> {name}</span>)}</div>
     </figure>

@@ -88,8 +88,8 @@ function RunsPage() {
               {runs.length > 1 && <td onClick={(event) => event.stopPropagation()}><input type="checkbox" aria-label={`compare ${run.name}`} checked={picked.includes(run.key)} onChange={() => pick(run.key)} /></td>}
               <td><a href={address(["run", run.key])}>{run.name}</a></td>
               <td><span class={`badge ${run.state === "live" ? "good" : run.state === "cut off" ? "warn" : ""}`}>{run.state}</span></td>
-              <td title={moment(run.created)}>{moment(run.created).slice(0, 16)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
-              <td class="number">{number(run.summary.finished + run.summary.failed)}{run.summary.planned !== null && ` / ${number(run.summary.planned)}`}</td>
+              <td title={moment(run.created)}>{moment(run.created).slice(5, 16)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
+              <td class="number">{number(run.summary.finished + run.summary.failed)}{run.summary.planned !== null && run.summary.planned !== run.summary.finished + run.summary.failed && ` / ${number(run.summary.planned)}`}</td>
               <td class={`number ${run.summary.failed ? "danger" : ""}`}>{number(run.summary.failed)}</td>
               <td class="number">{number(run.summary.reward)}</td>
               {metrics.map((name) => <td class="number">{number(run.summary.metrics[name] ?? null)}</td>)}
