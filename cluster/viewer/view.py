@@ -53,7 +53,8 @@ def serve_viewer(
     app = build_app(library, token, _LOOPBACK if _is_loopback(host) else None)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
     if open_browser and _has_browser():
-        webbrowser.open(address)
+        # In a thread of its own: a browser that $BROWSER names may run until it is closed.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     server.run(sockets=[listener])
 
 
