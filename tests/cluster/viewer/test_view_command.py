@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,13 @@ def viewing(*arguments: str, environment: Mapping[str, str] | None = None) -> It
             process.kill()
 
 
+def wait_for_file(path: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} was not written"
+        time.sleep(0.05)
+
+
 def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
@@ -73,8 +81,11 @@ def test_another_address_than_loopback_comes_with_a_warning(tmp_path: Path) -> N
 
 
 def test_the_page_is_opened_where_there_is_a_browser(tmp_path: Path) -> None:
-    browser, opened = tmp_path / "browser", tmp_path / "opened"
-    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}.new && mv {opened}.new {opened}\n')
+    browser, opened, closed = tmp_path / "browser", tmp_path / "opened", tmp_path / "closed"
+    browser.write_text(
+        f'#!/bin/sh\nprintf %s "$1" > {opened}.new && mv {opened}.new {opened}\n'
+        f"while [ ! -e {closed} ] && [ -d {tmp_path} ]; do sleep 0.1; done\n"
+    )
     browser.chmod(0o755)
     runs = tmp_path / "runs"
     for name in ("one", "two"):
@@ -82,15 +93,18 @@ def test_the_page_is_opened_where_there_is_a_browser(tmp_path: Path) -> None:
     with viewing(str(runs), environment={"BROWSER": f"{browser} %s", "DISPLAY": ":1"}) as process:
         address = read_line(process)
         assert "#" not in address  # of several runs, the list comes first
+        wait_for_file(opened)
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-        with opener.open(address, timeout=_PATIENCE) as answer:  # which it does once the browser was called
+        with opener.open(address, timeout=_PATIENCE) as answer:  # though the browser is still open
             assert answer.status == 200
+        closed.touch()
     assert opened.read_text() == address
 
 
 def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", mixed_records(4))
     (tmp_path / "empty").mkdir()
+    report = str(tmp_path / "report.html")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for arguments, says in (
@@ -98,7 +112,7 @@ def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:
             ([str(run), "--port", port], "give an address of this machine, and a port that is free"),
             ([str(run), "--episodes", "reward<1"], "--episodes needs --export FILE"),
             (
-                [str(run), "--export", str(tmp_path / "r.html"), "--episodes", "rewrad<1"],
+                [str(run), "--export", report, "--episodes", "rewrad<1"],
                 "no column 'rewrad'",
             ),
         ):
