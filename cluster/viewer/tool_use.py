@@ -36,7 +36,8 @@ def count_tool_calls(index: EpisodeIndex) -> list[dict[str, Any]]:
     names = {"name_count_sum": "calls", "failed_count_sum": "told", "failed_sum_sum": "errors"}
     parts = pa.concat_tables(counts)
     parts = parts.rename_columns([names.get(name, name) for name in parts.column_names])
-    rows = _sum_by_name(parts, [(name, "sum") for name in parts.column_names if name != "name"]).to_pylist()
+    summed = _sum_by_name(parts, [(name, "sum") for name in parts.column_names if name != "name"])
+    rows: list[dict[str, Any]] = summed.to_pylist()
     rows.sort(key=lambda row: (-row["calls_sum"], row["name"]))
     return [
         {
@@ -62,7 +63,7 @@ def _calls_of(steps: Table) -> Table:
     errors = steps["tool_errors"].combine_chunks()
     owners, tellers = (pc.list_parent_indices(column).to_numpy() for column in (made, errors))
     keys, told = _places(owners), _places(tellers)
-    at = np.searchsorted(told, keys)
+    at: Any = np.searchsorted(told, keys)
     found = np.isin(keys, told)
     failed = pc.list_flatten(errors).cast(pa.int64()).take(pa.array(at, mask=~found))
     name = pc.struct_field(pc.struct_field(pc.list_flatten(made), "function"), "name")
@@ -72,5 +73,5 @@ def _calls_of(steps: Table) -> Table:
 
 def _places(rows: Any) -> Any:
     """Of elements of lists, each with its list's row, in order: a number by row and by place in the list."""
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows, "left")
+    place: Any = np.arange(len(rows)) - np.searchsorted(rows, rows, "left")
     return rows.astype(np.int64) * _MOST_CALLS + place
