@@ -22,6 +22,7 @@ from cluster.viewer.token_sequences import describe_sequences
 
 _MAX_PAIRED = 6
 """Runs, or versions of one run's weights, of which a report compares any two."""
+_TAG = "tag="
 _T = TypeVar("_T")
 _LOAD_SCRIPT = 'window.KUMITE_REPORT = JSON.parse(document.getElementById("report").textContent);'
 
@@ -32,7 +33,7 @@ def write_report(places: Sequence[str], file: Path, filters: Sequence[str]) -> i
     Args:
         places: Run folders, URIs, and folders of runs.
         file: The HTML file; one that is there is replaced.
-        filters: Which episodes, as the page's filters.
+        filters: Which episodes, as the page's filters; `tag=NAME` selects those with a tag.
 
     Returns:
         How many episodes are in it.
@@ -44,9 +45,9 @@ def write_report(places: Sequence[str], file: Path, filters: Sequence[str]) -> i
     AGENTDOJO_SUITES.wait()
     library = Library(places)
     answers: dict[str, Any] = {"runs": [run.describe() for run in library.runs]}
-    held: dict[str, set[str]] = {}
-    for run in library.runs:
-        held[run.key] = _add_run_answers(answers, run, Query(filters=tuple(filters)))
+    tags = tuple(text.removeprefix(_TAG) for text in filters if text.startswith(_TAG))
+    query = Query(filters=tuple(text for text in filters if not text.startswith(_TAG)), tags=tags)
+    held = {run.key: _add_run_answers(answers, run, query) for run in library.runs}
     _add_comparisons(answers, library, held)
     try:
         with replacing(file.absolute()) as temporary:

@@ -1,6 +1,6 @@
 """How often a run's policy called each tool, and how often that was an error."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def _calls_of(steps: Table) -> Table:
     errors = steps["tool_errors"].combine_chunks()
     owners, tellers = (pc.list_parent_indices(column).to_numpy() for column in (made, errors))
     keys, told = _places(owners), _places(tellers)
-    at: Any = np.searchsorted(told, keys)
+    at = cast(Any, np.searchsorted(told, keys))
     found = np.isin(keys, told)
     failed = pc.list_flatten(errors).cast(pa.int64()).take(pa.array(at, mask=~found))
     name = pc.struct_field(pc.struct_field(pc.list_flatten(made), "function"), "name")
@@ -73,5 +73,5 @@ def _calls_of(steps: Table) -> Table:
 
 def _places(rows: Any) -> Any:
     """Of elements of lists, each with its list's row, in order: a number by row and by place in the list."""
-    place: Any = np.arange(len(rows)) - np.searchsorted(rows, rows, "left")
-    return rows.astype(np.int64) * _MOST_CALLS + place
+    firsts = cast(Any, np.searchsorted(rows, rows, "left"))
+    return rows.astype(np.int64) * _MOST_CALLS + (np.arange(len(rows)) - firsts)

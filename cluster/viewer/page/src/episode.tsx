@@ -173,7 +173,7 @@ function Notes({ run, episode }: { run: string; episode: Episode }) {
   const readOnly = window.KUMITE_REPORT !== undefined;
   return (
     <details class="notes" open={note.text !== "" || note.tags.length > 0}>
-      <summary>notes {note.tags.map((tag) => <span class="badge">{tag}</span>)} <span class="dim small" role="status">{said}</span></summary>
+      <summary>notes {note.tags.map((tag) => <a class="badge" href={address(["run", run, "episodes"], new URLSearchParams({ tag }))} title="Episodes with this tag">{tag}</a>)} <span class="dim small" role="status">{said}</span></summary>
       <label>tags <input value={note.tags.join(", ")} readOnly={readOnly} placeholder="reward-hack, look-again"
         onChange={(event) => save({ ...note, tags: [...new Set(event.currentTarget.value.split(",").map((tag) => tag.trim()).filter(Boolean))] })} /></label>
       <label>note <textarea rows={3} value={note.text} readOnly={readOnly} onChange={(event) => save({ ...note, text: event.currentTarget.value })} /></label>

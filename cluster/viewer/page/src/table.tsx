@@ -10,10 +10,10 @@ const PAGE = 100;
 const FIRST = ["task_id", "sample_index", "status", "reward"];
 const LAST = ["turns", "completion_tokens", "seconds_total", "policy_version", "error_stage", "stop_reason"];
 
-function cell(name: string, value: Row[string]) {
+function cell(name: string, value: Row[string], run: string) {
   if (name === "started_at" && typeof value === "number") return moment(value);
   if (name.startsWith("seconds_") && typeof value === "number") return seconds(value);
-  if (Array.isArray(value)) return value.map((tag) => <span class="badge">{tag}</span>);
+  if (Array.isArray(value)) return value.map((tag) => <a class="badge" href={address(["run", run, "episodes"], new URLSearchParams({ tag }))} title="Episodes with this tag" onClick={(event) => event.stopPropagation()}>{tag}</a>);
   if (typeof value === "number") return number(value);
   return value === null || value === undefined ? <span class="dim">–</span> : <Plain text={String(value).slice(0, 300)} />;
 }
@@ -118,10 +118,10 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
                 {shown.map((name) => (
                   <td class={`${kinds.get(name) === "number" ? "number" : ""} ${tone(name, one[name])}`} title={typeof one[name] === "string" ? String(one[name]) : undefined}>
                     {name === "task_id" && !byTask
-                      ? <a href={address(["run", run, "episode", String(one.episode_id)], selection(route.query))} onClick={(event) => event.stopPropagation()}>{cell(name, one[name])}</a>
-                      : name === "task_id" ? <a href="#" onClick={(event) => { event.preventDefault(); event.stopPropagation(); open(one); }}>{cell(name, one[name])}</a>
+                      ? <a href={address(["run", run, "episode", String(one.episode_id)], selection(route.query))} onClick={(event) => event.stopPropagation()}>{cell(name, one[name], run)}</a>
+                      : name === "task_id" ? <a href="#" onClick={(event) => { event.preventDefault(); event.stopPropagation(); open(one); }}>{cell(name, one[name], run)}</a>
                       : name === "pass_rate" && typeof one[name] === "number" ? <span class="share"><i style={{ width: `${100 * (one[name] as number)}%` }} />{number(one[name])}</span>
-                      : cell(name, one[name])}
+                      : cell(name, one[name], run)}
                   </td>
                 ))}
               </tr>
