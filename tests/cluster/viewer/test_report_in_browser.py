@@ -15,20 +15,26 @@ pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
-    folder = tmp_path_factory.mktemp("runs")
-    write_run(folder / "mixed", mixed_records(16))
-    write_run(folder / "trained", trained_records())
-    write_report([str(folder)], folder / "report.html", [])
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, a report of both, and one of a task of the second."""
+    made = tmp_path_factory.mktemp("runs")
+    write_run(made / "mixed", mixed_records(16))
+    write_run(made / "trained", trained_records())
+    write_report([str(made)], made / "report.html", [])
+    write_report([str(made / "trained")], made / "one-task.html", ["task_id=sum-0"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def shown(folder: Path) -> Iterator[Viewer]:
     with look_at([folder]) as viewer:
         yield viewer
 
 
 @pytest.fixture
-def report(shown: Viewer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    (file,) = tmp_path_factory.getbasetemp().glob("runs*/report.html")
+def report(shown: Viewer, folder: Path) -> Iterator[Any]:
     page = shown.page.context.new_page()
-    page.goto(f"file://{file}")
+    page.goto(f"file://{folder / 'report.html'}")
     page.wait_for_selector("tbody tr")
     yield page
     page.close()
@@ -100,11 +106,9 @@ def test_a_report_compares_versions_of_the_weights(shown: Viewer, report: Any) -
     report.wait_for_selector(".differences td:has-text('-0.667')")
 
 
-def test_what_a_report_lacks_is_no_link(shown: Viewer, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "trained", trained_records())
-    write_report([str(run)], tmp_path / "report.html", ["task_id=sum-0"])
+def test_what_a_report_lacks_is_no_link(shown: Viewer, folder: Path) -> None:
     page = shown.page.context.new_page()
-    page.goto(f"file://{tmp_path / 'report.html'}")
+    page.goto(f"file://{folder / 'one-task.html'}")
     page.wait_for_selector("figure:has-text('samples disagree') tbody tr")
     assert page.locator("figure:has-text('samples disagree') tbody a").count() == 0
     page.click("button:has-text('compare task by task')")
