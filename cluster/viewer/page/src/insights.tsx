@@ -19,7 +19,7 @@ export function InjectionTable({ run, again }: { run: string; again: number }) {
       <tbody>{found.rows.map((row) => (
         <tr onClick={() => open(run, row.suite, row.injection_task)}>
           <td>{row.suite}</td><td><button class="plain">{row.injection_task}</button></td><td class="number">{number(row.episodes)}</td>
-          <td class="number"><span class="share bad"><i style={{ width: `${100 * row.success.value}%` }} />{number(row.success.value)}</span> <span class="dim small">[{number(row.success.low, 2)}, {number(row.success.high, 2)}]</span></td>
+          <td class="number"><span class="share bad"><i style={{ width: `${100 * row.success.value}%` }} />{number(row.success.value)}</span> <span class="dim small interval-text">[{number(row.success.low, 2)}, {number(row.success.high, 2)}]</span></td>
           <td class="number">{number(row.read)}</td>
           {places.map((place) => { const one = row.places[place]; return <td class="number">{one.episodes ? <><span class={one.success ? "danger" : ""}>{number(one.success)}</span> <span class="dim small">of {number(one.episodes)}</span></> : <span class="dim">–</span>}</td>; })}
           <td>{row.tools.map(([name, count]) => <><code><Plain text={name} /></code> <span class="dim small">{number(count)}</span> </>)}</td>
