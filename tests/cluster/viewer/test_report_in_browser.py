@@ -62,7 +62,7 @@ def read_rows(page: Any, query: str) -> list[str]:
         "where=error_stage!%3D&where=status~FAIL",
         "where=status!%3Dfailed&where=task_id~important&sort=sample_index",
         "search=EMMA+johnson",
-        "search=send_money&where=suite%3Dbanking",
+        "search=read_file&where=suite%3Dbanking",
         "by=task",
         "by=task&sort=-reward_deviation&where=reward%3E%3D0",
         "tag=none",
