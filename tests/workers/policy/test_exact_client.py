@@ -90,8 +90,9 @@ def test_what_the_engine_had_in_its_cache_is_on_each_step(template: ChatTemplate
         episode = record(played(worker, spec(rows(worker)[0]))[0])
     usages = [step.usage for step in episode.steps]
     assert all(usage is not None for usage in usages)
-    assert [usage.cached_tokens for usage in usages if usage] == [0, len(episode.steps[1].prompt_token_ids)]
-    assert episode.usage.cached_tokens == len(episode.steps[1].prompt_token_ids)
+    whole = len(episode.steps[1].prompt_token_ids or [])
+    assert whole and [usage.cached_tokens for usage in usages if usage] == [0, whole]
+    assert episode.usage.cached_tokens == whole
 
 
 async def test_an_engine_that_says_nothing_of_its_cache_leaves_it_open(template: ChatTemplate):
