@@ -1,30 +1,35 @@
 """How long the viewer takes to start, and to show, filter, sort and search a large run.
 
-Prints one table. Run: python -m benchmarks.viewer [--episodes 100000]
+`kumite view` is started as a user starts it, and asked over HTTP as its page asks. Prints one table.
+Run: python -m benchmarks.viewer [--episodes 100000] [--run FOLDER]
 """
 
 import argparse
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
+from urllib.parse import urlsplit
 
-from starlette.testclient import TestClient
+import httpx
 
 from cluster.dataset.manifest import Manifest, Shard, write_manifest
 from cluster.dataset.shards import compact
-from cluster.viewer.library import Library
-from cluster.viewer.server import build_app
+from cluster.observe.summary import summarise_run, write_summary
 from tests.cluster.synthetic import episode, write_segment
 
 PER_SHARD = 512
 REPEATS = 5
+Measured: TypeAlias = tuple[float, float]
+"""Seconds, and those of them in which the server had a CPU."""
 
 
 def write_large_run(run_dir: Path, episodes: int) -> None:
-    """Writes a run of so many episodes, in shards as the dataset has them."""
+    """Writes a run of so many episodes, in shards and with a summary, as a run that has ended leaves them."""
     shards: list[Shard] = []
     for folder in ("episodes", "steps", "journal"):
         (run_dir / folder).mkdir(parents=True)
@@ -43,43 +48,74 @@ def write_large_run(run_dir: Path, episodes: int) -> None:
         shards.append(compact(segment, run_dir))
         segment.unlink()
     write_manifest(run_dir, Manifest(run_id="run-1", planned=episodes, shards=shards))
+    write_summary(run_dir, summarise_run(run_dir, wall_seconds=3600.0))
 
 
-def median_seconds(ask: Callable[[], Any]) -> float:
-    taken: list[float] = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        ask()
-        taken.append(time.perf_counter() - start)
-    return sorted(taken)[REPEATS // 2]
+class ServedRun:
+    """A `kumite view` at work on a run, asked over HTTP as its page asks.
+
+    Args:
+        run: The run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._begun = time.perf_counter()
+        command = [sys.executable, "-m", "cluster", "view", str(run), "--no-browser"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._address = urlsplit(self._process.stdout.readline().strip())
+        self.started = self._measure(self._begun, 0.0)
+        self._base = f"/api/runs/{self._address.fragment.rpartition('/')[2]}"
+        self._client = httpx.Client(base_url=f"http://{self._address.netloc}", timeout=600)
+
+    def __enter__(self) -> "ServedRun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        self._process.terminate()
+        self._process.wait(60)
+
+    def open(self) -> Measured:
+        """Fetches the files that the page is made of."""
+        begun, cpu = time.perf_counter(), self._cpu()
+        self._client.get(f"/?{self._address.query}", follow_redirects=True).raise_for_status()
+        for path in ("/assets/page.js", "/assets/page.css"):
+            self._client.get(path).raise_for_status()
+        return self._measure(begun, cpu)
+
+    def ask(self, path: str) -> Measured:
+        """Asks one of the run's addresses."""
+        begun, cpu = time.perf_counter(), self._cpu()
+        self._client.get(f"{self._base}{path}").raise_for_status()
+        return self._measure(begun, cpu)
+
+    def ask_often(self, path: str) -> Measured:
+        """The median of several times."""
+        return sorted(self.ask(path) for _ in range(REPEATS))[REPEATS // 2]
+
+    def _measure(self, begun: float, cpu: float) -> Measured:
+        return time.perf_counter() - begun, self._cpu() - cpu
+
+    def _cpu(self) -> float:
+        """Seconds of CPU that the server has had so far; 0 on a machine without /proc."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=100_000)
-    episodes: int = parser.parse_args().episodes
-    folder = Path(tempfile.mkdtemp())
-    try:
-        run = folder / "run"
-        write_large_run(run, episodes)
-        start = time.perf_counter()
-        library = Library([str(run)])
-        client = TestClient(build_app(library, "token"))
-        client.get("/?token=token")
-        base = f"/api/runs/{library.runs[0].key}"
-        rows = [("start", time.perf_counter() - start, 1.0)]
-
-        def ask(path: str) -> None:
-            answer = client.get(f"{base}{path}")
-            assert answer.status_code == 200, answer.text
-
-        start = time.perf_counter()
-        ask("/episodes?count=100")
-        rows.append(("first page", time.perf_counter() - start, 1.0))
-        start = time.perf_counter()
-        ask("/progress")
-        rows.append(("index, read while the first page is looked at", time.perf_counter() - start, 0.0))
-        middle = f"{episodes // 2:016x}"
+def measure_viewer(run: Path, episodes: int) -> list[tuple[str, Measured, float]]:
+    """What is measured: its name, the seconds and those of the server's CPU, and the target."""
+    middle = f"{episodes // 2:016x}"
+    with ServedRun(run) as served:
+        opened, page = served.open(), served.ask("/episodes?count=100")
+        rows = [
+            ("command to address", served.started, 1.0),
+            ("address to the first page of episodes", add(opened, page), 1.0),
+            ("index complete", served.ask("/progress"), 0.0),
+        ]
         for name, path, target in (
             ("filter by a metric", "/episodes?where=metric.utility%3D1", 0.3),
             ("filter by a part of a text", "/episodes?where=task_id~task_12", 0.3),
@@ -92,16 +128,40 @@ def main() -> None:
             ("group by task", "/episodes?by=task&sort=-reward_deviation", 0.3),
             ("one episode", f"/episodes/{middle}", 0.3),
         ):
-            rows.append((name, median_seconds(lambda path=path: ask(path)), target))
-        start = time.perf_counter()
-        ask("/episodes?search=pay%20the%20bill")
-        rows.append(("search in messages, first time", time.perf_counter() - start, 0.0))
-        rows.append(("the same again", median_seconds(lambda: ask("/episodes?search=pay%20the%20bill")), 0.3))
-        rows.append(("run page, first time", median_seconds(lambda: ask("")), 1.0))
+            rows.append((name, served.ask_often(path), target))
+        search = "/episodes?search=pay%20the%20bill"
+        rows += [
+            ("search in messages, first time", served.ask(search), 0.0),
+            ("the same again", served.ask_often(search), 0.3),
+            ("tools, first time", served.ask("/tools"), 0.0),
+        ]
+    with ServedRun(run) as served:
+        opened, brief, whole = served.open(), served.ask("/brief"), served.ask("")
+        rows.append(("address to the run's page: its head", add(opened, brief), 1.0))
+        rows.append(("address to the run's page: all figures", add(opened, brief, whole), 0.0))
+    return rows
+
+
+def add(*measured: Measured) -> Measured:
+    return sum(one for one, _ in measured), sum(cpu for _, cpu in measured)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--episodes", type=int, default=100_000)
+    parser.add_argument("--run", type=Path, help="A run that was written before. Default: a new one.")
+    given = parser.parse_args()
+    episodes: int = given.episodes
+    folder = Path(tempfile.mkdtemp())
+    try:
+        run: Path = given.run or folder / "run"
+        if given.run is None:
+            write_large_run(run, episodes)
+        rows = measure_viewer(run, episodes)
         print(f"{episodes:,} episodes in {-(-episodes // PER_SHARD)} shards\n")
-        print("| step | seconds | target |\n|---|---|---|")
-        for name, seconds, target in rows:
-            print(f"| {name} | {seconds:.3f} | {f'{target:.1f}' if target else '–'} |")
+        print("| step | seconds | of them CPU | target |\n|---|---|---|---|")
+        for name, (seconds, cpu), target in rows:
+            print(f"| {name} | {seconds:.3f} | {cpu:.2f} | {f'{target:.1f}' if target else '–'} |")
     finally:
         shutil.rmtree(folder)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.compare.pairs import LoadedRun, Row, load_rows, pair_episodes
-from cluster.compare.statistics import bootstrap_interval, mcnemar_exact, sign_test_exact
+from cluster.compare.statistics import bootstrap_interval, count_changes, mcnemar_exact, sign_test_exact
 from cluster.errors import ConfigError
 from workers.records import Record
 
@@ -149,12 +149,12 @@ def _metric_difference(name: str, pairs: list[tuple[Row, Row]]) -> MetricDiffere
     differences = [b - a for a, b, _ in values]
     low, high = bootstrap_interval(differences, [task for *_, task in values])
     is_binary = all(value in (0, 1) for a, b, _ in values for value in (a, b))
-    gained, lost = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+    gained, lost = count_changes(differences)
     by_task: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for a, b, task in values:
         by_task[task].append((a, b))
     changes = [_task_mean(b for _, b in each) - _task_mean(a for a, _ in each) for each in by_task.values()]
-    up, down = sum(each > 0 for each in changes), sum(each < 0 for each in changes)
+    up, down = count_changes(changes)
     return MetricDifference(
         metric=name,
         pairs=len(values),
@@ -186,6 +186,6 @@ def _task_changes(pairs: list[tuple[Row, Row]]) -> list[TaskChange]:
     changes: list[TaskChange] = []
     for task, values in rewards.items():
         first, second = (_task_mean(each) for each in zip(*values, strict=True))
-        if first != second:
+        if any(count_changes([second - first])):
             changes.append(TaskChange(task_id=task, first=first, second=second, difference=second - first))
     return sorted(changes, key=lambda change: (-abs(change.difference), change.task_id))[:_MAX_CHANGES]

@@ -1,13 +1,14 @@
 """What a paired comparison needs: a clustered bootstrap interval, and McNemar's exact test."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 _RESAMPLES = 10_000
 _SEED = 0
+_ROUNDING = 1e-9
+"""A sum of differences of rewards that is not further from 0 is one."""
 _CELLS = 4_000_000
 """Draws that are held in memory at once."""
 
@@ -46,8 +47,20 @@ def mcnemar_exact(gained: int, lost: int) -> float:
         lost: Pairs with 1 in the first run and 0 in the second.
     """
     total, fewer = gained + lost, min(gained, lost)
-    tail = sum(math.comb(total, k) for k in range(fewer + 1))
+    tail = term = 1
+    for k in range(fewer):  # each binomial coefficient from the one before: computed anew, they take minutes
+        term = term * (total - k) // (k + 1)
+        tail += term
     return min(1.0, 2 * tail / 2**total)
+
+
+def count_changes(differences: Iterable[float]) -> tuple[int, int]:
+    """How many differences are above 0, and how many below; a rounding error is neither."""
+    up = down = 0
+    for value in differences:
+        up += value > _ROUNDING
+        down += value < -_ROUNDING
+    return up, down
 
 
 def sign_test_exact(up: int, down: int) -> float:

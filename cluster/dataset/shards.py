@@ -271,15 +271,21 @@ def _shard_episodes(run_dir: Path, shard: Shard, columns: Sequence[str]) -> Iter
     path = run_dir / shard.episodes_file
     with naming_file(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
-            yield _complete(pa.Table.from_batches([batch]), columns)
+            yield complete_columns(pa.Table.from_batches([batch]), columns, EPISODES)
 
 
-def _complete(table: Table, columns: Sequence[str]) -> Table:
-    """A table of these columns as they are now: what an older version did not write is null."""
+def complete_columns(table: Table, columns: Sequence[str], schema: Schema) -> Table:
+    """A table of these columns as they are now: what an older version did not write is null.
+
+    Args:
+        table: As it was read.
+        columns: Names of the columns.
+        schema: What types they have now.
+    """
     held = [
-        table[name].cast(EPISODES.field(name).type)
+        table[name].cast(schema.field(name).type)
         if name in table.column_names
-        else pa.nulls(table.num_rows, EPISODES.field(name).type)
+        else pa.nulls(table.num_rows, schema.field(name).type)
         for name in columns
     ]
     return pa.Table.from_arrays(held, names=list(columns))

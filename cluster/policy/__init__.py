@@ -1,11 +1,13 @@
-"""Policies: who acts. One file per kind, and what a vLLM policy is made of."""
+"""Policies: who acts. One file per kind, and what a vLLM policy is made of.
+
+Each function imports the kind that it is asked for: `endpoint` imports verifiers, which takes seconds, and
+what only reads a run (`kumite view`, `kumite show`) asks for none.
+"""
 
 from typing import TYPE_CHECKING
 
 from cluster.config import EndpointPolicy, OraclePolicy, Policy, SeatPolicy, VllmPolicy
 from cluster.policy.base import OnStage, PolicyClient
-from cluster.policy.endpoint import EndpointPolicyClient, check_endpoint
-from cluster.policy.oracle import OraclePolicyClient
 
 if TYPE_CHECKING:
     from cluster.ray_session.session import RaySession
@@ -20,6 +22,8 @@ def check_policy(config: Policy) -> None:
         PolicyUnavailable: Something is.
     """
     if isinstance(config, EndpointPolicy):
+        from cluster.policy.endpoint import check_endpoint
+
         check_endpoint(config)
     elif isinstance(config, VllmPolicy):
         from cluster.policy.vllm.client import check_vllm
@@ -49,8 +53,12 @@ def open_policy(config: Policy, session: "RaySession", on_stage: OnStage) -> Pol
         PolicyInUse: It would have to replace a kept policy that another run uses.
     """
     if isinstance(config, OraclePolicy):
+        from cluster.policy.oracle import OraclePolicyClient
+
         return OraclePolicyClient()
     if isinstance(config, EndpointPolicy):
+        from cluster.policy.endpoint import EndpointPolicyClient
+
         return EndpointPolicyClient(config)
     from cluster.policy.vllm.client import check_vllm, open_vllm
 

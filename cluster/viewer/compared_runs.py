@@ -2,53 +2,50 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cluster.compare.comparison import compare_loaded
-from cluster.compare.pairs import LoadedRun, Row, load_rows
+from cluster.compare.pairs import LoadedRun, Row
 from cluster.errors import ConfigError
 
 _COMPARED = ("status", "reward", "metrics")
 
 
-def load_side(place: str, folder: Path, version: str = "") -> LoadedRun:
-    """The episodes of a run, or those that one version of the weights began.
+def select_version(loaded: LoadedRun, version: str) -> LoadedRun:
+    """The episodes of a run that one version of the weights began.
 
     The samples of a task that a version played are numbered anew, so that those of another version are
     paired with them in order.
 
     Args:
-        place: What the run is called.
-        folder: Its folder.
-        version: The version. Empty: all.
+        loaded: The run's episodes.
+        version: The version. Empty: all episodes.
 
     Raises:
-        ConfigError: No such episode has ended, or the version is no number.
+        ConfigError: No episode was begun by this version, or it is no number.
     """
-    loaded = load_rows(place, folder)
     if not version:
         return loaded
     if not version.isdecimal():
-        raise ConfigError(f"compare: the version {version!r} of {place} should be a whole number")
+        raise ConfigError(f"compare: the version {version!r} of {loaded.name} should be a whole number")
     own = [row for row in loaded.rows if row["policy_version"] == int(version)]
     if not own:
-        raise ConfigError(f"compare: no episode of {place} was begun by version {version}")
+        raise ConfigError(f"compare: no episode of {loaded.name} was begun by version {version}")
     own.sort(key=lambda row: (row["task_id"], row["sample_index"]))
     before: Counter[str] = Counter()
     rows: list[Row] = []
     for row in own:
         rows.append({**row, "sample_index": before[row["task_id"]]})
         before[row["task_id"]] += 1
-    return LoadedRun(f"{place}@{version}", rows)
+    return LoadedRun(f"{loaded.name}@{version}", rows)
 
 
-def compare_sides(sides: Sequence[LoadedRun], most: int) -> dict[str, Any]:
+def compare_sides(sides: Sequence[LoadedRun], most: int | None) -> dict[str, Any]:
     """Each run beside the first one, and the episodes that are not the same in all.
 
     Args:
         sides: Two runs or more.
-        most: Episodes that are listed.
+        most: Episodes that are listed. None: all that differ.
 
     Returns:
         `runs`, their names; `pairs`, a `RunPair` for each but the first; `rows`, the episodes that differ,

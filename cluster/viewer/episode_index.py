@@ -14,13 +14,14 @@ from cluster.dataset.arrow import Table, pa, pc, pj, pq
 from cluster.dataset.journal import list_segments, read_segment
 from cluster.dataset.manifest import Manifest, Shard, load_manifest
 from cluster.dataset.remote import local_folder
-from cluster.dataset.schemas import EPISODES, RECORDS
-from cluster.dataset.shards import naming_file, parse_records, read_run, uncompacted
+from cluster.dataset.schemas import EPISODES, RECORDS, STEPS
+from cluster.dataset.shards import complete_columns, naming_file, parse_records, read_run, uncompacted
 from workers.records import EpisodeRecord, Timings
 
 _PLAIN_COLUMNS = (
     "episode_id",
     "task_id",
+    "environment",
     "group_id",
     "sample_index",
     "split",
@@ -41,7 +42,7 @@ _PLAIN_COLUMNS = (
 )
 _STRUCT_COLUMNS = {
     "error": ("stage", "kind", "type", "message"),
-    "usage": ("prompt_tokens", "completion_tokens"),
+    "usage": ("prompt_tokens", "completion_tokens", "cached_tokens"),
     "timings": tuple(Timings.model_fields),
 }
 _COLUMN_PREFIXES = {"error": "error_", "usage": "", "timings": "seconds_"}
@@ -154,7 +155,7 @@ class EpisodeIndex:
             path = self.folder / part.shard.episodes_file
             with naming_file(path), pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=list(names)):
-                    yield pa.Table.from_batches([batch])
+                    yield complete_columns(pa.Table.from_batches([batch]), names, EPISODES)
         elif part.segment is not None:
             lines = list(read_segment(part.segment, torn_tail=True))
             if lines:
@@ -166,7 +167,7 @@ class EpisodeIndex:
             path = self.folder / part.shard.steps_file
             with naming_file(path), pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=list(names)):
-                    yield pa.Table.from_batches([batch])
+                    yield complete_columns(pa.Table.from_batches([batch]), names, STEPS)
         elif part.segment is not None:
             lines = list(read_segment(part.segment, torn_tail=True))
             if lines:
@@ -247,16 +248,24 @@ def _shard_key(shard: Shard) -> str:
 
 
 def _read_shard(folder: Path, shard: Shard) -> IndexPart:
-    file = folder / shard.episodes_file
-    with naming_file(file):
-        episodes = pq.read_table(file, columns=_READ_COLUMNS, use_threads=False)
-    steps = folder / shard.steps_file
-    with naming_file(steps):
-        ids = pq.read_table(steps, columns=["episode_id"], use_threads=False)["episode_id"]
+    episodes = complete_columns(
+        _read_columns(folder / shard.episodes_file, _READ_COLUMNS), _READ_COLUMNS, EPISODES
+    )
+    ids = _read_columns(folder / shard.steps_file, ["episode_id"])["episode_id"]
     counts = ids.value_counts()
     places = pc.index_in(episodes["episode_id"], counts.field("values"))
     turns = pc.fill_null(counts.field("counts").take(places), 0)
     return IndexPart(index_rows(episodes, turns), shard, None, _shard_key(shard))
+
+
+def _read_columns(path: Path, names: Sequence[str]) -> Table:
+    """Columns of a file, those of them that it has.
+
+    `pyarrow.parquet.read_table` would do the same, but imports pyarrow's datasets for it, which takes as long
+    as reading.
+    """
+    with naming_file(path), pq.ParquetFile(path) as file:
+        return file.read(columns=list(names), use_threads=False)
 
 
 def _read_segment(segment: Path, torn_tail: bool, key: str) -> IndexPart:

@@ -6,20 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.compare.pairs import LoadedRun
+from cluster.compare.pairs import LoadedRun, load_rows
+from cluster.dataset.arrow import pc
 from cluster.errors import ConfigError
+from cluster.observe.summary import Summary
 from cluster.observe.token_texts import TokenTexts, find_tokenizer_folder
-from cluster.viewer.compared_runs import compare_sides, load_side
-from cluster.viewer.episode_index import EpisodeIndex
+from cluster.viewer.compared_runs import compare_sides, select_version
+from cluster.viewer.episode_index import METRIC, EpisodeIndex
 from cluster.viewer.episode_query import MessageSearch, Query, check_column, group_by_task, select_episodes
 from cluster.viewer.injection_table import describe_injections
 from cluster.viewer.notes import Note, Notes
-from cluster.viewer.run_figures import compute_figures, read_series
-from cluster.viewer.run_list import describe_run, find_runs, run_state
+from cluster.viewer.run_figures import compute_figures, read_series, summarise_table
+from cluster.viewer.run_list import describe_run, find_runs, kept_summary, run_state
 from cluster.viewer.tool_use import count_tool_calls
 from cluster.viewer.transcript import Transcript
 
 _KEPT_TRANSCRIPTS = 6
+_MAX_SAMPLES = 100
+"""Samples of a task that an episode's page names."""
 LARGEST_PAGE = 500
 """Rows of a page of episodes."""
 
@@ -49,7 +53,31 @@ class OpenRun:
 
     def describe(self) -> dict[str, Any]:
         """Describes the run for its line in the list of runs."""
-        return describe_run(self.key, self.place, self.index.folder)
+
+        def summarise() -> dict[str, Any]:
+            return self._keep(
+                "line", lambda: summarise_table(self.index.table(), self.index.manifest(), folder)
+            )
+
+        folder = self.index.folder
+        return describe_run(self.key, self.place, folder, summarise)
+
+    def brief(self) -> dict[str, Any]:
+        """Returns the head of the run's page, which is there before the run's index is."""
+        folder, manifest = self.index.folder, self.index.manifest()
+        summary = kept_summary(folder, manifest)
+        episodes = sum(shard.episodes for shard in manifest.shards)
+        return {
+            "run_id": manifest.run_id,
+            "place": self.place,
+            "created": manifest.created.timestamp(),
+            "planned": manifest.planned,
+            "wall_seconds": manifest.wall_seconds,
+            "state": run_state(folder, manifest, episodes),
+            "episodes": episodes,
+            "finished": None if summary is None else summary.finished,
+            "means": {} if summary is None else _name_means(summary),
+        }
 
     def overview(self) -> dict[str, Any]:
         """Returns what the run's page shows."""
@@ -168,9 +196,10 @@ class OpenRun:
     def samples(self, episode_id: str) -> list[dict[str, Any]]:
         """The samples of an episode's task, itself included."""
         task = self.transcript(episode_id).episode.task_id
-        page = self.page(Query(filters=(f"task_id={task}",), sort="sample_index"), 0, 100)
-        wanted = ("episode_id", "sample_index", "status", "reward", "turns")
-        return [{name: row[name] for name in wanted} for row in page["rows"]]
+        table = self.index.table()
+        own = table.filter(pc.equal(table["task_id"], task)).sort_by("sample_index")
+        wanted = ["episode_id", "sample_index", "status", "reward", "turns"]
+        return own.select(wanted).slice(0, _MAX_SAMPLES).to_pylist()
 
     def texts(self) -> TokenTexts:
         """The texts of the policy's tokens."""
@@ -233,11 +262,14 @@ class Library:
             NotFound: There is no such run.
             ConfigError: One has no episode in common with the first.
         """
+        loaded: dict[str, LoadedRun] = {}
         sides: list[LoadedRun] = []
         for key in keys:
             name, _, version = key.partition("@")
-            run = self.run(name)
-            sides.append(load_side(run.place, run.index.folder, version))
+            if name not in loaded:
+                run = self.run(name)
+                loaded[name] = load_rows(run.place, run.index.folder)
+            sides.append(select_version(loaded[name], version))
         return compare_sides(sides, LARGEST_PAGE)
 
     def _find_runs(self) -> None:
@@ -249,6 +281,14 @@ class Library:
             return  # the last one has gone; its page says so
         with self._lock:
             self._runs = {key: self._runs.get(key) or OpenRun(key, place) for key, place in found.items()}
+
+
+def _name_means(summary: Summary) -> dict[str, Any]:
+    """A summary's means by the names of the index's columns."""
+    return {
+        name if name == "reward" else f"{METRIC}{name}": mean.model_dump()
+        for name, mean in summary.means.items()
+    }
 
 
 def _column_kind(arrow_type: str) -> str:

@@ -5,12 +5,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import permutations
+from itertools import islice, permutations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from cluster.compare.pairs import LoadedRun, load_rows
 from cluster.dataset.durable import replacing
 from cluster.errors import ConfigError
+from cluster.viewer.compared_runs import compare_sides, select_version
 from cluster.viewer.episode_query import Query
 from cluster.viewer.injections import AGENTDOJO_SUITES
 from cluster.viewer.library import LARGEST_PAGE, Library, OpenRun
@@ -18,8 +20,10 @@ from cluster.viewer.server import DIST, replace_non_finite
 from cluster.viewer.state_tree import Node
 from cluster.viewer.token_sequences import describe_sequences
 
-_MAX_PAIRED_RUNS = 6
-"""Runs of which a report compares any two."""
+_MAX_PAIRED = 6
+"""Runs, or versions of one run's weights, of which a report compares any two."""
+_TAG = "tag="
+_T = TypeVar("_T")
 _LOAD_SCRIPT = 'window.KUMITE_REPORT = JSON.parse(document.getElementById("report").textContent);'
 
 
@@ -29,7 +33,7 @@ def write_report(places: Sequence[str], file: Path, filters: Sequence[str]) -> i
     Args:
         places: Run folders, URIs, and folders of runs.
         file: The HTML file; one that is there is replaced.
-        filters: Which episodes, as the page's filters.
+        filters: Which episodes, as the page's filters; `tag=NAME` selects those with a tag.
 
     Returns:
         How many episodes are in it.
@@ -41,19 +45,20 @@ def write_report(places: Sequence[str], file: Path, filters: Sequence[str]) -> i
     AGENTDOJO_SUITES.wait()
     library = Library(places)
     answers: dict[str, Any] = {"runs": [run.describe() for run in library.runs]}
-    count = 0
-    for run in library.runs:
-        count += _add_run_answers(answers, run, Query(filters=tuple(filters)))
-    _add_comparisons(answers, library)
+    tags = tuple(text.removeprefix(_TAG) for text in filters if text.startswith(_TAG))
+    query = Query(filters=tuple(text for text in filters if not text.startswith(_TAG)), tags=tags)
+    held = {run.key: _add_run_answers(answers, run, query) for run in library.runs}
+    _add_comparisons(answers, library, held)
     try:
         with replacing(file.absolute()) as temporary:
             temporary.write_text(_render_html(answers), encoding="utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(f"--export {file} cannot be written: {error.strerror}") from error
-    return count
+    return sum(map(len, held.values()))
 
 
-def _add_run_answers(answers: dict[str, Any], run: OpenRun, query: Query) -> int:
+def _add_run_answers(answers: dict[str, Any], run: OpenRun, query: Query) -> set[str]:
+    """Adds a run's pages, and those of the episodes that a query selects; returns the ids of these."""
     page = run.page(query, 0, LARGEST_PAGE)
     if page["total"] > LARGEST_PAGE:
         raise ConfigError(
@@ -61,7 +66,8 @@ def _add_run_answers(answers: dict[str, Any], run: OpenRun, query: Query) -> int
             'select fewer, as in --episodes "reward<1"'
         )
     base = f"runs/{run.key}"
-    answers[base] = run.overview()
+    overview = run.overview()
+    answers[base] = {**overview, "disagreeing": _lead_to_held(overview["disagreeing"], page["rows"])}
     answers[f"{base}/injections"] = run.injections()
     answers[f"{base}/tools"] = run.tool_use()
     answers[f"{base}/episodes"] = page
@@ -88,18 +94,60 @@ def _add_run_answers(answers: dict[str, Any], run: OpenRun, query: Query) -> int
             for step in range(-1, transcript.step_count):
                 tree = _drop_unchanged(transcript.history.tree(step))
                 answers[f"{own}/state?step={step}"] = {"step": step, "tree": tree}
-    return len(ids)
+    return set(ids)
 
 
-def _add_comparisons(answers: dict[str, Any], library: Library) -> None:
-    """Adds what compares the runs: all together, and any two of a few."""
-    keys = [run.key for run in library.runs]
-    chosen: list[Sequence[str]] = [] if len(keys) < 2 else [keys]
-    if len(keys) <= _MAX_PAIRED_RUNS:
+def _lead_to_held(tasks: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tasks, each with an episode to begin from that the report has, if it has one of the task."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row["task_id"], row["episode_id"])
+    return [{**task, "episode_id": first.get(task["task_id"], task["episode_id"])} for task in tasks]
+
+
+def _add_comparisons(answers: dict[str, Any], library: Library, held: dict[str, set[str]]) -> None:
+    """Adds what compares the runs, all together and any two of a few; and so the versions of each run."""
+    keys = list(held)
+    chosen: list[tuple[str, ...]] = [] if len(keys) < 2 else [tuple(keys)]
+    if len(keys) <= _MAX_PAIRED:
         chosen += permutations(keys, 2)
-    for own in dict.fromkeys(map(tuple, chosen)):
+    for key in keys:
+        versions = [row["key"] for row in answers[f"runs/{key}"]["versions"]]
+        sides = [f"{key}@{version}" for version in _spread_evenly(versions, _MAX_PAIRED)]
+        chosen += permutations(sides, 2)
+    loaded: dict[str, LoadedRun] = {}
+    for own in dict.fromkeys(chosen):
+        for name in {side.partition("@")[0] for side in own} - loaded.keys():
+            run = library.run(name)
+            loaded[name] = load_rows(run.place, run.index.folder)
         with suppress(ConfigError):  # they have no task in common
-            answers[f"compare/{'/'.join(own)}"] = library.compare(own)
+            sides = [select_version(loaded[name], version) for name, _, version in map(_split_side, own)]
+            found = compare_sides(sides, None)
+            answers[f"compare/{'/'.join(own)}"] = {**found, "rows": _rows_held(found["rows"], own, held)}
+
+
+def _split_side(side: str) -> tuple[str, str, str]:
+    return side.partition("@")
+
+
+def _rows_held(
+    rows: list[dict[str, Any]], sides: Sequence[str], held: dict[str, set[str]]
+) -> list[dict[str, Any]]:
+    """The rows of which the report has the episodes, so that a click shows them."""
+    own = [held[_split_side(side)[0]] for side in sides]
+    whole = (
+        row
+        for row in rows
+        if all(one is None or one["episode_id"] in ids for one, ids in zip(row["sides"], own, strict=True))
+    )
+    return list(islice(whole, LARGEST_PAGE))
+
+
+def _spread_evenly(values: Sequence[_T], most: int) -> list[_T]:
+    """At most so many of the values, the first and the last included, at even distances."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
 
 
 def _drop_unchanged(node: Node) -> Node:

@@ -8,9 +8,11 @@ from typing import Any, cast
 import numpy as np
 
 from cluster.dataset.arrow import Table, pc
+from cluster.dataset.manifest import Manifest
+from cluster.observe.cost import compute_cost, read_price
 from cluster.observe.intervals import estimate_mean
 from cluster.viewer.episode_index import METRIC
-from cluster.viewer.episode_query import group_by_task
+from cluster.viewer.episode_query import PASSING_REWARD, group_by_task
 from workers.records import Timings
 
 _MAX_BINS = 24
@@ -44,6 +46,41 @@ def compute_figures(table: Table) -> dict[str, Any]:
             for name in ("attack_success", "utility")
             if f"{METRIC}{name}" in table.column_names
         },
+    }
+
+
+def summarise_table(table: Table, manifest: Manifest, run_dir: Path) -> dict[str, Any]:
+    """What the list of runs says of one that has left no summary: of a run's summary, what that list shows.
+
+    Args:
+        table: The run's index.
+        manifest: Its manifest.
+        run_dir: Its folder.
+    """
+    finished = table.filter(pc.equal(table["status"], "finished"))
+    names = [name for name in table.column_names if name.startswith(METRIC)]
+    means = {
+        name.removeprefix(METRIC): mean
+        for name in ["reward", *names]
+        if (mean := _mean_with_interval(finished, name)) is not None
+    }
+    tokens = {name: pc.sum(table[name]).as_py() or 0 for name in ("prompt_tokens", "completion_tokens")}
+    price, cost = read_price(run_dir), None
+    if price is not None:
+        passed = pc.sum(pc.greater_equal(finished["reward"], PASSING_REWARD)).as_py() or 0
+        cached = pc.sum(table["cached_tokens"]).as_py()
+        cost = compute_cost(price, **tokens, cached_tokens=cached, episodes=table.num_rows, passed=passed)
+    return {
+        "environment": table["environment"][0].as_py() if table.num_rows else None,
+        "planned": manifest.planned,
+        "finished": finished.num_rows,
+        "failed": table.num_rows - finished.num_rows,
+        "reward": means["reward"]["value"] if "reward" in means else None,
+        "metrics": {name: mean["value"] for name, mean in means.items() if name != "reward"},
+        "means": means,
+        **tokens,
+        "cost": None if cost is None else cost.model_dump(),
+        "wall_seconds": manifest.wall_seconds,
     }
 
 

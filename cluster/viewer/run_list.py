@@ -1,8 +1,9 @@
 """The runs that a page shows: those named on the command line, and those in the folders named there."""
 
 import hashlib
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from cluster.dataset.manifest import Manifest, load_manifest, manifest_path
 from cluster.dataset.places import is_uri
 from cluster.dataset.run_record import load_run_record
 from cluster.errors import ConfigError
-from cluster.observe.summary import Summary, summarise_run
+from cluster.observe.summary import Summary
 
 RunState = Literal["live", "done", "cut off"]
 _MAX_DEPTH = 2
@@ -58,8 +59,8 @@ def _find_runs_below(folder: Path) -> list[str]:
 
 
 def run_key(place: str) -> str:
-    """A short id for a run's place, for the page's addresses."""
-    name = place.rstrip("/").rpartition("/")[2][:40]
+    """A short id for a run's place; no character of it means something in the page's addresses."""
+    name = re.sub(r"[^\w.-]", "-", place.rstrip("/").rpartition("/")[2], flags=re.ASCII)[:40]
     return f"{name}-{hashlib.blake2s(place.encode(), digest_size=3).hexdigest()}"
 
 
@@ -84,11 +85,21 @@ def run_state(run_dir: Path, manifest: Manifest, ended: int) -> RunState:
     return "live" if time.time() - newest < _IDLE_SECONDS else "cut off"
 
 
-def describe_run(key: str, place: str, run_dir: Path) -> dict[str, Any]:
-    """What the list of runs says of one: its summary, its state, its policy."""
+def describe_run(
+    key: str, place: str, run_dir: Path, summarise: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What the list of runs says of one: its summary, its state, its policy.
+
+    Args:
+        key: The run's id in addresses.
+        place: Its folder, or URI.
+        run_dir: Its folder on this machine.
+        summarise: Sums it up where it has left no summary of all its episodes; see `summarise_table`.
+    """
     manifest = load_manifest(run_dir)
-    summary = _kept_summary(run_dir, manifest) or summarise_run(run_dir)
-    ended = summary.finished + summary.failed
+    kept = kept_summary(run_dir, manifest)
+    summary = summarise() if kept is None else kept.model_dump()
+    ended = summary["finished"] + summary["failed"]
     return {
         "key": key,
         "place": place,
@@ -96,12 +107,12 @@ def describe_run(key: str, place: str, run_dir: Path) -> dict[str, Any]:
         "state": run_state(run_dir, manifest, ended),
         "created": manifest.created.timestamp(),
         "policy": _describe_policy(run_dir),
-        "summary": summary.model_dump(),
+        "summary": summary,
     }
 
 
-def _kept_summary(run_dir: Path, manifest: Manifest) -> Summary | None:
-    """The summary that the run wrote at its end, where it is newer than what it sums up."""
+def kept_summary(run_dir: Path, manifest: Manifest) -> Summary | None:
+    """The summary that the run wrote at its end, where it sums up all episodes; None where it does not."""
     path = run_dir / "summary.json"
     try:
         if any((run_dir / "journal").glob("*.jsonl")):

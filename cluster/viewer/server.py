@@ -111,6 +111,7 @@ class ApiRoutes:
             Route("/api/runs", self._make_endpoint(self._list_runs)),
             Route("/api/compare/{runs:path}", self._make_endpoint(self._compare_runs)),
             Route("/api/runs/{run}", self._make_endpoint(lambda r: self._get_run(r).overview())),
+            Route("/api/runs/{run}/brief", self._make_endpoint(lambda r: self._get_run(r).brief())),
             Route("/api/runs/{run}/progress", self._make_endpoint(lambda r: self._get_run(r).progress())),
             Route("/api/runs/{run}/injections", self._make_endpoint(lambda r: self._get_run(r).injections())),
             Route("/api/runs/{run}/tools", self._make_endpoint(lambda r: self._get_run(r).tool_use())),

@@ -268,7 +268,7 @@ def _truncate_with_spans(injected: list[str], text: str | None) -> dict[str, Any
 def _parse_json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

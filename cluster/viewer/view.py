@@ -46,12 +46,15 @@ def serve_viewer(
         )
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={token}"
+    if len(library.runs) == 1:  # there is nothing to choose
+        address += f"#/run/{library.runs[0].key}"
     say(address)
     warm.start()
     app = build_app(library, token, _LOOPBACK if _is_loopback(host) else None)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
     if open_browser and _has_browser():
-        webbrowser.open(address)
+        # In a thread of its own: a browser that $BROWSER names may run until it is closed.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     server.run(sockets=[listener])
 
 

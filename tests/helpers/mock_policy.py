@@ -25,7 +25,7 @@ class Reply:
     logprobs: list[float] = field(default_factory=lambda: [-0.5, -0.25])
     choices: int = 1
     cached_tokens: int | None = None
-    """Tokens of the prompt that the answer says were cached."""
+    """Tokens of the prompt that the answer says were cached. None: it says nothing of that."""
 
 
 @dataclass
@@ -148,7 +148,7 @@ class MockPolicy:
 
     def _answer(self, reply: Reply, body: dict[str, Any]) -> web.Response:
         if "token_ids" in body:
-            return web.json_response(_sampled(reply))
+            return web.json_response(_sampled(reply, len(body["token_ids"])))
         calls = [
             {
                 "id": f"call_{len(self.requests)}_{i}",
@@ -171,14 +171,8 @@ class MockPolicy:
             "object": "chat.completion",
             "created": int(time.time()),
             "model": self.model,
-            "usage": {
-                "prompt_tokens": len(reply.prompt_token_ids),
-                "completion_tokens": len(reply.token_ids),
-                "total_tokens": len(reply.prompt_token_ids) + len(reply.token_ids),
-            },
+            "usage": _usage(reply, len(reply.prompt_token_ids)),
         }
-        if reply.cached_tokens is not None:
-            answer["usage"]["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
         if body.get("return_token_ids"):
             answer["prompt_token_ids"] = reply.prompt_token_ids
             choice["token_ids"] = reply.token_ids
@@ -194,7 +188,18 @@ class MockPolicy:
         return web.json_response(answer)
 
 
-def _sampled(reply: Reply) -> dict[str, Any]:
+def _usage(reply: Reply, prompt_tokens: int) -> dict[str, Any]:
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": len(reply.token_ids),
+        "total_tokens": prompt_tokens + len(reply.token_ids),
+    }
+    if reply.cached_tokens is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
+    return usage
+
+
+def _sampled(reply: Reply, prompt_tokens: int) -> dict[str, Any]:
     content = [
         {"token": f"token_id:{token}", "logprob": logprob}
         for token, logprob in zip(reply.token_ids, reply.logprobs, strict=True)
@@ -205,4 +210,5 @@ def _sampled(reply: Reply) -> dict[str, Any]:
         "token_ids": reply.token_ids,
         "logprobs": {"content": content},
     }
-    return {"request_id": "mock", "choices": [choice] * reply.choices}
+    usage = _usage(reply, prompt_tokens)
+    return {"request_id": "mock", "choices": [choice] * reply.choices, "usage": usage}

@@ -299,13 +299,13 @@ def _read_usage(usage: Any) -> dict[str, int] | None:
         reasoning = _read_count(cast(Mapping[str, Any], details), "reasoning_tokens")
         if reasoning is not None:
             made["completion_tokens_details"] = {"reasoning_tokens": reasoning}
-    cached = _read_cached(fields)
+    cached = read_cached(fields)
     if cached is not None:
         made["prompt_tokens_details"] = {"cached_tokens": min(cached, prompt)}
     return made
 
 
-def _read_cached(usage: Mapping[str, Any]) -> int | None:
+def read_cached(usage: Mapping[str, Any]) -> int | None:
     """Tokens of the prompt that the server had in its cache; None where it does not say."""
     for name in ("prompt_tokens_details", "input_tokens_details"):
         details: Any = usage.get(name)

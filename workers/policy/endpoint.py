@@ -177,14 +177,25 @@ def check_version(trace: tracing.EpisodeTrace) -> None:
         )
 
 
-def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
+def open_client(
+    endpoint: PolicyEndpoint, on_answer: Callable[[httpx.Response], None] = lambda _: None
+) -> AsyncOpenAI:
     """A connection pool to an endpoint.
+
+    Args:
+        endpoint: The endpoint.
+        on_answer: Is shown every answer, in the task that asked or one of its own.
 
     Raises:
         PolicyError: The endpoint has no URL.
     """
     if endpoint.base_url is None:
         raise PolicyError(f"policy {endpoint.model!r} of kind {endpoint.kind!r} has no base_url")
+
+    def read_headers(answer: httpx.Response) -> None:
+        note_version(answer.headers.get(HEADER), endpoint.model)
+        on_answer(answer)
+
     # A proxy named in the environment is for the world outside, never for this machine's own ports.
     local = httpx.URL(endpoint.base_url).host in _LOOPBACK
     return PolicyConnection(
@@ -194,7 +205,7 @@ def open_client(endpoint: PolicyEndpoint) -> AsyncOpenAI:
         timeout=endpoint.request_timeout,
         connect=CONNECT_TIMEOUT,
         trust_env=not local,
-        on_answer=lambda answer: note_version(answer.headers.get(HEADER), endpoint.model),
+        on_answer=read_headers,
     )
 
 

@@ -1,12 +1,15 @@
 # pyright: reportMissingTypeStubs=false
 """Reads what was sampled by token ids as chat completions would have it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
+import httpx
+from pydantic_core import from_json
 from renderers import ToolCallParseStatus
 
 from workers.errors import PolicyError
+from workers.policy.answers import read_cached
 from workers.policy.sampling_keys import ExactRequest
 from workers.policy.template_renderer import TemplateRenderer, cut_at_stop
 
@@ -66,6 +69,18 @@ def read_answer(
         "tool_calls": calls,
         "finish_reason": finish,
     }
+
+
+def read_cached_tokens(answer: httpx.Response) -> int | None:
+    """Tokens of the prompt that the engine had in its cache; None where it does not say."""
+    if b"cached" not in answer.content:
+        return None
+    try:
+        body: Any = from_json(answer.content)
+    except ValueError:
+        return None
+    usage: Any = cast(Mapping[str, Any], body).get("usage") if isinstance(body, Mapping) else None
+    return read_cached(cast(Mapping[str, Any], usage)) if isinstance(usage, Mapping) else None
 
 
 def _ends_turn(renderer: Any, tokenizer: Any, ids: list[int], asked: ExactRequest) -> bool:

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import httpx
 from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
@@ -12,7 +13,7 @@ from workers.errors import PolicyError, TemplateError
 from workers.policy.chat_client import ChatPolicyClient, fill_empty_content
 from workers.policy.endpoint import open_client, request_answer, versioned_model_name
 from workers.policy.endpoint_watch import EndpointWatch
-from workers.policy.exact_answers import read_answer
+from workers.policy.exact_answers import read_answer, read_cached_tokens
 from workers.policy.renderer_cache import RendererCache
 from workers.policy.sampling_keys import make_exact_request
 from workers.policy.turn_seeds import seed_turn
@@ -21,6 +22,12 @@ from workers.settings import PolicyEndpoint
 _RendererClient: Any = RendererClient
 _renderer: ContextVar[Any] = ContextVar("kumite_renderer")
 """The renderer of the request that the running task makes; verifiers' client has no argument for it."""
+_cached: ContextVar[list[int | None]] = ContextVar("kumite_cached_tokens")
+"""What the answers to the running task's request said of the cache: verifiers' client drops the usage."""
+
+
+def _note_cached(answer: httpx.Response) -> None:
+    _cached.get([]).append(read_cached_tokens(answer))
 
 
 class ExactPolicyClient(_RendererClient):
@@ -41,7 +48,7 @@ class ExactPolicyClient(_RendererClient):
         self._endpoint = endpoint
         self.watch = EndpointWatch(endpoint)
         self._renderers = RendererCache(endpoint)
-        super().__init__(open_client(endpoint), renderer=self._renderers.first)
+        super().__init__(open_client(endpoint, _note_cached), renderer=self._renderers.first)
 
     async def get_native_response(
         self,
@@ -60,6 +67,8 @@ class ExactPolicyClient(_RendererClient):
         asked = make_exact_request(seed_turn(sampling_args))
         renderer = await self._renderers.get(asked)
         _renderer.set(renderer)
+        noted: list[int | None] = []
+        _cached.set(noted)
         headers = sampling_args.get("extra_headers")
         arguments = {"extra_body": asked.params, **({"extra_headers": headers} if headers else {})}
         parent: Any = super()
@@ -73,7 +82,8 @@ class ExactPolicyClient(_RendererClient):
                 f"policy.tokens is `exact`, and {error}; set policy.tokens to `per_turn`"
             ) from error
         self._check_continues(answer["prompt_ids"], prompt, kwargs.get("state"))
-        return read_answer(renderer, answer, tools or [], asked)
+        cached = noted[-1] if noted else None
+        return {**read_answer(renderer, answer, tools or [], asked), "cached_tokens": cached}
 
     def _get_renderer_or_pool(self, model: str, **_: Any) -> Any:
         """The renderer of the running request, for verifiers' client to ask for."""
@@ -85,7 +95,11 @@ class ExactPolicyClient(_RendererClient):
     async def from_native_response(self, response: Any) -> Response:
         """The answer as verifiers sees it."""
         parent: Any = super()
-        return fill_empty_content(await parent.from_native_response(response))
+        made = fill_empty_content(await parent.from_native_response(response))
+        cached: int | None = response.get("cached_tokens")
+        if made.usage is not None and cached is not None:
+            made.usage["cached_tokens"] = min(cached, made.usage.prompt_tokens)
+        return made
 
     def _check_continues(self, ids: list[int], prompt: list[Any], state: Any) -> None:
         trajectory: Any = state.get("trajectory") if state else None

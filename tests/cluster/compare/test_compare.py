@@ -1,16 +1,18 @@
 """Runs that are compared episode by episode."""
 
+import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cluster.cli.main import app
 from cluster.compare.comparison import compare_runs
-from cluster.compare.statistics import bootstrap_interval, mcnemar_exact
+from cluster.compare.statistics import bootstrap_interval, mcnemar_exact, sign_test_exact
 from cluster.compare.tokens import compare_tokens
 from cluster.errors import ConfigError
 from tests.cluster.synthetic import episode, failed_episode, full_step, write_segment
@@ -98,6 +100,44 @@ def test_the_interval_draws_whole_tasks() -> None:
 )
 def test_mcnemars_exact_test(gained: int, lost: int, p: float) -> None:
     assert math.isclose(mcnemar_exact(gained, lost), p)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(3, 1), (2, 2), (0, 7), (6, 5)])
+def test_exact_tests_are_what_all_outcomes_of_a_fair_coin_say(gained: int, lost: int) -> None:
+    tosses = list(itertools.product((-1, 1), repeat=gained + lost))
+    as_far = [toss for toss in tosses if abs(sum(toss)) >= abs(gained - lost)]
+    assert math.isclose(mcnemar_exact(gained, lost), len(as_far) / len(tosses))
+    assert sign_test_exact(gained, lost) == mcnemar_exact(gained, lost)
+
+
+def test_the_exact_test_of_a_large_run_is_near_the_normal_one() -> None:
+    gained, lost = 10_200, 9_800
+    z = (gained - lost - 1) / math.sqrt(gained + lost)
+    assert mcnemar_exact(gained, lost) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-3)
+
+
+def test_the_interval_is_that_of_all_draws_of_tasks() -> None:
+    differences, tasks = [0.9, -0.2, 0.4, 0.1, 0.6, 0.3, -0.5], ["a", "a", "b", "c", "c", "d", "e"]
+    own = {task: [d for d, t in zip(differences, tasks, strict=True) if t == task] for task in tasks}
+    draws = itertools.product(own.values(), repeat=len(own))
+    means = [sum(map(sum, draw)) / sum(map(len, draw)) for draw in draws]
+    exact = np.percentile(means, [2.5, 97.5])
+    assert bootstrap_interval(differences, tasks) == pytest.approx(exact, abs=0.03)
+
+
+def test_a_rounding_error_is_no_change_of_a_task(tmp_path: Path) -> None:
+    rewards = [
+        (0.1, 0.3),
+        (0.2, 0.3),
+        (0.3, 0.0),
+    ]  # their differences, 0.2, 0.1 and -0.3 add up to 0 but for rounding
+
+    def run(side: int) -> list[EpisodeRecord]:
+        return [episode(n, task_id="t", sample_index=n, reward=pair[side]) for n, pair in enumerate(rewards)]
+
+    (pair,) = compare_runs([write(tmp_path / "a", run(0)), write(tmp_path / "b", run(1))])
+    reward = pair.metrics[0]
+    assert (reward.tasks_up, reward.tasks_down, reward.sign_p, pair.changed) == (0, 0, 1.0, [])
 
 
 def test_the_command_compares_three_runs(tmp_path: Path) -> None:

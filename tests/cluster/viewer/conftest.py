@@ -54,7 +54,9 @@ def look_at(places: Sequence[Path]) -> Iterator[Viewer]:
     thread.start()
     try:
         with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE
+            )
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.set_default_timeout(PATIENCE)
             shown = Viewer(page, base, [run.key for run in library.runs])

@@ -206,6 +206,8 @@ def test_looking_changes_nothing_in_a_run(tmp_path: Path) -> None:
     assert client.get(episode_url).json()["note"] == note
     tagged = client.get(f"/api/runs/{key}/episodes?tag=look-again").json()
     assert [row["episode_id"] for row in tagged["rows"]] == [f"{0:016x}"]
+    assert write_report([str(run)], tmp_path / "report.html", ["tag=look-again"]) == 1
+    assert "Why does it trust the bill?" in (tmp_path / "report.html").read_text()
     client.put(f"{episode_url}/note", content="{}")
     assert client.get(f"/api/runs/{key}/episodes?tag=look-again").json()["total"] == 0
     assert client.put(f"{episode_url}/note", content='{"colour": 1}').status_code == 400

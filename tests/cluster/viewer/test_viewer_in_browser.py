@@ -80,6 +80,23 @@ def test_two_runs_are_compared_down_to_the_step_on_which_they_part(viewer: Viewe
     page.wait_for_selector("figcaption:has-text('attack success by run')")
 
 
+def test_a_note_is_kept_and_its_tag_selects_episodes(viewer: Viewer) -> None:
+    page = viewer.open(f"/run/{viewer.keys[3]}/episode/{2:016x}", "#step-0")
+    page.click("summary:has-text('notes')")
+    page.fill(".notes input", "look-again, odd")
+    page.fill(".notes textarea", "Why does it resist?")
+    with page.expect_response(lambda answer: "resist" in (answer.request.post_data or "")):
+        page.press(".notes input", "Tab")
+    page.wait_for_selector(".notes [role=status]:has-text('kept')")
+    viewer.open(f"/run/{viewer.keys[3]}/episodes", "tbody a:text-is('odd')")
+    page.click("tbody a:text-is('odd')")
+    page.wait_for_selector("text=1 episodes")
+    page.click("tbody tr")
+    page.wait_for_selector(".notes[open]")
+    assert page.input_value(".notes textarea") == "Why does it resist?"
+    assert "tag=odd" in page.url
+
+
 def test_a_hostile_transcript_stays_text(viewer: Viewer) -> None:
     page = viewer.open(f"/run/{viewer.keys[1]}/episode/{50:016x}", "#step-2")
     assert page.evaluate("window.hacked") is None

@@ -80,6 +80,27 @@ def test_an_episodes_turns_go_on_from_each_other_verbatim(template: ChatTemplate
     assert len(sequences_of(episode)) == 1
 
 
+def test_what_the_engine_had_in_its_cache_is_on_each_step(template: ChatTemplate):
+    first, second = says(template, CALL + END), says(template, "3" + END)
+    first.cached_tokens, second.cached_tokens = 0, 1_000_000  # more than there are: the prompt's are the most
+    with (
+        MockPolicy(first, second) as policy,
+        rollout_worker("countdown.py", policy=exact(policy, template), search_path=EXAMPLES) as worker,
+    ):
+        episode = record(played(worker, spec(rows(worker)[0]))[0])
+    usages = [step.usage for step in episode.steps]
+    assert all(usage is not None for usage in usages)
+    whole = len(episode.steps[1].prompt_token_ids or [])
+    assert whole and [usage.cached_tokens for usage in usages if usage] == [0, whole]
+    assert episode.usage.cached_tokens == whole
+
+
+async def test_an_engine_that_says_nothing_of_its_cache_leaves_it_open(template: ChatTemplate):
+    with MockPolicy(says(template, "3" + END)) as policy:
+        answer = await ask(exact(policy, template))
+    assert getattr(answer.usage, "cached_tokens", None) is None
+
+
 async def test_the_request_carries_the_sampling_settings_as_vllm_names_them(template: ChatTemplate):
     sampling = SamplingSettings(temperature=0.7, max_tokens=9, stop=["."], extra_body={"min_p": 0.1})
     with MockPolicy(says(template, "3" + END)) as policy:

@@ -1,3 +1,5 @@
+import { answerFromReport } from "./report";
+
 /** What the server answers. */
 export interface Cut { text: string; length: number }
 export interface Call { id?: string; name: string; arguments: Cut | null; injected?: boolean; answer?: number | null }
@@ -50,10 +52,13 @@ export interface InjectionRow {
 }
 export interface Injections { rows: InjectionRow[]; looked_through: number }
 export interface ToolUse { name: string; calls: number; episodes: number; errors: number | null }
-export interface Overview {
-  key: string; place: string; run_id: string; created: number; planned: number | null; cancelled: number;
-  wall_seconds: number | null; state: string; config: string; episodes: number; finished: number;
-  series: Record<string, unknown>[]; means: Record<string, Mean | null>;
+/** The head of a run's page, which the server has before it has read the run's episodes. */
+export interface Brief {
+  place: string; run_id: string; created: number; planned: number | null; wall_seconds: number | null; state: string;
+  episodes: number; finished: number | null; means: Record<string, Mean | null>;
+}
+export interface Overview extends Brief {
+  key: string; cancelled: number; config: string; finished: number; series: Record<string, unknown>[];
   histograms: Record<string, Histogram | null>;
   stages: Record<string, { p5: number; p50: number; p95: number; mean: number } | null>;
   counts: Record<string, [string | number, number][]>; versions: By[]; suites: By[]; disagreeing: Disagreeing[]; heat: Record<string, Cell[]>;
@@ -85,17 +90,7 @@ declare global {
 
 /** Asks the server, or the report that this page is. */
 export async function get<T>(path: string): Promise<T> {
-  const report = window.KUMITE_REPORT;
-  if (report) {
-    const found = report[path] ?? report[path.split("?")[0]];
-    if (found === undefined) throw new Error("this is not in the report");
-    const asked = new URLSearchParams(path.split("?")[1]);
-    const first = Number(asked.get("first") ?? 0);
-    const last = first + Number(asked.get("count") ?? 100);
-    if (Array.isArray(found) && asked.has("first")) return found.slice(first, last) as T;
-    if (asked.has("first")) return { ...(found as Rows), first, rows: (found as Rows).rows.slice(first, last) } as T;
-    return found as T;
-  }
+  if (window.KUMITE_REPORT) return answerFromReport(window.KUMITE_REPORT, path) as T;
   const response = await fetch(`api/${path}`);
   const body = await response.text();
   let parsed: unknown = null;

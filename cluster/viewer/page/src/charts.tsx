@@ -15,9 +15,11 @@ export function Bars({ title, data, unit }: { title: string; data: Histogram | n
         {data.counts.map((count, at) => {
           const height = count ? Math.max(2, (84 * count) / most) : 0;
           const range = data.edges.length > data.counts.length ? `${write(data.edges[at])} to ${write(data.edges[at + 1])}` : write(data.edges[at]);
-          return <g><rect class="fill" x={at * width + 1} y={98 - height} width={Math.max(1, Math.min(60, width - 2))} height={height}><title>{range}: {count}</title></rect>
-            {data.counts.length <= 8 && <text x={at * width + Math.min(60, width) / 2} y={94 - height} text-anchor="middle">{count}</text>}
-            {data.counts.length <= 8 && <text x={at * width + Math.min(60, width) / 2} y={112} text-anchor="middle">{write(data.edges[at])}</text>}</g>;
+          const bar = Math.max(1, Math.min(60, width - 2));
+          const middle = (at + 0.5) * width;
+          return <g><rect class="fill" x={middle - bar / 2} y={98 - height} width={bar} height={height}><title>{range}: {count}</title></rect>
+            {data.counts.length <= 8 && <text x={middle} y={94 - height} text-anchor="middle">{count}</text>}
+            {data.counts.length <= 8 && <text x={middle} y={112} text-anchor="middle">{write(data.edges[at])}</text>}</g>;
         })}
         {data.counts.length > 8 && <><text x="0" y="112">{write(data.edges[0])}</text><text x="320" y="112" text-anchor="end">{write(last)}</text><text x="320" y="10" text-anchor="end">{most}</text></>}
       </svg>
@@ -88,7 +90,7 @@ export function Lines({ title, rows, x, lines, write = seconds }: { write?: (val
       <svg viewBox="0 0 320 116" role="img" aria-label={`${title} over time, up to ${number(top)}`}>
         <line x1="0" x2="320" y1="98" y2="98" class="axis" />
         {drawn.map(([, own], at) => <polyline class={`line line${at}`} points={own.map(place).join(" ")} />)}
-        <text x="0" y="10">{number(top)}</text><text x="320" y="112" text-anchor="end">{write(right)}</text>
+        <text x="0" y="10">{number(top)}</text><text x="0" y="112">{write(left)}</text><text x="320" y="112" text-anchor="end">{write(right)}</text>
       </svg>
       <div class="legend small">{drawn.map(([name], at) => <span><i class={`dot line${at}`} /> {name}</span>)}</div>
     </figure>

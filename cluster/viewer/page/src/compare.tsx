@@ -3,6 +3,7 @@ import { Beside } from "./beside";
 import { label, number } from "./format";
 import { useKeys } from "./keys";
 import { useAnswer, Waiting } from "./load";
+import { has } from "./report";
 import { address, go, type Route } from "./route";
 import { Plain } from "./text";
 
@@ -77,7 +78,6 @@ export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
   useKeys({
     "[": () => { if (found && place > 0) open(found.rows[place - 1]); },
     "]": () => { if (found && place + 1 < Math.min(SHOWN, found.rows.length)) open(found.rows[place + 1]); },
-    c: () => void navigator.clipboard?.writeText(location.href),
   });
   const names = found?.runs.map(name) ?? [];
   const title = (side: number) => `${["first", "second", "third"][side] ?? `run ${side + 1}`}: ${names[side]}`;
@@ -92,7 +92,7 @@ export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
           {found.pairs.map((pair, at) => <details><summary>{names[0]} → {names[at + 1]} <span class="dim small">{number(pair.pairs)} pairs</span></summary><Counts pair={pair} /><Differences rows={pair.metrics} /></details>)}
         </>}
         <p class="small dim">Intervals by a bootstrap that draws whole tasks; p of tasks by the exact sign test. {found.pairs.some((pair) => pair.samples_per_task) && "A task has several pairs: go by the interval and by the p of tasks. "}
-          {two && !window.KUMITE_REPORT && <a href={address(["compare", keys[1], keys[0]])}>The other way round</a>}</p>
+          {two && has(`compare/${keys[1]}/${keys[0]}`) && <a href={address(["compare", keys[1], keys[0]])}>The other way round</a>}</p>
         <h3>{number(found.differing)} {two ? "pairs" : "episodes"} differ <span class="dim small">the largest change of the reward first</span></h3>
         {found.rows.length > 0 && <div class="scroll pairs" tabIndex={0} role="region" aria-label="What differs"><table>
           <thead><tr><th>task</th><th class="number">sample</th>{names.map((one, at) => <th class="number" title={one}>{two ? ["first", "second"][at] : one}</th>)}<th class="number">change</th><th>what differs</th></tr></thead>
@@ -105,7 +105,7 @@ export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
             </tr>
           ))}</tbody>
         </table></div>}
-        {found.differing > SHOWN && <p class="small dim">The {SHOWN} that differ most are shown.</p>}
+        {found.differing > Math.min(SHOWN, found.rows.length) && <p class="small dim">{window.KUMITE_REPORT ? `The report holds the transcripts of ${number(Math.min(SHOWN, found.rows.length))} of them.` : `The ${SHOWN} that differ most are shown.`}</p>}
         {picked && <Beside key={picked.sides[0]!.episode_id} scroll
           columns={picked.sides.flatMap((side, at) => side ? [{ run: keys[at].split("@")[0], id: side.episode_id, title: title(at) }] : [])} />}
         {found.rows.length > 0 && !picked && <p class="dim">Pick a row to see the transcripts side by side.</p>}
@@ -115,7 +115,7 @@ export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
 }
 
 function name(place: string): string {
-  const [path, version] = place.replace(/\/+$/, "").split("@");
+  const [, path, version] = /^(.*?)\/*(?:@(\d+))?$/s.exec(place)!;
   return `${path.split("/").pop() ?? path}${version === undefined ? "" : `, version ${version}`}`;
 }
 const shown = (side: Side | null) => (side === null ? "–" : side.status === "failed" ? "failed" : number(side.reward));

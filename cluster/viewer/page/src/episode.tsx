@@ -173,7 +173,7 @@ function Notes({ run, episode }: { run: string; episode: Episode }) {
   const readOnly = window.KUMITE_REPORT !== undefined;
   return (
     <details class="notes" open={note.text !== "" || note.tags.length > 0}>
-      <summary>notes {note.tags.map((tag) => <span class="badge">{tag}</span>)} <span class="dim small" role="status">{said}</span></summary>
+      <summary>notes {note.tags.map((tag) => <a class="badge" href={address(["run", run, "episodes"], new URLSearchParams({ tag }))} title="Episodes with this tag">{tag}</a>)} <span class="dim small" role="status">{said}</span></summary>
       <label>tags <input value={note.tags.join(", ")} readOnly={readOnly} placeholder="reward-hack, look-again"
         onChange={(event) => save({ ...note, tags: [...new Set(event.currentTarget.value.split(",").map((tag) => tag.trim()).filter(Boolean))] })} /></label>
       <label>note <textarea rows={3} value={note.text} readOnly={readOnly} onChange={(event) => save({ ...note, text: event.currentTarget.value })} /></label>
@@ -201,7 +201,6 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
   const [first, setFirst] = useState(Math.max(0, wanted - 2));
   const [steps, setSteps] = useState<Step[]>([]);
   const [error, setError] = useState("");
-  const [copied, setCopied] = useState(false);
   const scroll = useRef<number | null>(route.query.has("step") ? wanted : null);
   const wide = useWide() && episode.has_state;
   const query = selection(route.query);
@@ -264,10 +263,6 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
     "[": () => visit(episode.neighbours.before),
     "]": () => visit(episode.neighbours.after),
     "/": () => go(["run", run, "episodes"], query),
-    c: () => {
-      const shown = () => { setCopied(true); setTimeout(() => setCopied(false), 1500); };
-      void navigator.clipboard?.writeText(location.href).then(shown, shown);
-    },
   });
 
   const tools = typeof episode.tools === "string" ? [] : episode.tools;
@@ -287,7 +282,6 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
             <span class="spacer" />
             <button disabled={!episode.neighbours.before} onClick={() => visit(episode.neighbours.before)} title="Key [">← before</button>
             <button disabled={!episode.neighbours.after} onClick={() => visit(episode.neighbours.after)} title="Key ]">next →</button>
-            <span role="status" class="small">{copied ? "link copied" : ""}</span>
           </p>
           {verdict(episode).some((one) => one.name === "attack_success") && (
             <p class="small">{verdict(episode).filter((one) => ["utility", "attack_success"].includes(one.name)).map((one) => one.title).join("; ")}.

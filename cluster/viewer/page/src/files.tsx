@@ -11,7 +11,7 @@ const OPEN_FILES = 3;
 const LOOK: Record<string, string> = { "+": "added", "-": "removed", "@": "hunk", " ": "same" };
 
 function counts(file: FileChange) {
-  if (!file.lines) return <span class="dim">{number(file.size_before)} → {number(file.size_after)} bytes</span>;
+  if (!file.lines) return <span class="dim">{[file.size_before, file.size_after].filter((size) => size !== null).map((size) => number(size)).join(" → ")} bytes</span>;
   const of = (sign: string) => file.lines!.filter(([one]) => one === sign).length;
   return <><span class="fine">+{of("+")}</span> <span class="danger">−{of("-")}</span></>;
 }

@@ -22,5 +22,5 @@ export function moment(epoch: number): string {
 
 /** A column's name as people read it. */
 export function label(name: string): string {
-  return name.replace(/^metric\./, "").replace(/^seconds_/, "s ").replaceAll("_", " ");
+  return name.replace(/^metric\./, "").replace(/^seconds_total$/, "time").replace(/^seconds_/, "time: ").replaceAll("_", " ");
 }

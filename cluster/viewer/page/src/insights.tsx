@@ -1,6 +1,7 @@
 import type { Disagreeing, Injections, ToolUse } from "./api";
 import { number } from "./format";
 import { useAnswer } from "./load";
+import { comparedVersions, has } from "./report";
 import { address, go } from "./route";
 import { Plain } from "./text";
 
@@ -18,7 +19,7 @@ export function InjectionTable({ run, again }: { run: string; again: number }) {
       <tbody>{found.rows.map((row) => (
         <tr onClick={() => open(run, row.suite, row.injection_task)}>
           <td>{row.suite}</td><td><button class="plain">{row.injection_task}</button></td><td class="number">{number(row.episodes)}</td>
-          <td class="number"><span class="share bad"><i style={{ width: `${100 * row.success.value}%` }} />{number(row.success.value)}</span> <span class="dim small">[{number(row.success.low, 2)}, {number(row.success.high, 2)}]</span></td>
+          <td class="number"><span class="share bad"><i style={{ width: `${100 * row.success.value}%` }} />{number(row.success.value)}</span> <span class="dim small interval-text">[{number(row.success.low, 2)}, {number(row.success.high, 2)}]</span></td>
           <td class="number">{number(row.read)}</td>
           {places.map((place) => { const one = row.places[place]; return <td class="number">{one.episodes ? <><span class={one.success ? "danger" : ""}>{number(one.success)}</span> <span class="dim small">of {number(one.episodes)}</span></> : <span class="dim">–</span>}</td>; })}
           <td>{row.tools.map(([name, count]) => <><code><Plain text={name} /></code> <span class="dim small">{number(count)}</span> </>)}</td>
@@ -41,12 +42,14 @@ export function DisagreeingTasks({ run, rows }: { run: string; rows: Disagreeing
   return (
     <figure class="broad"><figcaption>tasks whose samples disagree most</figcaption><div class="scroll" tabIndex={0} role="region" aria-label="Tasks whose samples disagree most"><table>
       <thead><tr><th>task</th><th>samples</th><th>pass rate</th><th title="deviation of the reward">deviation</th></tr></thead>
-      <tbody>{rows.map((row) => (
-        <tr onClick={() => go(["run", run, "samples", row.episode_id])}>
-          <td><a href={address(["run", run, "samples", row.episode_id])} onClick={(event) => event.stopPropagation()}><Plain text={row.task_id.slice(0, 120)} /></a></td>
+      <tbody>{rows.map((row) => {
+        const shown = has(`runs/${run}/episodes/${row.episode_id}`);
+        const task = <Plain text={row.task_id.slice(0, 120)} />;
+        return <tr onClick={() => { if (shown) go(["run", run, "samples", row.episode_id]); }}>
+          <td>{shown ? <a href={address(["run", run, "samples", row.episode_id])} onClick={(event) => event.stopPropagation()}>{task}</a> : task}</td>
           <td class="number">{number(row.samples)}</td><td class="number"><span class="share"><i style={{ width: `${100 * row.pass_rate}%` }} />{number(row.pass_rate)}</span></td><td class="number">{number(row.reward_deviation)}</td>
-        </tr>
-      ))}</tbody></table></div></figure>
+        </tr>;
+      })}</tbody></table></div></figure>
   );
 }
 
@@ -71,7 +74,10 @@ export function ToolTable({ run, again }: { run: string; again: number }) {
 }
 
 /** Chooses two versions of the weights to compare task by task. */
-export function VersionChoice({ run, versions }: { run: string; versions: (string | number)[] }) {
+export function VersionChoice({ run, versions: played }: { run: string; versions: (string | number)[] }) {
+  const held = comparedVersions(run);
+  const versions = held === null ? played : played.filter((one) => held.has(String(one)));
+  if (versions.length < 2) return null;
   const compare = (form: HTMLFormElement) => {
     const data = new FormData(form);
     go(["compare", `${run}@${String(data.get("one"))}`, `${run}@${String(data.get("other"))}`]);

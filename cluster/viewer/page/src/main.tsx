@@ -5,6 +5,7 @@ import { Intervals } from "./charts";
 import { ComparePage } from "./compare";
 import { EpisodePage } from "./episode";
 import { label, moment, number, seconds } from "./format";
+import { copyLink, useKeys, useRow } from "./keys";
 import { useAnswer, Waiting } from "./load";
 import { address, go, selection, useRoute } from "./route";
 import { RunPage } from "./run";
@@ -70,6 +71,8 @@ function RunsPage() {
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.summary?.means ?? {})))];
   const metrics = mainMetrics(runs);
   const priced = runs.some((run) => run.summary?.cost);
+  const open = (run: RunLine) => { if (!run.error) location.hash = address(["run", run.key]); };
+  const [row] = useRow(runs.length, (place) => open(runs[place]));
   return (
     <main class="table-page">
       <h2>Runs</h2>
@@ -80,13 +83,13 @@ function RunsPage() {
       <Waiting of={answer}>
         <div class="scroll"><table>
           <thead><tr>{runs.length > 1 && <th><span class="hidden">compare</span></th>}<th>run</th><th>state</th><th>begun</th><th>environment</th><th>policy</th><th>episodes</th><th>failed</th><th>reward</th>{metrics.map((name) => <th>{label(name)}</th>)}<th>tokens</th>{priced && <th>cost</th>}<th>time</th></tr></thead>
-          <tbody>{runs.map((run) => run.error ? <tr>{runs.length > 1 && <td />}<td>{run.name}</td><td colSpan={9 + metrics.length + (priced ? 1 : 0)} class="danger">{run.error}</td></tr> : (
-            <tr onClick={() => { location.hash = address(["run", run.key]); }}>
+          <tbody>{runs.map((run, place) => run.error ? <tr class={place === row ? "current" : ""}>{runs.length > 1 && <td />}<td>{run.name}</td><td colSpan={9 + metrics.length + (priced ? 1 : 0)} class="danger">{run.error}</td></tr> : (
+            <tr class={place === row ? "current" : ""} onClick={() => open(run)}>
               {runs.length > 1 && <td onClick={(event) => event.stopPropagation()}><input type="checkbox" aria-label={`compare ${run.name}`} checked={picked.includes(run.key)} onChange={() => pick(run.key)} /></td>}
               <td><a href={address(["run", run.key])}>{run.name}</a></td>
               <td><span class={`badge ${run.state === "live" ? "good" : run.state === "cut off" ? "warn" : ""}`}>{run.state}</span></td>
-              <td title={moment(run.created)}>{moment(run.created).slice(0, 16)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
-              <td class="number">{number(run.summary.finished + run.summary.failed)}{run.summary.planned !== null && ` / ${number(run.summary.planned)}`}</td>
+              <td title={moment(run.created)}>{moment(run.created).slice(5, 16)}</td><td>{run.summary.environment ?? "–"}</td><td>{run.policy}</td>
+              <td class="number">{number(run.summary.finished + run.summary.failed)}{run.summary.planned !== null && run.summary.planned !== run.summary.finished + run.summary.failed && ` / ${number(run.summary.planned)}`}</td>
               <td class={`number ${run.summary.failed ? "danger" : ""}`}>{number(run.summary.failed)}</td>
               <td class="number">{number(run.summary.reward)}</td>
               {metrics.map((name) => <td class="number">{number(run.summary.metrics[name] ?? null)}</td>)}
@@ -101,6 +104,18 @@ function RunsPage() {
       </Waiting>
     </main>
   );
+}
+
+/** The key c copies the address, on every page; what became of it is said for a moment. */
+function CopiedLink() {
+  const [said, setSaid] = useState("");
+  useKeys({ c: () => void copyLink().then(() => setSaid("link copied"), () => setSaid("not copied: take the address of the browser")) });
+  useEffect(() => {
+    if (!said) return;
+    const timer = setTimeout(() => setSaid(""), 2500);
+    return () => clearTimeout(timer);
+  }, [said]);
+  return <span class="small good-news" role="status">{said}</span>;
 }
 
 function ThemeButton() {
@@ -132,6 +147,7 @@ function Page() {
           {id && <a href={address(route.path, route.query)} aria-current="page">{id}</a>}
         </nav>}
         <span class="spacer" />
+        <CopiedLink />
         <details class="keys"><summary>keys</summary><dl><dt>j k</dt><dd>next, previous step or row</dd><dt>[ ]</dt><dd>previous, next episode or page</dd><dt>/</dt><dd>search</dd><dt>c</dt><dd>copy a link</dd><dt>Enter</dt><dd>open the row</dd></dl></details>
         <ThemeButton />
       </header>

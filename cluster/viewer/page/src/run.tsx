@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import type { By, Mean, Overview } from "./api";
+import type { Brief, By, Mean, Overview } from "./api";
 import { Bars, Heat, Intervals, Lines } from "./charts";
 import { DisagreeingTasks, InjectionTable, ToolTable, VersionChoice } from "./insights";
 import { label, moment, number, seconds } from "./format";
@@ -54,23 +54,14 @@ function Counts({ title, column, rows, run }: { title: string; column: string; r
 
 /** A run in numbers and plots; each of them leads to its episodes. */
 export function RunPage({ run, progress }: { run: string; progress: number }) {
+  const brief = useAnswer<Brief>(window.KUMITE_REPORT ? null : `runs/${run}/brief`);
   const answer = useAnswer<Overview>(`runs/${run}`, progress);
   const found = answer.value;
+  const head = found ?? brief.value;
   return (
     <main class="run">
+      {head && !answer.error && <Head run={run} head={head} />}
       <Waiting of={answer}>{found && <>
-        <header class="title">
-          <h2>{found.run_id} <span class={`badge ${found.state === "live" ? "good" : found.state === "cut off" ? "warn" : ""}`}>{found.state}</span></h2>
-          <p class="small dim">{moment(found.created)} · {found.place}</p>
-        </header>
-        <div class="tiles">
-          <Tile name="episodes" value={`${number(found.episodes)}${found.planned === null ? "" : ` of ${number(found.planned)}`}`} onPick={() => go(["run", run, "episodes"])} />
-          <Tile name="failed" value={number(found.episodes - found.finished)} danger={found.finished < found.episodes} onPick={() => go(["run", run, "episodes"], new URLSearchParams({ where: "status=failed" }))} />
-          <Tile name="reward" value={number(found.means.reward?.value ?? null)} />
-          {["utility", "attack_success"].map((name) => found.means[`metric.${name}`] && <Tile name={label(name)} value={number(found.means[`metric.${name}`]!.value)} />)}
-          <Tile name="wall clock" value={seconds(found.wall_seconds)} />
-          <Tile name="episodes/s" value={found.wall_seconds ? number(found.episodes / found.wall_seconds) : "–"} />
-        </div>
         <Section title="outcome">
           <Intervals title="metrics" rows={present(found.means)} onPick={(name) => go(["run", run, "episodes"], new URLSearchParams({ sort: `-${name}` }))} />
           <Bars title="reward" data={found.histograms.reward} />
@@ -83,7 +74,7 @@ export function RunPage({ run, progress }: { run: string; progress: number }) {
         {found.versions.length > 1 && <Section title="versions of the weights">
           <VersionLines rows={found.versions} />
           <Groups title="by version of the weights" column="policy_version" rows={found.versions} run={run}>
-            {!window.KUMITE_REPORT && <VersionChoice run={run} versions={found.versions.map((row) => row.key)} />}
+            <VersionChoice run={run} versions={found.versions.map((row) => row.key)} />
           </Groups>
         </Section>}
         {Object.keys(found.heat).length > 0 && <Section title="attacks">
@@ -115,6 +106,25 @@ export function RunPage({ run, progress }: { run: string; progress: number }) {
       </>}</Waiting>
     </main>
   );
+}
+
+/** What a run is, and its main figures. */
+function Head({ run, head }: { run: string; head: Brief }) {
+  const failed = head.finished === null ? null : head.episodes - head.finished;
+  return <>
+    <header class="title">
+      <h2>{head.run_id} <span class={`badge ${head.state === "live" ? "good" : head.state === "cut off" ? "warn" : ""}`}>{head.state}</span></h2>
+      <p class="small dim">{moment(head.created)} · {head.place}</p>
+    </header>
+    <div class="tiles">
+      <Tile name="episodes" value={`${number(head.episodes)}${head.planned === null ? "" : ` of ${number(head.planned)}`}`} onPick={() => go(["run", run, "episodes"])} />
+      <Tile name="failed" value={number(failed)} danger={failed !== null && failed > 0} onPick={() => go(["run", run, "episodes"], new URLSearchParams({ where: "status=failed" }))} />
+      <Tile name="reward" value={number(head.means.reward?.value ?? null)} />
+      {["utility", "attack_success"].map((name) => head.means[`metric.${name}`] && <Tile name={label(name)} value={number(head.means[`metric.${name}`]!.value)} />)}
+      <Tile name="wall clock" value={seconds(head.wall_seconds)} />
+      <Tile name="episodes/s" value={head.wall_seconds ? number(head.episodes / head.wall_seconds) : "–"} />
+    </div>
+  </>;
 }
 
 function Section({ title, children }: { title: string; children: ComponentChildren }) {

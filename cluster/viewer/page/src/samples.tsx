@@ -1,7 +1,6 @@
 import type { Episode } from "./api";
 import { Beside } from "./beside";
 import { number } from "./format";
-import { useKeys } from "./keys";
 import { useAnswer, Waiting } from "./load";
 import { address, go, type Route } from "./route";
 import { Plain } from "./text";
@@ -25,7 +24,6 @@ export function SamplesPage({ run, id, route }: { run: string; id: string; route
   const asked = (route.query.get("with") ?? "").split(",").filter((one) => samples.some((sample) => sample.episode_id === one));
   const chosen = asked.length ? asked : firstChoice(samples, id);
   const choose = (next: string[]) => go(route.path, new URLSearchParams({ with: next.join(",") }));
-  useKeys({ c: () => void navigator.clipboard?.writeText(location.href) });
   return (
     <main class="samples">
       <Waiting of={answer}>{answer.value && <>

@@ -1,7 +1,7 @@
 import { useRef, useState } from "preact/hooks";
 import type { Row, Rows } from "./api";
 import { label, moment, number, seconds } from "./format";
-import { useKeys } from "./keys";
+import { useKeys, useRow } from "./keys";
 import { useAnswer, Waiting } from "./load";
 import { address, go, selection, type Route } from "./route";
 import { Plain } from "./text";
@@ -10,10 +10,10 @@ const PAGE = 100;
 const FIRST = ["task_id", "sample_index", "status", "reward"];
 const LAST = ["turns", "completion_tokens", "seconds_total", "policy_version", "error_stage", "stop_reason"];
 
-function cell(name: string, value: Row[string]) {
+function cell(name: string, value: Row[string], run: string) {
   if (name === "started_at" && typeof value === "number") return moment(value);
   if (name.startsWith("seconds_") && typeof value === "number") return seconds(value);
-  if (Array.isArray(value)) return value.map((tag) => <span class="badge">{tag}</span>);
+  if (Array.isArray(value)) return value.map((tag) => <a class="badge" href={address(["run", run, "episodes"], new URLSearchParams({ tag }))} title="Episodes with this tag" onClick={(event) => event.stopPropagation()}>{tag}</a>);
   if (typeof value === "number") return number(value);
   return value === null || value === undefined ? <span class="dim">–</span> : <Plain text={String(value).slice(0, 300)} />;
 }
@@ -37,7 +37,6 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
   const columns = useRef<[string, string][]>([]);
   if (answer.value && !byTask) columns.current = answer.value.columns;
   const [filter, setFilter] = useState("");
-  const [row, setRow] = useState(-1);
   const search = useRef<HTMLInputElement>(null);
   const set = (change: (next: URLSearchParams) => void) => {
     const next = new URLSearchParams(route.query);
@@ -51,14 +50,11 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
   const open = (one: Row) => byTask
     ? set((next) => { next.delete("by"); next.delete("sort"); next.append("where", `task_id=${String(one.task_id)}`); })
     : go(["run", run, "episode", String(one.episode_id)], selection(route.query));
+  const [row, setRow] = useRow(rows.length, (place) => open(rows[place]));
   useKeys({
-    j: () => setRow(Math.min(rows.length - 1, row + 1)),
-    k: () => setRow(Math.max(0, row - 1)),
-    Enter: () => { if (rows[row]) open(rows[row]); },
     "/": () => search.current?.focus(),
     "[": () => page > 0 && set((next) => { next.set("page", String(page - 1)); next.set("keep-page", "1"); }),
     "]": () => answer.value && (page + 1) * PAGE < answer.value.total && set((next) => { next.set("page", String(page + 1)); next.set("keep-page", "1"); }),
-    c: () => void navigator.clipboard?.writeText(location.href),
   });
   const sort = route.query.get("sort") ?? "";
   const wheres = route.query.getAll("where");
@@ -73,8 +69,8 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
   const total = answer.value?.total ?? 0;
   return (
     <main class="table-page">
-      {window.KUMITE_REPORT && <p class="small dim">A report: its episodes were chosen when it was written.</p>}
-      <form hidden={window.KUMITE_REPORT !== undefined} class="row filters" role="search" onSubmit={(event) => { event.preventDefault(); set((next) => next.set("search", search.current!.value)); }}>
+      {window.KUMITE_REPORT && <p class="small dim">A report: these episodes were chosen when it was written. A search looks through the texts that it holds.</p>}
+      <form class="row filters" role="search" onSubmit={(event) => { event.preventDefault(); set((next) => next.set("search", search.current!.value)); }}>
         <label class="grow">search <input ref={search} type="search" defaultValue={route.query.get("search") ?? ""} placeholder="text in a message, reasoning or tool call" /></label>
         <button type="submit">find</button>
         <label class="grow">filter <input list="columns" value={filter} placeholder="reward<1, suite=banking, metric.utility=1, error_stage!=" onInput={(event) => setFilter(event.currentTarget.value)}
@@ -112,7 +108,7 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
           <table>
             <thead><tr>{shown.map((name) => (
               <th class={kinds.get(name) === "number" ? "number" : ""} aria-sort={sort === name ? "ascending" : sort === `-${name}` ? "descending" : "none"}>
-                <button disabled={window.KUMITE_REPORT !== undefined} onClick={() => set((next) => { if (sort === `-${name}`) next.set("sort", name); else if (sort === name) next.delete("sort"); else next.set("sort", `-${name}`); })}>
+                <button title={`column ${name}`} onClick={() => set((next) => { if (sort === `-${name}`) next.set("sort", name); else if (sort === name) next.delete("sort"); else next.set("sort", `-${name}`); })}>
                   {label(name)}{sort === name ? " ▲" : sort === `-${name}` ? " ▼" : ""}
                 </button>
               </th>
@@ -120,12 +116,12 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
             <tbody>{rows.map((one, place) => (
               <tr class={place === row ? "current" : ""} onClick={() => open(one)}>
                 {shown.map((name) => (
-                  <td class={`${typeof one[name] === "number" ? "number" : ""} ${tone(name, one[name])}`} title={typeof one[name] === "string" ? String(one[name]) : undefined}>
+                  <td class={`${kinds.get(name) === "number" ? "number" : ""} ${tone(name, one[name])}`} title={typeof one[name] === "string" ? String(one[name]) : undefined}>
                     {name === "task_id" && !byTask
-                      ? <a href={address(["run", run, "episode", String(one.episode_id)], selection(route.query))} onClick={(event) => event.stopPropagation()}>{cell(name, one[name])}</a>
-                      : name === "task_id" ? <a href="#" onClick={(event) => { event.preventDefault(); event.stopPropagation(); open(one); }}>{cell(name, one[name])}</a>
+                      ? <a href={address(["run", run, "episode", String(one.episode_id)], selection(route.query))} onClick={(event) => event.stopPropagation()}>{cell(name, one[name], run)}</a>
+                      : name === "task_id" ? <a href="#" onClick={(event) => { event.preventDefault(); event.stopPropagation(); open(one); }}>{cell(name, one[name], run)}</a>
                       : name === "pass_rate" && typeof one[name] === "number" ? <span class="share"><i style={{ width: `${100 * (one[name] as number)}%` }} />{number(one[name])}</span>
-                      : cell(name, one[name])}
+                      : cell(name, one[name], run)}
                   </td>
                 ))}
               </tr>

@@ -57,6 +57,12 @@ function applied(look: Look, text: string): Look {
   return next;
 }
 
+/** Whether white is read better than black on a colour, `rgb(R G B)`: the brightness that the eye has of it. */
+function isDark(color: string): boolean {
+  const [red, green, blue] = color.match(/\d+/g)!.map(Number);
+  return 0.299 * red + 0.587 * green + 0.114 * blue < 140;
+}
+
 /** What a look is on the page. */
 function dressed(look: Look): { class: string; style?: Record<string, string> } {
   const names: string[] = (["bold", "faint", "italic", "underline", "inverse"] as const).filter((name) => look[name]);
@@ -64,7 +70,10 @@ function dressed(look: Look): { class: string; style?: Record<string, string> } 
   if (look.color?.startsWith("ansi")) names.push(look.color);
   else if (look.color) { style.color = look.color; names.push("exact"); }
   if (look.ground?.startsWith("ansi")) names.push(`on-${look.ground}`);
-  else if (look.ground) style.backgroundColor = look.ground;
+  else if (look.ground) {
+    style.backgroundColor = look.ground;
+    style.color ??= isDark(look.ground) ? "#ffffff" : "#000000";
+  }
   return Object.keys(style).length ? { class: names.join(" "), style } : { class: names.join(" ") };
 }
 
