@@ -1,11 +1,13 @@
 """Tasksets of verifiers' v1 API: many single-turn episodes at once, and how fast their worker starts.
 
-`python -m benchmarks.v1 [--sizes 32,256,512]`. The peer is verifiers 0.4.0's own `eval` with its subprocess
-runtime, in the same packages; `--peer-sizes` says at which sizes it plays, too: it starts one program each.
+`python -m benchmarks.v1 [--sizes 32,256,512]`. The peer is verifiers 0.4.0's own `eval` in the same packages.
+`--peer-sizes` says at which sizes it plays with its subprocess runtime, which starts a program each, and
+`--docker-sizes` at which it plays with its Docker runtime, which starts a program each in its own container.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -13,12 +15,13 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.contenders import verifiers_v1_eval, word_problems
+from benchmarks.contenders import verifiers_runtimes, verifiers_v1_eval, word_problems
 from benchmarks.figures import compare_rates
 from benchmarks.scaling.saturation import start_policy_server
 from cluster.plan.apart import EnvironmentApart
@@ -29,8 +32,10 @@ from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeSpec
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
-LATENCY, TIMES, START_TIMES, STARTS = 0.2, 5.0, 1.3, 3
-"""Seconds that the policy takes; goals for the peer's time and for a worker's start; starts of each kind."""
+LATENCY, START_TIMES, STARTS = 0.2, 1.3, 3
+"""Seconds that the policy takes; the goal for a worker's start; starts of each kind."""
+TIMES = {"subprocess": 5.0, "Docker": 10.0}
+"""Goals for the peer's time as a multiple of Kumite's, by the peer's runtime."""
 CLASSIC = Path(__file__).parents[1] / "examples" / "short_answers.py"
 TASKSET = Path(word_problems.__file__)
 _TIMEOUT = 1800
@@ -43,11 +48,15 @@ def main() -> None:
     parser.add_argument(
         "--peer-sizes", default=None, help="those of them that the peer plays; all if left out"
     )
+    parser.add_argument(
+        "--docker-sizes", default="32", help="those of them that the peer plays in containers, too"
+    )
     parser.add_argument("--only", choices=["episodes", "start"], help="one part of it")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.sizes.split(",")]
     given: str = arguments.peer_sizes if arguments.peer_sizes is not None else arguments.sizes
     peer_sizes = [int(size) for size in given.split(",") if size]
+    docker_sizes = [int(size) for size in arguments.docker_sizes.split(",") if size]
     console = Console(width=150)
     machine.print_header(console, "Tasksets of verifiers' v1 API: single turns at once, and a worker's start")
     lock = lock_packages(EnvironmentSettings(id="benchmark", requirements=["verifiers==0.4.0"]))
@@ -57,23 +66,34 @@ def main() -> None:
     for column in ("measure", "Kumite", "beside", "target"):
         table.add_column(column)
     if arguments.only in (None, "episodes"):
+        runtimes: dict[str, tuple[dict[str, Any], list[int]]] = {
+            "subprocess": (verifiers_runtimes.SUBPROCESS, peer_sizes)
+        }
+        if docker_sizes and verifiers_runtimes.has_bridge():
+            runtimes["Docker"] = verifiers_runtimes.docker_runtime(), docker_sizes
+        elif docker_sizes:
+            console.print("verifiers' Docker runtime is not measured: the engine has no network `bridge`")
         for size in sizes:
-            _add_episodes(table, python, size, size in peer_sizes)
+            chosen = {name: runtime for name, (runtime, its_sizes) in runtimes.items() if size in its_sizes}
+            _add_episodes(table, python, size, chosen)
     if arguments.only in (None, "start"):
         _add_start(table, python)
     console.print(table)
+    console.print(f"Load average after the run {', '.join(f'{load:.2f}' for load in os.getloadavg())}")
 
 
-def _add_episodes(table: Table, python: OwnPython, size: int, with_peer: bool) -> None:
-    """So many episodes at once, the policy answering in 0.2 s."""
+def _add_episodes(table: Table, python: OwnPython, size: int, runtimes: dict[str, dict[str, Any]]) -> None:
+    """So many episodes at once, the policy answering in 0.2 s, beside the peer's runtimes."""
     with start_policy_server(LATENCY, "") as url:
         ours = _play(python, url, size)
-        peer = _play_by_peer(python, url, size) if with_peer else None
+        peers = {name: _play_by_peer(python, url, size, runtime) for name, runtime in runtimes.items()}
+    said = (f"verifiers 0.4.0, {name} runtime: {seconds:.2f} s" for name, seconds in peers.items())
+    met = (compare_rates(1 / ours, 1 / seconds, TIMES[name]) for name, seconds in peers.items())
     table.add_row(
         f"{size} single-turn episodes at once, policy answering in {LATENCY:g} s",
         f"{ours:.2f} s",
-        "not measured" if peer is None else f"verifiers 0.4.0, subprocess runtime: {peer:.2f} s",
-        "" if peer is None else compare_rates(1 / ours, 1 / peer, TIMES),
+        "\n".join(said) or "not measured",
+        "\n".join(met),
     )
 
 
@@ -121,10 +141,10 @@ def _start_worker(
     return worker
 
 
-def _play_by_peer(python: OwnPython, url: str, size: int) -> float:
+def _play_by_peer(python: OwnPython, url: str, size: int, runtime: dict[str, Any]) -> float:
     """The peer's seconds, from its first episode to its last."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [python.executable, verifiers_v1_eval.__file__, url, str(size), folder]
+        command = [python.executable, verifiers_v1_eval.__file__, url, str(size), folder, json.dumps(runtime)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     played = json.loads(done.stdout)
     if played["done"] != size:

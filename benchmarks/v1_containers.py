@@ -1,8 +1,8 @@
 """Episodes of verifiers' harness `bash` with two tool calls, each in a container of its own.
 
 `python -m benchmarks.v1_containers`; with `--quick`, fewer episodes. The peer is verifiers' own `eval` of the
-same release on its subprocess runtime, which isolates nothing: same taskset, same harness, same policy, which
-answers at once from this process.
+same release, on its Docker runtime and on its subprocess runtime, which isolates nothing: same taskset, same
+harness, same policy, which answers at once from this process.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.contenders import verifiers_runtimes
+from benchmarks.figures import compare_rates
 from cluster.plan.apart import EnvironmentApart
 from cluster.pool.images import ensure_image, with_image
 from cluster.pool.packages import lock_packages
@@ -31,11 +33,13 @@ from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeRecord, EpisodeSpec
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
-RELEASE = "0.4.0"
+RELEASE, TIMES = "0.4.0", 2.0
+"""verifiers' release, and the goal for Kumite's rate as a multiple of its Docker runtime's."""
 TASKSET = Path(__file__).parents[1] / "examples" / "word_hunt.py"
 _AT_ONCE = 4
 _COMMANDS = ("cat notes/*", "echo lantern > answer.txt")
 _TIMEOUT = 900
+_DOCKER = "Docker runtime, a container each"
 
 
 def main() -> None:
@@ -48,20 +52,38 @@ def main() -> None:
     lock = lock_packages(EnvironmentSettings(id="v1", requirements=[f"verifiers=={RELEASE}"]))
     assert lock is not None
     python = ensure_python(lock)
+    peers: dict[str, dict[str, Any]] = {
+        "subprocess runtime, without isolation": verifiers_runtimes.SUBPROCESS
+    }
+    if verifiers_runtimes.has_bridge():
+        peers[_DOCKER] = verifiers_runtimes.docker_runtime()
+    else:
+        console.print("verifiers' Docker runtime is not measured: the engine has no network `bridge`")
+    seconds: dict[str, float] = {}
     with ConversationPolicy(_choose) as policy:
-        _play_by_verifiers(python, policy.base_url, 1)  # which installs the program's packages
-        theirs = _play_by_verifiers(python, policy.base_url, episodes)
+        for name, runtime in peers.items():
+            _play_by_verifiers(
+                python, policy.base_url, 1, runtime
+            )  # what is done once, in a cache or the engine
+            seconds[name] = _play_by_verifiers(python, policy.base_url, episodes, runtime)
         ours = _play_by_kumite(python, policy.base_url, episodes)
     table = Table()
-    for column in ("episodes, 4 at once", "seconds", "episodes/s"):
-        table.add_column(column)
-    for name, seconds in (
-        ("Kumite: a container each, without a network", ours),
-        ("verifiers: its subprocess runtime, without isolation", theirs),
+    for column in (
+        f"{episodes} episodes, {_AT_ONCE} at once",
+        "seconds",
+        "episodes/s",
+        "Kumite's rate beside it",
     ):
-        table.add_row(f"{name} ({episodes})", f"{seconds:.1f}", f"{episodes / seconds:.2f}")
+        table.add_column(column)
+    table.add_row("Kumite: a container each, without a network", f"{ours:.1f}", f"{episodes / ours:.2f}", "")
+    for name, theirs in seconds.items():
+        beside = compare_rates(1 / ours, 1 / theirs, TIMES) if name == _DOCKER else f"{theirs / ours:.1f}×"
+        table.add_row(f"verifiers: its {name}", f"{theirs:.1f}", f"{episodes / theirs:.2f}", beside)
     console.print(table)
-    console.print(f"Kumite's rate is {theirs / ours:.2f} times that of verifiers' subprocess runtime")
+    console.print(
+        "Packages of the harness's program: in Kumite's image installed, in the Docker runtime's as wheels"
+    )
+    console.print(f"Load average after the run {', '.join(f'{load:.2f}' for load in os.getloadavg())}")
 
 
 def _choose(body: dict[str, Any]) -> Reply:
@@ -75,13 +97,13 @@ def _agent() -> dict[str, Any]:
     return {"harness": {"id": "bash"}, "max_turns": 4}
 
 
-def _play_by_verifiers(python: OwnPython, base_url: str, episodes: int) -> float:
-    """Seconds of an `eval`."""
+def _play_by_verifiers(python: OwnPython, base_url: str, episodes: int, runtime: dict[str, Any]) -> float:
+    """Seconds of an `eval` on a runtime."""
     with tempfile.TemporaryDirectory() as folder:
         config = {
             "env": {
                 "taskset": {"id": TASKSET.stem, "tasks": episodes},
-                "agent": {**_agent(), "runtime": {"type": "subprocess"}},
+                "agent": {**_agent(), "runtime": runtime},
             },
             "model": "mock",
             "max_concurrent": _AT_ONCE,

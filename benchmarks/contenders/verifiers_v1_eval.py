@@ -1,7 +1,7 @@
-"""verifiers' own `eval` of a v1 taskset, in its subprocess runtime.
+"""verifiers' own `eval` of a v1 taskset.
 
-Run as a program, by a Python that has it, with the policy's URL, the number of tasks and a folder for what
-it writes; prints its figures as JSON.
+Run as a program, by a Python that has it, with the policy's URL, the number of tasks, a folder for what it
+writes and the config of its runtime as JSON; prints its figures as JSON.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any, cast
 sys.path.insert(0, os.path.dirname(__file__))
 
 
-def main(url: str, episodes: int, folder: str) -> None:
+def main(url: str, episodes: int, folder: str, runtime: dict[str, Any]) -> None:
     """Plays all tasks at once, and prints how long that took and how many ended well."""
     from verifiers.v1.cli.eval import runner
     from verifiers.v1.configs.cli.eval import EvalConfig
@@ -25,7 +25,7 @@ def main(url: str, episodes: int, folder: str) -> None:
         {
             "env": {
                 "taskset": {"id": "word_problems", "problems": episodes},
-                "agent": {"harness": {"id": "null"}, "runtime": {"type": "subprocess"}},
+                "agent": {"harness": {"id": "null"}, "runtime": runtime},
             },
             "model": "mock",
             "client": {"base_url": url, "api_key_var": "NO_SUCH_KEY"},
@@ -44,4 +44,4 @@ def main(url: str, episodes: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))
