@@ -182,8 +182,8 @@ def test_a_tool_that_still_runs_when_its_rollout_is_over_is_broken_off(python, t
     ):
         [record] = boxes.play_all()
         assert told.read_text() == "broken off"
-    assert record.error is None
-    assert record.stop_reason is not None and "timeout" in record.stop_reason
+    # Up to 0.3.1, an agent whose time is over has failed; from 0.4.0 on, it has stopped.
+    assert "timeout" in (record.error.message if record.error is not None else str(record.stop_reason))
 
 
 def said_by(message):
