@@ -78,7 +78,9 @@ async def _play(given: dict[str, Any]) -> list[dict[str, Any]]:
     environment = EnvironmentSettings(id=given["id"], args=given["args"])
     policy = endpoint(given["base_url"], "mock")
     if given["tokenizer"] is not None:
-        policy = policy.model_copy(update={"tokens": "exact", "tokenizer": given["tokenizer"]})
+        policy = policy.model_copy(
+            update={"tokens": "exact", "tokenizer": given["tokenizer"], "request_timeout": 60.0}
+        )
     settings = WorkerSettings(
         run_id="r",
         environment=environment,

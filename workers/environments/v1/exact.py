@@ -209,7 +209,7 @@ def _to_wire(message: Any) -> dict[str, Any]:
 
 def _with_tool_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages, with the tool's name in each of its results: some templates write it."""
-    calls: list[dict[str, Any]] = [call for message in messages for call in message.get("tool_calls") or []]
+    calls = [call for message in messages for call in _calls_of(message)]
     names = {str(call["id"]): str(call["function"]["name"]) for call in calls if "function" in call}
     return [
         {"name": names[message["tool_call_id"]], **message}
@@ -217,6 +217,10 @@ def _with_tool_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else message
         for message in messages
     ]
+
+
+def _calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
+    return message.get("tool_calls") or []
 
 
 def _as_completion(answer: dict[str, Any], model: str) -> ChatCompletion:
