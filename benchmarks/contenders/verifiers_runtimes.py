@@ -24,7 +24,7 @@ ARG BASE
 FROM ${BASE}
 COPY uv /usr/local/bin/uv
 COPY wheels /wheels
-ENV UV_NO_INDEX=1 UV_FIND_LINKS=/wheels UV_PYTHON_DOWNLOADS=never
+ENV UV_DEFAULT_INDEX=file:///wheels UV_FIND_LINKS=/wheels UV_PYTHON_DOWNLOADS=never
 """
 
 

@@ -66,14 +66,14 @@ class CountingTask(vf.Task[vf.TaskData, Count, CountingConfig]):
 
     @vf.reward
     async def counted(self, trace: vf.Trace) -> float:
-        return float(trace.state.count)
+        return float(trace.state.count)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class CountingTasksConfig(vf.TasksetConfig):
     task: CountingConfig = CountingConfig()
 
 
-class CountingTasks(vf.Taskset[CountingTask, CountingTasksConfig]):
+class CountingTasks(vf.Taskset[CountingTask, CountingTasksConfig]):  # pyright: ignore[reportInvalidTypeArguments]
     def load(self):
         yield CountingTask(vf.TaskData(idx=0, prompt="Count."), self.config.task)
 

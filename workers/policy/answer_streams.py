@@ -66,10 +66,11 @@ def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> Non
     for part in parts:
         function = cast(dict[str, Any], part.get("function") or {})
         name: Any = function.get("name") or ""
-        call = _find_call(calls, part, bool(name))
-        if call is None:
-            call = {"index": part.get("index"), "id": None, "function": {"name": "", "arguments": ""}}
-            calls.append(call)
+        found = _find_call(calls, part, bool(name))
+        if found is None:
+            found = {"index": part.get("index"), "id": None, "function": {"name": "", "arguments": ""}}
+            calls.append(found)
+        call: dict[str, Any] = found
         call["id"] = part.get("id") or call["id"]
         if name != call["function"]["name"]:  # some send it with each part
             call["function"]["name"] += name

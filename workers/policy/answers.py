@@ -79,11 +79,11 @@ def _is_plain(completion: ChatCompletion) -> bool:
     message = completion.choices[0].message
     if message.function_call is not None:
         return False
-    ids: set[str] = set()
+    seen: set[str] = set()
     for call in message.tool_calls or []:
-        if call.type != "function" or not call.id or call.id in ids or not call.function.arguments.strip():
+        if call.type != "function" or not call.id or call.id in seen or not call.function.arguments.strip():
             return False
-        ids.add(call.id)
+        seen.add(call.id)
     return True
 
 

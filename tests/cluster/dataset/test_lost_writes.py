@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from typing import Any
 
 import fsspec
 import pytest
@@ -116,6 +117,7 @@ async def test_a_folder_that_is_fetched_is_on_disk_before_it_takes_its_place(
     """Else a loss of power leaves an empty manifest, with which no run is taken up, in the bucket or here."""
     await play(Target.new(CONFIG, URI), range(2))
     body = episode(2).model_dump_json().encode()
+    late: Any
     with fsspec.open(f"{URI}/journal/000009-wdeadbeef.jsonl", "wb") as late:  # of a writer that was replaced
         late.write(b"%08x %b\n" % (zlib.crc32(body), body))
     machines.use("there")

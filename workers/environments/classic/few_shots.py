@@ -24,23 +24,23 @@ def drop_arrow_arguments(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_from_message(message: Any) -> Any:
-    calls: Any = cast(Mapping[str, Any], message).get("tool_calls") if isinstance(message, Mapping) else None
-    if not isinstance(calls, list):
+    if not isinstance(message, Mapping):
         return message
+    fields = cast(Mapping[str, Any], message)
+    calls: Any = fields.get("tool_calls")
+    if not isinstance(calls, list):
+        return fields
     given = cast(list[Any], calls)
     made = [_drop_from_call(call) for call in given]
-    return (
-        {**message, "tool_calls": made}
-        if any(a is not b for a, b in zip(made, given, strict=True))
-        else message
-    )
+    is_changed = any(a is not b for a, b in zip(made, given, strict=True))
+    return {**fields, "tool_calls": made} if is_changed else fields
 
 
 def _drop_from_call(call: Any) -> Any:
-    function: Any = cast(Mapping[str, Any], call).get("function") if isinstance(call, Mapping) else None
-    arguments: Any = (
-        cast(Mapping[str, Any], function).get("arguments") if isinstance(function, Mapping) else None
-    )
+    fields = cast(Mapping[str, Any], call if isinstance(call, Mapping) else {})
+    given: Any = fields.get("function")
+    function = cast(Mapping[str, Any], given if isinstance(given, Mapping) else {})
+    arguments: Any = function.get("arguments")
     if not isinstance(arguments, Mapping):
-        return call
-    return {**call, "function": {**function, "arguments": drop_nulls(arguments)}}
+        return cast(Any, call)
+    return {**fields, "function": {**function, "arguments": drop_nulls(arguments)}}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
+from sandbox_images import build
 from tests.helpers.conversation_policy import ConversationPolicy, in_turn
 from tests.helpers.mock_policy import Reply
 from tests.helpers.v1_containers import Containers, bash
@@ -74,6 +75,21 @@ def test_bash_runs_in_a_container_and_its_calls_are_steps_with_their_tokens(boxe
     assert [step.completion_token_ids for step in record.steps] == [[7, 8]] * 3
     assert record.sandbox_id is not None
     assert wait_until_gone(record.run_id, record.sandbox_id)
+
+
+def test_a_programs_python_collects_seldom_for_it_lives_for_one_episode(boxes):
+    client = docker.from_env()
+    try:
+        said = client.containers.run(
+            build.image_tag("harness"),
+            ["-c", "import gc; print(gc.get_threshold())"],
+            entrypoint="/opt/harness/chat-mcp-2/bin/python",
+            network_mode="none",
+            remove=True,
+        )
+    finally:
+        client.close()
+    assert said.decode().strip() == "(100000, 50, 1000)"
 
 
 def test_the_runtime_keeps_what_its_contract_promises(boxes):

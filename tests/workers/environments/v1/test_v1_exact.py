@@ -22,6 +22,13 @@ def template(tmp_path_factory):
     return ChatTemplate(str(make_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
 
 
+def play_well(python, tasksets):
+    """The records of each taskset's episodes, each of which loads."""
+    played = play(python, tasksets)
+    assert not any(isinstance(result, str) for result in played), played
+    return [list(result) for result in played if not isinstance(result, str)]
+
+
 def says(template, text):
     ids = template.encode(text)
     return Reply(token_ids=ids, logprobs=[-0.5] * len(ids), finish_reason="stop")
@@ -52,7 +59,7 @@ def test_a_chat_with_tools_goes_on_token_by_token(python, template, tmp_path):
         says(template, "2" + END),
     ]
     with MockPolicy(*turns, *turns) as policy:
-        [records] = play(python, [taskset(file, policy.base_url, tokenizer=template.model)])
+        [records] = play_well(python, [taskset(file, policy.base_url, tokenizer=template.model)])
         requests = list(policy.requests)
     assert [(record.error, record.reward, len(record.steps)) for record in records] == [(None, 2.0, 3)] * 2
     check_exact(records[0], requests[:3])
@@ -68,7 +75,7 @@ def test_a_simulated_users_words_go_on_from_what_was_said(python, template, tmp_
     script = ["Say ok, please.", "ok", "###DONE###"]
     with MockPolicy(*(says(template, text + END) for text in script * 2)) as policy:
         args = {"id": "user-sim"}
-        [records] = play(python, [taskset(file, policy.base_url, args, tokenizer=template.model)])
+        [records] = play_well(python, [taskset(file, policy.base_url, args, tokenizer=template.model)])
     record = records[0]
     assert record.error is None
     for agent in {step.agent for step in record.steps}:
