@@ -15,6 +15,7 @@ import yaml
 from cluster.config.file import load_config
 from cluster.dataset.episodes import iterate_records
 from cluster.policy.models import packaged_model
+from cluster.policy.vllm import kept_policy
 from cluster.policy.vllm.cpu_precision import cpu_precision
 from cluster.verify.checks import Verification, verify
 from cluster.verify.rescore import Scorer
@@ -34,6 +35,14 @@ Reference = Callable[[StepRecord], list[float]]
 @pytest.fixture(autouse=True)
 def finds_the_kept_policy(vllm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _weights_of_the_model(vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path) -> None:
+    """The model's own weights are served: other tests have given the deployment adapters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUMITE_CACHE", str(vllm_cache))
+        kept_policy.update_kept_policy(vllm_model, read_served_version() + 1)
 
 
 @pytest.fixture(scope="module")
