@@ -52,7 +52,7 @@ async def test_a_program_is_run_and_its_streams_are_kept_apart() -> None:
 
 async def test_programs_at_the_same_time_do_not_wait_for_each_other() -> None:
     async with machine() as here:
-        slow = asyncio.create_task(here.run(["sleep", "30"], {}))
+        slow = asyncio.create_task(here.run(["sleep", "30.0625"], {}))
         began = time.monotonic()
         results = await asyncio.gather(*(here.run(["echo", str(n)], {}) for n in range(8)))
         assert [out for _, out, _ in results] == [f"{n}\n".encode() for n in range(8)]
@@ -60,7 +60,7 @@ async def test_programs_at_the_same_time_do_not_wait_for_each_other() -> None:
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow
-        assert (await here.run(["sh", "-c", "ps ax | grep -c '[s]leep 30'"], {}))[1] == b"0\n"
+        assert (await here.run(["sh", "-c", "ps ax | grep -c '[s]leep 30.0625'"], {}))[1] == b"0\n"
 
 
 async def test_requests_that_come_in_one_go_do_not_wait_for_an_event() -> None:
