@@ -113,7 +113,7 @@ class RecordMaker:
                 usage.completion_tokens += step.usage.completion_tokens
                 if step.usage.cached_tokens is not None:
                     usage.cached_tokens = (usage.cached_tokens or 0) + step.usage.cached_tokens
-        labels = spec.labels
+        labels, versions = spec.labels, trace.turn_versions()
         return EpisodeRecord(
             episode_id=spec.episode_id,
             task_id=spec.task_id,
@@ -143,8 +143,8 @@ class RecordMaker:
             steps=rollout.steps,
             model=self._settings.policy.model,
             sampling=spec.sampling_json,
-            policy_version=trace.turns[0].policy_version if trace.turns else None,
-            last_policy_version=trace.turns[-1].policy_version if trace.turns else None,
+            policy_version=versions[0] if versions else None,
+            last_policy_version=versions[-1] if versions else None,
             usage=usage,
             timings=timings,
             attempt=spec.attempt,

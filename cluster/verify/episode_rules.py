@@ -70,6 +70,8 @@ def check_digest(episode: EpisodeRecord) -> str | None:
 def versions(run: RunContext, episode: EpisodeRecord) -> str | None:
     """Whether the versions of an episode and its steps agree, and are among the run's."""
     each = [step.policy_version for step in episode.steps]
+    if run.config.policies:  # the steps that these have sampled have no version of the run's own
+        each = [version for version in each if version is not None] or [None] * bool(each)
     known = [version for version in each if version is not None]
     for own in steps_by_branch(episode).values():
         of_branch = [step.policy_version for step in own if step.policy_version is not None]
@@ -85,7 +87,7 @@ def versions(run: RunContext, episode: EpisodeRecord) -> str | None:
         return f"the episode's last is {episode.last_policy_version}, its last step's {each[-1]}"
     if not isinstance(run.policy, VllmPolicy) or run.record is None:
         return None
-    if len(known) < len(each):
+    if len(known) < len(each) and not (run.config.policies and not known):
         return f"they are {each}, and the run's policy tells them all"
     spans = [(each.first_version, each.last_version) for each in run.record.sessions]
     for version in known:

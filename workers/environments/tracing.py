@@ -96,6 +96,10 @@ class EpisodeTrace:
     seeded_turns: int = 0
     """Turns that were given a seed so far."""
 
+    def turn_versions(self) -> list[int]:
+        """The versions of the run's own policy, turn by turn; turns of other agents' policies have none."""
+        return [turn.policy_version for turn in self.turns if turn.policy_version is not None]
+
     def exchange_of(self, response: Any) -> Exchange | None:
         """The turn that a response of verifiers' ended; None if it is not of this client's."""
         return self.exchanges.get(id(response))

@@ -169,7 +169,8 @@ def check_version(trace: tracing.EpisodeTrace) -> None:
     Raises:
         StaleEpisode: They have.
     """
-    began = trace.turns[0].policy_version if trace.turns else trace.policy_version
+    versions = trace.turn_versions()
+    began = versions[0] if versions else trace.policy_version
     if trace.newest_version is None and trace.policy_version != began:
         raise StaleEpisode(
             f"it began on version {began}, and version {trace.policy_version} has taken its place; with "

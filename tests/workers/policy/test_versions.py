@@ -7,6 +7,9 @@ import pytest
 
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import record, rollout_worker, rows, spec
+from workers.environments.tracing import EpisodeTrace, Turn
+from workers.errors import StaleEpisode
+from workers.policy.endpoint import check_version
 from workers.policy.versions import parse_version
 from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
@@ -158,3 +161,13 @@ def test_a_name_names_a_version_of_one_model_only(named: str | None, version: in
 def test_a_models_own_name_may_look_like_a_version():
     assert parse_version("qwen:v2", "qwen:v2") is None
     assert parse_version("qwen:v2:v7", "qwen:v2") == 7
+
+
+def test_turns_of_other_agents_policies_have_no_part_in_an_episodes_versions() -> None:
+    trace = EpisodeTrace(policy_version=0)
+    trace.turns += [Turn(), Turn(policy_version=0), Turn()]
+    check_version(trace)
+    assert trace.turn_versions() == [0]
+    trace.policy_version = 1
+    with pytest.raises(StaleEpisode, match="it began on version 0, and version 1 has taken its place"):
+        check_version(trace)
