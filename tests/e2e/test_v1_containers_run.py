@@ -44,10 +44,11 @@ def test_the_examples_config_is_played_as_it_is_but_for_the_policy(kumite, out):
 
 @pytest.mark.vllm
 @pytest.mark.timeout(1500)
-def test_the_packaged_model_plays_the_example_in_containers_without_a_network(
-    kumite, out, vllm_endpoint, vllm_cache
+def test_a_model_on_vllm_plays_the_example_in_containers_without_a_network(
+    kumite, out, vllm_endpoint, vllm_model, vllm_cache
 ):
-    kept = ["--set", "policy.adapters={}", "--set", "policy.keep_alive=true"]
+    model = ["--set", f"policy.model={vllm_model}"]  # of the deployment that is up
+    kept = [*model, "--set", "policy.adapters={}", "--set", "policy.keep_alive=true"]
     run = kumite("run", EXAMPLE, "--out", out, *kept, "--set", "limit=1", cache=vllm_cache)
     assert run.wait() == 0, run.output
     assert "kept from an earlier run" in run.output

@@ -11,7 +11,6 @@ import pytest
 from cluster.config import RunConfig
 from cluster.errors import PolicyUnavailable, UpdateRefused
 from cluster.policy.api_requests import request_json
-from cluster.policy.models import packaged_model
 from cluster.policy.models.models import Model
 from cluster.policy.named import NamedPolicies
 from cluster.policy.vllm import kept_record
@@ -41,14 +40,13 @@ def config_of(adapter: Path) -> RunConfig:
 
 @pytest.fixture
 def client(
-    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, monkeypatch: pytest.MonkeyPatch
+    vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> VllmPolicyClient:
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
     kept = kept_record.read_kept_policy()
     assert kept is not None
-    folder = packaged_model.folder()
-    versions = VersionFolder(kept.versions, folder, kept.max_rank, kept.kept_versions, [kept.model])
-    model, policy = Model(kept.model, str(folder), local=True), config_of(Path("."))
+    versions = VersionFolder(kept.versions, vllm_model, kept.max_rank, kept.kept_versions, [kept.model])
+    model, policy = Model(kept.model, str(vllm_model), local=True), config_of(Path("."))
     made: Any = policy.policy
     return VllmPolicyClient(made, model, kept.base_url, versions, local=True, ends=None)
 
@@ -93,15 +91,15 @@ def play_user_sim(folder: Path, policy: PolicyEndpoint, red: PolicyEndpoint) -> 
 
 
 def test_an_adapter_plays_another_agent_and_is_no_version_of_the_policys(
-    client: VllmPolicyClient, vllm_endpoint: PolicyEndpoint, tmp_path: Path
+    client: VllmPolicyClient, vllm_endpoint: PolicyEndpoint, vllm_model: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("peft")
     from tests.helpers.peft_adapters import load_base, score_with_peft, write_peft_adapter
 
-    folder, url = packaged_model.folder(), str(vllm_endpoint.base_url)
+    folder, url = vllm_model, str(vllm_endpoint.base_url)
     base, before = load_base(folder), client.version
     adapter = write_peft_adapter(
-        folder, tmp_path / "red", target_modules="all-linear", strength=0.05, loaded=base
+        folder, tmp_path / "red", target_modules="all-linear", strength=0.1, loaded=base
     )
     other = write_peft_adapter(folder, tmp_path / "blue", strength=0.2, loaded=base)
     chance = random.Random("named")
