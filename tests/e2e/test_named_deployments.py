@@ -35,8 +35,7 @@ def test_deployments_that_do_not_fit_together_are_refused_before_one_starts(kumi
     run = kumite("run", config_of(tmp_path, ray={"num_cpus": 4}), "--out", out)
     assert run.wait() != 0
     said = " ".join(run.output.split())
-    assert "policies.judge: the deployments take 6 logical CPUs together (policy 3, policies.judge 3)" in said
-    assert "and Ray has 4: raise ray.num_cpus (they are not cores), or have it be of kind `adapter`" in said
+    assert "ray.num_cpus is 4, and this run's policy and workers ask for 6.5: raise it" in said
     run = kumite("run", config_of(tmp_path, judge={"cpu_kv_cache_gb": 100_000}), "--out", out)
     assert run.wait() != 0
     said = " ".join(run.output.split())
