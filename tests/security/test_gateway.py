@@ -256,6 +256,7 @@ seen = json.dumps([[status(each) for each in answers], [status(each) for each in
         answers, raw = json.loads(await run(session, code, KEY=gateway.key))
         assert answers.count("200") == 2, answers  # half of a surrogate pair is mended, and is a message
         assert set(answers) == {"400", "200"}, answers
+        assert raw.pop(1) == "b''", "empty lines before a request are passed over, and there was none"
         assert set(raw) <= {"400", "401"}, raw  # what the sender of HTTP/2 lacks first is a key
         await cell.pool.release(session)
     await cell.unharmed()

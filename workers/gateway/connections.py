@@ -82,8 +82,10 @@ class _Connection(HttpToolsProtocol):
             self.send_400_response(f"A head of more than {_HEADER_BYTES:,} bytes.")
 
     def on_headers_complete(self) -> None:
-        """Begins with a request."""
+        """Begins with a request. One to another host, as to a proxy, has a path that there is not."""
         self._overhead = 0
+        if not self.url.startswith(b"/"):
+            self.url = b"/" + self.url
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
