@@ -31,9 +31,16 @@ def shown(folder: Path) -> Iterator[Viewer]:
         yield viewer
 
 
+def new_page(shown: Viewer) -> Any:
+    """One more page of the same browser."""
+    browser = shown.page.context.browser
+    assert browser is not None
+    return browser.new_page(viewport={"width": 1280, "height": 900})
+
+
 @pytest.fixture
 def report(shown: Viewer, folder: Path) -> Iterator[Any]:
-    page = shown.page.context.new_page()
+    page = new_page(shown)
     page.goto(f"file://{folder / 'report.html'}")
     page.wait_for_selector("tbody tr")
     yield page
@@ -107,7 +114,7 @@ def test_a_report_compares_versions_of_the_weights(shown: Viewer, report: Any) -
 
 
 def test_what_a_report_lacks_is_no_link(shown: Viewer, folder: Path) -> None:
-    page = shown.page.context.new_page()
+    page = new_page(shown)
     page.goto(f"file://{folder / 'one-task.html'}")
     page.wait_for_selector("figure:has-text('samples disagree') tbody tr")
     assert page.locator("figure:has-text('samples disagree') tbody a").count() == 0

@@ -84,8 +84,8 @@ def test_a_note_is_kept_and_its_tag_selects_episodes(viewer: Viewer) -> None:
     page = viewer.open(f"/run/{viewer.keys[3]}/episode/{2:016x}", "#step-0")
     page.click("summary:has-text('notes')")
     page.fill(".notes input", "look-again, odd")
-    page.fill(".notes textarea", "Why does it resist?")
     with page.expect_response(lambda answer: "resist" in (answer.request.post_data or "")):
+        page.fill(".notes textarea", "Why does it resist?")
         page.press(".notes input", "Tab")
     page.wait_for_selector(".notes [role=status]:has-text('kept')")
     viewer.open(f"/run/{viewer.keys[3]}/episodes", "tbody a:text-is('odd')")
