@@ -104,11 +104,13 @@ def mend_body(raw: bytes) -> bytes:
     Raises:
         GatewayError: As `decode_body` does, for its form.
     """
+    if _MAY_BE_SURROGATE.search(raw):
+        return json.dumps(decode_body(raw)).encode()
     try:
         check_form(raw, "a body")
     except ProtocolError as error:
         raise GatewayError("invalid", f"the body is no JSON that can be taken: {error}") from error
-    return json.dumps(decode_body(raw)).encode() if _MAY_BE_SURROGATE.search(raw) else raw
+    return raw
 
 
 def _replace_surrogates(body: Any) -> Any:

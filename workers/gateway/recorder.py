@@ -16,6 +16,7 @@ from workers.gateway.branches import Branches, Place, Step
 from workers.gateway.calls import ModelAnswer, ModelRequest, has_pictures
 from workers.gateway.errors import GatewayError
 from workers.gateway.limits import LimitWatch
+from workers.policy.endpoint import check_version
 from workers.policy.exact_client import ExactPolicyClient
 from workers.policy.refusals import is_about_the_request
 
@@ -247,15 +248,10 @@ class CallRecorder:
         return GatewayError("unavailable", str(error))
 
     def _check_version(self) -> None:
-        trace = self._trace
-        versions = trace.turn_versions()
-        began = versions[0] if versions else trace.policy_version
-        if trace.newest_version is None and trace.policy_version != began:
-            error = StaleEpisode(
-                f"it began on version {began}, and version {trace.policy_version} has taken its place; with "
-                "policy.in_flight `move`, it would go on"
-            )
-            raise self._fail(error)
+        try:
+            check_version(self._trace)
+        except StaleEpisode as error:
+            raise self._fail(error) from error
 
     def _begin(self) -> float:
         """Notes that the policy thinks; the time until now was the agent's."""
