@@ -117,3 +117,14 @@ def vllm_endpoint(vllm_cache: Path, vllm_model: Path) -> PolicyEndpoint:
     told = json.loads(done.stdout.splitlines()[-1])
     assert "endpoint" in told, told
     return PolicyEndpoint.model_validate(told["endpoint"])
+
+
+@pytest.fixture(scope="module")
+def model_weights(vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path) -> None:
+    """The deployment serves the model's own weights, whatever the tests before this module have given it."""
+    from cluster.policy.vllm import kept_policy
+    from tests.helpers.asking import read_served_version
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUMITE_CACHE", str(vllm_cache))
+        kept_policy.update_kept_policy(vllm_model, read_served_version() + 1)

@@ -15,7 +15,6 @@ import yaml
 from cluster.config.file import load_config
 from cluster.dataset.episodes import iterate_records
 from cluster.policy.models import packaged_model
-from cluster.policy.vllm import kept_policy
 from cluster.policy.vllm.cpu_precision import cpu_precision
 from cluster.verify.checks import Verification, verify
 from cluster.verify.rescore import Scorer
@@ -26,7 +25,7 @@ from workers.policy.content_format import ContentFormat, detect_content_format
 from workers.records import StepRecord
 from workers.settings import PolicyEndpoint, SamplingSettings
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500), pytest.mark.usefixtures("model_weights")]
 
 FREELY: dict[str, Any] = {"max_tokens": 40}
 Reference = Callable[[StepRecord], list[float]]
@@ -35,14 +34,6 @@ Reference = Callable[[StepRecord], list[float]]
 @pytest.fixture(autouse=True)
 def finds_the_kept_policy(vllm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUMITE_CACHE", str(vllm_cache))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _weights_of_the_model(vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path) -> None:
-    """The model's own weights are served: other tests have given the deployment adapters."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUMITE_CACHE", str(vllm_cache))
-        kept_policy.update_kept_policy(vllm_model, read_served_version() + 1)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +62,7 @@ def play(folder: Path, endpoint: PolicyEndpoint, model: Path, sampling: dict[str
             {
                 "environment": {"id": "tests.helpers.looking_environment"},
                 "policy": {"kind": "vllm", "model": str(model), "tokens": tokens, "sampling": sampling},
-                "limit": 3,
+                "limit": 8,
             }
         )
     )

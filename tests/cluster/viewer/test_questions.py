@@ -113,7 +113,7 @@ def test_which_tools_calls_fail(visitor: Visitor) -> None:
     visitor.open_run("workspace")
     assert "100 %" in visitor.read("figure:has(figcaption:text-is('tools')) tbody tr")
     visitor.click("figure:has(figcaption:text-is('tools')) tbody tr")
-    assert "2 episodes" in visitor.read("main")
+    assert "write_file" in visitor.read("main:has-text('2 episodes')")
 
 
 def test_what_did_the_agent_change_and_which_tests_failed(visitor: Visitor) -> None:

@@ -16,7 +16,7 @@ from cluster.policy.weights.probe import AdapterProbe
 from cluster.policy.weights.versions import VersionFolder
 from workers.settings import PolicyEndpoint
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500), pytest.mark.usefixtures("model_weights")]
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": "all-linear"},
