@@ -15,8 +15,8 @@ from workers.environments.tracing import EpisodeTrace
 from workers.gateway.connections import Gateway
 from workers.gateway.limits import AgentLimits, LimitWatch
 from workers.gateway.recorder import CallRecorder
+from workers.policy.classic_client import make_client
 from workers.policy.endpoint import sampling_args
-from workers.policy.exact_client import make_client
 from workers.records import StepRecord
 from workers.settings import PolicyEndpoint
 

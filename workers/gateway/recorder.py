@@ -17,7 +17,6 @@ from workers.gateway.calls import ModelAnswer, ModelRequest, has_pictures
 from workers.gateway.errors import GatewayError
 from workers.gateway.limits import LimitWatch
 from workers.policy.endpoint import check_version
-from workers.policy.exact_client import ExactPolicyClient
 from workers.policy.refusals import is_about_the_request
 
 _ANSWERS_WITHIN = 30.0
@@ -55,6 +54,10 @@ class CallRecorder:
     def model(self) -> str:
         """The policy's name."""
         return str(self._state["model"])
+
+    @property
+    def _is_exact(self) -> bool:
+        return bool(getattr(self._state["client"], "is_exact", False))  # the oracle has no tokens
 
     def start(self) -> None:
         """Says that the agent begins now."""
@@ -130,7 +133,7 @@ class CallRecorder:
             await self._check_whose(error)
             if isinstance(error, PolicyRefusal):
                 raise self._refused("refused", error) from error
-        if place.lineage and isinstance(self._state["client"], ExactPolicyClient):
+        if place.lineage and self._is_exact:
             self.branches.begin_branch(place)  # it may be that it can't go on exactly
         try:
             return await self._put(place, tools, sampling)
@@ -213,7 +216,7 @@ class CallRecorder:
         most = [each["max_tokens"] for each in (sampling, asked) if each.get("max_tokens") is not None]
         if most:
             sampling["max_tokens"] = min(most)
-        if isinstance(self._state["client"], ExactPolicyClient):
+        if self._is_exact:
             if has_pictures(request.messages):
                 raise GatewayError(
                     "invalid", "images: this policy samples exact tokens and reads text only; leave them out"

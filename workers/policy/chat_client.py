@@ -31,6 +31,9 @@ class ChatPolicyClient(OpenAIChatCompletionsClient):
         PolicyError: The endpoint has no URL.
     """
 
+    is_exact = False
+    """Whether each turn goes on from the token ids of the last, or fails."""
+
     def __init__(self, endpoint: PolicyEndpoint) -> None:
         self._endpoint = endpoint
         self._asked = EndpointClient(endpoint)

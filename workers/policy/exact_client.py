@@ -10,7 +10,7 @@ from verifiers.legacy.clients.renderer_client import RendererClient
 from verifiers.legacy.types import Response
 
 from workers.errors import PolicyError, TemplateError
-from workers.policy.chat_client import ChatPolicyClient, fill_empty_content
+from workers.policy.chat_client import fill_empty_content
 from workers.policy.endpoint import open_client, request_answer, versioned_model_name
 from workers.policy.endpoint_watch import EndpointWatch
 from workers.policy.exact_answers import read_answer, read_cached_tokens
@@ -43,6 +43,8 @@ class ExactPolicyClient(_RendererClient):
         PolicyError: The endpoint has no URL.
         TemplateError: No renderer is exact for the model.
     """
+
+    is_exact = True
 
     def __init__(self, endpoint: PolicyEndpoint) -> None:
         self._endpoint = endpoint
@@ -128,8 +130,3 @@ class ExactPolicyClient(_RendererClient):
             "policy.tokens is `exact`, and this turn's prompt cannot go on from the last one verbatim: "
             f"{reason}; set policy.tokens to `per_turn`"
         )
-
-
-def make_client(endpoint: PolicyEndpoint) -> "ChatPolicyClient | ExactPolicyClient":
-    """The client for an endpoint, by what it asks of tokens."""
-    return ExactPolicyClient(endpoint) if endpoint.tokens == "exact" else ChatPolicyClient(endpoint)

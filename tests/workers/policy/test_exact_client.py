@@ -13,9 +13,10 @@ from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
 from workers.errors import PolicyError, TemplateError
 from workers.policy.chat_template import ChatTemplate
+from workers.policy.classic_client import make_client
 from workers.policy.endpoint import sampling_args
 from workers.policy.exact_answers import read_answer
-from workers.policy.exact_client import ExactPolicyClient, make_client
+from workers.policy.exact_client import ExactPolicyClient
 from workers.policy.sampling_keys import ExactRequest
 from workers.policy.template_renderer import make_renderer
 from workers.settings import PolicyEndpoint, SamplingSettings

@@ -13,8 +13,8 @@ from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
 from workers.errors import PolicyError
 from workers.policy.chat_template import ChatTemplate
+from workers.policy.classic_client import make_client
 from workers.policy.endpoint import sampling_args
-from workers.policy.exact_client import make_client
 from workers.policy.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.settings import PolicyEndpoint, SamplingSettings
 

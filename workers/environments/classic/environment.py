@@ -23,8 +23,8 @@ from workers.environments.tool_errors import note_tool_errors, observe_calls
 from workers.environments.tracing import EpisodeTrace, Turn
 from workers.errors import EnvironmentLoadError, EpisodeFailed
 from workers.failures import failure_kind
+from workers.policy.classic_client import make_client
 from workers.policy.endpoint import check_version
-from workers.policy.exact_client import make_client
 from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, StepRecord
 from workers.sandbox.base import Session, ToolsetSpec

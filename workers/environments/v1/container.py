@@ -50,6 +50,10 @@ class ContainerRuntime(_Runtime):
         self._session: Session | None = None
         self._machine: Machine | None = None
         self._description: Description | None = None
+        self.background: Program | None = None
+        """The program that was started last to run until `stop`."""
+        self.server_python: str | None = None
+        """The Python that was made here for the server of a toolset."""
         self._taking = asyncio.Lock()
 
     @property
@@ -100,7 +104,7 @@ class ContainerRuntime(_Runtime):
     async def run_background(self, argv: list[str], env: dict[str, str], log: str) -> None:
         """Starts a program that runs until `stop`."""
         machine = await self._ready()
-        await self.see(machine.start(argv, self.process_env(env), log=log, user=self._user))
+        self.background = await self.see(machine.start(argv, self.process_env(env), log=log, user=self._user))
 
     async def write(self, path: str, data: bytes) -> None:
         """Writes a file; as another user, by a program of that user's."""
@@ -108,19 +112,26 @@ class ContainerRuntime(_Runtime):
         if self._user is None:
             await self.see(machine.write(path, data))
             return
-        program = await self.see(
-            machine.start(
-                ["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1"', "sh", path],
-                self.process_env({}),
-                stdin=True,
-                user=self._user,
-            )
-        )
+        try:
+            await self.pipe(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1"', "sh", path], data)
+        except _SandboxError as error:
+            raise SandboxError(f"write {path!r}: {error}") from error.__cause__
+
+    async def pipe(self, argv: list[str], data: bytes) -> bytes:
+        """Runs a program that reads something: what it prints.
+
+        Raises:
+            SandboxError: It fails; with the end of what it says of that.
+        """
+        machine = await self._ready()
+        env = self.process_env({})
+        program = await self.see(machine.start(argv, env, stdin=True, user=self._user))
         await self.see(program.write(data))
         await self.see(program.write(b""))
-        status, _, err = await self.see(program.collect())
+        status, out, err = await self.see(program.collect())
         if status:
-            raise SandboxError(f"write {path!r}: {err.decode(errors='replace').strip()[-500:]}")
+            raise SandboxError(err.decode(errors="replace").strip()[-500:])
+        return out
 
     async def _read(self, path: str, max_bytes: int | None = None) -> bytes:
         machine = await self._ready()

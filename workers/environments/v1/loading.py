@@ -115,15 +115,15 @@ def _check_playable(settings: EnvironmentSettings, loaded: Any) -> None:
     from verifiers.v1.harnesses.null import NullHarness
     from verifiers.v1.utils import compile as pairings
 
+    from workers.environments.v1.sandboxes import toolsets_of
     from workers.environments.v1.toolsets import why_not_served
 
     env: Any = loaded
     harnesses: dict[str, Any] = env._harnesses
     has_program = any(not isinstance(harness, NullHarness) for harness in harnesses.values())
-    taskset: Any = env.taskset
     task_class: Any = env._task_cls
     try:
-        toolsets: list[Any] = [*task_class.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+        toolsets = toolsets_of(env)
     except Exception as error:
         _log.warning("the toolsets of %s cannot be made", settings.id, exc_info=error)
         said = " ".join(str(error).split())[:500]

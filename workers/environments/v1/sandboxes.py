@@ -25,14 +25,16 @@ _MIB_PER_GB = 1000**3 / 1024**2
 def find_toolset(env: Any) -> ToolsetSpec | None:
     """What its containers have loaded; None: it needs none.
 
-    One is needed by a harness that is a program, by tasks that say so, and by hooks that ask for `runtime`.
+    One is needed by a harness that is a program, by tasks that say so, by hooks that ask for `runtime`, and
+    by toolsets that are to have one of their own.
 
     Args:
         env: A `verifiers.v1` Env.
     """
     seated: dict[str, Any] = env._harnesses
     programs = [harness for harness in seated.values() if not isinstance(harness, NullHarness)]
-    if not programs and not _asks_for_runtime(env._task_cls):
+    asks = _asks_for_runtime(env._task_cls) or any(map(wants_container, toolsets_of(env)))
+    if not programs and not asks:
         return None
     names = [type(harness).__module__.split(".")[-2] for harness in programs]
     images = {_IMAGES.get(name, _IMAGE) for name in names} or {_IMAGE}
@@ -43,6 +45,18 @@ def find_toolset(env: Any) -> ToolsetSpec | None:
         taken_by_environment=True,
         writable_folders=_WRITABLE,
     )
+
+
+def toolsets_of(env: Any) -> list[Any]:
+    """The toolsets of an environment's tasks, and those that its tasks share."""
+    taskset: Any = env.taskset
+    return [*env._task_cls.toolsets(taskset.config.task), *taskset.toolsets(taskset.config)]
+
+
+def wants_container(toolset: Any) -> bool:
+    """Whether a toolset is to run in a container of its own."""
+    config = toolset.config
+    return not config.url and not getattr(config, "colocated", False) and config.runtime.type != "subprocess"
 
 
 def _asks_for_runtime(task_class: Any) -> bool:

@@ -86,6 +86,8 @@ def handy(toolset, **config):
 
 WithTools = handy(Tool, colocated=True)
 WithBoxedTools = handy(Tool, runtime={"type": "docker"})
+WithBoxedCode = handy(Code, runtime={"type": "docker", "image": "mine:1"})
+WithRestrictedTools = handy(Tool, runtime={"type": "docker", "block": ["*"]})
 WithCode = handy(Code)
 
 
@@ -197,18 +199,17 @@ def test_a_seats_model_or_client_names_its_policy(tmp_path, key):
     ("exported", "harness", "said"),
     [
         ("WithTools", "null", r"its toolset 'tool' is `colocated` .* set `colocated: false`"),
+        ("WithRestrictedTools", "null", r"its toolset 'tool' has `allow` or `block` .* sandbox\.allow names"),
         (
-            "WithBoxedTools",
+            "WithCode",
             "null",
-            r"its toolset 'tool' wants a container of its own \(`runtime\.type: docker`\)",
+            r"its toolset 'code' runs what the policy wrote .* set `runtime: ",
         ),
         (
-            "WithBoxedTools",
+            "WithCode",
             "bash",
-            r"wants a container of its own .* or is `colocated: true` with its program",
+            r"its toolset 'code' runs what the policy .* set `colocated: true` or `runtime",
         ),
-        ("WithCode", "null", r"its toolset 'code' runs what the policy wrote .* none is there"),
-        ("WithCode", "bash", r"its toolset 'code' runs what the policy wrote .* set `colocated: true`"),
         ("WithTools", "mini_swe_agent", r"Harness 'mini_swe_agent' does not support MCP tools"),
     ],
 )
@@ -221,6 +222,12 @@ def test_toolsets_that_cannot_be_served_are_refused(tmp_path, exported, harness,
 def test_a_program_may_have_a_toolset_beside_it(tmp_path):
     path = write(tmp_path, "own_beside", "WithTools")
     assert opened(path, agent={"harness": {"id": "bash"}}).has_tools
+
+
+@pytest.mark.parametrize("exported", ["WithBoxedTools", "WithBoxedCode"])
+def test_a_chat_may_have_a_toolset_in_a_container_for_which_episodes_get_sandboxes(tmp_path, exported):
+    toolset = opened(write(tmp_path, f"own_{exported.lower()}", exported)).toolset
+    assert toolset is not None and toolset.image == "harness"
 
 
 def test_seats_that_need_several_images_have_the_one_of_all(tmp_path):
