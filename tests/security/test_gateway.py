@@ -20,10 +20,12 @@ pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="module")]
 
 HTTP = """
 import threading
-def exchange(data, end=None):
-    "Sends bytes, and gives all that comes until the other side has closed."
+def exchange(data, end=None, is_all=False):
+    "Sends bytes, and gives all that comes until the other side has closed; these may be all."
     end = end or connect()
-    try: end.sendall(data)
+    try:
+        end.sendall(data)
+        if is_all: end.shutdown(socket.SHUT_WR)
     except OSError: pass
     seen = b""
     try:
@@ -244,7 +246,7 @@ bodies = [b'{"messages": "\\xff\\xfe"}', b"[" * 1_000_000, b'{"a":' * 500_000, b
     b'{"messages": [{"role": "user", "content": ' + b"[" * 900 + b"]" * 900 + b"}]}",
     b"9" * 100_000]
 answers = [exchange(request("POST " + path, body, key=KEY)) for path in ROUTES for body in bodies]
-raw = [exchange(data) for data in (
+raw = [exchange(data, is_all=True) for data in (
     b"\\xff" * 100_000,
     b"\\r\\n\\r\\n",
     b"GET\\r\\n\\r\\n",

@@ -1,3 +1,5 @@
+import type { ComponentChildren } from "preact";
+
 import type { Cell, Histogram, Mean } from "./api";
 import { label, number, seconds } from "./format";
 
@@ -27,22 +29,32 @@ export function Bars({ title, data, unit }: { title: string; data: Histogram | n
   );
 }
 
-/** Means with their 95 % intervals on one scale. */
-export function Intervals({ title, rows, onPick }: { title: string; rows: [string, Mean][]; onPick?: (name: string) => void }) {
+interface IntervalsProps {
+  title: string;
+  rows: [string, Mean][];
+  onPick?: (name: string) => void;
+  /** Whether the rows are different quantities: shares are drawn from 0 to 1, and others from 0 to their own end. */
+  mixed?: boolean;
+  choice?: ComponentChildren;
+}
+
+/** Means with their 95 % intervals. */
+export function Intervals({ title, rows, onPick, mixed, choice }: IntervalsProps) {
   if (!rows.length) return null;
-  const top = Math.max(1, ...rows.map(([, mean]) => mean.high));
-  const bottom = Math.min(0, ...rows.map(([, mean]) => mean.low));
-  const x = (value: number) => (100 * (value - bottom)) / (top - bottom);
+  const spans = (means: Mean[]) => [Math.min(0, ...means.map((mean) => mean.low)), Math.max(1, ...means.map((mean) => mean.high))];
+  const common = spans(rows.map(([, mean]) => mean));
   return (
     <figure class="intervals">
-      <figcaption>{title} <span class="dim small">mean, 95 % interval</span></figcaption>
-      {rows.map(([name, mean]) => (
-        <div class="interval" title={`${number(mean.value)}, 95 % interval ${number(mean.low)} to ${number(mean.high)}, ${mean.episodes} episodes`}>
+      <figcaption>{title} <span class="dim small">mean, 95 % interval{mixed && "; each from 0 to 1, or to its own end"}</span>{choice}</figcaption>
+      {rows.map(([name, mean]) => {
+        const [bottom, top] = mixed ? spans([mean]) : common;
+        const x = (value: number) => (100 * (value - bottom)) / (top - bottom);
+        return <div class="interval" title={`${number(mean.value)}, 95 % interval ${number(mean.low)} to ${number(mean.high)}, ${mean.episodes} episodes`}>
           {onPick ? <button class="plain" onClick={() => onPick(name)}>{label(name)}</button> : <span>{label(name)}</span>}
           <span class="track"><i class="range" style={{ left: `${x(mean.low)}%`, width: `${Math.max(0.5, x(mean.high) - x(mean.low))}%` }} /><i class="point" style={{ left: `${x(mean.value)}%` }} /></span>
           <span class="number">{number(mean.value)} <span class="dim small">[{number(mean.low, 2)}, {number(mean.high, 2)}] n={mean.episodes}</span></span>
-        </div>
-      ))}
+        </div>;
+      })}
     </figure>
   );
 }

@@ -98,8 +98,8 @@ function RunsPage() {
           ))}</tbody>
         </table></div>
         {charted.length > 1 && <div class="figures">
-          <label class="small broad">chart <select value={metric} onChange={(event) => setMetric(event.currentTarget.value)}>{names.map((name) => <option value={name}>{label(name)}</option>)}</select></label>
-          <Intervals title={`${label(metric)} by run`} rows={charted.map((run) => [run.name, run.summary.means[metric]])} />
+          <Intervals title={`${label(metric)} by run`} rows={charted.map((run) => [run.name, run.summary.means[metric]])}
+            choice={<label class="choice small">chart <select value={metric} onChange={(event) => setMetric(event.currentTarget.value)}>{names.map((name) => <option value={name}>{label(name)}</option>)}</select></label>} />
         </div>}
       </Waiting>
     </main>

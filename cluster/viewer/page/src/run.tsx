@@ -63,7 +63,7 @@ export function RunPage({ run, progress }: { run: string; progress: number }) {
       {head && !answer.error && <Head run={run} head={head} />}
       <Waiting of={answer}>{found && <>
         <Section title="outcome">
-          <Intervals title="metrics" rows={present(found.means)} onPick={(name) => go(["run", run, "episodes"], new URLSearchParams({ sort: `-${name}` }))} />
+          <Intervals title="metrics" mixed rows={present(found.means)} onPick={(name) => go(["run", run, "episodes"], new URLSearchParams({ sort: `-${name}` }))} />
           <Bars title="reward" data={found.histograms.reward} />
           <Counts title="failures by stage" column="error_stage" rows={found.counts.error_stage} run={run} />
           <Counts title="failures by kind" column="error_kind" rows={found.counts.error_kind} run={run} />
