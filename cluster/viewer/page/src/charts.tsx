@@ -33,7 +33,7 @@ interface IntervalsProps {
   title: string;
   rows: [string, Mean][];
   onPick?: (name: string) => void;
-  /** Whether the rows are different quantities: shares are drawn from 0 to 1, and others from 0 to their own end. */
+  /** Whether the rows are different quantities, each drawn from 0 to 1, or to where its interval ends. */
   mixed?: boolean;
   choice?: ComponentChildren;
 }
@@ -45,7 +45,7 @@ export function Intervals({ title, rows, onPick, mixed, choice }: IntervalsProps
   const common = spans(rows.map(([, mean]) => mean));
   return (
     <figure class="intervals">
-      <figcaption>{title} <span class="dim small">mean, 95 % interval{mixed && "; each from 0 to 1, or to its own end"}</span>{choice}</figcaption>
+      <figcaption>{title} <span class="dim small">mean, 95 % interval{mixed && "; each on a scale of its own"}</span>{choice}</figcaption>
       {rows.map(([name, mean]) => {
         const [bottom, top] = mixed ? spans([mean]) : common;
         const x = (value: number) => (100 * (value - bottom)) / (top - bottom);
