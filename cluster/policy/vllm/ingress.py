@@ -37,6 +37,11 @@ _ROUTES: dict[str, Any] = {
 class PolicyIngress(_Ingress, _Broadcastable):
     """Ray Serve LLM's ingress and our routes."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._routed: set[str] = set()
+        """Models of which a request has been routed."""
+
     async def _get_model_id(self, model: str | None) -> str:
         """What to route by: an adapter goes where it is loaded, and full weights are everywhere."""
         base: Any = super()
@@ -44,6 +49,20 @@ class PolicyIngress(_Ingress, _Broadcastable):
         own = next(iter(self._model_cards))
         version = parse_version(found, own)
         return found if version is None or VersionFolder.of_replica().adapter(version) else own
+
+    async def _broadcast_to_replicas(self, model: str, method: str, kwargs: Any = None) -> list[Any]:
+        """What every replica answers.
+
+        Before the first request, Ray's broadcast may make the handle's router outside of the router's loop,
+        where it fails as long as nothing is routed ("no running event loop"): so something is.
+        """
+        if model not in self._routed:
+            handle = self._get_configured_serve_handle(await self._get_model_id(model))
+            async for _ in handle.answers.remote():
+                pass
+            self._routed.add(model)
+        base: Any = super()
+        return await base._broadcast_to_replicas(model, method, kwargs)
 
     async def generate_tokens(self, request: Request) -> Response:
         """Tokens in, tokens out: vLLM's route, with `token_ids` and `sampling_params`."""

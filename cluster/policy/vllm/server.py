@@ -100,6 +100,10 @@ class PolicyServer(_LLMServer):
         raw_request = raw_request_info.to_starlette_request() if raw_request_info else None
         yield await self.engine.generate_tokens(request.body, raw_request)
 
+    async def answers(self) -> AsyncGenerator[None]:
+        """Yields once: whoever asks knows that requests are routed here."""
+        yield None
+
     async def engine_metrics(self) -> dict[str, Any]:
         """This replica's counts."""
         return dataclasses.asdict(self.engine.counts.metrics)
