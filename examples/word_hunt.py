@@ -27,6 +27,11 @@ class HuntTask(vf.Task[HuntData]):
             text = f"The word is {self.data.answer}.\n" if name == self.data.place else "Nothing is here.\n"
             await runtime.write(name, text.encode())
 
+    async def validate(self, runtime: vf.Runtime) -> bool:
+        """Whether the word is where it is said to be, and nowhere else."""
+        found = await runtime.run(["grep", "-rl", self.data.answer, "notes"], {})
+        return found.stdout.split() == [self.data.place]
+
     @vf.reward
     async def written(self, runtime: vf.Runtime) -> float:
         """Whether the file that was asked for holds the word, and nothing else."""

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from cluster.cli.debug import as_classic, local_worker_settings, refuse_own_packages
 from cluster.config import OraclePolicy, RunConfig
-from cluster.errors import ConfigError
 from cluster.plan.plan import Plan, load_plan, row_task_id
 from workers.environments.base import RolloutEnvironment, TaskEnvironment
 from workers.episode import EpisodePlayer
@@ -16,7 +15,7 @@ from workers.policy.oracle_client import OracleClient
 from workers.records import EpisodeRecord, EpisodeResult, EpisodeSpec, Record
 from workers.sandbox.base import Owner
 from workers.sandbox.pools import SandboxPools
-from workers.settings import WorkerSettings
+from workers.settings import SandboxSettings, WorkerSettings
 
 _MAX_IN_FLIGHT = 4
 
@@ -59,12 +58,8 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
     config = config.model_copy(update={"policy": OraclePolicy(kind="oracle")})
     loaded, plan = load_plan(config, "validate", shuffled_by=config.name)
     if loaded.api == "v1":
-        if loaded.toolset is not None:
-            raise ConfigError(
-                f"environment.id: the tasks of {config.environment.id} need a container, which `kumite tasks "
-                "--validate` does not make for a v1 taskset yet; use verifiers' own `validate`"
-            )
-        return _ask_tasks(loaded, plan)
+        sandbox = local_worker_settings(config, loaded, lambda line: None, process=False).sandbox
+        return _ask_tasks(loaded, plan, sandbox)
     refuse_own_packages(config, "kumite tasks --validate")
     environment = as_classic(config, loaded, "kumite tasks --validate")
     settings = local_worker_settings(config, environment, lambda line: None, process=False)
@@ -73,10 +68,10 @@ def validate_tasks(config: RunConfig) -> list[TaskValidation]:
     return [_judge_task(spec, *results) for spec, *results in zip(specs, solved, idle, strict=True)]
 
 
-def _ask_tasks(environment: TaskEnvironment, plan: Plan) -> list[TaskValidation]:
+def _ask_tasks(environment: TaskEnvironment, plan: Plan, sandbox: SandboxSettings) -> list[TaskValidation]:
     found: list[TaskValidation] = []
     for row in plan.rows():
-        untouched, complaint = cast(Any, environment).validate_task(row)
+        untouched, complaint = cast(Any, environment).validate_task(row, sandbox)
         found.append(
             TaskValidation(
                 task_id=row_task_id(row),

@@ -12,7 +12,7 @@ from workers.errors import EnvironmentLoadError
 from workers.lanes.interpreter import OwnPython, own_environment, start_command
 from workers.lanes.wire import read_message_now, send_message_now
 from workers.sandbox.base import ToolsetSpec
-from workers.settings import EnvironmentSettings, Split
+from workers.settings import EnvironmentSettings, SandboxSettings, Split
 
 _END_TIMEOUT = 5.0
 """Seconds that the process gets to end once nobody asks any more."""
@@ -68,13 +68,15 @@ class EnvironmentApart:
         other._settings = self._settings.model_copy(update={"split": split})
         return other
 
-    def validate_task(self, row: dict[str, Any]) -> tuple[float | None, str | None]:
+    def validate_task(
+        self, row: dict[str, Any], sandbox: SandboxSettings | None = None
+    ) -> tuple[float | None, str | None]:
         """What a v1 environment's own check finds in a task; see `V1Environment.validate_task`.
 
         Raises:
             EnvironmentLoadError: The task cannot be checked.
         """
-        return self._planner.ask(("validate", row), self._settings.id)
+        return self._planner.ask(("validate", (row, sandbox)), self._settings.id)
 
     async def tear_down(self) -> None:
         """Ends the process that is asked for tasks."""

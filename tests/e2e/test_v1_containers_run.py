@@ -84,3 +84,12 @@ def test_the_example_is_played_by_bash_of_0_4_0_in_containers_and_leaves_none(ku
     assert episodes["reward"] == [1.0, 1.0]
     assert {json.loads(metrics)["commands"] for metrics in episodes["metrics"]} == {2.0}
     assert containers(out.name) == []
+
+
+@pytest.mark.parametrize("requirements", [[], ["verifiers==0.4.0"]], ids=["0.3.1", "0.4.0"])
+def test_its_tasks_check_themselves_in_containers_that_end(kumite, requirements):
+    options = ["--set", f"environment.requirements={json.dumps(requirements)}"] if requirements else []
+    checked = kumite("tasks", EXAMPLE, "--validate", "--set", "limit=2", *options)
+    assert checked.wait() == 0, checked.output
+    assert "2 of 2 tasks pass the taskset's own check" in checked.output
+    assert containers("validate") == []

@@ -47,10 +47,10 @@ def main() -> NoReturn:
             send_message_now(asked, _answer(environment, rows, what, given))
 
 
-def _validate(environment: Any, row: dict[str, Any]) -> tuple[str, Any]:
+def _validate(environment: Any, given: Any) -> tuple[str, Any]:
     """What the environment's own check finds in a task."""
     try:
-        return "is", environment.validate_task(row)
+        return "is", environment.validate_task(*given)
     except Exception as error:  # noqa: BLE001 - code of the environment's, whatever it raises
         return "failed", f"environment.id: a task cannot be checked: {type(error).__name__}: {error}"
 

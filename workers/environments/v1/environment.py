@@ -33,7 +33,7 @@ from workers.errors import EnvironmentLoadError, EpisodeFailed
 from workers.policy.endpoint import sampling_args
 from workers.records import StepRecord
 from workers.sandbox.base import Session, ToolsetSpec
-from workers.settings import EnvironmentSettings, PolicyEndpoint, Split
+from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, Split
 
 _log = logging.getLogger(__name__)
 _Task: Any = Task
@@ -172,10 +172,17 @@ class V1Environment:
         trace.stage = "scoring"
         return steps.make_rollout(play, list(episode.traces), self._seats, self._asks_tokens)
 
-    def validate_task(self, row: dict[str, Any]) -> tuple[float | None, str | None]:
-        """What `validate_task` finds in a task of `rows`."""
+    def validate_task(
+        self, row: dict[str, Any], sandbox: SandboxSettings | None = None
+    ) -> tuple[float | None, str | None]:
+        """What `validate_task` of `validation` finds in a task of `rows`.
+
+        Args:
+            row: The task.
+            sandbox: What containers are like, where the environment needs them.
+        """
         with log_library_output():
-            return asyncio.run(validate_task(self._task_of(row)))
+            return asyncio.run(validate_task(self._task_of(row), self.toolset, sandbox))
 
     def _task_of(self, row: dict[str, Any]) -> Any:
         data = self._task_class.data_type().model_validate_json(row["task_data"])
