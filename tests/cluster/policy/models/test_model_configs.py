@@ -1,6 +1,7 @@
 """Configs of popular families: what a trainer saves is the same model, and real differences are told."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from cluster.policy.models import model_configs
 from cluster.policy.models.model_configs import config_difference, is_tied
 from tests.helpers.family_configs import FAMILIES, hub_config
 
-pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
 
 
 @pytest.fixture(autouse=True)

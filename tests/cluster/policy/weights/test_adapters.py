@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cluster.errors import UpdateRefused
 from cluster.policy.weights.adapters import check_adapter
 from cluster.policy.weights.versions import VersionFolder
 
-pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cluster.errors import UpdateRefused
 from cluster.policy.weights import checkpoints
 from cluster.policy.weights.versions import VersionFolder
 
-pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 
 @pytest.fixture(scope="module")
