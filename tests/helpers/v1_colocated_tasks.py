@@ -29,6 +29,12 @@ def count(by: int) -> str:
     return f"{state['count']} of {PROMPT} {open('/etc/hostname').read().strip()}"
 
 
+@mcp.tool()
+def die() -> str:
+    """Ends the server."""
+    os._exit(1)
+
+
 listener = socket.socket()
 listener.bind(("127.0.0.1", 0))
 with open(os.environ["MCP_PORT_FILE"], "w") as file:

@@ -22,6 +22,7 @@ from workers.cancellation import cancel_and_wait
 from workers.environments.v1.container import ContainerRuntime
 from workers.environments.v1.play import current_play
 from workers.environments.v1.runtime_config import read_runtime
+from workers.environments.v1.tool_endpoints import select_headers
 from workers.environments.v1.tool_results import to_chat_content
 
 _launch: Any = launch
@@ -36,8 +37,6 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as server:
         sys.stdout.buffer.write(piece)
 """
 _HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-_PASSED_ON = ("accept", "content-type")
-"""Headers that a program and the server are told of each other, beside MCP's own."""
 
 
 @asynccontextmanager
@@ -110,6 +109,19 @@ class Server:
                 f"the toolset's server in its container does not answer: {type(error).__name__}: {error}"
             ) from error
 
+    async def explain_failed_call(self, error: ToolsetError) -> str:
+        """What the policy is told where a call has failed.
+
+        A tool may run what the policy wrote, which may have ended the server: that is no failure of the
+        episode's, or a policy could have its episode played again.
+
+        Raises:
+            ToolsetError: The container is lost.
+        """
+        if not await self._runtime.alive():
+            raise error
+        return str(error)
+
 
 class ContainedTools:
     """A toolset in a container, as the loop calls it: see `ToolServer`.
@@ -135,7 +147,10 @@ class ContainedTools:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> tuple[Any, bool]:
         """See `ToolServer.call`."""
-        result = await self._request("tools/call", {"name": name, "arguments": arguments})
+        try:
+            result = await self._request("tools/call", {"name": name, "arguments": arguments})
+        except ToolsetError as error:
+            return await self._server.explain_failed_call(error), True
         blocks = [SimpleNamespace(**block) for block in result["content"]]
         return to_chat_content(blocks), bool(result.get("isError"))
 
@@ -161,6 +176,8 @@ class ContainedEndpoint:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._answering: set[asyncio.Task[Any]] = set()
+        self._results: dict[str, Any] = {}
+        """The last result of each method: a server that has ended is still known by them."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """See `ToolEndpoint.answer`. It says nothing by itself, so that there is nothing to listen to."""
@@ -169,18 +186,44 @@ class ContainedEndpoint:
         task = asyncio.current_task()
         assert task is not None
         self._answering.add(task)
+        asked = await request.read()
         try:
-            headers = _select_headers(request.headers)
-            status, given, body = await self._server.ask(headers, await request.read())
-            return web.Response(status=status, headers=_select_headers(given), body=body)
+            status, headers, body = await self._server.ask(select_headers(request.headers), asked)
+            if status == 200:
+                self._results[str(_read_object(asked).get("method"))] = _read_object(body).get("result")
+            return web.Response(status=status, headers=select_headers(headers), body=body)
         except ToolsetError as error:
-            return web.json_response({"error": str(error)}, status=502)
+            return await self._answer_failed(_read_object(asked), error)
         finally:
             self._answering.discard(task)
+
+    async def _answer_failed(self, asked: dict[str, Any], error: ToolsetError) -> web.Response:
+        """What a program is told where the server does not answer: of a call, that it has failed."""
+        try:
+            said = await self._server.explain_failed_call(error)
+        except ToolsetError:
+            return web.json_response({"error": str(error)}, status=502)
+        if "id" not in asked:
+            return web.Response(status=202)
+        failed = {"content": [{"type": "text", "text": said}], "isError": True}
+        method = str(asked.get("method"))
+        result = failed if method == "tools/call" else self._results.get(method)
+        if result is None:
+            return web.json_response({"error": said}, status=502)
+        return web.json_response({"jsonrpc": "2.0", "id": asked["id"], "result": result})
 
     async def close(self) -> None:
         """See `ToolEndpoint.close`."""
         await cancel_and_wait(list(self._answering))
+
+
+def _read_object(text: bytes) -> dict[str, Any]:
+    """A JSON object; an empty one where it is something else."""
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return {}
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 class _Received:
@@ -199,11 +242,3 @@ def _read_answer(told: bytes) -> tuple[int, dict[str, str], bytes]:
     answer = http.client.HTTPResponse(received, method="POST")
     answer.begin()
     return answer.status, dict(answer.getheaders()), answer.read()
-
-
-def _select_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in headers.items()
-        if name.lower() in _PASSED_ON or name.lower().startswith("mcp-")
-    }

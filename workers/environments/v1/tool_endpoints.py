@@ -187,11 +187,11 @@ class RemoteEndpoint:
     async def _pass_on(self, request: web.Request, response: web.StreamResponse) -> None:
         if self._client is None:
             self._client = aiohttp.ClientSession(timeout=self._timeout)
-        headers = _select_headers(request.headers)
+        headers = select_headers(request.headers)
         body = await request.read()
         async with self._client.request(request.method, self._url, headers=headers, data=body) as answer:
             response.set_status(answer.status)
-            response.headers.update(_select_headers(answer.headers))
+            response.headers.update(select_headers(answer.headers))
             await response.prepare(request)
             async for piece in answer.content.iter_any():
                 await response.write(piece)
@@ -204,7 +204,7 @@ class RemoteEndpoint:
             await self._client.close()
 
 
-def _select_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def select_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of MCP over HTTP: none of those that say who asks, or how bytes are carried."""
     return {
         name: value

@@ -48,6 +48,8 @@ def played(python, harness, run_id="r", **config):
     script = in_turn(
         Reply(content=None, tool_calls=[("counting_count", {"by": 2}), ("counting_count", {"by": 4})]),
         Reply(content=None, tool_calls=[("counting_count", {"by": "x"}), *bash]),
+        Reply(content=None, tool_calls=[("counting_die", {})]),
+        Reply(content=None, tool_calls=[("counting_count", {"by": 1})]),
         Reply(),
     )
     args = {
@@ -75,6 +77,8 @@ def test_it_answers_and_shares_the_rollouts_state(python, image, harness, by_tas
         assert sorted(str(message.content).split()[0] for message in first) in (["2", "6"], ["4", "6"])
         assert all("of Count. sandbox" in str(message.content) for message in first)
         assert "int_parsing" in str(second[0].content)
+        for step in record.steps[2:4]:  # a policy that has ended it has its score all the same
+            assert "does not answer" in str(step.observations[0].content)
         if harness == "bash":
             assert "No such file" in str(second[1].content), "it is in another container"
 
