@@ -1,11 +1,13 @@
 """What test modules of all folders share."""
 
+import asyncio
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -60,6 +62,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.getoption("loadgroup", False):
         loose = [item.nodeid for item in session.items if not item.nodeid.endswith(f"@{_group(item)}")]
         assert not loose, f"pytest-xdist sees no group of {len(loose)} tests, of {loose[0]} for one"
+
+
+@pytest.fixture(autouse=True)
+def renderers_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of the package `renderers` is its process's, and tests have a loop each."""
+    client: Any = sys.modules.get("renderers.client")
+    if client is not None:
+        monkeypatch.setattr(client, "_max_prompt_len_lock", asyncio.Lock())
 
 
 @pytest.fixture(scope="session")

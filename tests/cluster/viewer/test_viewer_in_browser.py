@@ -97,6 +97,19 @@ def test_a_note_is_kept_and_its_tag_selects_episodes(viewer: Viewer) -> None:
     assert "tag=odd" in page.url
 
 
+def test_what_is_typed_in_one_field_stays_while_another_is_saved(viewer: Viewer) -> None:
+    page = viewer.open(f"/run/{viewer.keys[3]}/episode/{3:016x}", "#step-0")
+    page.click("summary:has-text('notes')")
+    page.fill(".notes input", "first")
+    page.click(".notes textarea")
+    page.keyboard.type("It is ")
+    page.wait_for_selector(".notes [role=status]:has-text('kept')")
+    page.keyboard.type("still here.")
+    assert page.input_value(".notes textarea") == "It is still here."
+    with page.expect_response(lambda answer: "still here" in (answer.request.post_data or "")):
+        page.press(".notes textarea", "Tab")
+
+
 def test_a_hostile_transcript_stays_text(viewer: Viewer) -> None:
     page = viewer.open(f"/run/{viewer.keys[1]}/episode/{50:016x}", "#step-2")
     assert page.evaluate("window.hacked") is None

@@ -105,7 +105,7 @@ async def test_shell_that_can_not_be_restored_is_told(session: Session) -> None:
     await ran(session, "trap '[ -e hang ] && sleep 3600' DEBUG")
     told = await ran(session, "touch hang", timeout=0.3)
     assert "the shell could not be restored, the next command gets a fresh one]" in told
-    assert await output(session, "echo fine; trap") == "fine"
+    assert await output(session, "echo fine; trap -p DEBUG") == "fine"
 
 
 async def test_exit_code_of_an_ended_shell_is_told(session: Session) -> None:

@@ -165,18 +165,26 @@ function verdict(episode: Episode): { name: string; value: number | null; class:
 
 function Notes({ run, episode }: { run: string; episode: Episode }) {
   const [note, setNote] = useState<Note>(episode.note);
+  // What is being typed: the page is drawn anew, say when an answer comes, before a field is left.
+  const [tags, setTags] = useState(note.tags.join(", "));
+  const [text, setText] = useState(note.text);
   const [said, setSaid] = useState("");
-  const save = (next: Note) => {
+  const latest = useRef(note);
+  const saving = useRef<Promise<void>>(Promise.resolve());
+  const save = (changed: Partial<Note>) => {
+    const next = { ...latest.current, ...changed };
+    latest.current = next;
     setNote(next);
-    putNote(run, episode.episode_id, next).then(() => setSaid("kept"), (error: Error) => setSaid(error.message));
+    // One after the other: the last one is what stays.
+    saving.current = saving.current.then(() => putNote(run, episode.episode_id, next)).then(() => setSaid("kept"), (error: Error) => setSaid(error.message));
   };
   const readOnly = window.KUMITE_REPORT !== undefined;
   return (
     <details class="notes" open={note.text !== "" || note.tags.length > 0}>
       <summary>notes {note.tags.map((tag) => <a class="badge" href={address(["run", run, "episodes"], new URLSearchParams({ tag }))} title="Episodes with this tag">{tag}</a>)} <span class="dim small" role="status">{said}</span></summary>
-      <label>tags <input value={note.tags.join(", ")} readOnly={readOnly} placeholder="reward-hack, look-again"
-        onChange={(event) => save({ ...note, tags: [...new Set(event.currentTarget.value.split(",").map((tag) => tag.trim()).filter(Boolean))] })} /></label>
-      <label>note <textarea rows={3} value={note.text} readOnly={readOnly} onChange={(event) => save({ ...note, text: event.currentTarget.value })} /></label>
+      <label>tags <input value={tags} readOnly={readOnly} placeholder="reward-hack, look-again" onInput={(event) => setTags(event.currentTarget.value)}
+        onChange={(event) => save({ tags: [...new Set(event.currentTarget.value.split(",").map((tag) => tag.trim()).filter(Boolean))] })} /></label>
+      <label>note <textarea rows={3} value={text} readOnly={readOnly} onInput={(event) => setText(event.currentTarget.value)} onChange={(event) => save({ text: event.currentTarget.value })} /></label>
     </details>
   );
 }
