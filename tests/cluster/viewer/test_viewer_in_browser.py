@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,10 +101,14 @@ def test_a_note_is_kept_and_its_tag_selects_episodes(viewer: Viewer) -> None:
 def test_what_is_typed_in_one_field_stays_while_another_is_saved(viewer: Viewer) -> None:
     page = viewer.open(f"/run/{viewer.keys[3]}/episode/{3:016x}", "#step-0")
     page.click("summary:has-text('notes')")
+    held: list[Any] = []
+    page.route("**/note*", lambda route: held.append(route))
     page.fill(".notes input", "first")
     page.click(".notes textarea")
     page.keyboard.type("It is ")
+    held[0].continue_()
     page.wait_for_selector(".notes [role=status]:has-text('kept')")
+    page.unroute("**/note*")
     page.keyboard.type("still here.")
     assert page.input_value(".notes textarea") == "It is still here."
     with page.expect_response(lambda answer: "still here" in (answer.request.post_data or "")):
