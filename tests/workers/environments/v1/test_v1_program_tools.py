@@ -137,7 +137,7 @@ def test_a_colocated_toolset_that_the_container_lacks_is_named_with_what_would_b
     record = count(python, is_there=False)
     assert record.error is not None
     assert (record.error.stage, record.error.type) == ("setup", "ToolsetError")
-    assert "toolset 'not_there' is `colocated`" in record.error.message
+    assert "toolset 'not_there': its container, which has no network" in record.error.message
     assert "RUNTIME_PYTHON" in record.error.message
 
 
