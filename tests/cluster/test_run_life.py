@@ -465,6 +465,7 @@ QUIET: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # it takes half a minute where nothing else runs
 class TestRunLife(RunLife.TestCase):
     settings = settings(max_examples=100, **QUIET)
