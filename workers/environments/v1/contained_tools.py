@@ -22,13 +22,11 @@ from workers.cancellation import cancel_and_wait
 from workers.environments.v1.container import ContainerRuntime
 from workers.environments.v1.play import current_play
 from workers.environments.v1.runtime_config import read_runtime
-from workers.environments.v1.tool_endpoints import select_headers
+from workers.environments.v1.tool_endpoints import MOST_SILENCE, select_headers
 from workers.environments.v1.tool_results import to_chat_content
 
 _launch: Any = launch
 _SandboxError: Any = SandboxError
-_MOST_SILENCE = 600.0
-"""Most seconds that a request may take, as long as verifiers' own programs wait."""
 _CARRIER = """
 import socket, sys
 with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as server:
@@ -99,7 +97,7 @@ class Server:
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
         try:
-            async with asyncio.timeout(_MOST_SILENCE):
+            async with asyncio.timeout(MOST_SILENCE):
                 told = await self._runtime.pipe(
                     self._argv, f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body
                 )

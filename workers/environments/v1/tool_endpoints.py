@@ -13,6 +13,9 @@ ROUTE = "/tools/{key}/mcp"
 """Where a toolset is served: its key is a secret of the rollout that may call it."""
 _PASSED_ON = ("accept", "content-type", "last-event-id")
 """Headers that a program and a server elsewhere are told of each other, beside MCP's own."""
+MOST_SILENCE = 600.0
+"""Most seconds that a toolset which does not run in this process may say nothing: verifiers' own programs
+wait as long."""
 _CONNECT = 10.0
 """Seconds that it may take to reach a server elsewhere."""
 

@@ -22,7 +22,7 @@ from workers.environments.v1.colocated_tools import serve_colocated
 from workers.environments.v1.contained_tools import ContainedEndpoint, ContainedTools, serve_contained
 from workers.environments.v1.remote_tools import RemoteTools
 from workers.environments.v1.sandboxes import wants_container
-from workers.environments.v1.tool_endpoints import ROUTE, RemoteEndpoint, ToolEndpoint
+from workers.environments.v1.tool_endpoints import MOST_SILENCE, ROUTE, RemoteEndpoint, ToolEndpoint
 from workers.environments.v1.worker_tools import WorkerTools, call_on_current, make_server, share_state
 
 _log = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ _SharedToolServer: Any = SharedToolServer
 _HOST = "http://127.0.0.1"
 """Where toolsets are, of which a container has its own address: see `ContainerRuntime.host_url`."""
 _KEY = re.compile(re.escape(ROUTE).replace(r"\{key\}", "([^/]+)") + "$")
-_MOST_SILENCE = 600.0
-"""Most seconds that a toolset elsewhere may say nothing, as long as verifiers' own programs wait."""
 
 
 class ToolServer(Protocol):
@@ -176,7 +174,7 @@ class ToolServers:
         return self._open(stack, caller, _Served(lambda _: tools, tools.endpoint()))
 
     def _open_remote(self, stack: AsyncExitStack, caller: Caller, url: str) -> str:
-        endpoint = RemoteEndpoint(url, _MOST_SILENCE)
+        endpoint = RemoteEndpoint(url, MOST_SILENCE)
         return self._open(stack, caller, _Served(lambda timeout: RemoteTools(url, timeout), endpoint))
 
     async def _open_contained(self, stack: AsyncExitStack, caller: Caller, toolset: Any) -> str:
