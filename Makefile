@@ -1,6 +1,8 @@
 CONFIG ?= examples/agentdojo.yaml
 PYTEST_ARGS ?=
 python := .venv/bin/python
+# Where it is set, as in many images, each process compiles anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run setup engine gvisor image test test-fast test-exhaustive lint format docs viewer lock clean

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from workers.environments.base import Rows
 from workers.errors import EnvironmentLoadError
-from workers.lanes.interpreter import OwnPython, own_environment, start_command
+from workers.lanes.interpreter import OwnPython, start_process
 from workers.lanes.wire import read_message_now, send_message_now
 from workers.sandbox.base import ToolsetSpec
 from workers.settings import EnvironmentSettings, SandboxSettings, Split
@@ -89,12 +89,7 @@ class _Planner:
     def __init__(self, python: OwnPython) -> None:
         self._connection, theirs = socket.socketpair()
         self._lock = threading.Lock()
-        process = subprocess.Popen(
-            start_command("workers.environments.planner", [str(theirs.fileno())], python),
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env=own_environment(os.environ, python),
-        )
+        process = start_process("workers.environments.planner", python, os.environ, [theirs.fileno()])
         theirs.close()
         self.close = weakref.finalize(self, _end_process, self._connection, process)
 

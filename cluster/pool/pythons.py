@@ -70,6 +70,8 @@ def _make(folder: Path, lock: PackageLock) -> None:
     asked = folder / "kumite-requirements.txt"
     asked.write_text(_with_wheels(lock, built), encoding="utf-8")
     options = ["--quiet", "--python", str(folder / "bin" / "python")]
+    if sys.dont_write_bytecode:  # or each process that imports them compiles them anew, which takes seconds
+        options.append("--compile-bytecode")
     _run(["pip", "install", *options, *index_options(lock.wheels), "--requirements", str(asked)])
     (folder / _READY).write_text(f"{time.time():.0f}\n", encoding="utf-8")
 

@@ -2,8 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {module} import main; main()"
@@ -18,6 +19,25 @@ class OwnPython:
     executable: str
     code: str
     """A folder with our packages, and nothing else, for it to import."""
+
+
+def start_process(
+    module: str, python: OwnPython | None, variables: Mapping[str, str], passed: Sequence[int]
+) -> "subprocess.Popen[bytes]":
+    """Starts a process that runs a module's `main`.
+
+    Args:
+        module: One of `workers`.
+        python: What runs it. None: this Python, with this process's import path.
+        variables: Its environment variables; those of another Python are left out.
+        passed: Descriptors that it inherits, whose numbers are its command-line arguments.
+    """
+    return subprocess.Popen(
+        start_command(module, [str(descriptor) for descriptor in passed], python),
+        pass_fds=passed,
+        stdin=subprocess.DEVNULL,
+        env=own_environment(variables, python),
+    )
 
 
 def start_command(module: str, arguments: list[str], python: OwnPython | None) -> list[str]:

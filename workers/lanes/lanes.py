@@ -26,7 +26,6 @@ import itertools
 import logging
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -34,7 +33,7 @@ from typing import Any
 from workers.handed_on import process_environment
 from workers.lanes.board import SLOTS, Board
 from workers.lanes.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied
-from workers.lanes.interpreter import OwnPython, own_environment, start_command
+from workers.lanes.interpreter import OwnPython, start_process
 from workers.lanes.lane import Lane, Unit, read_resident_mb, send_signal
 from workers.lanes.signals import INTERRUPT, PID, STACKS
 from workers.lanes.wire import read_message, read_message_now, send_message_now
@@ -88,12 +87,8 @@ class Lanes:
         self._stacks = os.memfd_create("kumite-stacks")
         self._control, theirs = socket.socketpair()
         passed = (theirs.fileno(), self._board.file, self._stacks)
-        self._process = subprocess.Popen(
-            start_command("workers.lanes.process", [*map(str, passed)], python),
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            env=own_environment(process_environment(settings.env, instead=settings.whole_env), python),
-        )
+        variables = process_environment(settings.env, instead=settings.whole_env)
+        self._process = start_process("workers.lanes.process", python, variables, passed)
         theirs.close()
         try:
             send_message_now(self._control, (settings, worker_id, node_id))

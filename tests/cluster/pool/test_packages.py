@@ -1,4 +1,5 @@
 import subprocess
+import sys
 
 import pytest
 
@@ -107,6 +108,18 @@ def test_packages_are_installed_once_and_apart_from_kumites(wheels, tmp_path):
     assert said_by(python, f"{code}; print('ours')") == "ours"
     assert ensure_python(lock, told.append) == python
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("is_left_out", [True, False])
+def test_packages_are_compiled_where_the_processes_that_import_them_will_not(
+    wheels, monkeypatch, is_left_out
+):
+    monkeypatch.setattr(sys, "dont_write_bytecode", is_left_out)
+    lock = lock_packages(asked(["alpha==2.0"], wheels))
+    assert lock is not None
+    ensure_python(lock)
+    compiled = list(pythons.cache_dir().glob("pythons/*/lib/*/site-packages/__pycache__/alpha.*.pyc"))
+    assert bool(compiled) == is_left_out
 
 
 def test_an_installation_that_was_broken_off_is_made_anew(wheels, monkeypatch):

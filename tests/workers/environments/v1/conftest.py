@@ -10,10 +10,13 @@ import pytest
 
 import workers
 from cluster.errors import ConfigError
+from cluster.plan import apart
 from cluster.plan.apart import EnvironmentApart
 from cluster.pool.packages import lock_packages
 from cluster.pool.pythons import ensure_python
+from tests.helpers.fork_server import forked_starts
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
+from workers.lanes import lanes
 from workers.lanes.interpreter import OwnPython
 from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeRecord, EpisodeSpec
@@ -56,6 +59,21 @@ class Hooks:
         spec = EpisodeSpec(episode_id=mode, task_id=mode, group_id="g", sample_index=0, row=row)
         [result] = self.worker.play([spec])
         return EpisodeRecord.model_validate_json(result.record)
+
+
+@pytest.fixture(scope="session")
+def start_forked() -> Iterator[Any]:
+    with forked_starts() as start:
+        yield start
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers_are_forked(start_forked: Any) -> Iterator[None]:
+    """Dozens of workers start here, and twice as many processes that have verifiers to import."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (apart, lanes):
+            patch.setattr(module, "start_process", start_forked)
+        yield
 
 
 @pytest.fixture(scope="module", params=["0.3.1", "0.4.0"])
