@@ -19,7 +19,7 @@ from workers.settings import PolicyEndpoint
 
 settings.register_profile("any-speed", deadline=None)  # a machine that is busy is no fault
 settings.load_profile("any-speed")
-_GROUPS = ("ray", "first hour", "docker", "parity", "vllm", "own ray")
+_GROUPS = ("ray", "first hour", "vllm", "own ray", "parity")
 
 
 def _group(item: pytest.Item) -> str:
@@ -27,7 +27,15 @@ def _group(item: pytest.Item) -> str:
     if named is not None:
         return str(named.args[0])
     marks = {mark.name for mark in item.iter_markers()}
-    return next((mark for mark in ("vllm", "ray", "parity", "docker") if mark in marks), item.path.stem)
+    return next((mark for mark in ("vllm", "ray", "parity") if mark in marks), item.path.stem)
+
+
+def _rank(group: str) -> int:
+    return _GROUPS.index(group) if group in _GROUPS else len(_GROUPS)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("slow", "docker", "faults"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,8 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out exhaustive tests unless they are asked for, and assigns each other test to a group.
 
     The tests of one group are played one after the other where several processes share them. Those on Ray
-    share a cluster; those of vLLM share a deployment, those of containers an image. The others go by files,
-    if they name no group. The longest row begins first.
+    share a cluster, those of vLLM a deployment. The others go by files, if they name no group: slow ones
+    first, so that at the end no process waits for long for another.
     """
     if not config.getoption("--exhaustive"):
         left_out = [item for item in items if item.get_closest_marker("exhaustive")]
@@ -54,7 +62,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     if config.getoption("loadgroup", False):
-        items.sort(key=lambda item: (*_GROUPS, _group(item)).index(_group(item)))
+        slow = {_group(item) for item in items if _is_slow(item)}
+        items.sort(key=lambda item: (_rank(_group(item)), _group(item) not in slow))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
