@@ -369,6 +369,7 @@ async def test_a_resumed_group_needs_only_what_it_lacks(dataset):
     assert groups.cancelled == 4
 
 
+@pytest.mark.slow
 async def test_a_full_disk_ends_the_run_with_a_clear_error_and_a_dataset_that_loads(disk, tmp_path):
     run_dir = disk("1m") / "r"
     letters = random.Random(0)

@@ -136,6 +136,7 @@ async def play(folder: Path, say, count: int, **episode_config: object) -> int:
     return pool.played
 
 
+@pytest.mark.slow
 async def test_a_run_whose_key_is_wrong_stops_and_names_the_cause(tmp_path: Path) -> None:
     def say(of: EpisodeSpec) -> EpisodeResult:
         return outcome(of, WRONG_KEY.format(of.task_id[1:]))

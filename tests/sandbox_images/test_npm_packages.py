@@ -21,6 +21,7 @@ def listing(folder: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_fetched_is_named(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

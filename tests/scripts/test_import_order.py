@@ -32,6 +32,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "statement", "broken"),
     [
@@ -53,6 +54,7 @@ def test_an_import_against_the_order_breaks_the_contract(
     assert any(broken in line for line in named), done.stdout
 
 
+@pytest.mark.slow
 def test_the_tree_as_it_is_keeps_the_contract(tree: Path) -> None:
     done = lint_imports(tree)
     assert done.returncode == 0, done.stdout + done.stderr

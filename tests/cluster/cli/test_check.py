@@ -61,6 +61,7 @@ def test_engine_that_never_answers_is_given_up(no_engine: Path) -> None:
     assert not by_name(found)["Docker engine"].ok
 
 
+@pytest.mark.slow
 def test_process_backend_needs_no_engine(no_engine: Path) -> None:
     found = by_name(check_requirements(config(sandbox={"backend": "process"})))
     assert "Docker engine" not in found and "sandbox image" not in found

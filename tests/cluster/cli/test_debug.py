@@ -255,6 +255,7 @@ def test_each_agents_conversation_is_shown_under_its_name(folder: Path) -> None:
             debugged_v1(folder, environment, policy, policies={"customer": {"kind": "vllm"}})
 
 
+@pytest.mark.slow
 def test_an_environment_with_packages_of_its_own_is_debugged_in_its_own_python(folder: Path) -> None:
     requirements = ["verifiers==0.4.0"]
     try:

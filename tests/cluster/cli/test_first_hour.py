@@ -140,6 +140,7 @@ def test_examples_that_are_written_play(
 WITHOUT_DOCKER = ("--set", "sandbox.backend=process", "--set", "sandbox.unsafe=true")
 
 
+@pytest.mark.slow
 def test_own_shell_tasks_are_validated_and_mistakes_in_hidden_tests_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

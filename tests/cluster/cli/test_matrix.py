@@ -85,6 +85,7 @@ def test_other_commands_say_that_they_take_one_run(path: Path) -> None:
         load_config(path)
 
 
+@pytest.mark.slow
 def test_tasks_counts_each_run(path: Path) -> None:
     text = CliRunner().invoke(app, ["tasks", str(path), "--set", "limit=5"]).output
     assert "attack=direct,defense=tool_filter" in text

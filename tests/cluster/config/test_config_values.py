@@ -101,6 +101,7 @@ def kept_or_refused(args: dict[str, Any]) -> None:
     assert repr(again(made)) == repr(made)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.dictionaries(_text, _values, max_size=4))
 def test_a_config_is_the_same_after_its_run_is_taken_up(args: dict[str, Any]) -> None:

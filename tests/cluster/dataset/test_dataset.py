@@ -64,6 +64,7 @@ def compacted(run_dir: Path, records: list[EpisodeRecord], number: int = 1) -> P
     return run_dir
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(episodes, min_size=1, max_size=4, unique_by=lambda record: record.episode_id))
 def test_any_record_comes_back_from_parquet_as_it_was(records: list[EpisodeRecord]):
@@ -71,6 +72,7 @@ def test_any_record_comes_back_from_parquet_as_it_was(records: list[EpisodeRecor
         assert read_back(compacted(Path(folder), records)) == records
 
 
+@pytest.mark.slow
 def test_megabytes_in_one_record_come_back(tmp_path: Path):
     large = episode(1, tool_schemas="x" * 20_000_000, messages=[])
     records = [episode(0), large, failed_episode(2)]
@@ -397,6 +399,7 @@ def check_after_crash(run_dir: Path, acknowledged: set[str]) -> None:
     assert manifest.states or not acknowledged
 
 
+@pytest.mark.slow
 def test_sigkill_before_any_durable_step_loses_nothing(tmp_path: Path):
     command = [sys.executable, "-m", WRITER, "steps", tmp_path]
     subprocess.run(command, env=ENVIRONMENT, check=True, timeout=120)

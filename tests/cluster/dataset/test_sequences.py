@@ -20,6 +20,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
     return template_in(tmp_path_factory.mktemp("tokenizer"))
 
 
+@pytest.mark.slow
 def test_turns_that_go_on_exactly_are_one_sequence_masked_to_what_was_sampled(template: ChatTemplate):
     record = two_turns(template)
     (sequence,) = sequences_of(record, advantage=0.25)

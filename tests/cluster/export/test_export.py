@@ -87,6 +87,7 @@ def test_what_cannot_be_exported_is_named(run: Path, tmp_path: Path, options: li
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_turns_of_sharegpt_alternate(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "s.jsonl", "--format", "sharegpt", "--where", "reward = 1 and task_id = t0")
     (row,) = lines(tmp_path / "s.jsonl")

@@ -73,6 +73,7 @@ def test_limit_and_shuffle_apply():
     assert len(some) == 5 and some != everything[:5] and set(some) < set(everything)
 
 
+@pytest.mark.slow
 def test_command_prints_json_and_starts_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -79,6 +79,7 @@ def test_an_image_of_another_architecture_is_refused_before_anything_starts(engi
         ensure_image(AGENTDOJO, SandboxSettings(image="arm:1"))
 
 
+@pytest.mark.slow
 def test_a_node_without_docker_that_claims_sandboxes_is_named(monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     settings = WorkerSettings(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cluster.dataset.arrow import pq
 from cluster.viewer.library import Library
 from cluster.viewer.run_list import run_key
@@ -25,6 +27,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules} & set(s
 """
 
 
+@pytest.mark.slow
 def test_a_page_is_there_without_the_packages_that_play_episodes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", mixed_records(4))
     done = subprocess.run(

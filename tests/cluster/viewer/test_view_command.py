@@ -56,6 +56,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.slow
 def test_the_address_of_one_run_leads_to_its_page_and_ctrl_c_ends_the_viewer(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", mixed_records(4))
     with viewing(str(run), "--no-browser") as process:
@@ -72,6 +73,7 @@ def test_the_address_of_one_run_leads_to_its_page_and_ctrl_c_ends_the_viewer(tmp
     assert process.returncode in (0, 130, -signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_another_address_than_loopback_comes_with_a_warning(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", mixed_records(4))
     with viewing(str(run), "--no-browser", "--host", "0.0.0.0") as process:
@@ -80,6 +82,7 @@ def test_another_address_than_loopback_comes_with_a_warning(tmp_path: Path) -> N
         assert read_line(process).startswith("http://127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_the_page_is_opened_where_there_is_a_browser(tmp_path: Path) -> None:
     browser, opened, closed = tmp_path / "browser", tmp_path / "opened", tmp_path / "closed"
     browser.write_text(

@@ -242,6 +242,7 @@ def test_runs_of_a_folder_are_found_and_what_is_none_is_said(tmp_path: Path, run
         Library([str(tmp_path / "nothing")])
 
 
+@pytest.mark.slow
 def test_long_texts_and_many_steps_come_in_parts(tmp_path: Path) -> None:
     records = [hostile_episode(1, output=3_000_000), hostile_episode(2, steps=2_000)]
     client, (key,) = client_of(write_run(tmp_path / "run", records))
@@ -290,6 +291,7 @@ def test_a_list_that_lost_an_element_marks_only_that() -> None:
     assert diff_tree({"a": True}, {"a": 1}) == {"object": [["a", {"from": True, "to": 1}]]}
 
 
+@pytest.mark.slow
 def test_a_report_holds_the_pages_and_nothing_that_ends_its_script(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [*mixed_records(8), hostile_episode(50)])
     count = write_report([str(run)], tmp_path / "report.html", [])
@@ -304,6 +306,7 @@ def test_a_report_holds_the_pages_and_nothing_that_ends_its_script(tmp_path: Pat
         write_report([str(many)], tmp_path / "report.html", [])
 
 
+@pytest.mark.slow
 def test_the_built_page_is_what_the_sources_give(tmp_path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None or not (PAGE / "node_modules").exists():
@@ -317,6 +320,7 @@ def test_the_built_page_is_what_the_sources_give(tmp_path: Path) -> None:
     assert built == kept, "run `make viewer`, and commit cluster/viewer/dist"
 
 
+@pytest.mark.slow
 def test_the_pages_sources_have_types_and_no_lint() -> None:
     npm = shutil.which("npm")
     if npm is None or not (PAGE / "node_modules" / "oxlint").exists():

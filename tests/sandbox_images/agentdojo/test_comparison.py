@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from deepdiff.diff import DeepDiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ def compared(one: Any, other: Any) -> dict[str, Any]:
     return {kind: sorted(map(str, found)) for kind, found in DeepDiff(one, other).items()}
 
 
+@pytest.mark.slow
 @given(VALUES, VALUES, st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_deepdiff_finds_the_same_differences(one: Any, other: Any, nested: bool):

@@ -35,6 +35,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES)
 @settings(max_examples=400, deadline=None)
 def test_any_value_is_written_as_pyyaml_writes_it(value: Any):

@@ -29,6 +29,7 @@ def nested(depth: int) -> Any:
     return value
 
 
+@pytest.mark.slow
 @both_ends
 @given(messages=st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=5), seed=st.integers())
 def test_frames_survive_any_tearing(wire: ModuleType, messages: list[dict[str, Any]], seed: int) -> None:
@@ -134,6 +135,7 @@ def test_what_is_passed_on_is_what_a_worker_can_write_down(body: bytes) -> None:
     json.dumps(reply.result, ensure_ascii=False).encode()
 
 
+@pytest.mark.slow
 @both_ends
 @given(value=values)
 def test_message_within_the_depth_is_sent(wire: ModuleType, value: Any) -> None:

@@ -24,6 +24,7 @@ def strictly(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+@pytest.mark.slow
 @given(before=values, after=values)
 @example(before=True, after=1)
 @example(before=[1], after=[True])

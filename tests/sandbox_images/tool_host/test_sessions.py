@@ -191,6 +191,7 @@ async def test_session_that_was_never_opened_or_was_closed_is_lost() -> None:
             await session.call("echo", {})
 
 
+@pytest.mark.slow
 async def test_result_over_the_frame_limit_is_an_error_and_the_session_lives() -> None:
     async with process_sandbox() as sandbox:
         session = await opened(sandbox)
@@ -303,6 +304,7 @@ async def test_scratch_folder_is_gone_after_close(filling: dict[str, int]) -> No
     assert not root.exists()
 
 
+@pytest.mark.slow
 async def test_limits_hold_in_a_session() -> None:
     limits = {"open_files": 20, "file_size_mb": 1, "address_space_mb": 512, "cpu_seconds": 1}
     async with process_sandbox(settings=process_settings(session_limits=limits)) as sandbox:
@@ -359,6 +361,7 @@ async def test_toolset_that_does_not_load_says_why_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 async def test_toolset_that_does_not_come_up_in_time_is_ended(tmp_path: Path) -> None:
     with pytest.raises(SandboxStartError, match="the tool host did not come up within 1 s"):
         async with process_sandbox(dummy(preload="hang"), process_settings(start_timeout=1)):

@@ -142,6 +142,7 @@ def record_of_a_state(state: dict[str, Any], row: dict[str, Any], fails: bool) -
     return assert_strict(a_player()._result(play, outcome))
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(STATES, ROWS, st.booleans())
 def test_any_state_has_a_record(state: dict[str, Any], row: dict[str, Any], fails: bool) -> None:

@@ -24,6 +24,7 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(model_configs, "_load_in_process", load)
 
 
+@pytest.mark.slow
 def test_a_driver_has_them_loaded_by_a_process_of_its_own():
     config = hub_config("Qwen2.5")
     saved = {**config, "sliding_window": None, "rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}

