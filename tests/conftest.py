@@ -30,6 +30,10 @@ def _group(item: pytest.Item) -> str:
     return next((mark for mark in ("vllm", "ray", "parity") if mark in marks), item.path.stem)
 
 
+_FIXTURES_OF_A_ROW = ("kept_ray", "vllm_cache")
+"""Fixtures of the session that tests of one group alone use."""
+
+
 def _rank(group: str) -> int:
     return _GROUPS.index(group) if group in _GROUPS else len(_GROUPS)
 
@@ -71,6 +75,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.getoption("loadgroup", False):
         loose = [item.nodeid for item in session.items if not item.nodeid.endswith(f"@{_group(item)}")]
         assert not loose, f"pytest-xdist sees no group of {len(loose)} tests, of {loose[0]} for one"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ends with a group what its tests share: a Ray cluster that nobody uses takes a tenth of a core."""
+    if nextitem is not None and _group(nextitem) != _group(item):
+        manager: Any = item.session._fixturemanager
+        for name in _FIXTURES_OF_A_ROW:
+            for definition in manager._arg2fixturedefs.get(name, ()):
+                definition.finish(item._request)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.fixture(autouse=True)

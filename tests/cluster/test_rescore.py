@@ -121,6 +121,7 @@ def load_environment():
 """
 
 
+@pytest.mark.slow
 def test_groups_of_a_trainers_loop_stay_apart_and_each_split_is_scored_by_its_own_rows(
     tmp_path: Path,
 ) -> None:

@@ -53,9 +53,9 @@ def policy():
         yield policy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def head():
-    """A Ray head of the tests' own, for as many nodes and jobs as they like."""
+    """A Ray head of the module's own, for as many nodes and jobs as it likes."""
     with ray_head(cpus=4, job_stop_wait=240) as started:
         yield started
 

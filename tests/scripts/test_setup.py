@@ -62,6 +62,7 @@ def test_unknown_extra_is_named_beside_the_known_ones(copy: Path) -> None:
     assert done.stderr == "setup: KUMITE_EXTRA is 'tpu'; it can be cpu, gpu or none\n"
 
 
+@pytest.mark.slow
 def test_engine_that_docker_host_names_is_not_replaced(copy: Path, tmp_path: Path) -> None:
     done = bash(copy / "scripts" / "docker_engine.sh", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert done.returncode == 1
@@ -86,6 +87,7 @@ def test_constraints_fit_the_projects_requirements(path: Path, extra: str) -> No
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: run `make lock`"
 
 
+@pytest.mark.slow
 def test_without_vllm_set_up_asks_for_no_torch_either() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     asked = [Requirement(line) for line in project["project"]["dependencies"]]

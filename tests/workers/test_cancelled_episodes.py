@@ -95,6 +95,7 @@ def test_the_base_state_of_an_episode_whose_result_came_too_late_is_named_again(
     assert one(worker, row).states == {}
 
 
+@pytest.mark.slow
 def test_the_base_state_of_a_lost_result_is_named_again_by_a_worker_of_several_processes() -> None:
     settings = WorkerSettings(
         run_id="test-run",

@@ -165,6 +165,7 @@ def test_failed_setup_is_on_record_without_a_reward(
     assert record(result).steps == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "kind", "message"),
     [
@@ -205,6 +206,7 @@ def test_policy_that_fails_is_on_record_as_the_policys_failure(worker: RolloutWo
     assert len(record(result).steps) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "kind", "message"),
     [
@@ -227,6 +229,7 @@ def test_failed_scoring_is_no_reward_of_zero(
     assert len(record(result).steps) == 3
 
 
+@pytest.mark.slow
 def test_sandbox_that_dies_under_its_episodes_fails_them_all_and_is_replaced(worker: RolloutWorker) -> None:
     sleeping = task(turn(("sleep", {"seconds": 2.8})), *GOOD)
     before = record(one(worker, task())).sandbox_id
@@ -242,6 +245,7 @@ def test_sandbox_that_dies_under_its_episodes_fails_them_all_and_is_replaced(wor
     assert record(after).sandbox_id != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "stage"),
     [

@@ -66,6 +66,7 @@ def test_what_any_worker_runs_imports_no_classic_api():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_only_classic_environments_and_their_clients_import_the_classic_api():
     root = Path(workers.__file__).parent.parent
     importing: set[str] = set()

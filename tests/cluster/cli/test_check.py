@@ -50,6 +50,7 @@ def test_unreachable_engine_is_named_with_what_starts_one(no_engine: Path) -> No
     assert not image.ok and image.mend == "make engine"
 
 
+@pytest.mark.slow
 def test_engine_that_never_answers_is_given_up(no_engine: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(no_engine))

@@ -108,6 +108,7 @@ def test_a_config_is_the_same_after_its_run_is_taken_up(args: dict[str, Any]) ->
     round_trip(args)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text("ab", max_size=2), _anything, max_size=3))
 def test_what_would_not_be_the_same_is_refused(args: dict[str, Any]) -> None:

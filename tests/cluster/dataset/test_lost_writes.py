@@ -43,6 +43,7 @@ async def test_a_copy_into_a_bucket_that_has_lost_all_names_no_file_before_it_is
     assert looked[0] == 0 and in_bucket() == ids(range(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", range(1, 6))
 async def test_a_bucket_that_has_lost_all_can_be_written_by_another_while_the_run_comes_back(
     machines: Machines, changes: int

@@ -193,6 +193,7 @@ def test_an_empty_folder_that_was_there_before_stays_when_a_new_run_is_not_broug
     assert list((tmp_path / "made by the user").iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_a_run_that_was_killed_before_its_first_copy_goes_on_elsewhere(
     machines: Machines, tmp_path: Path
 ) -> None:
@@ -322,6 +323,7 @@ async def test_a_reader_goes_on_while_failed_episodes_are_taken_out(tmp_path: Pa
     assert ids(range(0, 6, 2)) <= set(found)
 
 
+@pytest.mark.slow
 async def test_what_a_writer_adds_after_it_was_replaced_is_not_read_by_a_later_take_up(
     machines: Machines,
 ) -> None:

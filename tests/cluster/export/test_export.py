@@ -104,6 +104,7 @@ def test_turns_of_sharegpt_alternate(run: Path, tmp_path: Path) -> None:
     assert trl.maybe_convert_to_chatml(row)["messages"][0] == {"role": "human", "content": OPENING[1].content}
 
 
+@pytest.mark.slow
 def test_a_parquet_file_for_trl_is_loaded_with_arguments_and_tools_as_data(run: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 

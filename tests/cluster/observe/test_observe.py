@@ -152,6 +152,7 @@ def test_a_span_tells_what_became_of_an_episode():
     assert failed.status.status_code.name == "ERROR"
 
 
+@pytest.mark.slow
 def test_spans_go_where_opentelemetrys_own_variables_say(monkeypatch):
     posted = []
 

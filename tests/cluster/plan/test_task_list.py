@@ -132,6 +132,7 @@ async def test_without_the_list_the_digest_still_tells(tmp_path: Path) -> None:
         check_tasks(tmp_path, "eval", Plan(config, tasks, "run"))
 
 
+@pytest.mark.slow
 async def test_a_trainers_loop_refuses_other_tasks_of_either_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ async def test_a_trainers_loop_refuses_other_tasks_of_either_split(
         assert len([group async for group in engine.rollouts(1)]) == 1
 
 
+@pytest.mark.slow
 def test_ids_come_back_as_they_were_and_in_order() -> None:
     ids = [f"t{i}" for i in range(9000)] + ["a\nb", "é", "\ud800", ""]
     tasks = listed(ids)
@@ -167,6 +169,7 @@ def test_ids_come_back_as_they_were_and_in_order() -> None:
     assert listed([*ids, "more"]).digest.content != tasks.digest.content
 
 
+@pytest.mark.slow
 async def test_what_an_earlier_process_left_is_worked_out_in_turns_and_without_reading_a_row() -> None:
     tasks = Tasks(6400)
     plan = Plan(config_of(samples=4, keep=2), tasks, "run")

@@ -40,6 +40,7 @@ def test_tasks_are_listed_with_suite_injection_prompt_and_difficulty():
     assert "4 tasks × 4 = 16 episodes, environment.split eval" in text
 
 
+@pytest.mark.slow
 def test_whole_benchmark_is_counted():
     selection = select_tasks(config({"mode": ["benign", "attack", "injection"], "attack": "direct"}))
     modes = [task.mode for task in selection.tasks]
@@ -127,6 +128,7 @@ def test_a_split_selects_its_own_tasks():
         select_tasks(RunConfig.model_validate({"environment": environment, "policy": {"kind": "oracle"}}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "field", "says"),
     [
@@ -170,6 +172,7 @@ def test_attack_takes_the_policys_own_name_where_agentdojo_knows_it():
     assert tasks[0].task_id.endswith("/important_instructions/gpt-4o-2024-05-13")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_ids_come_first_and_are_never_cut_at_any_width(width: int):
     args = {"suites": ["workspace"], "mode": ["benign", "attack"], "attack": "important_instructions"}

@@ -38,6 +38,7 @@ def complaints(found: Verification) -> dict[str, list[str]]:
     return {report.rule: report.examples for report in found.rules if report.violations}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(RunKind))
 def test_a_good_run_breaks_no_rule(good_run: GoodRun, kind: RunKind):
     found = verify(good_run(kind))

@@ -20,6 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.w
 NEEDS_CHROMIUM = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `apt-get install chromium`"),
+    pytest.mark.group("viewer in a browser"),  # they share runs, and AgentDojo, which takes seconds to load
 ]
 PATIENCE = 150_000
 """Milliseconds for what a page is to show: a machine under load is slow."""
@@ -73,16 +74,21 @@ def look_at(places: Sequence[Path]) -> Iterator[Viewer]:
         thread.join(60)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three runs: attacked, hostile, and the same tasks by another policy."""
+@pytest.fixture(scope="session")
+def made_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AGENTDOJO_SUITES.wait()
-    folder = tmp_path_factory.mktemp("runs")
+    folder = tmp_path_factory.mktemp("made-runs")
     hostile = [hostile_episode(50), hostile_episode(51, steps=10_000), hostile_episode(52, output=50_000_000)]
     write_run(folder / "hostile", hostile)
     write_run(folder / "mixed", mixed_records(16))
     write_run(folder / "second", resisting_records(16))
     return folder
+
+
+@pytest.fixture(scope="module")
+def runs(made_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three runs: attacked, hostile, and the same tasks by another policy."""
+    return Path(shutil.copytree(made_runs, tmp_path_factory.mktemp("runs") / "made"))
 
 
 @pytest.fixture

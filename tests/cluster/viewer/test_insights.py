@@ -134,6 +134,7 @@ def test_three_runs_are_compared_with_the_first(tmp_path: Path) -> None:
     assert client.get(f"/api/compare/{keys[0]}").status_code == 400
 
 
+@pytest.mark.slow
 def test_a_report_of_two_runs_has_their_comparison(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "one", mixed_records(8)), write_run(tmp_path / "two", resisting_records(8))]
     write_report([str(run) for run in runs], tmp_path / "report.html", [])

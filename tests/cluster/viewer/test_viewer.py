@@ -86,6 +86,7 @@ def test_another_sites_page_cannot_write_a_note(run_dir: Path) -> None:
     assert client.put(url, content="{}", headers={"origin": "http://evil.example"}).status_code == 403
 
 
+@pytest.mark.slow
 def test_the_table_is_filtered_sorted_and_paged(run_dir: Path) -> None:
     client, (key,) = client_of(run_dir)
 

@@ -43,6 +43,7 @@ def test_any_value_is_written_as_pyyaml_writes_it(value: Any):
     assert dump_yaml(value) == yaml.safe_dump(value)
 
 
+@pytest.mark.slow
 @given(TEXTS, st.integers(0, 5), st.text("kq", min_size=1, max_size=100), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_a_text_is_broken_into_lines_as_its_place_wants_it(text: str, depth: int, key: str, listed: bool):
@@ -52,6 +53,7 @@ def test_a_text_is_broken_into_lines_as_its_place_wants_it(text: str, depth: int
     assert dump_yaml(value) == yaml.safe_dump(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUITES)
 def test_every_part_of_a_suites_environment_is_written_as_pyyaml_writes_it(name: str):
     environment = suites()[name].load_and_inject_default_environment({})

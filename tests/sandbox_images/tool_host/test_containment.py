@@ -56,6 +56,7 @@ async def test_requests_behind_the_one_that_timed_out_are_lost_with_it(sandbox: 
     assert "another request ran into its time limit" in str(behind)
 
 
+@pytest.mark.slow
 async def test_scoring_over_its_limit_costs_only_its_session() -> None:
     async with process_sandbox(settings=process_settings(call_timeout=1.5)) as sandbox:
         session = await opened(sandbox)
@@ -147,6 +148,7 @@ async def test_garbage_on_every_open_descriptor_costs_only_its_session(garbage: 
         await said(other, "echo")
 
 
+@pytest.mark.slow
 async def test_session_that_reads_no_more_does_not_stall_the_others() -> None:
     async with process_sandbox() as sandbox:
         session, other = await opened(sandbox), await opened(sandbox, "other")

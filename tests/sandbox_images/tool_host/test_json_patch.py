@@ -42,11 +42,13 @@ def test_patch_gives_the_target(before: Any, after: Any) -> None:
     assert strictly(patched) == strictly(after)
 
 
+@pytest.mark.slow
 @given(value=values)
 def test_equal_values_need_no_patch(value: Any) -> None:
     assert diff(value, json.loads(json.dumps(value))) == []
 
 
+@pytest.mark.slow
 @given(before=values, after=values)
 def test_neither_value_is_changed(before: Any, after: Any) -> None:
     texts = strictly(before), strictly(after)

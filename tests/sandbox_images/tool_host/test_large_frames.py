@@ -46,6 +46,7 @@ def test_frame_that_would_take_seconds_to_parse_is_refused_before(
     assert peak < 5 * len(body), peak  # parsed, it would be over twenty times as much
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [inner, outer], ids=["tool host", "worker"])
 @pytest.mark.parametrize(
     "result",

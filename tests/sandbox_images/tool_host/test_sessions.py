@@ -90,6 +90,7 @@ async def test_evaluation_brings_the_patches_of_every_call(sandbox: ProcessSandb
     ]
 
 
+@pytest.mark.slow
 async def test_patches_that_come_to_too_much_are_left_out_of_the_evaluation(sandbox: ProcessSandbox) -> None:
     """Control characters take six bytes each: four of these patches alone are more than a frame holds."""
     session = await opened(sandbox)

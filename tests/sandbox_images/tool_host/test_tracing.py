@@ -48,6 +48,7 @@ async def test_session_whose_child_traces_it_is_closed_all_the_same() -> None:
         assert (await sandbox.request("stats", 10))["sessions"] == ["other"]
 
 
+@pytest.mark.slow
 async def test_session_whose_child_traces_it_ends_by_itself_all_the_same() -> None:
     async with process_sandbox() as sandbox:
         session, other = await opened(sandbox), await opened(sandbox, "other")

@@ -175,6 +175,7 @@ def test_a_judge_is_asked_the_question(policy: MockPolicy) -> None:
     assert "Question:\n```\n2+2?\n```" in asked["messages"][0]["content"]
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_down_is_waited_for_and_the_episode_is_not_played_anew(policy: MockPolicy) -> None:
     policy.script.clear()
     policy.requests.clear()

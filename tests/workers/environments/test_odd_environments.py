@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.plan.tasks import _make_task
 from tests.helpers.odd_environments import one_turn
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
@@ -112,6 +114,7 @@ def test_an_error_of_infrastructure_is_worth_another_attempt() -> None:
     assert (second.status, second.reward) == ("finished", 1.0)
 
 
+@pytest.mark.slow
 def test_a_rate_limit_is_waited_out() -> None:
     refusal = 429, {"error": {"message": "60 requests per minute", "code": 429}}, {"Retry-After": "0"}
     refusals = iter([refusal] * 16)
@@ -218,6 +221,7 @@ def test_each_task_offers_its_own_tools() -> None:
     assert [json.loads(e.tool_schemas)[0]["parameters"] for e in made] == offered
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_down_is_waited_for_and_is_asked_the_question() -> None:
     refusals = iter([(503, {"error": {"message": "overloaded"}})] * 3)
 
@@ -231,6 +235,7 @@ def test_a_judge_that_is_down_is_waited_for_and_is_asked_the_question() -> None:
     assert "task 0" in policy.requests[-1]["messages"][0]["content"]
 
 
+@pytest.mark.slow
 def test_a_grader_that_takes_its_time_out_for_a_failure_gives_no_reward_of_0() -> None:
     with playing(says, "grader_that_catches_all") as (worker, _):
         [result] = worker.play([spec(rows(worker)[0], seconds_left=1.0)])

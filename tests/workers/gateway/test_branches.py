@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+import pytest
 from aiohttp import web
 
 from tests.helpers.gateways import ServedGateway, served_gateway
@@ -66,6 +67,7 @@ def test_a_sub_agent_a_fork_and_a_compacted_history_are_branches() -> None:
     in_time(play)
 
 
+@pytest.mark.slow
 def test_what_an_sdk_sends_again_is_one_step() -> None:
     async def play() -> None:
         with MockPolicy(Reply("first"), default=Reply("another"), latency=0.3) as policy:

@@ -106,6 +106,7 @@ def test_what_the_policys_server_breaks_at_is_refused(monkeypatch: pytest.Monkey
     in_time(play)
 
 
+@pytest.mark.slow
 def test_a_call_that_the_policys_server_hangs_up_at_is_refused() -> None:
     async def play() -> None:
         with Breaking() as policy:

@@ -185,6 +185,7 @@ def test_what_the_policy_refuses_is_the_agents_to_read() -> None:
     in_time(play)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_down_for_a_while_is_waited_for() -> None:
     async def play() -> None:
         with MockPolicy(Fault(status=503), Fault(kind="disconnect"), Reply("back")) as policy:
@@ -196,6 +197,7 @@ def test_a_policy_that_is_down_for_a_while_is_waited_for() -> None:
     in_time(play)
 
 
+@pytest.mark.slow
 def test_streams_say_that_the_policy_still_thinks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.gateway.application.KEEP_ALIVE", 0.05)
 
@@ -215,6 +217,7 @@ def test_streams_say_that_the_policy_still_thinks(monkeypatch: pytest.MonkeyPatc
     in_time(play)
 
 
+@pytest.mark.slow
 def test_limits_are_refused_in_the_agents_dialect() -> None:
     async def play() -> None:
         with MockPolicy() as policy:

@@ -73,6 +73,7 @@ def together(worker: LanedWorker, *what: str) -> list[EpisodeResult]:
         return list(threads.map(lambda w: play(worker, w, LIMIT if w in hanging else 120.0), what))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "words"),
     [
@@ -112,6 +113,7 @@ def test_what_would_end_the_loop_costs_its_own_episode_only(
     assert "in graded" in str(error.traceback)
 
 
+@pytest.mark.slow
 def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> None:
     together(worker, "sleep 2.5", "nothing")
     results = together(worker, *["sleep 1.5"] * 4)

@@ -145,6 +145,7 @@ async def test_a_prompt_over_the_context_is_verifiers_own_error():
         await ask(endpoint(policy.base_url))
 
 
+@pytest.mark.slow
 async def test_a_policy_that_hangs_is_given_up_at_the_time_limit():
     with MockPolicy(Fault("hang")) as policy:
         with pytest.raises(PolicyError, match=r"policy.request_timeout, 2.0 s"):
@@ -152,6 +153,7 @@ async def test_a_policy_that_hangs_is_given_up_at_the_time_limit():
         assert len(policy.requests) == 1
 
 
+@pytest.mark.slow
 async def test_a_policy_that_keeps_failing_is_given_up_at_the_time_limit():
     with MockPolicy(default=Fault(status=500), latency=1.0) as policy:
         with pytest.raises(PolicyError, match=r"policy.request_timeout, 3.0 s"):
@@ -164,6 +166,7 @@ async def test_an_answer_that_is_no_chat_completion_is_a_policy_error():
         await ask(endpoint(policy.base_url))
 
 
+@pytest.mark.slow
 async def test_a_policy_that_is_gone_is_a_policy_error():
     with MockPolicy() as policy:
         url = policy.base_url
@@ -171,6 +174,7 @@ async def test_a_policy_that_is_gone_is_a_policy_error():
         await ask(endpoint(url, request_timeout=2))
 
 
+@pytest.mark.slow
 async def test_hundreds_of_requests_are_in_flight_at_once():
     with MockPolicy() as policy:
         policy.lets_through = 0

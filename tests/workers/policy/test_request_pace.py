@@ -30,6 +30,7 @@ class Bucket:
         return True
 
 
+@pytest.mark.slow
 async def test_most_of_a_rate_is_used_and_few_requests_are_refused() -> None:
     server, pace, requests = Bucket(50), RequestPace(), 600
 
@@ -97,6 +98,7 @@ async def test_request_that_is_given_up_leaves_its_place() -> None:
     assert pace.in_flight == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paced", [False, True])
 async def test_rate_limit_is_waited_out(paced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.workers.policy.test_chat_client import ask
@@ -120,6 +122,7 @@ async def test_empty_account_is_not_waited_for() -> None:
         assert len(policy.requests) == 1
 
 
+@pytest.mark.slow
 async def test_rate_limit_that_lasts_longer_than_it_may_is_a_policy_error_with_its_words() -> None:
     from tests.workers.policy.test_chat_client import ask
 

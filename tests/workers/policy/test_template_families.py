@@ -100,6 +100,7 @@ def check_turn_by_turn(renderer: Any, folder: Path, says: str = "") -> None:
     assert ids == template.ids(without_tool_names(said), [TOOL])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TEMPLATES, reason="the package trl is not installed (`make setup` installs it)")
 def test_each_familys_template_is_exact_turn_by_turn_or_refused_with_the_true_reason(tmp_path: Path):
     accepted: set[str] = set()

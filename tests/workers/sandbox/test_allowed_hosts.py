@@ -141,12 +141,14 @@ async def test_a_name_that_no_host_can_have_is_not_put_on_record() -> None:
         assert session.allowed_hosts.connections == []
 
 
+@pytest.mark.slow
 async def test_nothing_is_allowed_by_itself() -> None:
     async with session_with() as session:
         code = "seen = sorted(name for name in os.environ if name.lower() in ('https_proxy', 'http_proxy'))"
         assert await said(session, "attempt", code=code) == "[]" and session.allowed_hosts is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("this_machine_is_public")
 async def test_an_allowed_host_is_reached_by_its_name_and_it_is_noted() -> None:
     async with host() as port, session_with(f"localhost:{port}") as session:
@@ -236,6 +238,7 @@ async def test_what_is_no_request_to_a_proxy_is_told_so(request_line: str, statu
         assert await said(session, "attempt", code=ASK + code) == status
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("this_machine_is_public")
 async def test_an_episode_can_carry_no_more_than_its_share() -> None:
     async with host() as port, session_with(f"localhost:{port}", allow_mb=1) as session:

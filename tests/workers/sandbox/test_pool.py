@@ -232,6 +232,7 @@ async def test_sandbox_that_came_up_as_its_asker_was_cancelled_is_ended(pools: P
     await eventually(lambda: not is_alive(pools.pids[0]))
 
 
+@pytest.mark.slow
 async def test_stop_does_not_wait_for_a_daemon_that_holds_stderr_open(pools: Pools) -> None:
     pool = pools.make(recycle="fork")
     session = await begun(pool, "one")

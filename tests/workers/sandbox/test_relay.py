@@ -126,6 +126,7 @@ async def test_a_reset_from_the_worker_is_seen_inside(sandbox: ProcessSandbox) -
     await session.close()
 
 
+@pytest.mark.slow
 async def test_who_does_not_read_is_sent_no_more_than_a_window(sandbox: ProcessSandbox) -> None:
     made: list[Watcher] = []
     session = await serving(sandbox, lambda: Watcher(made))
@@ -144,6 +145,7 @@ async def test_who_does_not_read_is_sent_no_more_than_a_window(sandbox: ProcessS
     await session.close()
 
 
+@pytest.mark.slow
 async def test_who_is_not_read_from_can_send_no_more_than_a_window(sandbox: ProcessSandbox) -> None:
     made: list[Watcher] = []
 
@@ -191,6 +193,7 @@ async def test_a_session_that_dies_has_all_its_connections_end(sandbox: ProcessS
     assert sandbox.alive
 
 
+@pytest.mark.slow
 async def test_ten_thousand_connections_cost_nobody_else_anything(sandbox: ProcessSandbox) -> None:
     """No more than 256 at a time are taken; the others wait, as with any server that is busy."""
     made: list[Watcher] = []
@@ -225,6 +228,7 @@ seen = len(kept)
     await neighbour.close()
 
 
+@pytest.mark.slow
 async def test_a_flood_on_one_stream_does_not_hold_up_tool_calls(sandbox: ProcessSandbox) -> None:
     """The calls beside it are compared with calls beside a session that only keeps a core busy."""
     made: list[Watcher] = []

@@ -75,6 +75,7 @@ def test_both_sides_have_the_same_protocol() -> None:
     assert streams.frame(2, 7, b"x") == relay_frames.frame(2, 7, b"x")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(bodies, max_size=30))
 async def test_whatever_a_sandbox_sends_is_taken_or_breaks_the_protocol(frames: list[bytes]) -> None:
@@ -90,6 +91,7 @@ async def test_whatever_a_sandbox_sends_is_taken_or_breaks_the_protocol(frames: 
     await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(bodies, max_size=30), st.integers(0, 3))
 def test_whatever_a_worker_sends_is_taken_or_breaks_the_protocol(frames: list[bytes], opened: int) -> None:
