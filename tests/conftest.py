@@ -20,6 +20,8 @@ from workers.settings import PolicyEndpoint
 settings.register_profile("any-speed", deadline=None)  # a machine that is busy is no fault
 settings.load_profile("any-speed")
 _GROUPS = ("ray", "first hour", "vllm", "own ray", "parity")
+_ENDED_WITH_A_GROUP = ("kept_ray", "vllm_cache")
+"""Fixtures of the session of which the next group that asks for one gets another."""
 
 
 def _group(item: pytest.Item) -> str:
@@ -28,10 +30,6 @@ def _group(item: pytest.Item) -> str:
         return str(named.args[0])
     marks = {mark.name for mark in item.iter_markers()}
     return next((mark for mark in ("vllm", "ray", "parity") if mark in marks), item.path.stem)
-
-
-_FIXTURES_OF_A_ROW = ("kept_ray", "vllm_cache")
-"""Fixtures of the session that tests of one group alone use."""
 
 
 def _rank(group: str) -> int:
@@ -82,7 +80,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Ends with a group what its tests share: a Ray cluster that nobody uses takes a tenth of a core."""
     if nextitem is not None and _group(nextitem) != _group(item):
         manager: Any = item.session._fixturemanager
-        for name in _FIXTURES_OF_A_ROW:
+        for name in _ENDED_WITH_A_GROUP:
             for definition in manager._arg2fixturedefs.get(name, ()):
                 definition.finish(item._request)  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -22,7 +22,7 @@ from workers import debugging
 from workers.environments.base import RolloutEnvironment, TaskEnvironment
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.handed_on import select_worker_variables
-from workers.lanes.interpreter import OwnPython, own_environment, start_command
+from workers.lanes.interpreter import OwnPython, start_process
 from workers.lanes.wire import read_message_now, send_message_now
 from workers.records import EpisodeRecord, EpisodeSpec, Message
 from workers.settings import PolicyEndpoint, WorkerSettings
@@ -90,11 +90,7 @@ def _play_apart(
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        process = subprocess.Popen(
-            start_command("workers.debugging", [str(theirs.fileno())], python),
-            pass_fds=(theirs.fileno(),),
-            env=own_environment(os.environ, python),
-        )
+        process = start_process("workers.debugging", python, os.environ, [theirs.fileno()], stdin=None)
         theirs.close()
         try:
             send_message_now(ours, (settings, spec))

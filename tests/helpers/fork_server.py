@@ -90,7 +90,9 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         """See `Popen.wait`."""
         if self.returncode is None:
-            if not select.select([self._descriptor], [], [], timeout)[0]:
+            ends = select.poll()  # `select.select` takes no descriptor above 1,023
+            ends.register(self._descriptor, select.POLLIN)
+            if not ends.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
             try:
                 self.returncode = self._server.ask({"ended": self.pid})

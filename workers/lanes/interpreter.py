@@ -22,7 +22,11 @@ class OwnPython:
 
 
 def start_process(
-    module: str, python: OwnPython | None, variables: Mapping[str, str], passed: Sequence[int]
+    module: str,
+    python: OwnPython | None,
+    variables: Mapping[str, str],
+    passed: Sequence[int],
+    stdin: int | None = subprocess.DEVNULL,
 ) -> "subprocess.Popen[bytes]":
     """Starts a process that runs a module's `main`.
 
@@ -31,11 +35,12 @@ def start_process(
         python: What runs it. None: this Python, with this process's import path.
         variables: Its environment variables; those of another Python are left out.
         passed: Descriptors that it inherits, whose numbers are its command-line arguments.
+        stdin: Its standard input. None: this process's.
     """
     return subprocess.Popen(
         start_command(module, [str(descriptor) for descriptor in passed], python),
         pass_fds=passed,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         env=own_environment(variables, python),
     )
 
