@@ -16,7 +16,7 @@ import yaml
 from cluster.cache import cache_dir
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240
+PATIENCE = 600
 """Seconds after which a run that should have ended is a failure."""
 
 

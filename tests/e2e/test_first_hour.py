@@ -216,7 +216,7 @@ def test_run_that_was_stopped_is_taken_up_again(reader: Reader, policy: MockPoli
         try:
             until(lambda: journalled(run) == 3 or process.poll() is not None, "three episodes", 120)
             process.send_signal(signal.SIGINT)
-            stopped, _ = process.communicate(timeout=120)
+            stopped, _ = process.communicate(timeout=600)
         finally:
             process.kill()
     assert process.returncode == 130, stopped

@@ -36,7 +36,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3FileSystem]:
     """S3, as this process and those that it starts know it, with one bucket, `bucket`."""
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     moto = [str(uv), "tool", "run", "--from", MOTO, "moto_server"]
-    if uv is None or subprocess.run([*moto, "--help"], capture_output=True, timeout=240).returncode:
+    if uv is None or subprocess.run([*moto, "--help"], capture_output=True, timeout=600).returncode:
         pytest.skip(f"{MOTO} cannot be had here: it takes uv, and a package index")
     [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}"

@@ -50,7 +50,6 @@ def converse(body):
     return Reply(content="###DONE###" if is_answered else "Say ok, please.")
 
 
-@pytest.mark.timeout(600)  # a run, its resumption, and their workers' packages
 @pytest.mark.parametrize("requirements", RELEASES, ids=["0.3.1", "0.4.0"])
 def test_a_taskset_with_tools_is_planned_played_taken_up_and_read(
     kumite, kumite_here, tmp_path, out, requirements

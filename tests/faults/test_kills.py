@@ -156,7 +156,6 @@ async def test_kill_of_the_tool_host_by_the_kernel_is_a_dead_sandbox(
     assert len({session.sandbox.id for session in again}) == 1
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("cycles", [50, pytest.param(1000, marks=pytest.mark.exhaustive)])
 async def test_soak_of_random_kills_leaves_no_container(
     pools: Pools, engine: docker.DockerClient, cycles: int

@@ -25,7 +25,7 @@ def driver_environment(cache: Path, **more: str) -> dict[str, str]:
     return {**kept, "KUMITE_CACHE": str(cache), "PYTHONPATH": str(ROOT), **more}
 
 
-def drive(cache: Path, *arguments: str, timeout: float = 240, **environment: str) -> dict[str, Any]:
+def drive(cache: Path, *arguments: str, timeout: float = 600, **environment: str) -> dict[str, Any]:
     """Runs `driver.py`, from a folder that is not the project's.
 
     Returns:
@@ -52,7 +52,7 @@ def kumite_policy(cache: Path, *arguments: object) -> str:
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

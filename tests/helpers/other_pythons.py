@@ -17,7 +17,7 @@ def read_with(module: str, program: str, *arguments: str) -> str:
         probe = [python, "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"]
         if subprocess.run(probe, check=False, timeout=60).returncode == 0:
             command = [python, "-c", program, *arguments]
-            run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+            run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             assert run.returncode == 0, run.stderr[-3000:]
             return run.stdout
     pytest.skip(f"no interpreter has {module}: install it, or name one that has it in {VARIABLE}")

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 NODE = Path(__file__).parent / "ray_node.py"
-START_TIMEOUT, STOP_TIMEOUT = 180.0, 60.0
+START_TIMEOUT, STOP_TIMEOUT = 600.0, 240.0
 """Seconds; 7 and 4 are usual."""
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray listens on every interface of a machine that it takes for one of several, and joins by another."""

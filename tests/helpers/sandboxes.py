@@ -15,7 +15,7 @@ from workers.settings import SandboxSettings
 
 OWNER = Owner("test-run", "test-worker")
 _numbers = itertools.count()
-LONG = 90.0
+LONG = 240.0
 """Seconds after which something that should happen soon counts as not happening."""
 
 

@@ -16,7 +16,7 @@ from tests.parity.ours import TEMPERATURE, Ours, ours
 from tests.parity.script import Action, Call, Lines
 from workers.errors import PolicyError
 
-pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.parity]
 OWN = Path(__file__).resolve().parents[1] / "helpers" / "own"
 DONE = Action("done")
 
@@ -32,7 +32,7 @@ def here(side: Ours, task: Task, lines: Sequence[Action | Exception]) -> Played:
 
 def there(agentdojo: Executor, suite: str, task: Task, lines: Sequence[Action], **setting: Any) -> Played:
     chosen = Setting("v1.2.2", suite, **setting)
-    return agentdojo.submit(agentdojo_plays_lines, chosen, task, Lines(list(lines))).result(timeout=120)
+    return agentdojo.submit(agentdojo_plays_lines, chosen, task, Lines(list(lines))).result(timeout=600)
 
 
 def user_task(suite: str, number: int) -> Task:
@@ -113,7 +113,7 @@ def test_number_that_json_cannot_say_is_text_in_recorded_states_alone(
 def test_list_written_as_text_stays_text_in_the_conversation(agentdojo: Executor):
     arguments = {"hotel_names": "['Le Marais Boutique', 'Good Night']"}
     task = user_task("travel", 0)
-    rewritten = agentdojo.submit(upstream_bugs.arguments_in_the_next_prompt, arguments).result(timeout=120)
+    rewritten = agentdojo.submit(upstream_bugs.arguments_in_the_next_prompt, arguments).result(timeout=600)
     assert rewritten == {"hotel_names": ["Le Marais Boutique", "Good Night"]}
     with ours({"suites": ["travel"]}) as side:
         played = here(side, task, [call("get_rating_reviews_for_hotels", arguments), DONE])
@@ -147,7 +147,7 @@ def test_agentdojo_starts_over_in_an_environment_that_was_acted_in(agentdojo: Ex
 
 
 def test_api_error_is_a_failed_episode_and_not_a_successful_attack(agentdojo: Executor):
-    assert agentdojo.submit(upstream_bugs.scores_of_an_api_error).result(timeout=120) == (False, True)
+    assert agentdojo.submit(upstream_bugs.scores_of_an_api_error).result(timeout=600) == (False, True)
     args = {"suites": ["slack"], "mode": "attack", "attack": "direct"}
     task = Task("v1.2.2/slack/user_task_0/injection_task_1/direct", "user_task_0", "injection_task_1")
     with ours(args) as side:
@@ -201,7 +201,7 @@ def test_tool_filter_asks_with_the_policys_sampling(agentdojo: Executor):
 
 def test_payload_that_breaks_the_yaml_fails_its_own_pair_alone(agentdojo: Executor):
     assert (
-        agentdojo.submit(upstream_bugs.error_of_a_payload, '" broken: [').result(timeout=120) == "ParserError"
+        agentdojo.submit(upstream_bugs.error_of_a_payload, '" broken: [').result(timeout=600) == "ParserError"
     )
     args = {
         "suites": ["banking"],
@@ -227,7 +227,7 @@ def test_payload_that_breaks_the_yaml_fails_its_own_pair_alone(agentdojo: Execut
 
 def test_version_1_1_2_is_version_1_1_1(agentdojo: Executor):
     first, second = (
-        agentdojo.submit(upstream_bugs.tasks_of, version).result(timeout=120)
+        agentdojo.submit(upstream_bugs.tasks_of, version).result(timeout=600)
         for version in ("v1.1.1", "v1.1.2")
     )
     assert first == second
@@ -239,7 +239,7 @@ def test_version_1_1_2_is_version_1_1_1(agentdojo: Executor):
 @pytest.mark.parametrize("version", ["v1.2", "v1.2.1", "v1.2.2"])
 def test_ground_truth_of_workspace_injection_tasks_6_to_13_is_none(agentdojo: Executor, version: str):
     solved = agentdojo.submit(upstream_bugs.injection_tasks_that_their_ground_truth_solves, version)
-    assert [name for name, is_solved in solved.result(timeout=120).items() if not is_solved] == [
+    assert [name for name, is_solved in solved.result(timeout=600).items() if not is_solved] == [
         f"injection_task_{number}" for number in range(6, 14)
     ]
 

@@ -15,7 +15,7 @@ from tests.parity.episode import Setting
 
 __all__ = ["engine"]
 
-pytestmark = [pytest.mark.parity, pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.parity, pytest.mark.docker]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from tests.parity.comparison import compare
 from tests.parity.episode import Setting
 
-pytestmark = [pytest.mark.parity, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.parity]
 SUITES = ("workspace", "travel", "banking", "slack")
 ATTACK = "important_instructions"
 

@@ -6,7 +6,7 @@ import pytest
 from tests.parity.comparison import compare
 from tests.parity.episode import Setting
 
-pytestmark = [pytest.mark.parity, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.parity]
 SUITES = ("workspace", "travel", "banking", "slack")
 
 

@@ -215,7 +215,7 @@ def test_concurrent_builds_of_one_image_are_one_build(tree: Path, engine: docker
     for builder in builders:
         builder.start()
     for builder in builders:
-        builder.join(timeout=240)
+        builder.join(timeout=600)
     assert len(tags) == 2 and len(set(tags)) == 1
     assert sum(line == f"Successfully tagged {tags[0]}" for line in lines) == 1
 

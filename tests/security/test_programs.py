@@ -112,7 +112,7 @@ def run(engine: docker.DockerClient, image: str, command: str) -> str:
     )
     try:
         api.start(created)
-        status = api.wait(created, timeout=120)["StatusCode"]
+        status = api.wait(created, timeout=600)["StatusCode"]
         said = api.logs(created).decode("utf-8", "replace")
         assert status == 0, said
         return said

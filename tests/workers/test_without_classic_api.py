@@ -29,7 +29,7 @@ sys.meta_path.insert(0, Forbidden())
 
 def run_without_classic_api(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", FORBID + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 MODULES = [

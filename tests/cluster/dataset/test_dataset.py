@@ -317,7 +317,7 @@ def check_after_crash(run_dir: Path, acknowledged: set[str]) -> None:
 @pytest.mark.slow
 def test_sigkill_before_any_durable_step_loses_nothing(tmp_path: Path):
     command = [sys.executable, "-m", WRITER, "steps", tmp_path]
-    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=120)
+    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=600)
     runs = sorted(tmp_path.glob("*.acknowledged"), key=lambda path: int(path.stem))
     assert len(runs) > 30
     for run in runs:
@@ -341,7 +341,7 @@ def test_sigkill_at_random_moments_loses_no_acknowledged_episode(tmp_path: Path)
             numbers = [int(writer.stdout.readline()) for _ in range(patience)]
         finally:
             os.kill(writer.pid, signal.SIGKILL)
-        numbers += [int(line) for line in writer.communicate(timeout=120)[0].splitlines() if line.isdecimal()]
+        numbers += [int(line) for line in writer.communicate(timeout=600)[0].splitlines() if line.isdecimal()]
         acknowledged |= {f"{number:016x}" for number in numbers}
         # A new writer never appends what the one before may have appended.
         following = max(numbers) + 100

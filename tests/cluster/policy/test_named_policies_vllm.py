@@ -28,7 +28,7 @@ from workers.settings import (
     WorkerSettings,
 )
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm]
 
 
 def config_of(adapter: Path) -> RunConfig:

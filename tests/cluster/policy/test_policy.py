@@ -194,7 +194,7 @@ def test_ray_takes_the_description_of_a_gpu_deployment():
     config = vllm(model="org/m", accelerator="gpu", tensor_parallel=2, replicas=1, max_replicas=4)
     description = json.dumps(application.serving_args(config, MODEL, "gpu")["llm_configs"][0])
     program = [sys.executable, "-c", AS_RAY_HAS_IT]  # a process of its own: vLLM's imports leave traces
-    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=600, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [[{"GPU": 1}, {"GPU": 1}], 2, "ray", 4]
 
 
@@ -224,7 +224,7 @@ def test_a_models_own_sampling_defaults_are_used_only_where_the_config_asks_for_
     model = Model("m", str(tmp_path), local=True)
     description = json.dumps(application.serving_args(vllm(engine=engine), model, "cpu")["llm_configs"][0])
     program = [sys.executable, "-c", AS_VLLM_SAMPLES]
-    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [defaults, [2, 0]]
 

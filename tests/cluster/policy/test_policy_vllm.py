@@ -14,7 +14,7 @@ from tests.helpers.asking import ask, tokens
 from tests.helpers.drivers import cluster_processes, drive, kumite_policy
 from workers.settings import PolicyEndpoint
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm]
 
 TOOL = Tool(
     name="send_money",
@@ -83,7 +83,7 @@ def test_the_next_driver_finds_the_kept_deployment(
     vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path
 ):
     asked = {"model": str(vllm_model), "adapters": {}, "sampling": {"temperature": 0.5}}
-    told = drive(vllm_cache, "policy", json.dumps(asked), timeout=200)
+    told = drive(vllm_cache, "policy", json.dumps(asked), timeout=600)
     assert told["outcome"] == f"{vllm_model.name} on the cpu, kept from an earlier run"
     assert told["endpoint"]["base_url"] == vllm_endpoint.base_url
     assert told["stages"] == []
@@ -128,6 +128,6 @@ def test_an_engine_argument_that_vllm_does_not_know_is_named(
     vllm_endpoint: PolicyEndpoint, vllm_cache: Path, vllm_model: Path
 ):
     asked = {"model": str(vllm_model), "engine": {"no_such_argument": 1}}
-    told = drive(vllm_cache, "policy", json.dumps(asked), timeout=300)
+    told = drive(vllm_cache, "policy", json.dumps(asked), timeout=600)
     assert told["error"] == "PolicyUnavailable"
     assert "no_such_argument" in told["said"]

@@ -34,7 +34,7 @@ from tests.helpers.token_runs import write_run
 from tests.helpers.weight_files import perturbed, score, write_adapter
 from workers.settings import PolicyEndpoint, SamplingSettings
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.usefixtures("model_weights")]
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("model_weights")]
 LONG = 1500
 """Tokens of an answer that takes longer than a checkpoint's check and copy: seconds."""
 

@@ -26,7 +26,7 @@ def test_results_that_are_lost_with_their_node_are_said_to_be_lost() -> None:
         try:
             assert "played\n" in iter(driver.stdout.readline, "")
             head.lose(node)
-            said, _ = driver.communicate("go on\n", timeout=120)
+            said, _ = driver.communicate("go on\n", timeout=600)
         finally:
             driver.kill()
             driver.wait()

@@ -20,7 +20,7 @@ def test_weights_are_refused_where_other_machines_would_not_see_them(tmp_path: P
             env=driver_environment(tmp_path, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", TMPDIR=short),
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=600,
         )
     assert done.returncode == 0, done.stderr[-4000:]
     alone, among_others, local, named = json.loads(done.stdout.splitlines()[-1])

@@ -34,7 +34,7 @@ def test_a_page_is_there_without_the_packages_that_play_episodes(tmp_path: Path)
         [sys.executable, "-c", _PROGRAM, str(run), *_SLOW],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

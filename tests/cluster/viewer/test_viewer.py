@@ -313,7 +313,7 @@ def test_the_built_page_is_what_the_sources_give(tmp_path: Path) -> None:
     if npm is None or not (PAGE / "node_modules").exists():
         pytest.skip("needs Node.js, and what `make viewer` installs")
     build = [npm, "exec", "vite", "--", "build", "--outDir", str(tmp_path / "dist"), "--emptyOutDir"]
-    subprocess.run(build, cwd=PAGE, check=True, capture_output=True, timeout=240)
+    subprocess.run(build, cwd=PAGE, check=True, capture_output=True, timeout=600)
     built = {
         path.relative_to(tmp_path / "dist"): path.read_bytes() for path in (tmp_path / "dist").rglob("*.*")
     }
@@ -326,5 +326,5 @@ def test_the_pages_sources_have_types_and_no_lint() -> None:
     npm = shutil.which("npm")
     if npm is None or not (PAGE / "node_modules" / "oxlint").exists():
         pytest.skip("needs Node.js, and what `make viewer` installs")
-    found = subprocess.run([npm, "run", "check"], cwd=PAGE, capture_output=True, text=True, timeout=240)
+    found = subprocess.run([npm, "run", "check"], cwd=PAGE, capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stdout + found.stderr

@@ -74,7 +74,7 @@ def test_placeholders_for_the_llm_sdks_change_no_environment() -> None:
         cwd=ROOT / "tests",
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=True,
     )
     expected = json.loads(done.stdout)

@@ -278,7 +278,7 @@ def test_vf_eval_plays_the_environment(policy: MockPolicy, tmp_path: Path) -> No
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KEY": "none", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(policy.requests) == 2

@@ -20,7 +20,7 @@ def test_turns_and_samples_stay_where_their_prefix_is_and_both_replicas_work(tmp
         env=driver_environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     groups: list[list[list[str]]] = json.loads(

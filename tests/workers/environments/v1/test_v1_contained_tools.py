@@ -14,7 +14,7 @@ from tests.helpers.v1_containers import TASKS, Containers
 from workers.sandbox.base import ToolsetSpec
 from workers.settings import SandboxSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.docker]
 TAG = "kumite-test-counting:1"
 
 
@@ -35,7 +35,7 @@ def image():
             entry.size = len(text.encode())
             tar.addfile(entry, io.BytesIO(text.encode()))
     context.seek(0)
-    client = docker.from_env(timeout=120)
+    client = docker.from_env(timeout=600)
     client.images.build(fileobj=context, custom_context=True, tag=TAG, rm=True, network_mode="none")
     yield TAG
     client.images.remove(TAG, force=True)

@@ -17,7 +17,7 @@ from tests.helpers.conversation_policy import ConversationPolicy
 from tests.helpers.mock_policy import Fault, Reply
 from tests.helpers.v1_containers import TASKS, Containers, bash
 
-pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.docker]
 _TIMEOUT = 400
 _RUN = (
     "import runpy, sys; from verifiers.v1.harnesses.mini_swe_agent import MiniSWEAgentHarness as Harness; "

@@ -11,7 +11,7 @@ from tests.helpers.run_containers import containers
 from tests.helpers.v1_containers import TASKS, Containers, bash
 from workers.agent_results import read_agents
 
-pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.docker]
 SEATED = TASKS.with_name("v1_seat_tasks.py")
 BASH = {"harness": {"id": "bash"}, "max_turns": 6}
 WHERE = r"sed -n 's|.*/containers/\([0-9a-f]\{12\}\).*|\1|p' /proc/self/mountinfo | head -n 1"

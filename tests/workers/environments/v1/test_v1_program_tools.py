@@ -18,7 +18,7 @@ from tests.helpers.mock_policy import Reply
 from tests.helpers.v1_containers import TASKS, Containers
 from tests.helpers.v1_parity_tasksets import write_taskset
 
-pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.docker]
 _TIMEOUT = 400
 BASH = {"harness": {"id": "bash"}, "max_turns": 6}
 
