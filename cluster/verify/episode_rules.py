@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
-import jsonpatch
-
 from cluster.config import VllmPolicy
 from cluster.verify.branch_rules import numbering, pairs_in_branches, steps_by_branch
 from cluster.verify.report import NotChecked
@@ -17,6 +15,7 @@ from cluster.verify.token_rules import messages_continue
 from workers.environments.agentdojo.rewards import RewardSettings, weigh_metrics
 from workers.record_digest import digest_of
 from workers.records import EpisodeRecord, Message, StepRecord, episode_id
+from workers.state_patches import apply_state_patch
 
 _EARLIEST = 1_600_000_000
 """Seconds since the epoch before which there was no Kumite."""
@@ -199,10 +198,8 @@ def states(episode: EpisodeRecord, base: Mapping[str, str]) -> str | None:
     state: Any = json.loads(base[episode.initial_state_id])
     for name, patch in _named_patches(episode):
         try:
-            state = jsonpatch.apply_patch(state, json.loads(patch), in_place=True)
-        except (ValueError, jsonpatch.JsonPatchException, LookupError, TypeError) as error:
-            return f"its {name} does not apply: {type(error).__name__}: {str(error)[:200]}"
-        except jsonpatch.JsonPointerException as error:
+            state = apply_state_patch(state, patch, in_place=True)
+        except ValueError as error:
             return f"its {name} does not apply: {str(error)[:200]}"
     return None
 

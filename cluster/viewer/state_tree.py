@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-import jsonpatch
-
 from cluster.dataset.arrow import pc, pq
 from cluster.dataset.manifest import load_manifest
 from cluster.dataset.shards import naming_file
 from workers.records import EpisodeRecord
+from workers.state_patches import apply_state_patch
 
 Node = dict[str, Any]
 """`{"same": value}`, `{"added": value}`, `{"removed": value}`, `{"from": old, "to": new}`, or, of what holds
@@ -38,7 +37,7 @@ class StateHistory:
 
     def __init__(self, base: Any, episode: EpisodeRecord) -> None:
         self.base = base
-        self.initial = _apply_patch(base, episode.initial_state_patch)
+        self.initial = apply_state_patch(base, episode.initial_state_patch)
         self._patches = [step.state_patch for step in episode.steps]
         self._at, self._state = -1, self.initial
 
@@ -48,19 +47,13 @@ class StateHistory:
             self._at, self._state = -1, self.initial
         while self._at < min(step, len(self._patches) - 1):
             self._at += 1
-            self._state = _apply_patch(self._state, self._patches[self._at])
+            self._state = apply_state_patch(self._state, self._patches[self._at])
         return self._state
 
     def tree(self, step: int) -> Node:
         """The state after a step, with what the step changed marked; of -1, with what the task changed."""
         before = self.base if step < 0 else self.after(step - 1)
         return diff_tree(before, self.after(step))
-
-
-def _apply_patch(state: Any, patch: str | None) -> Any:
-    if not patch or patch == "[]":
-        return state
-    return jsonpatch.apply_patch(state, json.loads(patch))
 
 
 def diff_tree(before: Any, after: Any) -> Node:

@@ -121,7 +121,7 @@ class Ours:
         patches = [record["initial_state_patch"], *(step["state_patch"] for step in record["steps"])]
         played.state = self._state(record["initial_state_id"], [json.loads(patch) for patch in patches])
 
-    def _state(self, state_id: str, patches: list[list[dict[str, Any]]]) -> dict[str, str]:
+    def _state(self, state_id: str, patches: list[Any]) -> dict[str, str]:
         """The state at the end: the base state with the patches, of which only some fields are touched."""
         if state_id not in self._base_fields:
             # It came with the first episode that is done; another thread may be about to note it.

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin
 
-import jsonpatch
 from pydantic import BaseModel, TypeAdapter
 
 from workers.environments.agentdojo.rewards import Metric, security_metrics
 from workers.records import EpisodeRecord
+from workers.state_patches import apply_state_patch
 
 _Adapter: Any = TypeAdapter
 
@@ -96,15 +96,11 @@ def _denies_service(attack: str) -> bool:
 
 def _end_states(record: EpisodeRecord, base: Any) -> tuple[Any, Any]:
     """The states in which the episode began and ended."""
-    initial = _apply_patch(deepcopy(base), record.initial_state_patch)
+    initial = apply_state_patch(deepcopy(base), record.initial_state_patch, in_place=True)
     final = deepcopy(initial)
     for step in record.steps:
-        final = _apply_patch(final, step.state_patch)
+        final = apply_state_patch(final, step.state_patch, in_place=True)
     return initial, final
-
-
-def _apply_patch(state: Any, patch: str | None) -> Any:
-    return jsonpatch.apply_patch(state, json.loads(patch or "[]"), in_place=True)
 
 
 def _last_words(record: EpisodeRecord) -> list[Any]:
