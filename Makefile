@@ -5,7 +5,7 @@ python := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup engine gvisor image test test-fast test-exhaustive lint format docs viewer lock clean
+.PHONY: help run setup engine gvisor chromium image test test-fast test-exhaustive lint format docs viewer lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ engine: ## Make a Docker engine answer; as root on Debian or Ubuntu: install and
 
 gvisor: ## Install gVisor's runsc and tell the Docker engine of it; as root on Debian or Ubuntu
 	@scripts/gvisor.sh
+
+chromium: ## Install Chromium, in which tests open the viewer's pages; as root on Debian or Ubuntu
+	@scripts/chromium.sh
 
 image: setup engine ## Build the sandbox images that are not there
 	@.venv/bin/kumite images build

@@ -19,7 +19,7 @@ from tests.cluster.viewer.made_up_runs import hostile_episode, mixed_records, re
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 NEEDS_CHROMIUM = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `apt-get install chromium`"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make chromium` installs it"),
     pytest.mark.group("viewer in a browser"),  # they share runs, and AgentDojo, which takes seconds to load
 ]
 PATIENCE = 150_000
