@@ -23,8 +23,10 @@ from cluster.pool.ray_worker import make_worker_requester, worker_resources
 from cluster.pool.worker_pool import WorkerPool
 from cluster.ray_session.session import RaySession, connect, is_local
 from workers.environments.base import TaskEnvironment
+from workers.environments.modules import library_modules
 from workers.errors import EnvironmentLoadError
 from workers.handed_on import select_worker_variables
+from workers.lanes.fork_server import serve_forks
 from workers.settings import PackageLock, PolicyEndpoint, SandboxSettings, Split, WorkerSettings
 
 
@@ -54,21 +56,36 @@ class RunComponents:
     """The environment's own packages, where it has some."""
 
 
+@dataclass(frozen=True)
+class SharedParts:
+    """What one run has left for the next."""
+
+    fork_server: str | None
+    session: RaySession
+    policy: PolicyClient
+    named: NamedPolicies
+
+
 class SharedPolicy(ExitStack):
     """A Ray session and a policy that several runs of one process use, one after the other."""
 
     def __init__(self) -> None:
         super().__init__()
         self._settings: object = None
-        self.found: tuple[RaySession, PolicyClient, NamedPolicies] | None = None
+        self._parts: SharedParts | None = None
 
-    def prepare(self, config: RunConfig) -> None:
-        """Closes the shared session and policy if a run needs another policy, cluster or workers."""
+    def find(self, config: RunConfig) -> SharedParts | None:
+        """What there is for a run, which closes what it cannot use: another policy, cluster or workers."""
         settings = (config.policy, config.policies, config.ray, config.workers)
         if settings != self._settings:
             self.close()
-            self.found = None
+            self._parts = None
         self._settings = settings
+        return self._parts
+
+    def keep(self, parts: SharedParts) -> None:
+        """Keeps what is open for the next run."""
+        self._parts = parts
 
 
 def _accept_any_plan(_: Plan) -> None:
@@ -85,6 +102,7 @@ def start_components(
     check_image: Callable[[str, str | None], None] = lambda tag, found: None,
     shared: SharedPolicy | None = None,
     packages: PackageLock | None = None,
+    forks: bool = False,
 ) -> Generator[RunComponents]:
     """Loads the environment, gets the image, connects to Ray, starts the policy and makes the worker pool.
 
@@ -99,12 +117,22 @@ def start_components(
         check_image: Raises if the image that the config names has another id than when the run began.
         shared: Keeps Ray and the policy for the next run. None: they end with this one.
         packages: The environment's own packages, which the run began with. None: they are resolved here.
+        forks: Whether this process may be forked, so that local workers need not import what it has imported.
 
     Raises:
         ClusterError: One of the components cannot be started.
     """
     named_image_id: str | None = None
     with ExitStack() as stack:
+        before = shared.find(config) if shared is not None else None
+        outer = stack if shared is None else shared
+        if before is not None:
+            fork_server = before.fork_server
+        elif forks and is_local(config.ray) and config.environment.requirements is None:
+            modules = ["workers.lanes.process", *library_modules(config.environment)]
+            fork_server = outer.enter_context(serve_forks(modules))  # before any code of the environment runs
+        else:
+            fork_server = None
         with progress.stage("environment") as stage:
             packages = packages or lock_packages(config.environment)
             with chdir("."):  # an environment may go elsewhere, and the run's folder stays where it is
@@ -139,33 +167,30 @@ def start_components(
         trackers = Trackers.of(config, run_id)
         if trackers is not None:
             stack.enter_context(trackers)
-        outer = stack if shared is None else shared
-        if shared is not None:
-            shared.prepare(config)
-        before = shared.found if shared is not None else None
         with progress.stage("ray") as stage:
             keep = isinstance(config.policy, VllmPolicy) and config.policy.keep_alive
             policies = [config.policy, *config.policies.values()]
             cpus = sum(map(required_cpus, policies)) + config.workers.max * config.workers.cpus_per_worker
-            session = before[0] if before else None
+            session = before.session if before else None
             if session is None:
                 session = outer.enter_context(connect(config.ray, keep=keep, extra_cpus=cpus))
             stage.outcome = session.address
         if session.local and before is None:
             check_deployments_fit(config)
         with progress.stage("policy") as stage:
-            policy = before[1] if before else None
+            policy = before.policy if before else None
             if policy is None:
                 policy = outer.enter_context(open_policy(config.policy, session, stage.say))
             stage.outcome = policy.outcome
-        named = before[2] if before else None
+        named = before.named if before else None
         if named is None:
             named = outer.enter_context(_open_named_policies(config, session, policy, progress))
         if shared is not None:
-            shared.found = (session, policy, named)
+            shared.keep(SharedParts(fork_server, session, policy, named))
         check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
-        settings = settings.model_copy(update={"packages": packages, "policies": named.endpoints})
+        more = {"packages": packages, "policies": named.endpoints, "fork_server": fork_server}
+        settings = settings.model_copy(update=more)
         uses_sandbox = environment.toolset is not None
         ask = make_worker_requester(settings, config.workers, uses_sandbox)
         replicas = (config.policy.max_replicas or 1) if isinstance(config.policy, VllmPolicy) else 1

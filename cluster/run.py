@@ -59,7 +59,7 @@ def run(config: RunConfig, target: Target, console: Console, shared: SharedPolic
 
         packages = begun_packages(target.folder, config)
         with start_components(
-            config, target.run_id, progress, seed, check, check_id, shared, packages
+            config, target.run_id, progress, seed, check, check_id, shared, packages, forks=True
         ) as components:
             return asyncio.run(_play_plan(config, components, progress, target))
 

@@ -19,6 +19,8 @@ _MIN_SECRET_LENGTH = 8
 """Characters of a value below which it is no secret, or none that can be told from other text."""
 _PROCESS_PREFIXES = ("RAY_", "PYTHON", "LD_", "CUDA_VISIBLE_DEVICES")
 """Beginnings of names that belong to the process itself: how it was started, and by what."""
+_RAYS_PREFIXES = ("RAY_", "OMP_", "CUDA_VISIBLE_DEVICES", "PYTHONBREAKPOINT", "PYTHONPATH")
+"""Beginnings of names that Ray sets in its processes, or that a session has it set."""
 
 _LOOK_EVERY = 1.0
 """Seconds after which the variables are read again, where there are as many as before: that takes 100 µs."""
@@ -53,6 +55,15 @@ def process_environment(given: Mapping[str, SecretStr], *, instead: bool) -> dic
         if not instead or n.startswith((*_PROCESS_PREFIXES, "OMP_", "PATH"))
     }
     return own | {name: value.get_secret_value() for name, value in given.items()}
+
+
+def same_variables(these: Mapping[str, str], those: Mapping[str, str]) -> bool:
+    """Whether two processes find the same variables, but for those that Ray gives its own."""
+
+    def of_user(variables: Mapping[str, str]) -> dict[str, str]:
+        return {n: v for n, v in variables.items() if not n.startswith(_RAYS_PREFIXES)}
+
+    return of_user(these) == of_user(those)
 
 
 def hide_secrets(text: str) -> str:

@@ -298,3 +298,6 @@ class WorkerSettings(Settings):
     """Environment variables for the processes that run the environment's code: in no file and no log."""
     whole_env: bool = False
     """Whether `env` stands in place of what the worker's own process was started with."""
+    fork_server: str | None = None
+    """Address of the process on the driver's machine that forks those which run the environment's code. Null:
+    there is none, and they are started."""

@@ -92,14 +92,14 @@ def test_a_node_that_is_lost_costs_its_episodes_another_attempt(kumite, tmp_path
     until(lambda: policy.in_flight == 12 or run.process.poll() is not None, "four episodes on each")
     assert run.process.poll() is None, run.output
     head.lose(nodes[1])
-    until(lambda: len(containers(out.name)) == 2, "the end of its container", patience=60)
+    until(lambda: len(containers(out.name)) == 2, "the end of its container")
     policy.lets_through = None
     assert run.wait() == 0, run.output
     found = rows(out, "node_id")
     assert len(found) == len({row["episode_id"] for row in found}) == 32
     assert {row["status"] for row in found} == {"finished"}
     assert {row["attempt"] for row in found} == {1, 2}
-    until(lambda: containers(out.name) == [], "the end of all containers", patience=60)
+    until(lambda: containers(out.name) == [], "the end of all containers")
 
 
 def test_a_replica_of_the_policy_that_is_killed_costs_a_wait_and_no_episode(kumite, tmp_path, out, head):

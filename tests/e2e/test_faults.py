@@ -34,7 +34,7 @@ def workers(run):
 
 def nothing_is_left(out):
     """The engine takes its time to remove what has ended."""
-    until(lambda: containers(out.name) == [], "the end of all containers", patience=60)
+    until(lambda: containers(out.name) == [], "the end of all containers")
 
 
 @pytest.fixture
@@ -56,12 +56,15 @@ def test_a_worker_and_sandboxes_that_are_lost_cost_an_attempt_and_the_run_comple
     tool host of the other is killed. Nothing of them stays.
     """
     run, out, _ = started
-    until(lambda: len(policy.requests) == 24 + 8, "episodes that all wait for the policy", patience=60)
+    until(lambda: len(policy.requests) == 24 + 8, "episodes that all wait for the policy")
     first = set(containers(out.name))
+    [forks] = [p for p in psutil.Process(run.process.pid).children() if p.name() == "kumite-forks"]
+    assert len(forks.children()) == 2, "each worker's process is a fork of what the driver has imported"
     [victim, _] = workers(run)
     victim.send_signal(signal.SIGKILL)
-    until(lambda: len(first & set(containers(out.name))) == 1, "the end of its container", patience=60)
-    until(lambda: len(containers(out.name)) == 2 or run.process.poll() is not None, "another worker's", 120)
+    until(lambda: len(first & set(containers(out.name))) == 1, "the end of its container")
+    until(lambda: len(containers(out.name)) == 2 or run.process.poll() is not None, "another worker's")
+    assert len(forks.children()) == 2, "the lost worker's has ended, and there is the new one's"
     assert run.process.poll() is None, run.output
     taken, killed = containers(out.name)
     lost = {*first, taken, killed}
@@ -77,15 +80,15 @@ def test_a_worker_and_sandboxes_that_are_lost_cost_an_attempt_and_the_run_comple
     assert 0 < len(again) <= 4 + 8  # what a worker had in flight, and then two
     assert not {row["sandbox_id"] for row in again} & {container[:12] for container in lost}
     nothing_is_left(out)
-    until(lambda: not shims_of({container[:12] for container in lost}), "the end of what ran them", 60)
-    until(lambda: not processes_of(run), "the end of its processes", 60)
+    until(lambda: not shims_of({container[:12] for container in lost}), "the end of what ran them")
+    until(lambda: not processes_of(run), "the end of its processes")
 
 
 def test_a_run_that_was_stopped_and_then_killed_is_taken_up_each_time(started, kumite, policy):
     """Ctrl-C commits what had ended, and SIGKILL of the driver loses nothing that was journalled."""
     run, out, config = started
     os.kill(run.process.pid, signal.SIGINT)
-    until(lambda: "SIGINT: no new episodes" in run.output, "word of it", patience=60)
+    until(lambda: "SIGINT: no new episodes" in run.output, "word of it")
     policy.lets_through = None
     assert run.wait() == 130, run.output
     assert "kumite run --resume" in run.output

@@ -214,7 +214,7 @@ def test_run_that_was_stopped_is_taken_up_again(reader: Reader, policy: MockPoli
         text=True,
     ) as process:
         try:
-            until(lambda: journalled(run) == 3 or process.poll() is not None, "three episodes", 120)
+            until(lambda: journalled(run) == 3 or process.poll() is not None, "three episodes")
             process.send_signal(signal.SIGINT)
             stopped, _ = process.communicate(timeout=600)
         finally:

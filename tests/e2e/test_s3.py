@@ -45,7 +45,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3FileSystem]:
             [*moto, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log, start_new_session=True
         )
         try:
-            until(lambda: answers(url), "moto's server", 120)
+            until(lambda: answers(url), "moto's server")
             patch.setenv("AWS_ENDPOINT_URL", url)
             patch.setenv("AWS_REGION", "us-east-1")
             for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

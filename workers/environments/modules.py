@@ -18,6 +18,13 @@ _BUNDLED_ENVIRONMENTS = {
 }
 
 
+def library_modules(settings: EnvironmentSettings) -> list[str]:
+    """Modules that whoever opens this environment imports, and that are no code of a user's."""
+    bundled = _BUNDLED_ENVIRONMENTS.get(settings.id)
+    opening = ["workers.environments.opening"]
+    return opening if bundled is None else [*opening, "workers.environments.classic.environment", bundled]
+
+
 def module_folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:
     """Where modules of a user's own are; on another node, in the worker's copy of the driver's folder."""
     folder = settings.folder

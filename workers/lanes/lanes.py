@@ -26,6 +26,7 @@ import itertools
 import logging
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -33,6 +34,7 @@ from typing import Any
 from workers.handed_on import process_environment
 from workers.lanes.board import SLOTS, Board
 from workers.lanes.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied
+from workers.lanes.forked_process import ForkedProcess, fork_process
 from workers.lanes.interpreter import OwnPython, start_process
 from workers.lanes.lane import Lane, Unit, read_resident_mb, send_signal
 from workers.lanes.signals import INTERRUPT, PID, STACKS
@@ -88,7 +90,7 @@ class Lanes:
         self._control, theirs = socket.socketpair()
         passed = (theirs.fileno(), self._board.file, self._stacks)
         variables = process_environment(settings.env, instead=settings.whole_env)
-        self._process = start_process("workers.lanes.process", python, variables, passed)
+        self._process = self._start_process(python, variables, passed)
         theirs.close()
         try:
             send_message_now(self._control, (settings, worker_id, node_id))
@@ -178,6 +180,17 @@ class Lanes:
         self._control.close()
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
+
+    def _start_process(
+        self, python: OwnPython | None, variables: dict[str, str], passed: tuple[int, ...]
+    ) -> "subprocess.Popen[bytes] | ForkedProcess":
+        """The process that loads the environment: a fork of one that has its packages, if there is."""
+        module, address = "workers.lanes.process", self._settings.fork_server
+        if address is not None and python is None:
+            forked = fork_process(address, module, variables, passed)
+            if forked is not None:
+                return forked
+        return start_process(module, python, variables, passed)
 
     def _check_memory(self) -> None:
         most, used = self._settings.memory_mb, read_resident_mb(self._process.pid)

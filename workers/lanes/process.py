@@ -12,7 +12,6 @@ import faulthandler
 import gc
 import logging
 import os
-import random
 import signal
 import socket
 import sys
@@ -30,6 +29,7 @@ from workers.errors import EnvironmentLoadError, EpisodeBlocked
 from workers.lanes import board
 from workers.lanes.board import Board, die_with_parent
 from workers.lanes.fresh import find_started_threads, read_given, start_anew
+from workers.lanes.generators import reseed_generators
 from workers.lanes.signals import INTERRUPT, PID, STACKS
 from workers.lanes.wire import pack_message, read_message, read_message_now, send_message_now
 from workers.records import EpisodeSpec
@@ -135,7 +135,7 @@ class _Lane:
         if os.getppid() != parent:
             os._exit(1)
         os.setpgid(0, 0)  # what the environment's code starts goes with it
-        _reseed_generators()
+        reseed_generators()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(INTERRUPT, _interrupt_episode)
@@ -259,14 +259,3 @@ def _describe_place(frame: FrameType | None) -> str:
     if found is None:
         return "a place that is not known"
     return f"{found.f_code.co_name} ({os.path.basename(found.f_code.co_filename)}, line {found.f_lineno})"
-
-
-def _reseed_generators() -> None:
-    """Lanes are forks of one process, and must not draw the same numbers."""
-    random.seed()
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:
-        torch.seed()
