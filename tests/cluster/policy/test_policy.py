@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,37 +178,54 @@ def test_engine_arguments_of_the_user_come_last():
     assert (engine["dtype"], engine["max_num_seqs"], engine["enforce_eager"]) == ("float16", 8, True)
 
 
-AS_RAY_HAS_IT = """
-import json, sys
-from ray.serve.llm import LLMConfig
-
-llm = LLMConfig(**json.load(sys.stdin))
-engine = llm.get_engine_config()
-backend = engine.get_initialization_kwargs()["distributed_executor_backend"]
-replicas = llm.deployment_config["autoscaling_config"]["max_replicas"]
-print(json.dumps([engine.placement_bundles, engine.tensor_parallel_degree, backend, replicas]))
-"""
-
-
-@pytest.mark.vllm
-def test_ray_takes_the_description_of_a_gpu_deployment():
-    config = vllm(model="org/m", accelerator="gpu", tensor_parallel=2, replicas=1, max_replicas=4)
-    description = json.dumps(application.serving_args(config, MODEL, "gpu")["llm_configs"][0])
-    program = [sys.executable, "-c", AS_RAY_HAS_IT]  # a process of its own: vLLM's imports leave traces
-    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=600, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [[{"GPU": 1}, {"GPU": 1}], 2, "ray", 4]
-
-
-AS_VLLM_SAMPLES = """
+AS_VLLM_HAS_IT = """
 import json, sys
 from ray.serve.llm import LLMConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
-engine = LLMConfig(**json.load(sys.stdin)).get_engine_config()
-given = {**engine.get_initialization_kwargs(), "distributed_executor_backend": "uni"}
-model = AsyncEngineArgs(**given).create_model_config()
-print(json.dumps([model.get_diff_sampling_param(), model.try_get_generation_config()["eos_token_id"]]))
+def shape(llm, engine):
+    backend = engine.get_initialization_kwargs()["distributed_executor_backend"]
+    replicas = llm.deployment_config["autoscaling_config"]["max_replicas"]
+    return [engine.placement_bundles, engine.tensor_parallel_degree, backend, replicas]
+
+def sampling(llm, engine):
+    given = {**engine.get_initialization_kwargs(), "distributed_executor_backend": "uni"}
+    model = AsyncEngineArgs(**given).create_model_config()
+    return [model.get_diff_sampling_param(), model.try_get_generation_config()["eos_token_id"]]
+
+for line in sys.stdin:
+    asked, description = json.loads(line)
+    llm = LLMConfig(**description)
+    answer = {"shape": shape, "sampling": sampling}[asked](llm, llm.get_engine_config())
+    print("answer", json.dumps(answer), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def read_by_vllm() -> Iterator[Callable[[str, dict[str, Any]], Any]]:
+    """What Ray and vLLM read in a description; in a process of its own: vLLM's imports leave traces."""
+    with subprocess.Popen(
+        [sys.executable, "-c", AS_VLLM_HAS_IT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def read(asked: str, description: dict[str, Any]) -> Any:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps([asked, description]) + "\n")
+            process.stdin.flush()
+            answer = next((line for line in process.stdout if line.startswith("answer ")), None)
+            assert answer is not None, "the process has ended; its error is above"
+            return json.loads(answer.removeprefix("answer "))
+
+        yield read
+        process.kill()
+
+
+@pytest.mark.vllm
+def test_ray_takes_the_description_of_a_gpu_deployment(read_by_vllm: Callable[[str, dict[str, Any]], Any]):
+    config = vllm(model="org/m", accelerator="gpu", tensor_parallel=2, replicas=1, max_replicas=4)
+    description = application.serving_args(config, MODEL, "gpu")["llm_configs"][0]
+    assert read_by_vllm("shape", description) == [[{"GPU": 1}, {"GPU": 1}], 2, "ray", 4]
 
 
 @pytest.mark.vllm
@@ -215,18 +233,18 @@ print(json.dumps([model.get_diff_sampling_param(), model.try_get_generation_conf
     ("engine", "defaults"), [({}, {}), ({"generation_config": "auto"}, {"top_k": 20, "top_p": 0.95})]
 )
 def test_a_models_own_sampling_defaults_are_used_only_where_the_config_asks_for_them(
-    tmp_path: Path, engine: dict[str, Any], defaults: dict[str, Any]
+    read_by_vllm: Callable[[str, dict[str, Any]], Any],
+    tmp_path: Path,
+    engine: dict[str, Any],
+    defaults: dict[str, Any],
 ):
     config = json.loads((packaged_model.folder() / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     own = {"top_k": 20, "top_p": 0.95, "eos_token_id": [2, 0]}
     (tmp_path / "generation_config.json").write_text(json.dumps(own))
     model = Model("m", str(tmp_path), local=True)
-    description = json.dumps(application.serving_args(vllm(engine=engine), model, "cpu")["llm_configs"][0])
-    program = [sys.executable, "-c", AS_VLLM_SAMPLES]
-    done = subprocess.run(program, input=description, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == [defaults, [2, 0]]
+    description = application.serving_args(vllm(engine=engine), model, "cpu")["llm_configs"][0]
+    assert read_by_vllm("sampling", description) == [defaults, [2, 0]]
 
 
 def test_the_reason_is_the_last_error_with_its_lines():
