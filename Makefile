@@ -32,7 +32,8 @@ test: lint image ## Install what is missing, lint, and run all tests
 	@$(python) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
 
 test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, and are done in seconds
-	@$(python) -m pytest -n auto -m "not (slow or docker or vllm or ray or faults or parity)" $(PYTEST_ARGS)
+	@$(python) -m pytest -n auto -m "not (slow or docker or vllm or ray or faults or parity)" \
+		$(addprefix --ignore=tests/,e2e faults parity security) $(PYTEST_ARGS)
 
 test-exhaustive: image ## Run the tests of thousands of random cases, for minutes to hours; no other
 	@$(python) -m pytest --exhaustive -m exhaustive $(PYTEST_ARGS)

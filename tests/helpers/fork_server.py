@@ -43,10 +43,8 @@ class ForkServer:
     def start(self, module: str, variables: Mapping[str, str], passed: Sequence[int]) -> "ForkedProcess":
         """A process like one of `workers.lanes.interpreter.start_process`."""
         from workers.lanes.forked_process import fork_process
-        from workers.lanes.interpreter import own_environment
 
-        asked = own_environment(variables, self._python)
-        forked = fork_process(self._address, module, asked, passed, self._python, patience=300.0)
+        forked = fork_process(self._address, module, variables, passed, self._python, patience=300.0)
         assert forked is not None
         return forked
 

@@ -48,3 +48,11 @@ def test_help_lists_every_target(copy: Path) -> None:
     [phony] = re.findall(r"^\.PHONY: (.*)$", (copy / "Makefile").read_text(), re.MULTILINE)
     done = subprocess.run(["make", "help"], cwd=copy, capture_output=True, text=True, timeout=60, check=True)
     assert set(re.findall(r"^  make (\S+)", done.stdout, re.MULTILINE)) == set(phony.split())
+
+
+def test_folders_that_the_fast_tests_pass_over_have_none_of_them() -> None:
+    [folders] = re.findall(r"--ignore=tests/,([a-z0-9 ]+)\)", (PROJECT / "Makefile").read_text())
+    modules = [path for name in folders.split() for path in (PROJECT / "tests" / name).glob("test_*.py")]
+    marked = re.compile(r"^pytestmark .*\bmark\.(slow|docker|vllm|ray|faults|parity)\b", re.MULTILINE)
+    assert len(modules) > 20
+    assert [path.name for path in modules if not marked.search(path.read_text())] == []

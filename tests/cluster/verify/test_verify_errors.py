@@ -60,6 +60,7 @@ def test_a_good_run_breaks_no_rule(good_run: GoodRun, kind: RunKind):
     assert found.episodes == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{error.kind}: {error.name}")
 def test_an_error_is_found_by_the_rule_that_should(good_run: GoodRun, tmp_path: Path, error: PlantedError):
     run = tmp_path / error.kind

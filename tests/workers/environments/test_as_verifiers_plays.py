@@ -143,6 +143,7 @@ def test_there_are_enough_of_them() -> None:
     assert len(CASES) >= 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_an_environment_comes_to_what_it_does_under_verifiers_own_runner(
     name: str, policy: MockPolicy

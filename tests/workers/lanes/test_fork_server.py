@@ -24,6 +24,7 @@ from workers.lanes.forked_process import ForkedProcess, fork_process
 from workers.lanes.worker import LanedWorker
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
+pytestmark = [pytest.mark.slow]
 ROOT = Path(__file__).parents[3]
 PROGRAM = "tests.helpers.forked_program"
 DRIVER = """

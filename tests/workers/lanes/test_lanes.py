@@ -18,6 +18,7 @@ from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeResult
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
+pytestmark = [pytest.mark.slow]
 LIMIT = 4.0
 """Seconds that an episode gets which is to run out of them."""
 
@@ -73,7 +74,6 @@ def together(worker: LanedWorker, *what: str) -> list[EpisodeResult]:
         return list(threads.map(lambda w: play(worker, w, LIMIT if w in hanging else 120.0), what))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "words"),
     [
@@ -113,14 +113,12 @@ def test_what_would_end_the_loop_costs_its_own_episode_only(
     assert "in graded" in str(error.traceback)
 
 
-@pytest.mark.slow
 def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> None:
     together(worker, "sleep 2.5", "nothing")
     results = together(worker, *["sleep 1.5"] * 4)
     assert len({result.reward for result in results}) == 4
 
 
-@pytest.mark.slow
 def test_code_that_catches_its_cancellation_costs_its_own_episode_only(
     policy: MockPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +134,6 @@ def test_code_that_catches_its_cancellation_costs_its_own_episode_only(
         assert play(worker, "nothing").status == "finished", "the worker takes more"
 
 
-@pytest.mark.slow
 def test_threads_that_an_environment_starts_when_it_loads_are_there_in_each_process(
     policy: MockPolicy,
 ) -> None:
@@ -169,7 +166,6 @@ def test_a_secret_is_not_in_what_is_written(worker: LanedWorker) -> None:
     assert "the key <BLOCKING_API_KEY> is refused" in record(result).error.message  # type: ignore[union-attr]
 
 
-@pytest.mark.slow
 def test_a_process_that_leaks_is_replaced_between_episodes_and_each_tears_down(
     policy: MockPolicy, tmp_path: Path
 ) -> None:
@@ -181,7 +177,6 @@ def test_a_process_that_leaks_is_replaced_between_episodes_and_each_tears_down(
     assert os.getpid() not in pids
 
 
-@pytest.mark.slow
 def test_a_limit_that_the_environment_alone_passes_is_refused(policy: MockPolicy) -> None:
     with (
         pytest.raises(EnvironmentLoadError, match=r"workers\.memory_mb: got 20, and .* takes \d+ MiB before"),
@@ -190,7 +185,6 @@ def test_a_limit_that_the_environment_alone_passes_is_refused(policy: MockPolicy
         pass
 
 
-@pytest.mark.slow
 def test_the_process_that_watches_lanes_is_up_without_what_environments_import() -> None:
     program = "import sys, cluster.pool.node_worker; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)

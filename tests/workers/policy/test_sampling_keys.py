@@ -83,6 +83,7 @@ def sent(request: dict[str, Any], key: SamplingKey) -> Any:
     return request[key.name] if key.name in BESIDE else params[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("route", ["per_turn", "exact", "endpoint"])
 async def test_a_key_is_sent_or_heeded_or_refused_as_the_table_says(

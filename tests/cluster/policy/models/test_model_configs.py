@@ -53,6 +53,7 @@ def test_there_are_configs_of_more_than_twenty_families():
     assert len({hub_config(family)["model_type"] for family in FAMILIES}) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_transformers_saves_of_a_hubs_config_is_the_same_model(family: str, tmp_path: Path):
     config = hub_config(family)

@@ -68,7 +68,7 @@ class Deployment:
 @pytest.fixture
 def deployment() -> Iterator[Deployment]:
     deployment = Deployment()
-    thread = threading.Thread(target=deployment.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=deployment.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield deployment
     deployment.server.shutdown()

@@ -48,7 +48,7 @@ def deployment(refusals: list[str], busy: list[int]) -> Iterator[str]:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Ingress)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
