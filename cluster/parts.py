@@ -12,6 +12,7 @@ from cluster.errors import ConfigError
 from cluster.observe.progress import Progress
 from cluster.observe.spans import Spans
 from cluster.observe.trackers import Trackers
+from cluster.plan.apart import EnvironmentApart
 from cluster.plan.plan import Plan, load_plan
 from cluster.policy import PolicyClient, check_policy, open_policy, required_cpus
 from cluster.policy.models.models import check_template_shows_tools
@@ -126,21 +127,24 @@ def start_components(
     with ExitStack() as stack:
         before = shared.find(config) if shared is not None else None
         outer = stack if shared is None else shared
+        forks = forks and is_local(config.ray)
         if before is not None:
             fork_server = before.fork_server
-        elif forks and is_local(config.ray) and config.environment.requirements is None:
-            modules = ["workers.lanes.process", *library_modules(config.environment)]
+        elif forks and config.environment.requirements is None:
+            modules = ["workers.lanes.process", *library_modules(config.environment, Path.cwd())]
             fork_server = outer.enter_context(serve_forks(modules))  # before any code of the environment runs
         else:
             fork_server = None
         with progress.stage("environment") as stage:
             packages = packages or lock_packages(config.environment)
             with chdir("."):  # an environment may go elsewhere, and the run's folder stays where it is
-                environment, plan = load_plan(config, run_id, shuffled_by, packages)
+                environment, plan = load_plan(config, run_id, shuffled_by, packages, forks)
             check(plan)
             if plan.left_out is not None:
                 progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
+        if isinstance(environment, EnvironmentApart):
+            fork_server = environment.fork_server
         _check_task_images(config, environment)
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":

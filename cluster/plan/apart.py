@@ -26,6 +26,7 @@ class EnvironmentApart:
         python: The Python with its packages.
         policy: Name of the model that plays.
         episode_timeout: Seconds that an episode may take; None where there is no limit.
+        forks: Whether workers of this machine may have their processes forked from that of this environment.
 
     Raises:
         EnvironmentLoadError: There is no such environment, or it does not load with these arguments.
@@ -37,16 +38,19 @@ class EnvironmentApart:
         python: OwnPython,
         policy: str | None = None,
         episode_timeout: float | None = None,
+        forks: bool = False,
     ) -> None:
         self._settings = settings
         self._planner = _Planner(python)
-        traits = self._planner.ask((settings, policy, episode_timeout), settings.id)
+        traits = self._planner.ask((settings, policy, episode_timeout, forks), settings.id)
         self.api: Literal["classic", "v1"] = traits[0]
         self.toolset: ToolsetSpec | None = traits[1]
         self.needs_groups: bool = traits[2]
         self.has_tools: bool = traits[3]
         self._sampling_args: dict[str, Any] = traits[4]
         self.seat_policies: dict[str, str] = traits[5]
+        self.fork_server: str | None = traits[6]
+        """See `workers.lanes.fork_server.serve_forks`."""
 
     @property
     def sampling_args(self) -> dict[str, Any]:

@@ -248,6 +248,7 @@ def load_plan(
     run_id: str,
     shuffled_by: str | None = None,
     packages: PackageLock | None = None,
+    forks: bool = False,
 ) -> tuple[TaskEnvironment, Plan]:
     """The environment that a config names, and what there is to play in it.
 
@@ -256,6 +257,7 @@ def load_plan(
         run_id: The run.
         shuffled_by: See `Plan`.
         packages: What `environment.requirements` come to. None: they are resolved here, if there are any.
+        forks: See `EnvironmentApart`.
 
     Raises:
         ConfigError: The environment does not load, or there is nothing to play.
@@ -263,7 +265,7 @@ def load_plan(
     """
     policy: str = getattr(config.policy, "model", config.policy.kind)
     try:
-        environment = _open_environment(config, policy, packages or lock_packages(config.environment))
+        environment = _open_environment(config, policy, packages or lock_packages(config.environment), forks)
         check_seat_policies(config, environment)
         check_container(config, environment)
         return environment, Plan(config, environment, run_id, shuffled_by)
@@ -271,12 +273,14 @@ def load_plan(
         raise ConfigError(str(error)) from error
 
 
-def _open_environment(config: RunConfig, policy: str, packages: PackageLock | None) -> TaskEnvironment:
+def _open_environment(
+    config: RunConfig, policy: str, packages: PackageLock | None, forks: bool
+) -> TaskEnvironment:
     """The environment, in this process, or in one with its own packages."""
     timeout = config.episode.timeout
     if packages is None:
         return open_environment(config.environment, policy=policy, episode_timeout=timeout)
-    return EnvironmentApart(config.environment, ensure_python(packages), policy, timeout)
+    return EnvironmentApart(config.environment, ensure_python(packages), policy, timeout, forks)
 
 
 def check_seat_policies(config: RunConfig, environment: TaskEnvironment) -> None:

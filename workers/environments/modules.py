@@ -18,11 +18,38 @@ _BUNDLED_ENVIRONMENTS = {
 }
 
 
-def library_modules(settings: EnvironmentSettings) -> list[str]:
-    """Modules that whoever opens this environment imports, and that are no code of a user's."""
+def library_modules(settings: EnvironmentSettings, search_path: Path | None = None) -> list[str]:
+    """Modules that whoever opens this environment imports, and that are no code of a user's.
+
+    No code of the environment runs for it. Which API it is of shows by the words of its source; where they
+    mislead, a module too many is imported, or one too few.
+    """
+    opening, classic = "workers.environments.opening", "workers.environments.classic.environment"
     bundled = _BUNDLED_ENVIRONMENTS.get(settings.id)
-    opening = ["workers.environments.opening"]
-    return opening if bundled is None else [*opening, "workers.environments.classic.environment", bundled]
+    if bundled is not None:
+        return [opening, classic, bundled]
+    source = _read_source(settings, search_path)
+    if "verifiers.v1" in source:
+        return [opening, "workers.environments.v1.environment", "verifiers.v1"]
+    if "load_environment" in source:
+        return [opening, classic]
+    return [opening]
+
+
+def _read_source(settings: EnvironmentSettings, search_path: Path | None) -> str:
+    """The environment's source; empty where it is not found without running code of a user's."""
+    if settings.id.endswith(".py"):
+        places = [(search_path or Path()) / settings.id]
+    elif "." in settings.id:  # its package would be imported to find it
+        places = []
+    else:
+        name, folder = settings.id.replace("-", "_"), module_folder(settings, search_path)
+        folders = [*([folder] if folder is not None else []), *map(Path, sys.path)]
+        places = [place for each in folders for place in (each / f"{name}.py", each / name / "__init__.py")]
+    for place in places:
+        if place.is_file():
+            return place.read_text(errors="replace")
+    return ""
 
 
 def module_folder(settings: EnvironmentSettings, search_path: Path | None) -> Path | None:

@@ -8,24 +8,43 @@ import os
 import signal
 import socket
 import sys
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from workers.environments.base import Rows
+from workers.environments.modules import library_modules
 from workers.environments.opening import open_environment
 from workers.errors import EnvironmentLoadError
+from workers.lanes.fork_server import serve_forks
 from workers.lanes.wire import read_message_now, send_message_now
+from workers.settings import EnvironmentSettings
 
 
 def main() -> NoReturn:
-    """Loads the environment, and answers until nobody asks any more."""
+    """Answers until nobody asks any more."""
     asked = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
-    settings, policy, episode_timeout = read_message_now(asked)
+    settings, policy, episode_timeout, forks = read_message_now(asked)
+    modules = ["workers.lanes.process", *library_modules(settings)]
+    # Forks are to have what is imported here, and nothing that the environment's code does.
+    with serve_forks(modules) if forks else nullcontext() as fork_server:
+        status = _answer_questions(asked, settings, policy, episode_timeout, fork_server)
+    os._exit(status)  # without the exit handlers of the environment's packages
+
+
+def _answer_questions(
+    asked: socket.socket,
+    settings: EnvironmentSettings,
+    policy: str | None,
+    episode_timeout: float | None,
+    fork_server: str | None,
+) -> int:
+    """Loads the environment, and answers until nobody asks any more; returns the status to exit with."""
     try:
         environment = open_environment(settings, None, policy, episode_timeout)
     except EnvironmentLoadError as error:
         send_message_now(asked, ("failed", str(error)))
-        os._exit(1)
+        return 1
     traits = (
         environment.api,
         environment.toolset,
@@ -33,6 +52,7 @@ def main() -> NoReturn:
         environment.has_tools,
         environment.sampling_args,
         environment.seat_policies,
+        fork_server,
     )
     send_message_now(asked, ("loaded", traits))
     rows: dict[str, Rows] = {}
@@ -40,7 +60,7 @@ def main() -> NoReturn:
         try:
             what, given = read_message_now(asked)
         except (EOFError, OSError):
-            os._exit(0)
+            return 0
         if what == "validate":
             send_message_now(asked, _validate(environment, given))
         else:

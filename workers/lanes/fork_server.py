@@ -43,13 +43,14 @@ def serve_forks(modules: Iterable[str]) -> Generator[str | None]:
     """Has a fork of this process serve others, for as long as the block lasts.
 
     Args:
-        modules: What the forked processes need; imported here, where they are not there already.
+        modules: What the forked processes need; imported here, where it can be and is not there already.
 
     Yields:
         The server's address. None where this process has started threads, which a fork would miss.
     """
     for name in modules:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # whoever needs it will say so
+            importlib.import_module(name)
     if threading.active_count() > 1:
         yield None
         return
@@ -133,6 +134,8 @@ def _accept(
         connection.settimeout(_PATIENCE)
         message, descriptors, _, _ = socket.recv_fds(connection, _LARGEST_REQUEST, _MAX_DESCRIPTORS)
         request = json.loads(message)
+        if request["command"][0] != sys.executable:
+            raise ValueError("it is to run on another Python")
         if variables is not None and not same_variables(request["variables"], variables):
             raise ValueError("it is to have other variables than the modules were imported with")
         server, pid = os.getpid(), os.fork()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from workers.lanes.interpreter import OwnPython, start_command
+from workers.lanes.interpreter import OwnPython, own_environment, start_command
 
 _PATIENCE = 10.0
 """Seconds that the server gets to answer: a fork of a large process takes a tenth of one."""
@@ -34,7 +34,7 @@ def fork_process(
         module: One of `workers`.
         variables: Its environment variables.
         passed: Descriptors that it inherits, whose numbers are its command-line arguments.
-        python: What the server runs on. None: this Python, whose import path the process gets.
+        python: The Python that is to run it. None: this one, whose import path the process gets.
         patience: Seconds that the server gets to answer.
 
     Returns:
@@ -50,7 +50,7 @@ def fork_process(
         request = {
             "module": module,
             "command": start_command(module, [str(descriptor) for descriptor in passed], python),
-            "variables": dict(variables),
+            "variables": own_environment(variables, python),
             "passed": list(passed),
             "folder": os.getcwd(),
             "path": sys.path if python is None else None,

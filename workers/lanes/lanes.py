@@ -186,8 +186,8 @@ class Lanes:
     ) -> "subprocess.Popen[bytes] | ForkedProcess":
         """The process that loads the environment: a fork of one that has its packages, if there is."""
         module, address = "workers.lanes.process", self._settings.fork_server
-        if address is not None and python is None:
-            forked = fork_process(address, module, variables, passed)
+        if address is not None:
+            forked = fork_process(address, module, variables, passed, python)
             if forked is not None:
                 return forked
         return start_process(module, python, variables, passed)

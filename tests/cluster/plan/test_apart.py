@@ -2,6 +2,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 import workers
@@ -9,7 +10,8 @@ from cluster.plan.apart import EnvironmentApart
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.lanes.interpreter import OwnPython
-from workers.settings import EnvironmentSettings
+from workers.lanes.worker import LanedWorker
+from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
 pytestmark = pytest.mark.slow
 CODE = """
@@ -66,3 +68,30 @@ async def test_its_process_goes_when_it_is_torn_down(tmp_path, python):
     pid = apart.sampling_args["max_tokens"]
     await apart.tear_down()
     assert not os.path.exists(f"/proc/{pid}")  # noqa: ASYNC240
+
+
+async def test_workers_have_theirs_forked_from_it_before_it_has_loaded_anything(tmp_path, python):
+    asked = settings(tmp_path)
+    apart = EnvironmentApart(asked, python, forks=True)
+    worker = LanedWorker(
+        WorkerSettings(
+            run_id="r",
+            environment=asked,
+            sandbox=SandboxSettings(),
+            policy=PolicyEndpoint(kind="oracle", model="oracle"),
+            fork_server=apart.fork_server,
+        ),
+        "w",
+        python,
+    )
+    try:
+        worker.ready()
+        [lane] = worker._lanes.pids
+        loader, server, planner = psutil.Process(lane).parents()[:3]
+        assert (server.name(), planner.pid) == ("kumite-forks", apart.sampling_args["max_tokens"])
+    finally:
+        worker.stop()
+    await apart.tear_down()
+    assert not psutil.pid_exists(loader.pid)
+    assert not server.is_running()
+    assert EnvironmentApart(asked, python).fork_server is None
