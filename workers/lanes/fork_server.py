@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -31,11 +32,14 @@ from workers.lanes.board import die_with_parent
 from workers.lanes.forked_process import peer_user
 from workers.lanes.generators import reseed_generators
 
+_log = logging.getLogger(__name__)
 _LARGEST_REQUEST = 1 << 18
 """Bytes; the kernel passes on no larger ones as it comes, and a process is started then."""
 _MAX_DESCRIPTORS = 16
 _PATIENCE = 10.0
 """Seconds that whoever has connected gets to say what for."""
+_PAUSE = 0.05
+"""Seconds after a connection that could not be taken."""
 
 
 @contextlib.contextmanager
@@ -97,15 +101,9 @@ def answer_requests(listener: socket.socket, variables: Mapping[str, str] | None
     connections: dict[int, tuple[socket.socket, int]] = {}
     processes: dict[int, tuple[int, socket.socket]] = {}
     while True:
-        for descriptor, _ in waiting.poll():
-            if descriptor == listener.fileno():
-                if (forked := _accept(listener, variables)) is not None:
-                    connection, pid, process = forked
-                    connections[connection.fileno()] = (connection, process)
-                    processes[process] = (pid, connection)
-                    waiting.register(connection, select.POLLIN)
-                    waiting.register(process, select.POLLIN)
-            elif descriptor in connections:  # it says nothing more: it is closed
+        ready = [descriptor for descriptor, _ in waiting.poll()]
+        for descriptor in ready:
+            if descriptor in connections:  # it says nothing more: it is closed
                 waiting.unregister(descriptor)
                 _, process = connections.pop(descriptor)
                 with contextlib.suppress(ProcessLookupError):
@@ -120,13 +118,24 @@ def answer_requests(listener: socket.socket, variables: Mapping[str, str] | None
                         connection.send(str(status).encode())
                 connection.close()
                 os.close(descriptor)
+        # Last: a new connection may get a number that is among those just looked at.
+        if listener.fileno() in ready and (forked := _accept(listener, variables)) is not None:
+            connection, pid, process = forked
+            connections[connection.fileno()] = (connection, process)
+            processes[process] = (pid, connection)
+            waiting.register(connection, select.POLLIN)
+            waiting.register(process, select.POLLIN)
 
 
 def _accept(
     listener: socket.socket, variables: Mapping[str, str] | None
 ) -> tuple[socket.socket, int, int] | None:
     """A connection, the process that was forked for it, and a descriptor of that; None where none was."""
-    connection, _ = listener.accept()
+    try:
+        connection, _ = listener.accept()
+    except OSError:  # whoever asked is gone, or there is no descriptor to be had
+        time.sleep(_PAUSE)
+        return None
     descriptors: list[int] = []
     try:
         if peer_user(connection) != os.getuid():
@@ -205,8 +214,8 @@ def _become(request: dict[str, Any], descriptors: list[int], server: int) -> NoR
         status = 0
     except SystemExit as ending:
         status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except BaseException:
-        logging.getLogger(__name__).exception("a forked process ended by an error")
+    except BaseException:  # noqa: BLE001 - it must never unwind into the server's frames
+        _log.exception("a forked process ended by an error")
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

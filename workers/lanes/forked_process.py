@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from workers.lanes.interpreter import OwnPython, own_environment, start_command
 
+_log = logging.getLogger(__name__)
 _PATIENCE = 10.0
 """Seconds that the server gets to answer: a fork of a large process takes a tenth of one."""
 _CREDENTIALS = struct.Struct("3i")
@@ -59,8 +60,9 @@ def fork_process(
         answer, descriptors, _, _ = socket.recv_fds(connection, 64, 1)
         if not answer or not descriptors:
             raise ConnectionError("the server forks none for this request")
+        os.set_inheritable(descriptors[0], False)
     except OSError as error:
-        logging.getLogger(__name__).info("a process is started, not forked: %s", error)
+        _log.info("a process is started, not forked: %s", error)
         connection.close()
         return None
     connection.settimeout(None)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,36 @@ def test_it_ends_with_the_process_that_asked_for_it() -> None:
         assert has_ended(pid)
         with forked(address) as (process, _, _):  # the server is there for others
             assert process.pid != pid
+
+
+def test_many_at_once_each_get_their_own_and_leave_nothing() -> None:
+    """They end, are killed, or are let go of, as it comes, while others are asked for."""
+
+    def ask(number: int) -> int:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(PATIENCE)
+        with ours:
+            process = fork_process(address, PROGRAM, variables_of_all(), [theirs.fileno()], patience=PATIENCE)
+            theirs.close()
+            assert process is not None
+            found = json.loads(ours.recv(1 << 18))
+            assert found["process"] == process.pid
+            ending = ("0", "7", "raise", "kill", "let go")[number % 5]
+            if ending == "let go":
+                del process
+                return has_ended(found["process"]) - 1
+            process.kill() if ending == "kill" else ours.send(ending.encode())
+            return process.wait(PATIENCE)
+
+    with driver() as (_, address):
+        with forked(address) as (process, _, _):
+            server = psutil.Process(process.pid).ppid()
+        before = psutil.Process(server).num_fds()
+        with ThreadPoolExecutor(12) as threads:
+            statuses = list(threads.map(ask, range(120)))
+        assert statuses == [0, 7, 1, -signal.SIGKILL, 0] * 24
+        assert psutil.Process(server).children() == []
+        assert psutil.Process(server).num_fds() == before
 
 
 @pytest.mark.parametrize("how", ["is killed", "leaves the block"])
