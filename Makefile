@@ -4,6 +4,9 @@ python := .venv/bin/python
 # Where it is set, as in many images, each process compiles anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
+# That share the tests: one more than there are cores, since some only wait for containers.
+processes = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
+
 .DEFAULT_GOAL := help
 .PHONY: help run setup engine gvisor chromium image test test-fast test-exhaustive lint format docs viewer lock clean
 
@@ -29,7 +32,7 @@ image: setup engine ## Build the sandbox images that are not there
 	@.venv/bin/kumite images build
 
 test: lint image ## Install what is missing, lint, and run all tests
-	@$(python) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
+	@$(python) -m pytest -n $(processes) --dist loadgroup --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
 
 test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, and are done in seconds
 	@$(python) -m pytest -n auto -m "not (slow or docker or vllm or ray or faults or parity)" \

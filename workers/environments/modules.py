@@ -1,5 +1,6 @@
 """Where environments are: ours, an installed module, or a file of a user's own."""
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -46,9 +47,10 @@ def _read_source(settings: EnvironmentSettings, search_path: Path | None) -> str
         name, folder = settings.id.replace("-", "_"), module_folder(settings, search_path)
         folders = [*([folder] if folder is not None else []), *map(Path, sys.path)]
         places = [place for each in folders for place in (each / f"{name}.py", each / name / "__init__.py")]
-    for place in places:
-        if place.is_file():
-            return place.read_text(errors="replace")
+    with contextlib.suppress(OSError, ValueError):  # whoever opens the environment will say so
+        for place in places:
+            if place.is_file():
+                return place.read_text(errors="replace")
     return ""
 
 

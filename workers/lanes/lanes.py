@@ -25,23 +25,19 @@ import contextlib
 import itertools
 import logging
 import os
-import socket
-import subprocess
 import time
 from collections.abc import Coroutine
 from typing import Any
 
-from workers.handed_on import process_environment
 from workers.lanes.board import SLOTS, Board
-from workers.lanes.errors import EnvironmentLoadError, EpisodeBlocked, LaneDied
-from workers.lanes.forked_process import ForkedProcess, fork_process
-from workers.lanes.interpreter import OwnPython, start_process
+from workers.lanes.errors import EpisodeBlocked, LaneDied
+from workers.lanes.interpreter import OwnPython
 from workers.lanes.lane import Lane, Unit, read_resident_mb, send_signal
-from workers.lanes.signals import INTERRUPT, PID, STACKS
-from workers.lanes.wire import read_message, read_message_now, send_message_now
+from workers.lanes.loader import Loader
+from workers.lanes.signals import INTERRUPT, STACKS
+from workers.lanes.wire import read_message
 from workers.lost_episodes import make_lost_result
 from workers.records import EpisodeError, EpisodeResult, EpisodeSpec
-from workers.sandbox.toolset_spec import ToolsetSpec
 from workers.settings import WorkerSettings
 
 _log = logging.getLogger(__name__)
@@ -87,26 +83,9 @@ class Lanes:
         self._worker_id, self._node_id = worker_id, node_id
         self._board = Board.create()
         self._stacks = os.memfd_create("kumite-stacks")
-        self._control, theirs = socket.socketpair()
-        passed = (theirs.fileno(), self._board.file, self._stacks)
-        variables = process_environment(settings.env, instead=settings.whole_env)
-        self._process = self._start_process(python, variables, passed)
-        theirs.close()
-        try:
-            send_message_now(self._control, (settings, worker_id, node_id))
-            what, said = read_message_now(self._control)
-        except (EOFError, OSError) as error:
-            raise EnvironmentLoadError(
-                f"environment.id: the process that loads {settings.environment.id} ended by itself, with "
-                f"status {self._process.wait()}; its last words are in the worker's log"
-            ) from error
-        if what == "failed":
-            self._process.wait()
-            raise EnvironmentLoadError(said)
-        self.toolset: ToolsetSpec | None = said[0]
-        self._loads_anew: bool = said[1]
+        self._loader = Loader(settings, worker_id, node_id, self._board.file, self._stacks, python)
+        self.toolset = self._loader.toolset
         self._loading = asyncio.Lock()
-        self._check_memory()
         self._lanes: list[Lane] = []
         self._numbers = itertools.count(1)
         self._free = list(range(SLOTS))[::-1]
@@ -177,30 +156,7 @@ class Lanes:
             task.cancel()
         for unit in list(self._units):
             unit.settle([])
-        self._control.close()
-        self._process.kill()
-        await asyncio.to_thread(self._process.wait)
-
-    def _start_process(
-        self, python: OwnPython | None, variables: dict[str, str], passed: tuple[int, ...]
-    ) -> "subprocess.Popen[bytes] | ForkedProcess":
-        """The process that loads the environment: a fork of one that has its packages, if there is."""
-        module, address = "workers.lanes.process", self._settings.fork_server
-        if address is not None:
-            forked = fork_process(address, module, variables, passed, python)
-            if forked is not None:
-                return forked
-        return start_process(module, python, variables, passed)
-
-    def _check_memory(self) -> None:
-        most, used = self._settings.memory_mb, read_resident_mb(self._process.pid)
-        if most is not None and used >= most:
-            self._process.kill()
-            self._process.wait()
-            raise EnvironmentLoadError(
-                f"workers.memory_mb: got {most}, and {self._settings.environment.id} takes {used} MiB before "
-                "its first episode; give more, or leave it out"
-            )
+        await asyncio.to_thread(self._loader.end)
 
     async def _give_to_lane(self, unit: Unit) -> None:
         lane = self._find_lane(unit) or await self._start_lane(unit)
@@ -214,7 +170,7 @@ class Lanes:
 
     async def _start_lane(self, unit: Unit) -> Lane:
         """Starts a lane for a unit. Of those that load the environment themselves, one at a time."""
-        if not self._loads_anew:
+        if not self._loader.loads_anew:
             return await self._fork_lane()
         async with self._loading:
             if (lane := self._find_lane(unit)) is not None:  # it has come up meanwhile
@@ -229,7 +185,7 @@ class Lanes:
     def _can_take(self, lane: Lane, unit: Unit) -> bool:
         if lane.condemned or lane.dead or lane.silent_for() > _BLOCKED_AFTER:
             return False
-        if self._loads_anew and lane.asked:  # it is not up yet
+        if self._loader.loads_anew and lane.asked:  # it is not up yet
             return False
         if not lane.units:
             return True
@@ -239,7 +195,9 @@ class Lanes:
     def _gives_lane_per_unit(self) -> bool:
         """Whether each unit gets a lane to itself."""
         return (
-            self.toolset is None and not self._loads_anew and time.monotonic() - self._blocked_at < _ALONE_FOR
+            self.toolset is None
+            and not self._loader.loads_anew
+            and time.monotonic() - self._blocked_at < _ALONE_FOR
         )
 
     async def _fork_lane(self) -> Lane:
@@ -247,15 +205,8 @@ class Lanes:
             raise LaneDied(f"this worker has {SLOTS} processes that are stuck, and starts no more")
         slot = self._free.pop()
         self._board.clear(slot)
-        send_message_now(self._control, slot)
-        self._control.settimeout(60.0)
-        message, descriptors, _, _ = socket.recv_fds(self._control, PID.size, 1)
-        self._control.settimeout(None)
-        if not message:
-            _log.error("the process that forks lanes is gone, and this worker with it")
-            os._exit(1)
-        [pid] = PID.unpack(message)
-        reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=descriptors[0]))
+        pid, connection = self._loader.fork_lane(slot)
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
         lane = Lane(slot, pid, writer)
         self._lanes.append(lane)
         self._track_task(self._read_messages(lane, reader))

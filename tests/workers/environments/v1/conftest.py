@@ -16,7 +16,7 @@ from cluster.pool.packages import lock_packages
 from cluster.pool.pythons import ensure_python
 from tests.helpers.fork_server import forked_starts
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
-from workers.lanes import lanes
+from workers.lanes import loader
 from workers.lanes.interpreter import OwnPython
 from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeRecord, EpisodeSpec
@@ -71,7 +71,7 @@ def start_forked() -> Iterator[Any]:
 def workers_are_forked(start_forked: Any) -> Iterator[None]:
     """Dozens of workers start here, and twice as many processes that have verifiers to import."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (apart, lanes):
+        for module in (apart, loader):
             patch.setattr(module, "start_process", start_forked)
         yield
 
