@@ -15,6 +15,7 @@ SOURCES = {
     "from verifiers import v1": [OPENING],
     "from .taskset import Mine": [OPENING],
 }
+NOWHERE = ["of.a.package", "not_there", "not_there.py", "a" * 300 + ".py", "nul\0.py", ""]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -37,6 +38,6 @@ def test_a_bundled_one_is_itself_imported(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["of.a.package", "not_there", "not_there.py", "a" * 300 + ".py", "nul\0.py", ""])
+@pytest.mark.parametrize("name", NOWHERE)
 def test_where_no_source_is_found_nothing_of_an_api_is_imported(name: str) -> None:
     assert library_modules(EnvironmentSettings(id=name)) == [OPENING]
