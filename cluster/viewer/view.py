@@ -3,11 +3,13 @@
 import ipaddress
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -48,14 +50,29 @@ def serve_viewer(
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={token}"
     if len(library.runs) == 1:  # there is nothing to choose
         address += f"#/run/{library.runs[0].key}"
-    say(address)
-    warm.start()
     app = build_app(library, token, _LOOPBACK if _is_loopback(host) else None)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
-    if open_browser and _has_browser():
-        # In a thread of its own: a browser that $BROWSER names may run until it is closed.
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    server.run(sockets=[listener])
+    with _ended_by_signals(server):
+        say(address)
+        warm.start()
+        if open_browser and _has_browser():
+            # In a thread of its own: a browser that $BROWSER names may run until it is closed.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        server.run(sockets=[listener])
+
+
+@contextmanager
+def _ended_by_signals(server: uvicorn.Server) -> Generator[None]:
+    """Has Ctrl+C and SIGTERM end the server from now on, though it is still on its way up.
+
+    An exception, which Python raises wherever it is just then, may be lost in code that takes none.
+    """
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _read_first_index(library: Library) -> None:

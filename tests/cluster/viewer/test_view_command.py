@@ -73,6 +73,28 @@ def test_the_address_of_one_run_leads_to_its_page_and_ctrl_c_ends_the_viewer(tmp
     assert process.returncode in (0, 130, -signal.SIGINT)
 
 
+INTERRUPTED = """
+import os, signal, sys, time
+from cluster.viewer.view import serve_viewer
+
+def say(line):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    except KeyboardInterrupt:  # as code has it that is to go on, whatever is raised in it
+        pass
+
+serve_viewer([sys.argv[1]], host="127.0.0.1", port=0, open_browser=False, say=say)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_from_the_moment_on_at_which_its_address_is_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", mixed_records(4))
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(run)], timeout=_PATIENCE, check=False)
+    assert done.returncode in (0, 130, -signal.SIGINT)
+
+
 @pytest.mark.slow
 def test_another_address_than_loopback_comes_with_a_warning(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", mixed_records(4))
