@@ -4,7 +4,7 @@ import ctypes
 import os
 import resource
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -12,18 +12,16 @@ import pytest
 from sandbox_images.shell import shell as shell_module
 from sandbox_images.shell.processes import ProcessFamily, UnkillableProcesses
 from sandbox_images.shell.shell import Shell
+from tests.helpers.apart import played_apart
 from workers.environments.shell import environment as environment
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def adopts_orphans() -> Iterator[None]:
-    """As a session does, whose family these are."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(36, 1, 0, 0, 0)
-    yield
-    libc.prctl(36, 0, 0, 0, 0)
+def made(folder: Path, family: ProcessFamily) -> Shell:
+    """A shell of this process, which adopts orphans as a session does, whose family these are."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    return Shell(str(folder), {"PATH": os.environ["PATH"]}, family, 1000)
 
 
 class SlowFamily(ProcessFamily):
@@ -40,30 +38,24 @@ class SlowFamily(ProcessFamily):
         super().kill(spared, seconds)
 
 
-def made(folder: Path, family: ProcessFamily) -> Shell:
-    return Shell(str(folder), {"PATH": os.environ["PATH"]}, family, 1000)
-
-
+@played_apart
 def test_descriptors_of_any_number_are_waited_for(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
-    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-    try:
-        family = ProcessFamily()
-        shell = made(tmp_path, family)
-        assert shell.run("echo on; echo " + "a" * 100_000, 60).output.startswith("on\na")
-        family.kill()
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for _ in range(1100):
+        os.open(os.devnull, os.O_RDONLY)
+    family = ProcessFamily()
+    shell = made(tmp_path, family)
+    assert shell.run("echo on; echo " + "a" * 100_000, 60).output.startswith("on\na")
+    family.kill()
 
 
+@played_apart
 def test_kill_that_takes_too_long_is_finished_before_the_next_command(tmp_path: Path) -> None:
     family = SlowFamily()
     shell = made(tmp_path, family)
     older = shell.run("sleep 1000 & echo $!", 60)
-    late = shell.run("sleep 3000 & sleep 2000", 0.3)
+    late = shell.run("sleep 3000 & sleep 2000", 2.0)
     assert (late.status, late.shell_ended) == (None, True)
     assert len(family.alive()) >= 3
     after = shell.run("echo on", 60)
@@ -74,10 +66,9 @@ def test_kill_that_takes_too_long_is_finished_before_the_next_command(tmp_path: 
     family.kill()
 
 
-def test_shell_that_does_not_come_back_in_time_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shell_module, "_CLEANING_UP", 0.0)
+@played_apart
+def test_shell_that_does_not_come_back_in_time_is_replaced(tmp_path: Path) -> None:
+    shell_module._CLEANING_UP = 0.0  # in this process alone
     family = ProcessFamily()
     shell = made(tmp_path, family)
     began = time.monotonic()
