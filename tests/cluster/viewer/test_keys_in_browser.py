@@ -7,6 +7,9 @@ from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, Viewer, look_at
 from tests.cluster.viewer.made_up_runs import write_run
 
 pytestmark = NEEDS_CHROMIUM
+PRESS_ALL = """
+keys => keys.forEach(key => document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true})))
+"""
 
 
 def test_c_copies_the_address_of_each_page(viewer: Viewer) -> None:
@@ -68,6 +71,21 @@ def test_brackets_turn_the_pages_of_a_table_and_its_current_row_stays_in_sight(t
         page.wait_for_selector("tbody tr:nth-child(60).current")
         box = page.locator("tr.current").bounding_box()
         assert box is not None and 0 < box["y"] < 900
+
+
+def test_keys_that_come_faster_than_the_page_is_drawn_all_count(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "many", [episode(number) for number in range(250)])
+    with look_at([run]) as viewer:
+        page = viewer.open(f"/run/{viewer.keys[0]}/episodes", "text=1 to 100")
+        page.evaluate(PRESS_ALL, ["j"] * 40 + ["k"] * 5)
+        page.wait_for_selector("tbody tr:nth-child(35).current")
+        page.evaluate(PRESS_ALL, ["]", "]"])
+        page.wait_for_selector("text=201 to 250")
+        page.evaluate(PRESS_ALL, ["[", "]", "["])
+        page.wait_for_selector("text=101 to 200")
+        page.evaluate(PRESS_ALL, ["j", "j", "j", "Enter"])
+        page.wait_for_selector("#step-0")
+        assert f"/episode/{102:016x}" in page.url
 
 
 def test_brackets_go_through_the_rows_of_a_comparison(viewer: Viewer) -> None:

@@ -55,7 +55,7 @@ async def test_session_whose_child_traces_it_ends_by_itself_all_the_same() -> No
         if await said(session, "attempt", code=TRACED_BY_ITS_CHILD) != "traced":
             pytest.skip("this machine lets no child trace its parent")
         with pytest.raises(SessionLost):
-            await session.call("exit", {"status": 0}, 30)
+            await session.call("exit", {"status": 0}, 3)
         await said(other, "echo")
 
         async def gone() -> bool:

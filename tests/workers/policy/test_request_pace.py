@@ -103,7 +103,7 @@ async def test_request_that_is_given_up_leaves_its_place() -> None:
 async def test_rate_limit_is_waited_out(paced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.workers.policy.test_chat_client import ask
 
-    monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.01)
+    monkeypatch.setattr("workers.policy.outage._MIN_WAIT", 0.001)
     monkeypatch.setattr("workers.policy.request_pace._PAUSES", (0.0, 0.01, 0.05))
     with MockPolicy(*[Fault(status=429)] * 12, Reply(content="at last")) as policy:
         endpoint = PolicyEndpoint(kind="openai", model="mock", base_url=policy.base_url, paced=paced)

@@ -19,11 +19,13 @@ export function useKeys(keys: Record<string, () => void>): void {
 
 /** The row of a table that j and k have come to, and Enter opens; -1: none yet. */
 export function useRow(count: number, open: (row: number) => void): [number, (row: number) => void] {
-  const [row, setRow] = useState(-1);
+  const [row, show] = useState(-1);
+  const latest = useRef(-1); // of which the page may not show all yet: keys come faster than it is drawn
+  const setRow = (next: number) => { latest.current = next; show(next); };
   useKeys({
-    j: () => setRow(Math.min(count - 1, row + 1)),
-    k: () => setRow(Math.max(0, row - 1)),
-    Enter: () => { if (row >= 0 && row < count) open(row); },
+    j: () => setRow(Math.min(count - 1, latest.current + 1)),
+    k: () => setRow(Math.max(0, latest.current - 1)),
+    Enter: () => { if (latest.current >= 0 && latest.current < count) open(latest.current); },
   });
   useEffect(() => { if (row >= 0) document.querySelector("tr.current")?.scrollIntoView({ block: "nearest" }); }, [row]);
   return [row, setRow];

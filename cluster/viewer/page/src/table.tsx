@@ -3,7 +3,7 @@ import type { Row, Rows } from "./api";
 import { label, moment, number, seconds } from "./format";
 import { useKeys, useRow } from "./keys";
 import { useAnswer, Waiting } from "./load";
-import { address, go, selection, type Route } from "./route";
+import { address, go, parse, selection, type Route } from "./route";
 import { Plain } from "./text";
 
 const PAGE = 100;
@@ -25,10 +25,14 @@ function tone(name: string, value: Row[string]): string {
   return "";
 }
 
+function pageOf(route: Route): number {
+  return Math.max(0, Number(route.query.get("page") ?? 0) || 0);
+}
+
 /** The episodes that the address selects, a page at a time. */
 export function EpisodesPage({ run, route, progress }: { run: string; route: Route; progress: number }) {
   const byTask = route.query.get("by") === "task";
-  const page = Math.max(0, Number(route.query.get("page") ?? 0) || 0);
+  const page = pageOf(route);
   const query = selection(route.query);
   if (byTask) query.set("by", "task");
   query.set("first", String(page * PAGE));
@@ -39,22 +43,28 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
   const [filter, setFilter] = useState("");
   const search = useRef<HTMLInputElement>(null);
   const set = (change: (next: URLSearchParams) => void) => {
-    const next = new URLSearchParams(route.query);
+    const next = new URLSearchParams(parse(location.hash).query); // keys come faster than the page is drawn
     change(next);
     if (!next.has("keep-page")) next.delete("page");
     next.delete("keep-page");
     setRow(-1);
     go(route.path, next);
   };
+  const turn = (by: number) => {
+    const to = pageOf(parse(location.hash)) + by;
+    if (to < 0 || to * PAGE >= (answer.value?.total ?? 0)) return;
+    set((next) => { next.set("page", String(to)); next.set("keep-page", "1"); });
+  };
   const rows = answer.value?.rows ?? [];
+  const from = answer.value?.first ?? 0; // of the rows that are shown: those before, until the page's are there
   const open = (one: Row) => byTask
     ? set((next) => { next.delete("by"); next.delete("sort"); next.append("where", `task_id=${String(one.task_id)}`); })
     : go(["run", run, "episode", String(one.episode_id)], selection(route.query));
   const [row, setRow] = useRow(rows.length, (place) => open(rows[place]));
   useKeys({
     "/": () => search.current?.focus(),
-    "[": () => page > 0 && set((next) => { next.set("page", String(page - 1)); next.set("keep-page", "1"); }),
-    "]": () => answer.value && (page + 1) * PAGE < answer.value.total && set((next) => { next.set("page", String(page + 1)); next.set("keep-page", "1"); }),
+    "[": () => turn(-1),
+    "]": () => turn(1),
   });
   const sort = route.query.get("sort") ?? "";
   const wheres = route.query.getAll("where");
@@ -98,9 +108,9 @@ export function EpisodesPage({ run, route, progress }: { run: string; route: Rou
         <b>{total.toLocaleString("en")} {byTask ? "tasks" : "episodes"}</b>
         <span class="spacer" />
         {total > PAGE && <>
-          <button disabled={page === 0} onClick={() => set((next) => { next.set("page", String(page - 1)); next.set("keep-page", "1"); })}>← page</button>
-          <span>{(page * PAGE + 1).toLocaleString("en")} to {Math.min(total, (page + 1) * PAGE).toLocaleString("en")}</span>
-          <button disabled={(page + 1) * PAGE >= total} onClick={() => set((next) => { next.set("page", String(page + 1)); next.set("keep-page", "1"); })}>page →</button>
+          <button disabled={page === 0} onClick={() => turn(-1)}>← page</button>
+          <span>{(from + 1).toLocaleString("en")} to {(from + rows.length).toLocaleString("en")}</span>
+          <button disabled={(page + 1) * PAGE >= total} onClick={() => turn(1)}>page →</button>
         </>}
       </p>
       <Waiting of={answer}>
