@@ -88,6 +88,18 @@ def test_keys_that_come_faster_than_the_page_is_drawn_all_count(tmp_path: Path) 
         assert f"/episode/{102:016x}" in page.url
 
 
+def test_steps_and_compared_rows_are_gone_through_as_fast_as_keys_come(viewer: Viewer) -> None:
+    mixed, _, _, second = viewer.keys
+    page = viewer.open(f"/run/{mixed}/episode/{0:016x}", "#step-0.current")
+    steps = page.locator("article.step").count()
+    assert steps > 2
+    page.evaluate(PRESS_ALL, ["j", "j", "k", "j"])
+    page.wait_for_selector("#step-2.current")
+    page = viewer.open(f"/compare/{mixed}/{second}", ".pairs tbody tr")
+    page.evaluate(PRESS_ALL, ["]", "]", "]", "["])
+    page.wait_for_selector(".pairs tbody tr:nth-child(2).current")
+
+
 def test_brackets_go_through_the_rows_of_a_comparison(viewer: Viewer) -> None:
     mixed, _, _, second = viewer.keys
     page = viewer.open(f"/compare/{mixed}/{second}", ".pairs tbody tr")

@@ -4,7 +4,7 @@ import { label, number } from "./format";
 import { useKeys } from "./keys";
 import { useAnswer, Waiting } from "./load";
 import { has } from "./report";
-import { address, go, type Route } from "./route";
+import { address, go, parse, type Route } from "./route";
 import { Plain } from "./text";
 
 const SHOWN = 200;
@@ -72,13 +72,14 @@ function Counts({ pair }: { pair: RunPair }) {
 export function ComparePage({ keys, route }: { keys: string[]; route: Route }) {
   const answer = useAnswer<Comparison>(`compare/${keys.join("/")}`);
   const found = answer.value;
-  const picked = found?.rows.find((row) => row.sides[0]!.episode_id === route.query.get("a"));
+  const pickedBy = (query: URLSearchParams) => found?.rows.findIndex((row) => row.sides[0]!.episode_id === query.get("a")) ?? -1;
+  const picked = found?.rows[pickedBy(route.query)];
+  const turn = (by: number) => { // keys come faster than the page is drawn
+    const at = pickedBy(parse(location.hash).query), to = at + by;
+    if (found && to >= 0 && to < Math.min(SHOWN, found.rows.length) && (at >= 0 || by > 0)) open(found.rows[to]);
+  };
   const open = (row: ComparedRow) => go(route.path, new URLSearchParams({ a: row.sides[0]!.episode_id }));
-  const place = found && picked ? found.rows.indexOf(picked) : -1;
-  useKeys({
-    "[": () => { if (found && place > 0) open(found.rows[place - 1]); },
-    "]": () => { if (found && place + 1 < Math.min(SHOWN, found.rows.length)) open(found.rows[place + 1]); },
-  });
+  useKeys({ "[": () => turn(-1), "]": () => turn(1) });
   const names = found?.runs.map(name) ?? [];
   const title = (side: number) => `${["first", "second", "third"][side] ?? `run ${side + 1}`}: ${names[side]}`;
   const two = keys.length === 2;

@@ -206,6 +206,7 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
   const total = episode.outline.length;
   const wanted = Math.max(0, Math.min(total - 1, Number(route.query.get("step") ?? 0) || 0));
   const [current, setCurrent] = useState(wanted);
+  const latest = useRef(wanted); // which the page may not show yet: keys come faster than it is drawn
   const [first, setFirst] = useState(Math.max(0, wanted - 2));
   const [steps, setSteps] = useState<Step[]>([]);
   const [error, setError] = useState("");
@@ -243,7 +244,8 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
     setFirst(from);
   };
   const mark = (step: number) => {
-    if (step === current) return;
+    if (step === latest.current) return;
+    latest.current = step;
     setCurrent(step);
     const next = new URLSearchParams(route.query);
     next.set("step", String(step));
@@ -266,8 +268,8 @@ function Transcript({ run, episode, route }: { run: string; episode: Episode; ro
 
   const visit = (other: string | null) => other && go(["run", run, "episode", other], query);
   useKeys({
-    j: () => void pick(current + 1),
-    k: () => void pick(current - 1),
+    j: () => void pick(latest.current + 1),
+    k: () => void pick(latest.current - 1),
     "[": () => visit(episode.neighbours.before),
     "]": () => visit(episode.neighbours.after),
     "/": () => go(["run", run, "episodes"], query),
