@@ -52,24 +52,24 @@ async def test_a_program_is_run_and_its_streams_are_kept_apart() -> None:
 
 async def test_programs_at_the_same_time_do_not_wait_for_each_other() -> None:
     async with machine() as here:
-        slow = asyncio.create_task(here.run(["sleep", "30.0625"], {}))
+        slow = asyncio.create_task(here.run(["sleep", "300.0625"], {}))
         began = time.monotonic()
         results = await asyncio.gather(*(here.run(["echo", str(n)], {}) for n in range(8)))
         assert [out for _, out, _ in results] == [f"{n}\n".encode() for n in range(8)]
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 120
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow
-        assert (await here.run(["sh", "-c", "ps ax | grep -c '[s]leep 30.0625'"], {}))[1] == b"0\n"
+        assert (await here.run(["sh", "-c", "ps ax | grep -c '[s]leep 300.0625'"], {}))[1] == b"0\n"
 
 
 async def test_requests_that_come_in_one_go_do_not_wait_for_an_event() -> None:
     async with session() as opened:
         began = time.monotonic()
-        waits = [asyncio.create_task(opened.call("events", {"seconds": 10.0})) for _ in range(4)]
+        waits = [asyncio.create_task(opened.call("events", {"seconds": 60.0})) for _ in range(4)]
         told = await opened.call("describe", {})
         assert json.loads(told.content)["programs"] == {}
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
