@@ -7,7 +7,7 @@ import { EpisodePage } from "./episode";
 import { label, moment, number, seconds } from "./format";
 import { copyLink, useKeys, useRow } from "./keys";
 import { useAnswer, Waiting } from "./load";
-import { address, go, selection, useRoute } from "./route";
+import { address, go, parse, selection, useRoute } from "./route";
 import { RunPage } from "./run";
 import { SamplesPage } from "./samples";
 import { EpisodesPage } from "./table";
@@ -58,7 +58,8 @@ function RunsPage() {
   }, [answer.value]);
   const runs = answer.value ?? [];
   useEffect(() => {
-    if (runs.length === 1 && !runs[0].error) go(["run", runs[0].key], undefined, true); // there is nothing to choose
+    const isHere = parse(location.hash).path.length === 0; // somebody may have gone elsewhere since this was drawn
+    if (isHere && runs.length === 1 && !runs[0].error) go(["run", runs[0].key], undefined, true); // there is nothing to choose
   }, [answer.value]);
   const [picked, setPicked] = useState<string[]>([]);
   const [metric, setMetric] = useState("reward");
