@@ -1,6 +1,6 @@
 """A process that has imported what lanes need, and forks those that the workers of its machine ask for.
 
-The imports of an environment take seconds and some 200 MB, in each worker anew. A driver has made them itself
+The imports of an environment take seconds and some 260 MB, in each worker anew. A driver has made them itself
 when it has planned a run, so it forks this process off before it loads any code of the environment; a worker
 on the same machine is then up seconds earlier, and shares that memory. Workers of other nodes do not find it,
 and start processes of their own.
