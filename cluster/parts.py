@@ -128,13 +128,10 @@ def start_components(
         before = shared.find(config) if shared is not None else None
         outer = stack if shared is None else shared
         forks = forks and is_local(config.ray)
-        if before is not None:
-            fork_server = before.fork_server
-        elif forks and config.environment.requirements is None:
+        own_forks = before.fork_server if before else None
+        if before is None and forks and config.environment.requirements is None:
             modules = ["workers.lanes.process", *library_modules(config.environment, Path.cwd())]
-            fork_server = outer.enter_context(serve_forks(modules))  # before any code of the environment runs
-        else:
-            fork_server = None
+            own_forks = outer.enter_context(serve_forks(modules))  # before any code of the environment runs
         with progress.stage("environment") as stage:
             packages = packages or lock_packages(config.environment)
             with chdir("."):  # an environment may go elsewhere, and the run's folder stays where it is
@@ -143,8 +140,6 @@ def start_components(
             if plan.left_out is not None:
                 progress.note(plan.left_out)
             stage.outcome = f"{plan.tasks} tasks ({config.environment.split}), {plan.episodes} episodes"
-        if isinstance(environment, EnvironmentApart):
-            fork_server = environment.fork_server
         _check_task_images(config, environment)
         sandbox = config.sandbox
         if environment.toolset is not None and sandbox.backend == "docker":
@@ -190,9 +185,10 @@ def start_components(
         if named is None:
             named = outer.enter_context(_open_named_policies(config, session, policy, progress))
         if shared is not None:
-            shared.keep(SharedParts(fork_server, session, policy, named))
+            shared.keep(SharedParts(own_forks, session, policy, named))
         check_model_template()  # of a model that the hub had, too
         settings = _worker_settings(config, sandbox, policy.endpoint(), run_id, session.local)
+        fork_server = environment.fork_server if isinstance(environment, EnvironmentApart) else own_forks
         more = {"packages": packages, "policies": named.endpoints, "fork_server": fork_server}
         settings = settings.model_copy(update=more)
         uses_sandbox = environment.toolset is not None

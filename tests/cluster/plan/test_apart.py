@@ -7,6 +7,7 @@ import pytest
 
 import workers
 from cluster.plan.apart import EnvironmentApart
+from tests.helpers.sandboxes import eventually, is_alive
 from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.lanes.interpreter import OwnPython
@@ -92,6 +93,5 @@ async def test_workers_have_theirs_forked_from_it_before_it_has_loaded_anything(
     finally:
         worker.stop()
     await apart.tear_down()
-    assert not psutil.pid_exists(loader.pid)
-    assert not server.is_running()
+    await eventually(lambda: not is_alive(loader.pid) and not is_alive(server.pid))
     assert EnvironmentApart(asked, python).fork_server is None
