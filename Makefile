@@ -32,7 +32,7 @@ image: setup engine ## Build the sandbox images that are not there
 	@.venv/bin/kumite images build
 
 test: lint image ## Install what is missing, lint, and run all tests
-	@$(python) -m pytest -n $(processes) --dist loadgroup --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
+	@$(python) -m scripts.all_tests -n $(processes) --dist loadgroup --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
 
 test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, and are done in seconds
 	@$(python) -m pytest -n auto -m "not (slow or docker or vllm or ray or faults or parity)" \
