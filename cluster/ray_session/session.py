@@ -22,6 +22,7 @@ from ray._private.authentication import authentication_token_setup
 from cluster.config import RayConfig
 from cluster.errors import RayUnavailable
 from cluster.ray_session import kept as kept_ray
+from cluster.ray_session.unused_services import without_unused_services
 
 START_TIMEOUT = 120.0
 """Seconds that a local cluster may take to come up; 3 to 5 are usual."""
@@ -163,16 +164,17 @@ def start_local(options: dict[str, object]) -> RaySession:
     _bind_to_loopback()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        _init_ray(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
-            resources={"sandbox": _SANDBOX_RESOURCE},
-            runtime_env=_worker_runtime_env(),
-            # Two workers that nobody asked for cost seconds of CPU while the policy is starting.
-            _system_config={"prestart_worker_first_driver": False},
-            **options,
-        )
+        with without_unused_services():
+            _init_ray(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE,
+                resources={"sandbox": _SANDBOX_RESOURCE},
+                runtime_env=_worker_runtime_env(),
+                # Two workers that nobody asked for cost seconds of CPU while the policy is starting.
+                _system_config={"prestart_worker_first_driver": False},
+                **options,
+            )
     except Exception as error:  # Ray raises that very class where its node takes longer than it waits, 30 s
         raise RayUnavailable(f"a local Ray cluster did not start: {_last_line(str(error))}") from error
     return _open_session(local=True, kept=False)
