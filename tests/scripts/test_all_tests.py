@@ -34,9 +34,9 @@ def test_fails_always(number):
 def played(folder: Path, always: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`scripts/all_tests.py` with a module of two tests that pass the second time, and some that never do."""
     (folder / "test_races.py").write_text(MODULE.format(always=always))
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider -p xdist\n")
     command = [sys.executable, "-m", "scripts.all_tests", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
