@@ -34,6 +34,10 @@ class SessionLost(SandboxError):
     """One session was killed inside its sandbox; its neighbours live on."""
 
 
+class PortTaken(SessionLost):
+    """A session did not begin: a port that it was to listen on is in use inside its sandbox."""
+
+
 class SessionTimeout(SessionLost):
     """A session did not answer within its time limit and was killed."""
 

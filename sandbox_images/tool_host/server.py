@@ -1,5 +1,6 @@
 """The tool host's own side: takes requests from the worker's pipe, forks sessions, relays, kills."""
 
+import errno
 import heapq
 import os
 import selectors
@@ -241,7 +242,8 @@ class Server:
                     undo.callback(self._connections.close, name)
                 pid = self._fork()
             except OSError as error:
-                self.reply(failure(request["id"], "capacity", error))
+                kind = "port" if error.errno == errno.EADDRINUSE else "capacity"
+                self.reply(failure(request["id"], kind, error))
                 return
             if pid == 0:
                 become_session(

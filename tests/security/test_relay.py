@@ -118,6 +118,26 @@ for _ in range(10_000):
     await cell.pool.release(session)
 
 
+async def test_ports_that_a_session_has_taken_cost_the_next_ones_nothing(cell: Cell) -> None:
+    session = await cell.session(Echo)
+    code = """
+import builtins
+kept = builtins.kept = []
+for other in range(port + 1, port + 101):
+    kept.append(socket.socket()); kept[-1].bind(("127.0.0.1", other)); kept[-1].listen()
+seen = len(kept)
+"""
+    assert await run(session, code) == "100"
+    others = [await cell.session(Echo) for _ in range(3)]
+    for other in others:
+        assert await run(other, "end = connect(); end.send(b'hello'); seen = end.recv(9)") == "b'hello'"
+        told = await said(other, "attempt", code="seen = os.environ['KUMITE_GATEWAY']")
+        assert told == other.gateway_address
+        await cell.pool.release(other)
+    await cell.unharmed()
+    await cell.pool.release(session)
+
+
 async def test_connections_that_are_kept_are_bounded(cell: Cell) -> None:
     made: list[Watcher] = []
     session = await cell.session(lambda: Watcher(made))

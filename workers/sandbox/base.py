@@ -1,6 +1,7 @@
 """A sandbox, whatever it is made of."""
 
 import asyncio
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,8 +98,12 @@ class Sandbox(ABC):
             await run_to_end(self.stop())
             raise
 
-    def serve_port(self, factory: ProtocolFactory) -> int:
+    def serve_port(self, factory: ProtocolFactory, *, elsewhere: bool = False) -> int:
         """Has connections to a port inside, which is chosen here, answered from now on.
+
+        Args:
+            factory: Makes the protocol of one connection.
+            elsewhere: Whether to choose far from the ports before, which something inside has taken.
 
         Returns:
             The port. Nobody listens there before a session is opened with it.
@@ -107,6 +112,8 @@ class Sandbox(ABC):
             SandboxDied: The sandbox is gone.
         """
         connection = self._connected()
+        if elsewhere:
+            self._next_port = secrets.randbelow(len(_PORTS))
         port = self._find_port(connection.relay.is_served)
         connection.relay.serve(port, factory)
         return port

@@ -7,6 +7,7 @@ from typing import Any
 from workers import printed
 from workers.errors import (
     EndCause,
+    PortTaken,
     RequestRefused,
     SandboxDied,
     SandboxError,
@@ -32,6 +33,7 @@ _ERRORS: dict[str, tuple[type[SandboxError], EndCause]] = {
     "closed": (SessionLost, "engine"),
     "setup": (SessionSetupError, "toolset"),
     "capacity": (SessionLost, "capacity"),
+    "port": (PortTaken, "capacity"),
     "preload": (SandboxStartError, "toolset"),
 }
 """What a failure's kind stands for. A session's own process can say no more than `setup` or a call's name,

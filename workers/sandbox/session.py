@@ -1,11 +1,12 @@
 """One episode's tool resources in a sandbox, and where its programs can connect to."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from workers.errors import EndCause, RequestRefused, SandboxDied, SandboxError, SessionLost
+from workers.errors import EndCause, PortTaken, RequestRefused, SandboxDied, SandboxError, SessionLost
 from workers.sandbox.allowed_hosts import AllowedHosts
 from workers.sandbox.answers import FromSandbox, Opened, OpenedFrame, Scores, ToolResult
 from workers.sandbox.connection import GRACE
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _Model = TypeVar("_Model", bound=FromSandbox)
 _PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _NO_PROXY = ("NO_PROXY", "no_proxy")
+_PORT_TRIES = 8
+"""How often a session is asked for. A neighbour that takes all ports costs the sandbox, and not more time."""
 
 FROM_WITHIN: frozenset[EndCause] = frozenset(
     {"session", "protocol", "memory", "time", "capacity", "tool_host"}
@@ -35,15 +38,22 @@ longer answers, and `toolset`, where a hook of the toolset raised: its author's 
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Listener:
     """Where a session's programs can connect to."""
 
+    factory: ProtocolFactory
     port: int
-    socket_variable: str | None
-    """The environment variable that is to tell of a Unix socket which leads to the same."""
-    variables: dict[str, str]
+    names: tuple[str, ...]
     """The environment variables that tell of the port."""
+    socket_variable: str | None = None
+    """The one that is to tell of a Unix socket which leads to the same."""
+    others: dict[str, str] = field(default_factory=dict[str, str])
+    """Environment variables that go with them."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**dict.fromkeys(self.names, _address(self.port)), **self.others}
 
 
 class Session:
@@ -94,11 +104,12 @@ class Session:
         """
         if self._gateway is not None:
             raise RuntimeError("serve_connections: the session's connections are served already")
-        self._gateway = self._listen(factory, "KUMITE_GATEWAY_SOCKET", "KUMITE_GATEWAY")
+        self._gateway = self._listen(factory, "KUMITE_GATEWAY")
+        self._gateway.socket_variable = "KUMITE_GATEWAY_SOCKET"
 
     @property
     def gateway_address(self) -> str:
-        """Where `serve_connections` is reached from inside, `http://127.0.0.1:PORT`.
+        """Where `serve_connections` is reached from inside, `http://127.0.0.1:PORT`; `open` may change it.
 
         Raises:
             RuntimeError: `serve_connections` was not called.
@@ -107,13 +118,18 @@ class Session:
             raise RuntimeError("gateway_address: call serve_connections first")
         return _address(self._gateway.port)
 
-    def _listen(self, factory: ProtocolFactory, socket_variable: str | None, *names: str) -> _Listener:
+    def _listen(self, factory: ProtocolFactory, *names: str) -> _Listener:
         if self._is_opening:
             raise RuntimeError("serve_connections: to be called before the session is opened")
-        port = self.sandbox.serve_port(factory)
-        listener = _Listener(port, socket_variable, dict.fromkeys(names, _address(port)))
+        listener = _Listener(factory, self.sandbox.serve_port(factory), names)
         self._listeners.append(listener)
         return listener
+
+    def _listen_elsewhere(self) -> None:
+        """Gives up the ports of all listeners for others."""
+        for listener in self._listeners:
+            self.sandbox.close_port(listener.port)
+            listener.port = self.sandbox.serve_port(listener.factory, elsewhere=True)
 
     async def open(self, task: dict[str, Any], timeout: float | None = None) -> Opened:
         """Sets up the tool resources for a task.
@@ -129,17 +145,25 @@ class Session:
         if self.sandbox.settings.allow and self.allowed_hosts is None:
             settings = self.sandbox.settings
             self.allowed_hosts = AllowedHosts(settings.allow, settings.allow_mb << 20)
-            listener = self._listen(self.allowed_hosts.make_protocol, None, *_PROXY)
-            listener.variables.update(dict.fromkeys(_NO_PROXY, "127.0.0.1,localhost"))
+            listener = self._listen(self.allowed_hosts.make_protocol, *_PROXY)
+            listener.others.update(dict.fromkeys(_NO_PROXY, "127.0.0.1,localhost"))
         self._is_opening = True
-        limit = timeout or self.sandbox.settings.setup_timeout
-        answer = await self._request("open", limit, task=task, **self._asked_for())
+        answer = await self._open(task, timeout or self.sandbox.settings.setup_timeout)
         begun = await self._checked(OpenedFrame, answer)
         tools = begun.tools
         if tools is None:
             tools = [] if begun.tools_id is None else await self.sandbox.tool_schemas(begun.tools_id)
         self.opened = Opened(tools, begun.tools_id, begun.observation, begun.state_id)
         return self.opened
+
+    async def _open(self, task: dict[str, Any], timeout: float) -> Any:
+        """Asks for the session; with other ports where something inside has taken these."""
+        for _ in range(_PORT_TRIES - 1):
+            with suppress(PortTaken):
+                return await self._request("open", timeout, task=task, **self._asked_for())
+            self.failure = None
+            self._listen_elsewhere()
+        return await self._request("open", timeout, task=task, **self._asked_for())
 
     def _asked_for(self) -> dict[str, Any]:
         """What the tool host is to listen on, and to tell the session of it."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import workers.sandbox.connection
 from workers.errors import (
+    PortTaken,
     RequestRefused,
     SandboxDied,
     SandboxError,
@@ -69,6 +70,7 @@ async def test_requests_carry_ids_of_their_own_and_replies_may_come_in_any_order
         ("timeout", SessionTimeout),
         ("lost", SessionLost),
         ("capacity", SessionLost),
+        ("port", PortTaken),
         ("setup", SessionSetupError),
         ("preload", SandboxStartError),
         ("call", ToolsetError),
