@@ -43,9 +43,9 @@ def test_a_kept_cluster_is_found_by_the_next_driver_and_ends_without_a_trace(cac
     assert second["imports"] == str(ROOT / "workers")
     kept = kept_ray.find_kept()
     assert kept is not None and kept.address == first["address"]
-    commands = " ".join(process.command for process in cluster_processes(cache, kept.pid))
-    assert "gcs_server" in commands and "raylet" in commands
-    assert "dashboard.py" not in commands and "monitor.py" not in commands, "it has what nobody uses"
+    commands = [process.command for process in cluster_processes(cache, kept.pid)]
+    [holder] = [command for command in commands if "bin/python" in command.split()[0]]
+    assert "cluster.ray_session.holder" in holder, "it has what nobody uses: a dashboard's server, a monitor"
     assert kept_ray.stop_kept()
     assert not cluster_processes(cache, kept.pid)
     assert kept_ray.find_kept() is None

@@ -85,7 +85,9 @@ async def test_stopped_orphans_are_ended() -> None:
         await eventually(alone)
 
 
-@pytest.mark.parametrize("kind", ["lost", "closed", "memory", "capacity", "timeout", "preload", "setup"])
+@pytest.mark.parametrize(
+    "kind", ["lost", "closed", "memory", "capacity", "port", "timeout", "preload", "setup"]
+)
 async def test_session_can_tell_of_no_failure_that_is_the_tool_hosts_to_tell(kind: str) -> None:
     """A policy could have its episode thrown away by one that is the machine's fault."""
     async with process_sandbox() as sandbox:
