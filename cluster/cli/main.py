@@ -9,6 +9,7 @@ from rich.text import Text
 from cluster.cli import export_commands, play_commands, read_commands, upkeep_commands
 from cluster.cli.app import app, errors
 from cluster.errors import ClusterError
+from workers.collector import collect_seldom
 
 __all__ = ["app", "export_commands", "main", "play_commands", "read_commands", "upkeep_commands"]
 # The modules of commands add them to `app`, in the order in which the help has them.
@@ -22,7 +23,8 @@ def main() -> None:
         handlers=[RichHandler(logging.WARNING, console=errors, show_path=False, show_time=False)],
     )
     try:
-        app()
+        with collect_seldom():
+            app()
     except ClusterError as error:
         errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(1)

@@ -1,5 +1,6 @@
 """A program of which forks are asked for: it tells what it finds, and does what it is told."""
 
+import gc
 import json
 import os
 import random
@@ -20,6 +21,7 @@ def main() -> None:
         "open": sorted(int(name) for name in os.listdir("/proc/self/fd")),
         "input": os.readlink("/proc/self/fd/0"),
         "drawn": random.random(),
+        "collector": gc.get_threshold(),
         "threads": threading.active_count(),
         "process": os.getpid(),
     }

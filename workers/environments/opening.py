@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from workers.collector import collect_seldom
 from workers.environments.base import RolloutEnvironment
 from workers.environments.library_output import log_library_output
 from workers.environments.modules import import_environment
@@ -11,6 +12,7 @@ from workers.settings import EnvironmentSettings
 from workers.tracebacks import add_own_code
 
 
+@collect_seldom()
 def open_environment(
     settings: EnvironmentSettings,
     search_path: Path | None = None,

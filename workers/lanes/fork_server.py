@@ -27,6 +27,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any, NoReturn
 
+from workers.collector import collect_as_usual, collect_seldom
 from workers.handed_on import same_variables
 from workers.lanes.board import die_with_parent
 from workers.lanes.forked_process import peer_user
@@ -52,9 +53,10 @@ def serve_forks(modules: Iterable[str]) -> Generator[str | None]:
     Yields:
         The server's address. None where this process has started threads, which a fork would miss.
     """
-    for name in modules:
-        with contextlib.suppress(ImportError):  # whoever needs it will say so
-            importlib.import_module(name)
+    with collect_seldom():
+        for name in modules:
+            with contextlib.suppress(ImportError):  # whoever needs it will say so
+                importlib.import_module(name)
     if threading.active_count() > 1:
         yield None
         return
@@ -66,6 +68,7 @@ def serve_forks(modules: Iterable[str]) -> Generator[str | None]:
         server = os.fork()
         if server == 0:
             try:
+                collect_as_usual()
                 _leave_driver(driver, listener.fileno())
                 answer_requests(listener, dict(os.environ))
             finally:

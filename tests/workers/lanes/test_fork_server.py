@@ -31,8 +31,9 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = "tests.helpers.forked_program"
 DRIVER = """
 import sys
+from workers.collector import collect_seldom
 from workers.lanes.fork_server import serve_forks
-with serve_forks(sys.argv[1:]) as address:
+with collect_seldom(), serve_forks(sys.argv[1:]) as address:
     print(address, flush=True)
     sys.stdin.read()
 """
@@ -90,6 +91,13 @@ def forked(
             process.wait(PATIENCE)
 
 
+def usual_collector() -> list[int]:
+    """How often a process of Python looks for garbage if nobody has asked for anything else."""
+    program = "import gc, json; print(json.dumps(gc.get_threshold()))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=True)
+    return json.loads(told.stdout)
+
+
 def has_ended(pid: int) -> bool:
     end = time.monotonic() + PATIENCE
     while is_alive(pid):
@@ -115,6 +123,7 @@ def test_it_is_as_one_that_is_started(tmp_path: Path, monkeypatch: pytest.Monkey
         assert found["folder"] == str(tmp_path)
         assert found["path"] == sys.path
         assert found["input"] == os.devnull
+        assert found["collector"] == usual_collector()
         assert found["threads"] == 1
         assert os.getpgid(process.pid) != os.getpgid(0)
 
