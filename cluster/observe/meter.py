@@ -121,7 +121,7 @@ class Meter:
         self._policy = policy
         self._path = folder / METRICS_FILE
         self._process = uuid.uuid4().hex[:12]
-        self._written = not self._path.exists()
+        self._ends_whole = not self._path.exists()
         self._exporter = exporter
         self._pool = pool
         self._planned = planned
@@ -206,10 +206,10 @@ class Meter:
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 # Whatever a killed process has left of a line ends here; readers pass empty ones over.
-                file.write(f"{'' if self._written else chr(10)}{line.model_dump_json()}\n")
-            self._written = True
+                file.write(f"{'' if self._ends_whole else chr(10)}{line.model_dump_json()}\n")
+            self._ends_whole = True
         except OSError as error:
-            self._written = False
+            self._ends_whole = False
             _log.warning("%s cannot be written: %s", self._path, error.strerror or error)
 
     def line(self) -> MetricsLine:

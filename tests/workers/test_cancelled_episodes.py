@@ -25,7 +25,7 @@ def worker(request: pytest.FixtureRequest) -> Iterator[RolloutWorker]:
         yield worker
 
 
-class Gate:
+class HeldUpCall:
     """Holds up a method's first call until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> None:
@@ -45,17 +45,17 @@ class Gate:
         self._open.set()
 
 
-def cancelled_at(gate: Gate, worker: RolloutWorker, row: dict[str, Any]) -> list[EpisodeResult]:
-    """What comes of a unit that is cancelled when it has come to a gate."""
+def cancelled_at(held_up: HeldUpCall, worker: RolloutWorker, row: dict[str, Any]) -> list[EpisodeResult]:
+    """What comes of a unit that is cancelled when it has come to a held_up."""
     size = 3 if worker._player._environment.needs_groups else 1
     unit = [spec(row) for _ in range(size)]
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         playing = threads.submit(worker.play, unit)
-        assert gate.reached.wait(90)
+        assert held_up.reached.wait(90)
         worker.cancel([unit[0].episode_id])
         for _ in range(2):  # it is told, and hears of it
             worker._on_loop(asyncio.sleep(0))
-        gate.open()
+        held_up.open()
         return playing.result(timeout=90)
 
 
@@ -70,7 +70,7 @@ def test_episodes_cancelled_while_they_are_wound_up_give_back_their_sessions_and
     worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
     row = task(opening={"state_id": f"wound-up-{method}"})
-    assert cancelled_at(Gate(monkeypatch, owner, method), worker, row) == []
+    assert cancelled_at(HeldUpCall(monkeypatch, owner, method), worker, row) == []
     assert not sessions(worker)
     assert free_places(worker) == 4
 
@@ -80,7 +80,7 @@ def test_the_base_state_of_a_cancelled_episode_is_named_again(
     worker: RolloutWorker, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
     row = task(opening={"state_id": f"cancelled-at-{method}"})
-    assert cancelled_at(Gate(monkeypatch, owner, method), worker, row) == []
+    assert cancelled_at(HeldUpCall(monkeypatch, owner, method), worker, row) == []
     assert one(worker, row).states.keys() == {f"cancelled-at-{method}"}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from workers.errors import TemplateError
-from workers.policy.answer_readers import AnswerReader, HermesReader
 from workers.policy.chat_messages import as_system_messages, prepare_messages
 from workers.policy.content_format import ContentFormat, detect_content_format
 
@@ -169,19 +168,6 @@ class ChatTemplate:
                 f"the chat template of {self.model!r} ends an answer by no special token of the tokenizer, "
                 f"whose end token is {self.end!r}, but by {after[:40]!r}"
             )
-
-    def check_exact(self, reader: AnswerReader | None = None) -> None:
-        """Proves on conversations that turns can be put together by `extend_prompt`, and answers be read.
-
-        Args:
-            reader: How answers are read. None: as hermes-style tool calls.
-
-        Raises:
-            TemplateError: They cannot; says what the template does.
-        """
-        from workers.policy.template_probe import TemplateProbe
-
-        TemplateProbe(self, reader or HermesReader()).check()
 
 
 def offered_tools(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from workers.errors import TemplateError
-from workers.policy.answer_readers import AnswerReader, PlainReader
+from workers.policy.answer_readers import AnswerReader, HermesReader, PlainReader
 from workers.policy.chat_template import ChatTemplate, without_tool_names
 
 _PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -23,12 +23,12 @@ class TemplateProbe:
 
     Args:
         template: The template.
-        reader: How answers will be read.
+        reader: How answers will be read. None: as hermes-style tool calls.
     """
 
-    def __init__(self, template: ChatTemplate, reader: AnswerReader) -> None:
+    def __init__(self, template: ChatTemplate, reader: AnswerReader | None = None) -> None:
         self._template = template
-        self._reader = reader
+        self._reader = reader or HermesReader()
         self._subject = f"the chat template of {template.model!r}"
 
     def check(self) -> None:

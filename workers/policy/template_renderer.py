@@ -18,6 +18,7 @@ from workers.errors import TemplateError
 from workers.policy.answer_readers import AnswerReader, make_reader
 from workers.policy.chat_template import ChatTemplate, without_tool_names
 from workers.policy.sampling_keys import make_sampling_arguments, template_options
+from workers.policy.template_probe import TemplateProbe
 from workers.settings import PolicyEndpoint
 
 _DefaultRenderer: Any = DefaultRenderer
@@ -31,7 +32,7 @@ class TemplateRenderer(_DefaultRenderer):
     would have written.
 
     Args:
-        template: The model's; `check_exact` must have passed.
+        template: The model's; `TemplateProbe.check` must have passed.
         reader: Reads its answers.
     """
 
@@ -138,7 +139,7 @@ def _make_renderer(endpoint: PolicyEndpoint) -> Any:
         reader = make_reader(
             endpoint.tool_parser, endpoint.reasoning_parser, template.tokenizer, template.options
         )
-        template.check_exact(reader)
+        TemplateProbe(template, reader).check()
     except TemplateError as error:
         raise TemplateError(
             f"policy.tokens is `exact`, and {error}: {_suggest_alternative(error)}set policy.renderer to a "

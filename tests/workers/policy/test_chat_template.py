@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.tiny_tokenizer import END, make_tokenizer
 from workers.errors import TemplateError
 from workers.policy.chat_template import ChatTemplate
+from workers.policy.template_probe import TemplateProbe
 
 TOOL = {"name": "pay", "description": "Pay.", "parameters": {"type": "object", "properties": {}}}
 
@@ -34,7 +35,7 @@ def test_a_turn_that_was_cut_off_is_ended_before_the_next(tmp_path: Path):
 
 
 def test_the_packaged_models_template_is_exact(tmp_path: Path):
-    ChatTemplate(str(make_tokenizer(tmp_path))).check_exact()
+    TemplateProbe(ChatTemplate(str(make_tokenizer(tmp_path)))).check()
 
 
 def test_a_template_that_rewrites_earlier_turns_is_told(tmp_path: Path):
@@ -45,13 +46,13 @@ def test_a_template_that_rewrites_earlier_turns_is_told(tmp_path: Path):
     )
     template = ChatTemplate(str(make_tokenizer(tmp_path, forgetful)))
     with pytest.raises(TemplateError, match="writes a turn differently when others follow it"):
-        template.check_exact()
+        TemplateProbe(template).check()
 
 
 def test_a_template_without_tools_is_told(tmp_path: Path):
     bare = "{% for m in messages %}{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}"
     with pytest.raises(TemplateError, match="does not show the model its tools"):
-        ChatTemplate(str(make_tokenizer(tmp_path, bare))).check_exact()
+        TemplateProbe(ChatTemplate(str(make_tokenizer(tmp_path, bare)))).check()
 
 
 def test_a_model_without_a_tokenizer_is_told(tmp_path: Path):
