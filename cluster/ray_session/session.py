@@ -25,7 +25,7 @@ from cluster.ray_session import kept as kept_ray
 from cluster.ray_session.unused_services import without_unused_services
 
 START_TIMEOUT = 120.0
-"""Seconds that a local cluster may take to come up; 3 to 5 are usual."""
+"""Seconds that a local cluster may take to come up; 2 are usual."""
 JOIN_TIMEOUT = 30.0
 """Seconds in which an existing cluster must answer. Ray itself would try for a quarter of an hour."""
 NAMESPACE = "kumite"

@@ -2,8 +2,8 @@
 
 They are the bases of errors of ours, which every process knows: a driver, each command, each worker. Most of
 these never play a classic environment, and to import the module as any other would import all of the classic
-API first, with the clients of every provider: 2.7 of 3.5 CPU seconds of a driver's start. Its file, which
-imports nothing, is therefore run alone, and is the module when the rest of the classic API asks for it.
+API first, with the clients of every provider: 1.7 of the 2.6 CPU seconds that `cluster.run` took to import.
+Its file, which imports nothing, is therefore run alone, and is the module when the rest of that API needs it.
 
 A worker whose verifiers has no classic API has stand-ins: our own errors need bases there, too.
 """
