@@ -26,7 +26,7 @@ from workers.environments.agentdojo.pipeline import PipelineSettings
 from workers.environments.agentdojo.rewards import RewardSettings
 from workers.environments.agentdojo.tasks import TaskSelection
 from workers.environments.agents.settings import AgentArgs
-from workers.environments.shell.environment import ShellArgs
+from workers.environments.shell.shell_env import ShellArgs
 from workers.gateway.limits import AgentLimits
 from workers.policy.sampling_keys import SAMPLING_KEYS, Route, SamplingKey
 from workers.records import EpisodeRecord, StepRecord

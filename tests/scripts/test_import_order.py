@@ -1,10 +1,12 @@
-"""The order of the rooms is kept by a contract that a wrong import breaks."""
+"""The rooms stand in an order that a wrong import breaks, and no import leads back to its own file."""
 
 import shutil
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -58,3 +60,35 @@ def test_an_import_against_the_order_breaks_the_contract(
 def test_the_tree_as_it_is_keeps_the_contract(tree: Path) -> None:
     done = lint_imports(tree)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imports() -> grimp.ImportGraph:
+    """What imports what as it runs, within functions too."""
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+
+
+def check_order(graph: grimp.ImportGraph) -> None:
+    """Sees that files can be read in an order in which none needs a later one.
+
+    Raises:
+        CycleError: There is a circle. It is named.
+    """
+    TopologicalSorter(
+        {file: graph.find_modules_directly_imported_by(file) for file in graph.modules}
+    ).prepare()
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    graph = imports()
+    assert len(graph.modules) > 400
+    check_order(graph)
+
+
+def test_a_circle_of_files_is_named() -> None:
+    graph = imports()
+    graph.add_import(importer="workers.environments.shell.shell_env", imported="workers.environments.opening")
+    graph.add_import(
+        importer="workers.environments.opening", imported="workers.environments.shell.environment"
+    )
+    with pytest.raises(CycleError, match="shell_env"):
+        check_order(graph)

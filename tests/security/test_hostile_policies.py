@@ -14,7 +14,7 @@ from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
 from tests.helpers.sandboxes import LONG
 from tests.helpers.shell import output, shell_session, shell_toolset
-from workers.environments.shell import environment as shell_environment
+from workers.environments.shell import shell_env
 from workers.environments.shell.dataset import make_shell_task
 from workers.errors import SandboxError, SessionLost
 from workers.records import EpisodeResult, EpisodeSpec
@@ -99,7 +99,7 @@ def play(worker: RolloutWorker, names: list[str]) -> list[EpisodeResult]:
 def play_hostile_episodes(seeds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Plays them some at a time, each time with an honest episode beside them."""
     monkeypatch.setattr(
-        shell_environment,
+        shell_env,
         "make_shell_task",
         lambda *args: make_shell_task(*args).model_copy(update={"tests": TESTS}),
     )

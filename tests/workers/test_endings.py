@@ -17,7 +17,7 @@ from tests.helpers.dummy_episodes import ENVIRONMENT, one, put, task, turn
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec, usual_pool
 from workers.endings import ENDINGS, RETRIED_FAILURES, ZERO_SCORE, EpisodeEnding, EpisodeOutcome
-from workers.environments.shell import environment as shell_environment
+from workers.environments.shell import shell_env
 from workers.records import EpisodeResult
 from workers.sandbox import base, connection, process
 from workers.settings import PolicyEndpoint
@@ -88,14 +88,12 @@ def in_shell(
 def breaking(monkeypatch: pytest.MonkeyPatch, toolset: str = breaking_shell.PATH) -> None:
     """Has the shell environment's sessions break when they are told to."""
     spec = base.ToolsetSpec
-    monkeypatch.setattr(
-        shell_environment, "ToolsetSpec", lambda **fields: spec(**{**fields, "toolset": toolset})
-    )
+    monkeypatch.setattr(shell_env, "ToolsetSpec", lambda **fields: spec(**{**fields, "toolset": toolset}))
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker waits a second for what should have been answered by itself."""
-    monkeypatch.setattr(shell_environment, "_CLEANING_UP", 1.0)
+    monkeypatch.setattr(shell_env, "_CLEANING_UP", 1.0)
     for module in (connection, process):
         monkeypatch.setattr(module, "GRACE", 1.0)
 
@@ -239,12 +237,12 @@ def set_up_refused(_: pytest.MonkeyPatch) -> EpisodeResult:
 
 @proof("tests-do-not-load")
 def hidden_tests_do_not_load(monkeypatch: pytest.MonkeyPatch) -> EpisodeResult:
-    wanted = shell_environment.make_shell_task
+    wanted = shell_env.make_shell_task
 
     def broken(*args: Any) -> Any:
         return wanted(*args).model_copy(update={"tests": "import nothing_of_the_kind"})
 
-    monkeypatch.setattr(shell_environment, "make_shell_task", broken)
+    monkeypatch.setattr(shell_env, "make_shell_task", broken)
     return in_shell(WRITTEN)
 
 

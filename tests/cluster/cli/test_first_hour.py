@@ -20,7 +20,7 @@ from cluster.pool import images
 from cluster.run import _describe_in_flight
 from tests.cluster.synthetic import episode, result
 from workers.environments.arguments import check_arguments
-from workers.environments.shell.environment import ShellArgs
+from workers.environments.shell.shell_env import ShellArgs
 from workers.errors import EnvironmentLoadError
 from workers.sandbox.base import ToolsetSpec
 from workers.settings import SandboxSettings

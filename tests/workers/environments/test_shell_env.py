@@ -129,7 +129,7 @@ def test_session_that_is_ended_from_within_scores_0_and_says_so() -> None:
 
 
 def test_session_that_is_stopped_from_within_scores_0_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.environments.shell.environment._CLEANING_UP", 1.0)
+    monkeypatch.setattr("workers.environments.shell.shell_env._CLEANING_UP", 1.0)
     stop = Reply(None, [("bash", {"command": "kill -STOP $PPID"})])
     limits = {"command_timeout": 0.5, "max_command_timeout": 0.5}
     result = with_policy(stop, task="fix-pagination", sandbox=ALONE, **limits)

@@ -8,7 +8,7 @@ import verifiers as vf
 from workers.environments import tracing
 from workers.environments.agents.play import LONGEST_END, AgentEnd, AgentPlay, as_details
 from workers.environments.agents.settings import AgentArgs
-from workers.environments.shell.environment import (
+from workers.environments.shell.shell_env import (
     GRADING_SECONDS,
     ShellArgs,
     ShellEnv,
