@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workers.environments.agents.shell_env import AgentShellEnv, check_agent
 from workers.environments.arguments import check_arguments
 from workers.environments.shell.shell_env import ShellArgs, ShellEnv, check_timeouts
 from workers.settings import SandboxSettings
@@ -30,6 +29,9 @@ def load_environment(
     settings = check_arguments(ShellArgs, args)
     own_sandbox = check_arguments(SandboxSettings, sandbox or {}, "sandbox")
     if settings.agent is not None:
+        # Not above: what agents speak takes nearly a second to import.
+        from workers.environments.agents.shell_env import AgentShellEnv, check_agent
+
         check_agent(settings.agent, policy, episode_timeout)
         return AgentShellEnv(settings, settings.agent, own_sandbox)
     check_timeouts(settings, episode_timeout)
