@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from hypothesis import settings
 
 from cluster.ray_session.kept import stop_kept
 from tests.e2e.kumite import cache_in
-from tests.helpers.drivers import DRIVER, cluster_processes, drive, driver_environment, kumite_policy
+from tests.helpers.drivers import cluster_processes, drive, kumite_policy
 from workers.settings import PolicyEndpoint
 
 settings.register_profile("any-speed", deadline=None)  # a machine that is busy is no fault
@@ -142,16 +141,7 @@ def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vllm_endpoint(vllm_cache: Path, vllm_model: Path) -> PolicyEndpoint:
     """A small model on vLLM, up for the session; this process stays out of its Ray cluster."""
     policy = {"model": str(vllm_model), "keep_alive": True, "adapters": {}}
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), "policy", json.dumps(policy)],
-        env=driver_environment(vllm_cache),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = drive(vllm_cache, "policy", json.dumps(policy), timeout=500)
     assert "endpoint" in told, told
     return PolicyEndpoint.model_validate(told["endpoint"])
 

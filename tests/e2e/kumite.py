@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ import psutil
 import yaml
 
 from cluster.cache import cache_dir
+from tests.helpers.driver_forks import KUMITE, start_driver
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600
@@ -27,19 +27,15 @@ class Run:
         arguments: What follows `kumite` on the command line.
         cache: Its cache folder.
         env: Its environment. None: this one.
+        forked: Whether it may be a fork of a process that has imported what it needs.
     """
 
-    def __init__(self, *arguments: str, cache: Path, env: dict[str, str] | None = None) -> None:
-        self._log = (cache / f"log-{time.monotonic_ns()}").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster", *arguments],
-            cwd=ROOT,
-            env={**(env or os.environ), "KUMITE_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    def __init__(
+        self, *arguments: str, cache: Path, env: dict[str, str] | None = None, forked: bool = True
+    ) -> None:
+        self._log = cache / f"log-{time.monotonic_ns()}"
+        given = {**(env or os.environ), "KUMITE_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+        self.process = start_driver(KUMITE, arguments, given, ROOT, self._log, forked=forked)
 
     def wait(self) -> int:
         try:
@@ -55,7 +51,7 @@ class Run:
 
     @property
     def output(self) -> str:
-        return Path(self._log.name).read_text()
+        return self._log.read_text()
 
 
 def processes_of(run: Run) -> list[str]:

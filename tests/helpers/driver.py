@@ -56,9 +56,13 @@ def use_policy(config: str) -> dict[str, Any]:
             }
 
 
-if __name__ == "__main__":
+def main() -> None:
     what = {"ray": use_ray, "policy": use_policy}[sys.argv[1]]
     try:
         print(json.dumps(what(*sys.argv[2:])))
     except ClusterError as error:
         print(json.dumps({"error": type(error).__name__, "said": str(error)}))
+
+
+if __name__ == "__main__":
+    main()

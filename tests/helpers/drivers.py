@@ -2,14 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
-import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.driver_forks import KUMITE, start_driver
+
 ROOT = Path(__file__).parents[2]
-DRIVER = Path(__file__).parent / "driver.py"
+DRIVER = "tests.helpers.driver:main"
 
 
 @dataclass(frozen=True)
@@ -31,31 +35,30 @@ def drive(cache: Path, *arguments: str, timeout: float = 600, **environment: str
     Returns:
         What it printed last, from JSON.
     """
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), *arguments],
-        env=driver_environment(cache, **environment),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    said = _ended_well(DRIVER, arguments, driver_environment(cache, **environment), timeout)
+    told: dict[str, Any] = json.loads(said.splitlines()[-1])
     return told
 
 
 def kumite_policy(cache: Path, *arguments: object) -> str:
     """What `kumite policy …` says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cluster", "policy", *map(str, arguments)],
-        env=driver_environment(cache, COLUMNS="200"),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=600,
+    return _ended_well(
+        KUMITE, ["policy", *map(str, arguments)], driver_environment(cache, COLUMNS="200"), 600
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+
+
+def _ended_well(main: str, arguments: Sequence[str], environment: dict[str, str], timeout: float) -> str:
+    """What a driver says on its standard output; it must end with exit code 0."""
+    with tempfile.TemporaryDirectory(prefix="kumite-test-driver-") as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        process = start_driver(main, arguments, environment, Path("/"), output, errors)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            raise
+        assert code == 0, errors.read_text()[-4000:]
+        return output.read_text()
 
 
 def processes() -> list[Process]:
