@@ -1,5 +1,6 @@
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,8 @@ def kumite(cache):
     """Starts `kumite` processes; none of them outlives the test."""
     runs: list[Run] = []
 
-    def start(*arguments: str | Path, env: dict[str, str] | None = None, cache: Path = cache) -> Run:
-        runs.append(Run(*map(str, arguments), cache=cache, env=env))
+    def start(*arguments: str | Path, cache: Path = cache, **how: Any) -> Run:
+        runs.append(Run(*map(str, arguments), cache=cache, **how))
         return runs[-1]
 
     yield start

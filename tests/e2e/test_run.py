@@ -22,7 +22,7 @@ def load(folder, table, cache):
 
 
 def test_a_verifiers_environment_by_the_book_runs_without_a_sandbox(kumite, out, cache):
-    run = kumite("run", "examples/countdown.yaml", "--out", out)
+    run = kumite("run", "examples/countdown.yaml", "--out", out, forked=False)
     assert run.wait() == 0, run.output
     episodes = load(out, "episodes", cache)
     assert episodes.num_rows == 32

@@ -79,7 +79,6 @@ class ForkedDriver:
         given = (main, list(arguments), dict(variables), folder, output, errors)
         self._process: ForkServerProcess = _forks().Process(target=_become, args=given)
         self._process.start()
-        self.returncode: int | None = None
 
     @property
     def pid(self) -> int:
@@ -87,8 +86,7 @@ class ForkedDriver:
         return self._process.pid
 
     def poll(self) -> int | None:
-        self.returncode = self._process.exitcode
-        return self.returncode
+        return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
