@@ -9,16 +9,25 @@ ready, and the second one half of the tokens per second: two processes wait for 
 
 from typing import Any
 
-from ray.llm._internal.common.callbacks.base import CallbackBase
+from cluster.policy.vllm.engine_process import forked_engine, import_ahead
+from workers.collector import collect_seldom
 
-from cluster.policy.vllm.engine import PolicyEngine
-from cluster.policy.vllm.server import PolicyServer
+import_ahead()
+with collect_seldom():
+    from ray.llm._internal.common.callbacks.base import CallbackBase
+
+    from cluster.policy.vllm.engine import PolicyEngine
+    from cluster.policy.vllm.server import PolicyServer
 
 _CallbackBase: Any = CallbackBase
 
 
 class CpuEngine(PolicyEngine):
-    """Runs the model in vLLM's engine process itself, instead of in a worker process below it."""
+    """Runs the model in vLLM's engine process itself, which is forked, instead of in a process below it."""
+
+    def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
+        with forked_engine():
+            return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
         base: Any = super()

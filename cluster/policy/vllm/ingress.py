@@ -9,15 +9,18 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS
-from ray.llm._internal.serve.core.ingress.mixins.broadcastable import ReplicaBroadcastable
-from ray.llm._internal.serve.core.protocol import RawRequestInfo
-from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
 from cluster.policy.vllm.token_request import TokenRequest
 from cluster.policy.weights.rolling import roll_out
 from cluster.policy.weights.versions import VersionFolder
+from workers.collector import collect_seldom
 from workers.policy.versions import HEADER, parse_version, version_name
+
+with collect_seldom():  # a quarter of the 9 s that they take to import vLLM was the collector's
+    from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS
+    from ray.llm._internal.serve.core.ingress.mixins.broadcastable import ReplicaBroadcastable
+    from ray.llm._internal.serve.core.protocol import RawRequestInfo
+    from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
 _Ingress: Any = OpenAiIngress
 _Broadcastable: Any = ReplicaBroadcastable

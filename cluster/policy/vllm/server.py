@@ -12,17 +12,21 @@ from typing import Any
 
 from fastapi import HTTPException
 from ray import serve
-from ray.llm._internal.common.models import global_id_manager
-from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
-from ray.llm._internal.serve.core.server.llm_server import LLMServer
-from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
-from cluster.policy.vllm.engine import PolicyEngine
 from cluster.policy.vllm.token_request import TokenRequest
 from cluster.policy.weights.named import NamedAdapters
 from cluster.policy.weights.versions import VersionFolder
 from cluster.policy.weights.weights_copy import check_copy
+from workers.collector import collect_seldom
 from workers.policy.versions import parse_version
+
+with collect_seldom():  # as in `cluster.policy.vllm.ingress`
+    from ray.llm._internal.common.models import global_id_manager
+    from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+    from ray.llm._internal.serve.core.server.llm_server import LLMServer
+    from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
+
+    from cluster.policy.vllm.engine import PolicyEngine
 
 _LLMServer: Any = LLMServer
 _Loader: Any = LoraModelLoader
