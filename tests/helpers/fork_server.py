@@ -4,13 +4,13 @@ It is for tests of many workers that are not about how a process starts. Run as 
 that is forked, on a Python with packages of its own, where the product starts each anew.
 """
 
-import contextlib
 import importlib
 import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:  # the process that is forked finds `workers` later
@@ -54,28 +54,28 @@ class ForkServer:
         self._process.wait(30)
 
 
-@contextlib.contextmanager
-def forked_starts() -> "Iterator[Callable[..., ForkedProcess]]":
-    """What stands in for `start_process` while this lasts."""
-    servers: dict[OwnPython, ForkServer] = {}
+_servers: "dict[OwnPython, ForkServer]" = {}
 
-    def start(
-        module: str, python: "OwnPython", variables: Mapping[str, str], passed: Sequence[int]
-    ) -> "ForkedProcess":
-        if python not in servers:
-            servers[python] = ForkServer(python)
-        return servers[python].start(module, variables, passed)
 
-    try:
-        yield start
-    finally:
-        for server in servers.values():
-            server.close()
+def start_forked(
+    module: str, python: "OwnPython", variables: Mapping[str, str], passed: Sequence[int]
+) -> "ForkedProcess":
+    """What stands in for `start_process`. The module may be one of `tests`."""
+    if python not in _servers:
+        _servers[python] = ForkServer(python)
+    return _servers[python].start(module, variables, passed)
+
+
+def end_forks() -> None:
+    """Ends all that was forked."""
+    while _servers:
+        _servers.popitem()[1].close()
 
 
 def main() -> NoReturn:
     """Imports what the processes do, and forks them until it is killed."""
-    sys.path[0], listener = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+    listener = socket.socket(fileno=int(sys.argv[2]))
+    sys.path[:] = [sys.argv[1], *sys.path[1:], str(Path(__file__).parents[2])]
     for name in _PRELOADED:
         importlib.import_module(name)
     from workers.lanes.board import die_with_parent

@@ -1,16 +1,17 @@
-"""Plays tasksets as a lane of a worker does, in whatever Python it is started with; prints their records.
+"""Plays tasksets as a lane of a worker does, in whatever Python it is to be; gives their records.
 
-It is run as a program, with what to play as JSON text on its standard input, one taskset a line: see `play`.
+The process that plays reads JSON texts from one descriptor, a taskset a line, and writes to another.
 """
 
 import asyncio
 import json
 import os
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.fork_server import start_forked
 from workers.lanes.interpreter import OwnPython
 from workers.records import EpisodeRecord
 
@@ -51,17 +52,14 @@ def play(python: OwnPython, tasksets: list[dict[str, Any]]) -> list[list[Episode
 
 
 def _ask(python: OwnPython, tasksets: list[dict[str, Any]]) -> list[Any]:
-    done = subprocess.run(
-        [python.executable, __file__],
-        input="\n".join(json.dumps(each) for each in tasksets),
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as answered:
+        asked.write("\n".join(json.dumps(each) for each in tasksets))
+        asked.seek(0)
+        passed = (asked.fileno(), answered.fileno())
+        code = start_forked(__name__, python, os.environ, passed).wait(_TIMEOUT)
+        assert code == 0, f"the process that plays ended with {code}"
+        answered.seek(0)
+        return [json.loads(line) for line in answered]
 
 
 async def _play(given: dict[str, Any]) -> list[dict[str, Any]]:
@@ -127,8 +125,9 @@ async def _play_all(tasksets: list[dict[str, Any]]) -> list[Any]:
     return results
 
 
-if __name__ == "__main__":
-    out = os.dup(1)
-    os.dup2(2, 1)
-    for played in asyncio.run(_play_all([json.loads(line) for line in sys.stdin])):
-        os.write(out, (json.dumps(played) + "\n").encode())
+def main() -> None:
+    """Plays what is asked for."""
+    asked, answered = (os.fdopen(int(number), mode) for number, mode in zip(sys.argv[1:], "rw", strict=True))
+    with asked, answered:
+        for played in asyncio.run(_play_all([json.loads(line) for line in asked])):
+            answered.write(json.dumps(played) + "\n")

@@ -14,7 +14,7 @@ from cluster.plan import apart
 from cluster.plan.apart import EnvironmentApart
 from cluster.pool.packages import lock_packages
 from cluster.pool.pythons import ensure_python
-from tests.helpers.fork_server import forked_starts
+from tests.helpers.fork_server import end_forks, start_forked
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
 from workers.lanes import loader
 from workers.lanes.interpreter import OwnPython
@@ -62,13 +62,13 @@ class Hooks:
 
 
 @pytest.fixture(scope="session")
-def start_forked() -> Iterator[Any]:
-    with forked_starts() as start:
-        yield start
+def forks() -> Iterator[None]:
+    yield
+    end_forks()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers_are_forked(start_forked: Any) -> Iterator[None]:
+def workers_are_forked(forks: None) -> Iterator[None]:
     """Dozens of workers start here, and twice as many processes that have verifiers to import."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (apart, loader):
