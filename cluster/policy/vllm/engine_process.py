@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
-from unittest import mock
 
 import ray
 
@@ -36,15 +35,18 @@ def forked_engine() -> Generator[None]:
     """Has vLLM fork the engine that it starts in the block."""
     from vllm.v1.engine import utils
 
-    utils_: Any = utils
-    vllms: Any = utils_.get_mp_context
+    starting: Any = utils
+    spawning = starting.get_mp_context
 
     def get_mp_context() -> ForkServerContext:
-        vllms()  # sets variables that the engine reads
+        spawning()  # sets variables that the engine reads
         return _EngineContext()
 
-    with mock.patch.object(utils_, "get_mp_context", get_mp_context):
+    starting.get_mp_context = get_mp_context
+    try:
         yield
+    finally:
+        starting.get_mp_context = spawning
 
 
 class _EngineProcess(ForkServerProcess):
