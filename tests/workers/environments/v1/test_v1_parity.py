@@ -4,8 +4,6 @@ Those differences that there are have tests of their own, at the end; docs/envir
 """
 
 import json
-import os
-import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +20,6 @@ from tests.helpers.v1_parity_tasksets import write_taskset
 from workers.agent_results import read_agents
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-_TIMEOUT = 1500
 
 
 def call(*calls):
@@ -99,18 +96,7 @@ def played(python, tmp_path_factory):
             name: stack.enter_context(ConversationPolicy(case.choose)) for name, case in CASES.items()
         }
         configs = [eval_config(folder, name, policies[name].base_url) for name in CASES]
-        lines = subprocess.run(
-            [python.executable, verifiers_runner.__file__],
-            input="\n".join(json.dumps(config) for config in configs),
-            env={**os.environ, "PYTHONPATH": str(folder)},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        assert lines.returncode == 0, lines.stderr[-4000:]
-        theirs = [json.loads(line)["episodes"] for line in lines.stdout.splitlines()]
+        theirs = verifiers_runner.evaluate(python.executable, configs, folder)
         sent = {name: list(policy.requests) for name, policy in policies.items()}
         for policy in policies.values():
             policy.requests.clear()

@@ -62,18 +62,8 @@ def played(python, tmp_path_factory):
             name: stack.enter_context(ConversationPolicy(in_turn(*script)))
             for name, script in SCRIPTS.items()
         }
-        ran = subprocess.run(
-            [python.executable, verifiers_runner.__file__],
-            input="\n".join(json.dumps(eval_config(folder, n, p.base_url)) for n, p in policies.items()),
-            env={**os.environ, "PYTHONPATH": str(folder)},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr[-4000:]
-        theirs = [json.loads(line)["episodes"] for line in ran.stdout.splitlines()]
+        configs = [eval_config(folder, name, policy.base_url) for name, policy in policies.items()]
+        theirs = verifiers_runner.evaluate(python.executable, configs, folder)
         results = {}
         for name, episodes in zip(SCRIPTS, theirs, strict=True):
             sent = list(policies[name].requests)
