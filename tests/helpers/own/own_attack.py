@@ -54,10 +54,10 @@ class Slow(Shouting):
         return super().attack(user_task, injection_task)
 
 
-class Ending(Shouting):
+class Exiting(Shouting):
     """Ends the process that it is computed in."""
 
-    name = "ending"
+    name = "exiting"
 
     def attack(self, user_task: BaseUserTask, injection_task: BaseInjectionTask) -> dict[str, str]:
         os._exit(3)

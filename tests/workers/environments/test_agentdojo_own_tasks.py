@@ -207,14 +207,14 @@ def test_suite_of_ones_own_begins_every_episode_as_it_was_loaded():
 
 
 def test_attack_of_ones_own_that_ends_its_process_is_named():
-    args = {**ARGS, "mode": ["benign", "attack"], "attack": "own_attack:Ending"}
+    args = {**ARGS, "mode": ["benign", "attack"], "attack": "own_attack:Exiting"}
     with ours(args, "process", None, OWN) as side:
         benign, attacked = side.play(
             {(task_id, "lines"): Lines([Action("milk")]) for task_id in side.rows}
         ).values()
     assert benign.error is None
     assert attacked.error is not None
-    pair = "attack 'own_attack:Ending' on user_task_0 with injection_task_0 of notes"
+    pair = "attack 'own_attack:Exiting' on user_task_0 with injection_task_0 of notes"
     assert attacked.error.startswith(f"setup: {pair}: it ended its process: ")
 
 
