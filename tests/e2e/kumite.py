@@ -13,9 +13,8 @@ import psutil
 import yaml
 
 from cluster.cache import cache_dir
-from tests.helpers.driver_forks import KUMITE, start_driver
+from tests.helpers.driver_forks import KUMITE, ROOT, own_variables, start_driver
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 600
 """Seconds after which a run that should have ended is a failure."""
 
@@ -26,7 +25,7 @@ class Run:
     Args:
         arguments: What follows `kumite` on the command line.
         cache: Its cache folder.
-        env: Its environment. None: this one.
+        env: Its environment. None: this one, without what Ray has left in it.
         forked: Whether it may be a fork of a process that has imported what it needs.
     """
 
@@ -34,7 +33,12 @@ class Run:
         self, *arguments: str, cache: Path, env: dict[str, str] | None = None, forked: bool = True
     ) -> None:
         self._log = cache / f"log-{time.monotonic_ns()}"
-        given = {**(env or os.environ), "KUMITE_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+        given = {
+            **(env or own_variables()),
+            "KUMITE_CACHE": str(cache),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+        }
         self.process = start_driver(KUMITE, arguments, given, ROOT, self._log, forked=forked)
 
     def wait(self) -> int:

@@ -28,6 +28,11 @@ _OWN = {"PYTHONPATH", "HF_HUB_OFFLINE"}
 """Those of them that a fork may have otherwise: it has an import path, and all of them are offline."""
 
 
+def own_variables() -> dict[str, str]:
+    """This process's variables, without those that a session of Ray has left in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
 def start_driver(
     main: str,
     arguments: Sequence[str],
@@ -102,8 +107,7 @@ class ForkedDriver:
 
 def _can_fork(variables: Mapping[str, str]) -> bool:
     """Whether a fork with these variables is as a process that was started with them."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return _read_on_import(variables) == _read_on_import(ours)
+    return _read_on_import(variables) == _read_on_import(own_variables())
 
 
 def _read_on_import(variables: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Drivers as processes of their own: what outlives one, and what another finds."""
 
 import json
-import os
 import signal
 import subprocess
 import tempfile
@@ -10,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.driver_forks import KUMITE, start_driver
+from tests.helpers.driver_forks import KUMITE, ROOT, own_variables, start_driver
 
-ROOT = Path(__file__).parents[2]
 DRIVER = "tests.helpers.driver:main"
 
 
@@ -25,8 +23,7 @@ class Process:
 
 def driver_environment(cache: Path, **more: str) -> dict[str, str]:
     """An environment for a driver with a cache folder of its own, without the Ray settings of this one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "KUMITE_CACHE": str(cache), "PYTHONPATH": str(ROOT), **more}
+    return {**own_variables(), "KUMITE_CACHE": str(cache), "PYTHONPATH": str(ROOT), **more}
 
 
 def drive(cache: Path, *arguments: str, timeout: float = 600, **environment: str) -> dict[str, Any]:

@@ -14,28 +14,31 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-_LIMIT = 1500
-"""Seconds for all tasksets together."""
+_RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 _AT_START = "import gc; gc.set_threshold(50_000, 10, 10)  # a fifth of the time of imports is the collector's"
 
 
-def evaluate(python: str, configs: list[dict[str, Any]], folder: Path) -> list[list[Any]]:
+def evaluate(
+    python: str, configs: list[dict[str, Any]], folder: Path, timeout: float, first: str = ""
+) -> list[list[Any]]:
     """The episodes of each taskset.
 
     Args:
         python: Which one is to play.
         configs: What verifiers' eval takes.
         folder: Where the modules of the tasksets are.
+        timeout: Seconds for all tasksets together.
+        first: A program that it runs before.
     """
     (folder / "sitecustomize.py").write_text(_AT_START)
     done = subprocess.run(
-        [python, __file__],
+        [python, "-c", f"{first}\n{_RUN}", __file__],
         input="\n".join(json.dumps(config) for config in configs),
         env={**os.environ, "PYTHONPATH": str(folder)},
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=_LIMIT,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

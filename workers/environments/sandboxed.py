@@ -108,6 +108,21 @@ class SandboxedEnv(vf.StatefulToolEnv):
         """Tool calls take no hidden arguments: the session knows its episode."""
         return tool_args
 
+    @vf.cleanup
+    async def score_session(self, state: vf.State) -> None:
+        """Has the session examined, now that the policy has had its last turn and before the rubric looks."""
+        session = cast("Session | None", state.get("sandbox"))
+        if session is None:
+            return
+        try:
+            if session.opened is not None and state.get("error") is None and state.get("trajectory"):
+                await self._evaluate_session(session, state)
+        finally:
+            await self._sandboxes.release(session)
+
+    async def _evaluate_session(self, session: Session, state: vf.State) -> None:
+        """Puts in the state what the rubric weighs. An environment whose rubric needs nothing leaves it."""
+
     @vf.teardown
     async def close_own_sandboxes(self) -> None:
         """Ends the sandboxes that the environment brought up itself.

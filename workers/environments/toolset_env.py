@@ -69,17 +69,8 @@ class ToolsetEnv(SandboxedEnv):
             for call in cast(list[Any], last.tool_calls or [])
         ]
 
-    @vf.cleanup
-    async def score_session(self, state: vf.State) -> None:
-        """Has the session evaluate the episode, whose metrics the rubric then weighs."""
-        session = cast("Session | None", state.get("sandbox"))
-        if session is None:
-            return
-        try:
-            if session.opened is not None and state.get("error") is None and state.get("trajectory"):
-                state["scores"] = (await session.evaluate(self.evidence_of(state))).metrics
-        finally:
-            await self._sandboxes.release(session)
+    async def _evaluate_session(self, session: Session, state: vf.State) -> None:
+        state["scores"] = (await session.evaluate(self.evidence_of(state))).metrics
 
 
 def _keep_from_arrow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

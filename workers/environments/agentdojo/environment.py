@@ -153,18 +153,6 @@ class AgentDojoEnv(SandboxedEnv):
         state["final_env_response"] = [*said, vf.AssistantMessage(content=last_words)]
         return state["final_env_response"]
 
-    @vf.cleanup
-    async def score_session(self, state: vf.State) -> None:
-        """Has AgentDojo's checks run in the session, before it is closed and before the rubric looks."""
-        session = cast("Session | None", state.get("sandbox"))
-        if session is None:
-            return
-        try:
-            if session.opened is not None and state.get("error") is None and state.get("trajectory"):
-                await self._evaluate_session(session, state)
-        finally:
-            await self._sandboxes.release(session)
-
     def _rows(self, args: AgentDojoArgs, policy: str | None, folder: Path | None) -> list[dict[str, Any]]:
         selected = make_rows(args, args.system_message, policy, folder)
         for row in selected:

@@ -138,19 +138,8 @@ class ShellEnv(SandboxedEnv):
             state["final_env_response"] = answers
         return answers
 
-    @vf.cleanup
-    async def score_session(self, state: vf.State) -> None:
-        """Sends the hidden tests in, now that the policy has had its last turn."""
-        session = cast("Session | None", state.get("sandbox"))
-        if session is None:
-            return
-        try:
-            if session.opened is not None and state.get("error") is None and state.get("trajectory"):
-                await self._score(session, state)
-        finally:
-            await self._sandboxes.release(session)
-
-    async def _score(self, session: Session, state: vf.State) -> None:
+    async def _evaluate_session(self, session: Session, state: vf.State) -> None:
+        """Sends the hidden tests in."""
         if "session_ended" in state:
             return
         task = task_of(state)

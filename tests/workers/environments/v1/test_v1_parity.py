@@ -20,6 +20,7 @@ from tests.helpers.v1_parity_tasksets import write_taskset
 from workers.agent_results import read_agents
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+_TIMEOUT = 1500
 
 
 def call(*calls):
@@ -96,7 +97,7 @@ def played(python, tmp_path_factory):
             name: stack.enter_context(ConversationPolicy(case.choose)) for name, case in CASES.items()
         }
         configs = [eval_config(folder, name, policies[name].base_url) for name in CASES]
-        theirs = verifiers_runner.evaluate(python.executable, configs, folder)
+        theirs = verifiers_runner.evaluate(python.executable, configs, folder, _TIMEOUT)
         sent = {name: list(policy.requests) for name, policy in policies.items()}
         for policy in policies.values():
             policy.requests.clear()

@@ -4,10 +4,8 @@ Messages, tool results, rewards, metrics, stop conditions, token counts and what
 """
 
 import json
-import os
 import re
-import subprocess
-from pathlib import Path
+import shutil
 from typing import Any
 
 import pytest
@@ -19,9 +17,9 @@ from tests.helpers.v1_containers import TASKS, Containers, bash
 
 pytestmark = [pytest.mark.slow, pytest.mark.docker]
 _TIMEOUT = 400
-_RUN = (
-    "import runpy, sys; from verifiers.v1.harnesses.mini_swe_agent import MiniSWEAgentHarness as Harness; "
-    "Harness.NEEDS_CONTAINER = False; runpy.run_path(sys.argv[1], run_name='__main__')"
+_ALLOW_SUBPROCESS = (
+    "from verifiers.v1.harnesses.mini_swe_agent import MiniSWEAgentHarness; "
+    "MiniSWEAgentHarness.NEEDS_CONTAINER = False"
 )
 """verifiers refuses this harness on its subprocess runtime, where it would run as well."""
 _SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && echo It is tatami."
@@ -60,18 +58,10 @@ def played(request, python, tmp_path_factory):
             "client": {"base_url": policy.base_url, "api_key_var": "NO_SUCH_KEY"},
             "output_dir": str(folder / "out"),
         }
-        ran = subprocess.run(
-            [python.executable, "-c", _RUN, verifiers_runner.__file__],
-            input=json.dumps(config),
-            env={**os.environ, "PYTHONPATH": str(Path(TASKS).parent)},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
+        shutil.copy(TASKS, folder)
+        [[episode]] = verifiers_runner.evaluate(
+            python.executable, [config], folder, _TIMEOUT, first=_ALLOW_SUBPROCESS
         )
-        assert ran.returncode == 0, ran.stderr[-4000:]
-        [episode] = json.loads(ran.stdout)["episodes"]
         if any("uv" in str(error) for error in episode["errors"]):
             pytest.skip(f"verifiers' own runtime could not install its program: {episode['errors']}")
         theirs = list(policy.requests)

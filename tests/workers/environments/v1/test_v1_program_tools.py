@@ -63,7 +63,7 @@ def played(python, tmp_path_factory):
             for name, script in SCRIPTS.items()
         }
         configs = [eval_config(folder, name, policy.base_url) for name, policy in policies.items()]
-        theirs = verifiers_runner.evaluate(python.executable, configs, folder)
+        theirs = verifiers_runner.evaluate(python.executable, configs, folder, _TIMEOUT)
         results = {}
         for name, episodes in zip(SCRIPTS, theirs, strict=True):
             sent = list(policies[name].requests)
