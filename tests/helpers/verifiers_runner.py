@@ -6,11 +6,14 @@ It is run as a program: with a config as JSON text for each taskset, one a line,
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import time
 import uuid
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,73 @@ async def play_all(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return await asyncio.gather(*map(play_one, configs))
 
 
+_SERVED = ["verifiers.v1", "mcp.server.fastmcp", "mcp.server.mcpserver", "httpx", "uvicorn"]
+"""What verifiers' tool servers import, of which it starts one a rollout; mcp has one of the two."""
+
+
+class ForkedServer:
+    """A tool server as a fork of a process that has made its imports: as much of a process as verifiers uses.
+
+    Args:
+        module: What verifiers would run with `python -m`.
+        variables: Its environment variables.
+        folder: Where it runs.
+        log: The file for its output.
+    """
+
+    def __init__(self, module: str, variables: dict[str, str], folder: Path, log: Path) -> None:
+        forks = multiprocessing.get_context("forkserver")
+        self._process: ForkServerProcess = forks.Process(
+            target=_become_server, args=(module, variables, folder, log)
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    async def wait(self) -> int | None:
+        await asyncio.to_thread(self._process.join)
+        return self.returncode
+
+
+def _become_server(module: str, variables: dict[str, str], folder: Path, log: Path) -> None:
+    """Makes this fork the server, the leader of a session of its own."""
+    os.setsid()
+    opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(opened, 1)
+    os.dup2(opened, 2)
+    assert "verifiers.v1" in sys.modules, "nothing was imported ahead"
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    sys.argv = ["-m"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def fork_servers() -> None:
+    """Has verifiers fork its tool servers, not start each: their imports take two seconds."""
+    from verifiers.v1.runtimes.subprocess import SubprocessRuntime
+
+    runtime: Any = SubprocessRuntime
+    start = runtime.run_background
+
+    async def run_background(self: Any, argv: list[str], env: dict[str, str], log: str) -> None:
+        if argv[:2] != [sys.executable, "-m"] or len(argv) != 3:
+            await start(self, argv, env, log)
+            return
+        variables = {name: value for name, value in os.environ.items() if "API_KEY" not in name.upper()}
+        variables |= self.process_env(env)
+        self._background.append(ForkedServer(argv[2], variables, self.workdir, self.workdir / log))
+
+    multiprocessing.set_forkserver_preload(_SERVED)
+    runtime.run_background = run_background
+
+
 class RecordedNames:
     """Stands in for the module `uuid` where verifiers makes names of files in /tmp that it leaves there."""
 
@@ -121,6 +191,7 @@ def main() -> None:
     configs = [json.loads(line) for line in sys.stdin]
     names: Any = RecordedNames()
     launch.uuid = names
+    fork_servers()
     try:
         for result in asyncio.run(play_all(configs)):
             os.write(out, (json.dumps(result) + "\n").encode())
