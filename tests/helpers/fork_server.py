@@ -21,7 +21,7 @@ _PRELOADED = (
     "workers.lanes.process",
     "workers.environments.planner",
     "workers.environments.v1.environment",
-    "verifiers.v1",
+    "verifiers.v1.tasksets",
 )
 
 

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr
-from importlib.util import find_spec
 from typing import Any, TextIO
 
 from workers.logs import LOGGERS
@@ -100,7 +99,8 @@ def _is_not_ours(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _no_progress_bars() -> Generator[None]:
-    if find_spec("datasets") is None:  # an environment with packages of its own may do without
+    """What is imported later draws its bars on the stream in stderr's place, which leaves them out, too."""
+    if "datasets" not in sys.modules:  # importing it takes half a second, and many tasksets do without
         yield
         return
     import datasets

@@ -17,6 +17,8 @@ _BUNDLED_ENVIRONMENTS = {
     "agentdojo": "workers.environments.agentdojo.environment",
     "shell": "workers.environments.shell.environment",
 }
+_TOOL_ENV = "verifiers.legacy.envs.tool_env"
+"""What verifiers imports only for an environment with tools: 400 modules, 0.6 s of CPU."""
 
 
 def library_modules(settings: EnvironmentSettings, search_path: Path | None = None) -> list[str]:
@@ -30,10 +32,10 @@ def library_modules(settings: EnvironmentSettings, search_path: Path | None = No
     if bundled is not None:
         return [opening, classic, bundled]
     source = _read_source(settings, search_path)
-    if "verifiers.v1" in source:
-        return [opening, "workers.environments.v1.environment", "verifiers.v1"]
+    if "verifiers.v1" in source:  # which looks for a taskset among its own first, and imports them all
+        return [opening, "workers.environments.v1.environment", "verifiers.v1.tasksets"]
     if "load_environment" in source:
-        return [opening, classic]
+        return [opening, classic, *([_TOOL_ENV] if "ToolEnv" in source else [])]
     return [opening]
 
 

@@ -1,5 +1,6 @@
 """What is imported ahead of an environment is what it needs, and runs none of its code."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,14 @@ from workers.environments.modules import library_modules
 from workers.settings import EnvironmentSettings
 
 OPENING, CLASSIC = "workers.environments.opening", "workers.environments.classic.environment"
-V1 = ["workers.environments.v1.environment", "verifiers.v1"]
+V1 = ["workers.environments.v1.environment", "verifiers.v1.tasksets"]
 SOURCES = {
     "def load_environment(): ...": [OPENING, CLASSIC],
+    "def load_environment(): return vf.StatefulToolEnv()": [
+        OPENING,
+        CLASSIC,
+        "verifiers.legacy.envs.tool_env",
+    ],
     "import verifiers.v1 as vf": [OPENING, *V1],
     "from verifiers import v1": [OPENING],
     "from .taskset import Mine": [OPENING],
@@ -27,6 +33,11 @@ def test_the_api_shows_by_the_source(tmp_path: Path, source: str, place: str) ->
     assert found == SOURCES[source]
     if place.endswith("mine.py"):
         assert library_modules(EnvironmentSettings(id="of_mine.py"), tmp_path) == SOURCES[source]
+
+
+def test_what_is_imported_ahead_is_there() -> None:
+    for name in {name for modules in SOURCES.values() for name in modules}:
+        assert importlib.util.find_spec(name) is not None
 
 
 @pytest.mark.parametrize("name", ["agentdojo", "shell"])
