@@ -43,9 +43,20 @@ class Viewer:
 
 
 @contextmanager
-def look_at(places: Sequence[Path]) -> Iterator[Viewer]:
-    """Serves runs, opens their page, and sees to it that nothing is complained of or asked for elsewhere."""
+def start_browser() -> Iterator[Any]:
+    """A Chromium. As long as it is there, nothing else of this thread may run an event loop."""
     sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE
+        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def look_at(browser: Any, places: Sequence[Path]) -> Iterator[Viewer]:
+    """Serves runs, opens their page, and sees to it that nothing is complained of or asked for elsewhere."""
     library = Library([str(place) for place in places])
     listener = _open_listener("127.0.0.1", 0)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -54,11 +65,8 @@ def look_at(places: Sequence[Path]) -> Iterator[Viewer]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE
-            )
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
+        with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+            page = context.new_page()
             page.set_default_timeout(PATIENCE)
             shown = Viewer(page, base, [run.key for run in library.runs])
             page.on("request", lambda request: shown.asked.append(request.url))
@@ -66,7 +74,6 @@ def look_at(places: Sequence[Path]) -> Iterator[Viewer]:
             page.on("pageerror", lambda error: shown.complaints.append(str(error)))
             page.goto(f"{base}?token=secret")
             yield shown
-            browser.close()
         assert not shown.complaints
         assert all(url.startswith((base, "data:")) for url in shown.asked)
     finally:
@@ -97,8 +104,14 @@ def live_run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "live", mixed_records(4), commit=False, planned=6)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with start_browser() as browser:
+        yield browser
+
+
 @pytest.fixture
-def viewer(runs: Path, live_run: Path) -> Iterator[Viewer]:
+def viewer(browser: Any, runs: Path, live_run: Path) -> Iterator[Viewer]:
     """A browser that looks at all of them."""
-    with look_at([runs / "mixed", runs / "hostile", live_run, runs / "second"]) as shown:
+    with look_at(browser, [runs / "mixed", runs / "hostile", live_run, runs / "second"]) as shown:
         yield shown

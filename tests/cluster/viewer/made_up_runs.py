@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def write_run(
             if commit:
                 await dataset.commit(wall_seconds=12.0)
 
-    asyncio.run(write())
+    with ThreadPoolExecutor(1) as thread:  # a browser at work has this thread's event loop
+        thread.submit(asyncio.run, write()).result()
     return run_dir
 
 

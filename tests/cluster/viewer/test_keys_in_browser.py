@@ -1,6 +1,7 @@
 """Each key of the viewer, on each page that has it, in a real Chromium."""
 
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.synthetic import episode
 from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, Viewer, look_at
@@ -55,9 +56,11 @@ def test_enter_presses_the_button_that_has_the_focus(viewer: Viewer) -> None:
     page.wait_for_selector("text=8 tasks")
 
 
-def test_brackets_turn_the_pages_of_a_table_and_its_current_row_stays_in_sight(tmp_path: Path) -> None:
+def test_brackets_turn_the_pages_of_a_table_and_its_current_row_stays_in_sight(
+    browser: Any, tmp_path: Path
+) -> None:
     run = write_run(tmp_path / "many", [episode(number) for number in range(150)])
-    with look_at([run]) as viewer:
+    with look_at(browser, [run]) as viewer:
         page = viewer.open(f"/run/{viewer.keys[0]}/episodes", "text=1 to 100")
         page.keyboard.press("[")  # there is none before
         page.keyboard.press("]")
@@ -73,9 +76,9 @@ def test_brackets_turn_the_pages_of_a_table_and_its_current_row_stays_in_sight(t
         assert box is not None and 0 < box["y"] < 900
 
 
-def test_keys_that_come_faster_than_the_page_is_drawn_all_count(tmp_path: Path) -> None:
+def test_keys_that_come_faster_than_the_page_is_drawn_all_count(browser: Any, tmp_path: Path) -> None:
     run = write_run(tmp_path / "many", [episode(number) for number in range(250)])
-    with look_at([run]) as viewer:
+    with look_at(browser, [run]) as viewer:
         page = viewer.open(f"/run/{viewer.keys[0]}/episodes", "text=1 to 100")
         page.evaluate(PRESS_ALL, ["j"] * 40 + ["k"] * 5)
         page.wait_for_selector("tbody tr:nth-child(35).current")

@@ -48,7 +48,7 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
+def shown(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     AGENTDOJO_SUITES.wait()
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "attacked", mixed_records(16))
@@ -57,7 +57,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     states = {WORKSPACE_ID: json.dumps(EMPTY_WORKSPACE)}
     write_run(folder / "workspace", [shell_episode(), shell_episode(61, sample_index=1)], states=states)
     write_run(folder / "branches", [branched_episode(), branched_episode(71)])
-    with look_at([folder]) as viewer:
+    with look_at(browser, [folder]) as viewer:
         yield viewer
 
 

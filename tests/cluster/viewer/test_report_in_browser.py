@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(folder: Path) -> Iterator[Viewer]:
-    with look_at([folder]) as viewer:
+def shown(browser: Any, folder: Path) -> Iterator[Viewer]:
+    with look_at(browser, [folder]) as viewer:
         yield viewer
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, look_at
+from tests.cluster.viewer.conftest import NEEDS_CHROMIUM, look_at, start_browser
 from tests.cluster.viewer.made_up_runs import write_run
 from tests.helpers.mock_policy import MockPolicy, Reply
 from tests.helpers.rollouts import played, record, rollout_worker, rows, spec
@@ -30,7 +30,7 @@ def test_the_tests_that_a_program_failed_are_shown_with_its_file_and_its_output(
         ) as worker:
             (result,) = played(worker, spec(rows(worker)[0]))
     run = write_run(tmp_path / "run", [record(result)], states=result.states)
-    with look_at([run]) as viewer:
+    with start_browser() as browser, look_at(browser, [run]) as viewer:
         page = viewer.open(f"/run/{viewer.keys[0]}/episode/{result.episode_id}", ".tests")
         failed = page.inner_text(".tests")
         assert "tests failed" in failed and "test_single_word_is_set_to_the_left" in failed

@@ -199,7 +199,7 @@ def test_texts_can_be_read_on_their_ground(viewer: Viewer, scheme: str) -> None:
     assert min(contrasts) >= 4.5, contrasts  # WCAG 2.2, level AA
 
 
-def test_one_run_alone_is_opened_at_once(runs: Path) -> None:
-    with look_at([runs / "mixed"]) as shown:
+def test_one_run_alone_is_opened_at_once(browser: Any, runs: Path) -> None:
+    with look_at(browser, [runs / "mixed"]) as shown:
         shown.page.wait_for_selector("h2:has-text('run-1')")
         assert "/run/mixed-" in shown.page.url
