@@ -14,6 +14,7 @@ from cluster.cache import cache_dir
 from cluster.config import VllmPolicy
 from cluster.policy.models.models import Model
 from cluster.policy.vllm.cpu_precision import cpu_precision
+from cluster.policy.vllm.description import describe_application
 from cluster.policy.vllm.identity import content_digest
 from cluster.policy.weights.versions import FOLDER_VARIABLE
 from workers.collector import collect_seldom
@@ -39,7 +40,7 @@ Accelerator = Literal["cpu", "gpu"]
 
 
 def serving_args(config: VllmPolicy, model: Model, accelerator: Accelerator) -> dict[str, Any]:
-    """Arguments of `cluster.policy.vllm.ingress.build_application` for a policy, as JSON can hold them."""
+    """Arguments of Ray Serve LLM's `build_openai_app` for a policy, as JSON can hold them."""
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": model.name, "model_source": model.source},
         "engine_kwargs": _make_engine_args(config, accelerator),
@@ -102,18 +103,20 @@ def application_name(config: VllmPolicy, model: Model, args: dict[str, Any]) -> 
 
 @ray.remote(num_cpus=0, max_calls=1, max_retries=0)
 def deploy_application(name: str, args: dict[str, Any]) -> None:
-    """Builds the application and hands it to Ray Serve, without waiting for it to come up.
+    """Describes the application to Ray Serve, without waiting for it to come up.
 
-    A task, since building means importing vLLM: 7 s, and 500 MB that the driver would never give back.
+    A task, since telling requests to several replicas means importing vLLM here: 500 MB that the driver
+    would never give back.
     """
     from ray import serve
 
-    serve_ = cast(Any, serve)
+    serve_, context = cast(Any, serve), cast(Any, ray.get_runtime_context())
+    application = describe_application(args, dict(context.runtime_env))
+    target = serve_.RunTarget(target=application, name=name, route_prefix=f"/{name}")
     with collect_seldom():
-        from cluster.policy.vllm.ingress import build_application
-
-        target = serve_.RunTarget(target=build_application(args), name=name, route_prefix=f"/{name}")
-    serve_.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        serve_.run_many(
+            [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        )
 
 
 def _make_engine_args(config: VllmPolicy, accelerator: Accelerator) -> dict[str, Any]:

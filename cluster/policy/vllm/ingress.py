@@ -17,6 +17,8 @@ from workers.collector import collect_seldom
 from workers.policy.versions import HEADER, parse_version, version_name
 
 with collect_seldom():  # a quarter of the 9 s that they take to import vLLM was the collector's
+    from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
+    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
     from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS
     from ray.llm._internal.serve.core.ingress.mixins.broadcastable import ReplicaBroadcastable
     from ray.llm._internal.serve.core.protocol import RawRequestInfo
@@ -27,6 +29,8 @@ _Broadcastable: Any = ReplicaBroadcastable
 _make_fastapi_ingress: Any = make_fastapi_ingress
 _endpoints: Any = DEFAULT_ENDPOINTS
 _RawRequestInfo: Any = RawRequestInfo
+_LLMConfig: Any = LLMConfig
+_to_model_metadata: Any = to_model_metadata
 
 _ROUTES: dict[str, Any] = {
     "generate_tokens": lambda app: app.post("/inference/v1/generate"),  # pyright: ignore
@@ -40,8 +44,11 @@ _ROUTES: dict[str, Any] = {
 class PolicyIngress(_Ingress, _Broadcastable):
     """Ray Serve LLM's ingress and our routes."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, llm_deployments: dict[str, Any], llm_config: dict[str, Any]) -> None:
+        """Takes the handle of the deployment that serves each model, and the config of the one there is."""
+        llm: Any = _LLMConfig.model_validate(llm_config)
+        cards = {llm.model_id: _to_model_metadata(llm.model_id, llm)}
+        super().__init__(llm_deployments=llm_deployments, model_cards=cards)
         self._routed: set[str] = set()
         """Models of which a request has been routed."""
 
@@ -134,24 +141,5 @@ class PolicyIngress(_Ingress, _Broadcastable):
         return await roll_out(await self._broadcast_to_replicas(model, "base_version"), load, version)
 
 
-def build_application(args: dict[str, Any]) -> Any:
-    """The Ray Serve application: `ray.serve.llm.build_openai_app`, with our ingress.
-
-    Args:
-        args: As `build_openai_app` takes them; one LLM config.
-    """
-    from ray import serve
-    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
-    from ray.serve.llm import LLMConfig, build_llm_deployment
-
-    serve_: Any = serve
-    llm: Any = LLMConfig.model_validate(args["llm_configs"][0])
-    metadata: Any = to_model_metadata
-    options = _Ingress.get_deployment_options([llm]) | args["ingress_deployment_config"]
-    if "num_replicas" in options:
-        options.pop("autoscaling_config", None)
-    ingress = _make_fastapi_ingress(PolicyIngress, endpoint_map={**_endpoints, **_ROUTES})
-    return serve_.deployment(ingress, **options).bind(
-        llm_deployments={llm.model_id: build_llm_deployment(llm)},
-        model_cards={llm.model_id: metadata(llm.model_id, llm)},
-    )
+RoutedIngress: Any = _make_fastapi_ingress(PolicyIngress, endpoint_map={**_endpoints, **_ROUTES})
+"""The class of the deployment, with its routes."""

@@ -22,13 +22,14 @@ from workers.policy.versions import parse_version
 
 with collect_seldom():  # as in `cluster.policy.vllm.ingress`
     from ray.llm._internal.common.models import global_id_manager
-    from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+    from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 
     from cluster.policy.vllm.engine import PolicyEngine
 
 _LLMServer: Any = LLMServer
+_LLMConfig: Any = LLMConfig
 _Loader: Any = LoraModelLoader
 _serve: Any = serve
 
@@ -66,6 +67,10 @@ class PolicyServer(_LLMServer):
     """Ray Serve LLM's replica with all that."""
 
     _default_engine_cls = PolicyEngine
+
+    async def __init__(self, llm_config: dict[str, Any]) -> None:
+        """Takes an LLM config of Ray Serve LLM, and returns when the engine is up."""
+        await super().__init__(_LLMConfig.model_validate(llm_config))
 
     async def start(self) -> None:
         """Comes up with the weights in use, which a replica that takes another's place must find itself."""

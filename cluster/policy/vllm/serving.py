@@ -111,7 +111,7 @@ def wait_for_application(
 
 def _describe_stage(status: Any, building: bool) -> str:
     if building or status is None:
-        return "describing the deployment to Ray Serve (imports vLLM)"
+        return "describing the deployment to Ray Serve"
     waiting = [
         f"{deployment.name.partition(':')[0]} {deployment.status.value.lower()}"
         for deployment in status.deployment_statuses
