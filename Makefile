@@ -31,8 +31,13 @@ chromium: ## Install Chromium, in which tests open the viewer's pages; as root o
 image: setup engine ## Build the sandbox images that are not there
 	@.venv/bin/kumite images build
 
-test: lint image ## Install what is missing, lint, and run all tests
-	@$(python) -m scripts.all_tests -n $(processes) --dist loadgroup --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
+test: image ## Install what is missing, lint, and run all tests
+	@$(MAKE) --no-print-directory check-style
+	@$(MAKE) --no-print-directory -j2 check-types play-tests
+
+# Tests run `make` as a shell would, without the options of this one.
+play-tests:
+	@env -u MAKEFLAGS -u MFLAGS $(python) -m scripts.all_tests -n $(processes) --dist loadgroup --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
 
 test-fast: setup ## Run the tests that need neither Docker nor Ray nor vLLM, and are done in seconds
 	@$(python) -m pytest -n auto -m "not (slow or docker or vllm or ray or faults or parity)" \
@@ -42,9 +47,15 @@ test-exhaustive: image ## Run the tests of thousands of random cases, for minute
 	@$(python) -m pytest --exhaustive -m exhaustive $(PYTEST_ARGS)
 
 lint: setup ## Check style, types, and which room imports which
+	@$(MAKE) --no-print-directory check-style check-types
+
+check-style:
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/lint-imports --no-cache --no-logo
+
+# Takes one core for a minute, while tests use the others.
+check-types:
 	@.venv/bin/pyright
 
 format: setup ## Format the code

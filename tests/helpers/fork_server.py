@@ -26,16 +26,21 @@ _PRELOADED = (
 
 
 class ForkServer:
-    """The process that forks, of one Python."""
+    """The process that forks, of one Python.
 
-    def __init__(self, python: "OwnPython") -> None:
+    Args:
+        python: Which one.
+        modules: What it imports.
+    """
+
+    def __init__(self, python: "OwnPython", modules: Sequence[str] = _PRELOADED) -> None:
         from workers.lanes.fork_server import listen_for_forks
 
         self._python = python
-        self._address = f"kumite-test-forks-{secrets.token_hex(16)}"
-        with listen_for_forks(self._address) as listener:
+        self.address = f"kumite-test-forks-{secrets.token_hex(16)}"
+        with listen_for_forks(self.address) as listener:
             self._process = subprocess.Popen(
-                [python.executable, __file__, python.code, str(listener.fileno())],
+                [python.executable, __file__, python.code, str(listener.fileno()), *modules],
                 pass_fds=(listener.fileno(),),
                 stdin=subprocess.DEVNULL,
             )
@@ -44,7 +49,7 @@ class ForkServer:
         """A process like one of `workers.lanes.interpreter.start_process`."""
         from workers.lanes.forked_process import fork_process
 
-        forked = fork_process(self._address, module, variables, passed, self._python, patience=300.0)
+        forked = fork_process(self.address, module, variables, passed, self._python, patience=300.0)
         assert forked is not None
         return forked
 
@@ -76,7 +81,7 @@ def main() -> NoReturn:
     """Imports what the processes do, and forks them until it is killed."""
     listener = socket.socket(fileno=int(sys.argv[2]))
     sys.path[:] = [sys.argv[1], *sys.path[1:], str(Path(__file__).parents[2])]
-    for name in _PRELOADED:
+    for name in sys.argv[3:]:
         importlib.import_module(name)
     from workers.lanes.board import die_with_parent
     from workers.lanes.fork_server import answer_requests

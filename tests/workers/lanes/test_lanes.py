@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+import workers
+from tests.helpers.fork_server import ForkServer
 from tests.helpers.mock_policy import MockPolicy
 from tests.helpers.rollouts import record, spec
 from workers.errors import EnvironmentLoadError, LaneDied
+from workers.lanes.interpreter import OwnPython
 from workers.lanes.worker import LanedWorker
 from workers.records import EpisodeResult
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
@@ -27,6 +30,16 @@ LIMIT = 4.0
 def policy() -> Iterator[MockPolicy]:
     with MockPolicy() as policy:
         yield policy
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[str]:
+    """The address of a process that forks those of workers, as a driver on the same machine has one."""
+    code = str(Path(workers.__file__).parent.parent)
+    classic = "workers.environments.classic.environment"
+    server = ForkServer(OwnPython(sys.executable, code), ["workers.lanes.process", classic])
+    yield server.address
+    server.close()
 
 
 @contextmanager
@@ -55,9 +68,9 @@ def laned_worker(policy: MockPolicy, notes: Path | None = None, **settings: obje
 
 
 @pytest.fixture(scope="module")
-def worker(policy: MockPolicy) -> Iterator[LanedWorker]:
+def worker(policy: MockPolicy, forks: str) -> Iterator[LanedWorker]:
     key = {"BLOCKING_API_KEY": SecretStr("sk-not-to-be-seen")}
-    with laned_worker(policy, env=key) as worker:
+    with laned_worker(policy, env=key, fork_server=forks) as worker:
         yield worker
 
 
@@ -120,11 +133,11 @@ def test_code_that_takes_long_has_a_process_to_itself(worker: LanedWorker) -> No
 
 
 def test_code_that_catches_its_cancellation_costs_its_own_episode_only(
-    policy: MockPolicy, monkeypatch: pytest.MonkeyPatch
+    policy: MockPolicy, forks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.lanes.lanes._OVERDUE_AFTER", 1.0)
     monkeypatch.setattr("workers.lanes.lanes._STOP_TIMEOUT", 1.0)  # it does not end in order either
-    with laned_worker(policy) as worker, ThreadPoolExecutor(4) as threads:
+    with laned_worker(policy, fork_server=forks) as worker, ThreadPoolExecutor(4) as threads:
         endless = threads.submit(play, worker, "retries for ever", 1.0)
         others = [threads.submit(play, worker, "nothing", 120.0) for _ in range(3)]
         assert [other.result().status for other in others] == ["finished"] * 3
@@ -135,11 +148,11 @@ def test_code_that_catches_its_cancellation_costs_its_own_episode_only(
 
 
 def test_threads_that_an_environment_starts_when_it_loads_are_there_in_each_process(
-    policy: MockPolicy,
+    policy: MockPolicy, forks: str
 ) -> None:
     """A fork has none of its parent's threads: verifiers' own MCPEnv would wait for its background loop."""
     environment = EnvironmentSettings(id="tests.helpers.threaded_environment")
-    with laned_worker(policy, environment=environment) as worker:
+    with laned_worker(policy, environment=environment, fork_server=forks) as worker:
         assert [result.reward for result in together(worker, *["ask"] * 4)] == [2.0] * 4
         first = worker._lanes.pids
         with pytest.raises(LaneDied):

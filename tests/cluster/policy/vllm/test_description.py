@@ -1,4 +1,4 @@
-"""What Ray Serve is told of a policy is what Ray Serve LLM would tell it, and nothing of vLLM is imported for it."""
+"""What Ray Serve is told of a policy is what Ray Serve LLM would tell it, without an import of vLLM."""
 
 import json
 import subprocess
