@@ -8,10 +8,6 @@ import copy
 from typing import Any, cast
 
 _INGRESS = "cluster.policy.vllm.ingress.RoutedIngress"
-_NO_LIMIT = int(1e9)
-"""Requests in flight: vLLM's own scheduler is who knows how many it can take."""
-_HEALTH_PERIOD = 10
-"""Seconds between two looks at a replica's health, as Ray Serve LLM has them."""
 _SETUP_HOOK = "ray.llm._internal.serve._worker_process_setup_hook"
 
 
@@ -28,22 +24,28 @@ def describe_application(args: dict[str, Any], runtime_env: dict[str, Any]) -> A
     llm = args["llm_configs"][0]
     model = llm["model_loading_config"]["model_id"]
     replica_class = llm["server_cls"].replace(":", ".")
-    replica = deployment(**replica_options(llm, runtime_env))(replica_class).bind(llm_config=llm)
-    ingress = deployment(**ingress_options(args["ingress_deployment_config"]))(_INGRESS)
+    replica = deployment(**_replica_options(llm, runtime_env))(replica_class).bind(llm_config=llm)
+    ingress = deployment(**_ingress_options(args["ingress_deployment_config"]))(_INGRESS)
     return ingress.bind(llm_deployments={model: replica}, llm_config=llm)
 
 
-def replica_options(llm: dict[str, Any], runtime_env: dict[str, Any]) -> dict[str, Any]:
+def _replica_options(llm: dict[str, Any], runtime_env: dict[str, Any]) -> dict[str, Any]:
     """Options of the replicas' deployment.
 
     Args:
         llm: An LLM config of Ray Serve LLM.
         runtime_env: The runtime environment of whoever deploys it.
     """
-    options = {"max_ongoing_requests": _NO_LIMIT, "health_check_period_s": _HEALTH_PERIOD}
-    options |= copy.deepcopy(llm["deployment_config"])
+    from ray.llm._internal.serve import constants
+
+    options = {
+        "max_ongoing_requests": constants.DEFAULT_MAX_ONGOING_REQUESTS,
+        "health_check_period_s": constants.DEFAULT_HEALTH_CHECK_PERIOD_S,
+        **copy.deepcopy(llm["deployment_config"]),
+    }
     model = llm["model_loading_config"]["model_id"].replace("/", "--").replace(".", "_")
-    environment = {**runtime_env, "worker_process_setup_hook": _SETUP_HOOK, **llm["runtime_env"]}
+    hook = {"worker_process_setup_hook": _SETUP_HOOK} if constants.ENABLE_WORKER_PROCESS_SETUP_HOOK else {}
+    environment = {**runtime_env, **hook, **llm["runtime_env"]}
     return {
         **options,
         "name": f"{llm['server_cls'].rpartition(':')[2]}:{model}",
@@ -53,9 +55,15 @@ def replica_options(llm: dict[str, Any], runtime_env: dict[str, Any]) -> dict[st
     }
 
 
-def ingress_options(config: dict[str, Any]) -> dict[str, Any]:
+def _ingress_options(config: dict[str, Any]) -> dict[str, Any]:
     """Options of the ingress's deployment, of those that the application's arguments have of it."""
-    return {"name": "PolicyIngress", "max_ongoing_requests": _NO_LIMIT, **config}
+    from ray.llm._internal.serve import constants
+
+    return {
+        "name": "PolicyIngress",
+        "max_ongoing_requests": constants.DEFAULT_MAX_ONGOING_REQUESTS,
+        **config,
+    }
 
 
 def _make_bundles(llm: dict[str, Any]) -> list[dict[str, int]]:

@@ -23,7 +23,7 @@ DESCRIBED = """
 import json, sys
 from unittest import mock
 import ray
-from cluster.policy.vllm.description import describe_application, ingress_options, replica_options
+from cluster.policy.vllm.description import describe_application
 
 ENVIRONMENT = {"env_vars": {"OF": "the job"}}
 
