@@ -15,6 +15,7 @@ from hypothesis import settings
 from cluster.ray_session.kept import stop_kept
 from tests.e2e.kumite import cache_in
 from tests.helpers.drivers import cluster_processes, drive, kumite_policy
+from tests.helpers.sandboxes import forked_tool_hosts
 from workers.settings import PolicyEndpoint
 
 settings.register_profile("any-speed", deadline=None)  # a machine that is busy is no fault
@@ -96,6 +97,13 @@ def renderers_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     client: Any = sys.modules.get("renderers.client")
     if client is not None:
         monkeypatch.setattr(client, "_max_prompt_len_lock", asyncio.Lock())
+
+
+@pytest.fixture(scope="module")
+def agentdojo_forks() -> Iterator[None]:
+    """AgentDojo's tool hosts without a container are forks: each would take a second to import it."""
+    with forked_tool_hosts(["sandbox_images.agentdojo.toolset"]):
+        yield
 
 
 @pytest.fixture(scope="session")

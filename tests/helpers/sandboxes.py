@@ -3,13 +3,18 @@
 import asyncio
 import itertools
 import os
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from workers.sandbox.base import Opened, Owner, Session, ToolsetSpec
+import pytest
+
+from tests.helpers.program_forks import fork_programs
+from workers.sandbox import process
+from workers.sandbox.base import FIXED_VARIABLES, Opened, Owner, Session, ToolsetSpec
 from workers.sandbox.process import ProcessSandbox
 from workers.settings import SandboxSettings
 
@@ -37,6 +42,16 @@ async def process_sandbox(
         yield sandbox
     finally:
         await sandbox.stop()
+
+
+@contextmanager
+def forked_tool_hosts(modules: Sequence[str]) -> Iterator[None]:
+    """Has tool hosts of the backend `process` be forks of a process that has imported these modules."""
+    variables = {**os.environ, **FIXED_VARIABLES, "PYTHONPATH": str(Path(__file__).parents[2])}
+    forks = fork_programs(sys.executable, ["sandbox_images.tool_host.server", *modules], variables)
+    with forks as python, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "_TOOL_HOST", [*python, *process._TOOL_HOST[1:]])
+        yield
 
 
 async def opened(sandbox: Any, name: str | None = None, **task: Any) -> Session:

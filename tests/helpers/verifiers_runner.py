@@ -4,16 +4,15 @@ It is run as a program: with a config as JSON text for each taskset, one a line,
 """
 
 import asyncio
+import importlib.util
 import json
 import logging
-import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
 import time
 import uuid
-from multiprocessing.context import ForkServerProcess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -104,69 +103,40 @@ async def play_all(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 _SERVED = ["verifiers.v1", "mcp.server.fastmcp", "mcp.server.mcpserver", "httpx", "uvicorn"]
 """What verifiers' tool servers import, of which it starts one a rollout; mcp has one of the two."""
+_SCRIPTED = ["openai", "mcp", "mcp.client.streamable_http", "httpx", "httpx2", "tenacity"]
+"""What its agents' programs import, each in a Python of its own."""
 
 
-class ForkedServer:
-    """A tool server as a fork of a process that has made its imports: as much of a process as verifiers uses.
-
-    Args:
-        module: What verifiers would run with `python -m`.
-        variables: Its environment variables.
-        folder: Where it runs.
-        log: The file for its output.
-    """
-
-    def __init__(self, module: str, variables: dict[str, str], folder: Path, log: Path) -> None:
-        forks = multiprocessing.get_context("forkserver")
-        self._process: ForkServerProcess = forks.Process(
-            target=_become_server, args=(module, variables, folder, log)
-        )
-        self._process.start()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    async def wait(self) -> int | None:
-        await asyncio.to_thread(self._process.join)
-        return self.returncode
-
-
-def _become_server(module: str, variables: dict[str, str], folder: Path, log: Path) -> None:
-    """Makes this fork the server, the leader of a session of its own."""
-    os.setsid()
-    opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(opened, 1)
-    os.dup2(opened, 2)
-    assert "verifiers.v1" in sys.modules, "nothing was imported ahead"
-    os.environ.clear()
-    os.environ.update(variables)
-    os.chdir(folder)
-    sys.argv = ["-m"]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-def fork_servers() -> None:
-    """Has verifiers fork its tool servers, not start each: their imports take two seconds."""
+def fork_processes(stack: ExitStack) -> None:
+    """Has verifiers fork tool servers and agents' programs, not start each: their imports take seconds."""
+    spec = importlib.util.spec_from_file_location(
+        "program_forks", Path(__file__).with_name("program_forks.py")
+    )
+    assert spec is not None and spec.loader is not None
+    program_forks: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program_forks)
     from verifiers.v1.runtimes.subprocess import SubprocessRuntime
 
     runtime: Any = SubprocessRuntime
-    start = runtime.run_background
+    run_background, prepare_uv_script = runtime.run_background, runtime.prepare_uv_script
+    pythons: dict[str, list[str]] = {}
 
-    async def run_background(self: Any, argv: list[str], env: dict[str, str], log: str) -> None:
-        if argv[:2] != [sys.executable, "-m"] or len(argv) != 3:
-            await start(self, argv, env, log)
-            return
-        variables = {name: value for name, value in os.environ.items() if "API_KEY" not in name.upper()}
-        variables |= self.process_env(env)
-        self._background.append(ForkedServer(argv[2], variables, self.workdir, self.workdir / log))
+    def stand_in(python: str, modules: list[str]) -> list[str]:
+        if python not in pythons:
+            forks = program_forks.fork_programs(python, modules, os.environ)
+            pythons[python] = stack.enter_context(forks)
+        return pythons[python]
 
-    multiprocessing.set_forkserver_preload(_SERVED)
-    runtime.run_background = run_background
+    async def fork_background(self: Any, argv: list[str], *rest: Any) -> None:
+        if argv[:2] == [sys.executable, "-m"]:
+            argv = [*stand_in(sys.executable, _SERVED), *argv[1:]]
+        await run_background(self, argv, *rest)
+
+    async def fork_script(self: Any, *given: Any, **options: Any) -> list[str]:
+        *before, python, script = await prepare_uv_script(self, *given, **options)
+        return [*before, *stand_in(python, _SCRIPTED), script]
+
+    runtime.run_background, runtime.prepare_uv_script = fork_background, fork_script
 
 
 class RecordedNames:
@@ -191,10 +161,11 @@ def main() -> None:
     configs = [json.loads(line) for line in sys.stdin]
     names: Any = RecordedNames()
     launch.uuid = names
-    fork_servers()
     try:
-        for result in asyncio.run(play_all(configs)):
-            os.write(out, (json.dumps(result) + "\n").encode())
+        with ExitStack() as stack:
+            fork_processes(stack)
+            for result in asyncio.run(play_all(configs)):
+                os.write(out, (json.dumps(result) + "\n").encode())
     finally:
         for name in names.made:
             Path(f"/tmp/vf-port-{name}").unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from tests.parity.ours import TEMPERATURE, Ours, ours
 from tests.parity.script import Action, Call, Lines
 from workers.errors import PolicyError
 
-pytestmark = [pytest.mark.parity]
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("agentdojo_forks")]
 OWN = Path(__file__).resolve().parents[1] / "helpers" / "own"
 DONE = Action("done")
 

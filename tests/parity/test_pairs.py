@@ -5,7 +5,7 @@ import pytest
 from tests.parity.comparison import compare
 from tests.parity.episode import Setting
 
-pytestmark = [pytest.mark.parity]
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("agentdojo_forks")]
 SUITES = ("workspace", "travel", "banking", "slack")
 ATTACK = "important_instructions"
 

@@ -7,7 +7,7 @@ from tests.helpers.detector import make_detector
 from tests.parity.comparison import compare
 from tests.parity.episode import Setting
 
-pytestmark = [pytest.mark.parity]
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("agentdojo_forks")]
 ATTACK = "important_instructions"
 
 

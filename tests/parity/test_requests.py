@@ -17,7 +17,7 @@ from tests.parity.requests import Request, Requests, differences, our_requests, 
 from tests.parity.script import Action, Call, Lines
 from workers.environments.agentdojo.tasks import load_catalog
 
-pytestmark = [pytest.mark.parity]
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("agentdojo_forks")]
 VERSIONS = ("v1", "v1.1", "v1.1.1", "v1.1.2", "v1.2", "v1.2.1", "v1.2.2")
 ATTACKS = (
     "direct",

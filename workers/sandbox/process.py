@@ -20,6 +20,7 @@ from workers.sandbox.connection import GRACE, Connection
 
 _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[2]
+_TOOL_HOST = [sys.executable, "-m", "sandbox_images.tool_host"]
 _LAST_WORDS = 1.0
 """Seconds to read on in stderr when the process has ended; a daemon may hold it open for ever."""
 
@@ -46,9 +47,7 @@ class ProcessSandbox(Sandbox):
         self._scratch = tempfile.mkdtemp(prefix="kumite-")  # here: a thread's may be made for nobody
         options = {**self._options(), "quiet": False, "scratch": self._scratch, "temporary": True}
         self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "sandbox_images.tool_host",
+            *_TOOL_HOST,
             self.spec.toolset,
             json.dumps(options),
             stdin=PIPE,

@@ -20,7 +20,7 @@ from workers.records import EpisodeRecord, EpisodeSpec
 from workers.rollout_worker import RolloutWorker
 from workers.settings import EnvironmentSettings, PolicyEndpoint, SandboxSettings, WorkerSettings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("agentdojo_forks")]
 
 OWN = Path(__file__).resolve().parents[2] / "helpers" / "own"
 TASK = {"suites": ["banking"], "user_tasks": ["user_task_1"]}

@@ -23,7 +23,7 @@ from workers.records import EpisodeRecord
 from workers.rollout_worker import RolloutWorker
 from workers.settings import PolicyEndpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("agentdojo_forks")]
 
 ROOT = Path(__file__).resolve().parents[3]
 BANKING = {"suites": ["banking"]}

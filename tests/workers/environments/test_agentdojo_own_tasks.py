@@ -23,7 +23,7 @@ from workers.environments.classic.environment import ClassicEnvironment
 from workers.errors import EnvironmentLoadError
 from workers.settings import EnvironmentSettings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("agentdojo_forks")]
 
 __all__ = ["engine"]
 

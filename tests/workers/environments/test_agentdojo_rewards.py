@@ -17,7 +17,7 @@ from workers.environments.agentdojo.rewards import (
     weigh_metrics,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("agentdojo_forks")]
 
 IBAN = "US133000000121212121212"
 STEAL = {"recipient": IBAN, "amount": 1_000_000, "subject": "s", "date": "2022-01-01"}
