@@ -30,6 +30,7 @@ from cluster.policy.vllm.deployment import (
     serve_named_adapter,
     update_deployment,
 )
+from cluster.policy.vllm.engine_arguments import describe_unknown
 from cluster.policy.vllm.engine_metrics import EngineMetrics
 from cluster.policy.vllm.kept_record import KeptPolicy, read_kept_policy, write_kept_policy
 from cluster.policy.weights.probe import AdapterProbe
@@ -199,6 +200,8 @@ def check_vllm(config: VllmPolicy) -> None:
         raise PolicyUnavailable(
             "policy.kind is 'vllm', and vLLM is not installed: install the extra `cpu` or `gpu` of kumite"
         )
+    if problem := describe_unknown(config.engine):
+        raise PolicyUnavailable(problem)
     check_model(config.model)
 
 

@@ -20,6 +20,7 @@ from cluster.policy.models.models import Model, check_template_shows_tools
 from cluster.policy.vllm import application, kept_policy
 from cluster.policy.vllm.client import _make_endpoint
 from cluster.policy.vllm.cpu_precision import cpu_precision
+from cluster.policy.vllm.engine_arguments import describe_unknown, known_arguments
 from cluster.policy.vllm.failure import engine_error, last_error
 from cluster.ray_session.session import RaySession
 from tests.helpers.mock_policy import Fault, MockPolicy, Reply
@@ -110,6 +111,11 @@ def test_workers_are_handed_the_key_which_no_text_of_theirs_shows(monkeypatch):
             r"lora_target_modules is \['q_proj'\], by which vLLM leaves out",
         ),
         ({"chat_template": "/no/such.jinja"}, "policy.chat_template"),
+        (
+            {"engine": {"seed": 1, "max_num_seq": 8}},
+            "policy.engine has 'max_num_seq', which is no .* vLLM's engine: did you mean 'max_num_seqs'",
+        ),
+        ({"engine": {"~": 1}}, "policy.engine has '~', .*: vLLM's documentation lists"),
         ({"model": "/no/such/folder"}, "policy.model is '/no/such/folder'"),
     ],
 )
@@ -179,9 +185,13 @@ def test_engine_arguments_of_the_user_come_last():
 
 
 AS_VLLM_HAS_IT = """
-import json, sys
+import dataclasses, json, sys
 from ray.serve.llm import LLMConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import FrontendArgs
+
+def arguments(llm, engine):
+    return [field.name for args in (AsyncEngineArgs, FrontendArgs) for field in dataclasses.fields(args)]
 
 def shape(llm, engine):
     backend = engine.get_initialization_kwargs()["distributed_executor_backend"]
@@ -196,7 +206,8 @@ def sampling(llm, engine):
 for line in sys.stdin:
     asked, description = json.loads(line)
     llm = LLMConfig(**description)
-    answer = {"shape": shape, "sampling": sampling}[asked](llm, llm.get_engine_config())
+    tell = {"shape": shape, "sampling": sampling, "arguments": arguments}[asked]
+    answer = tell(llm, llm.get_engine_config())
     print("answer", json.dumps(answer), flush=True)
 """
 
@@ -226,6 +237,21 @@ def test_ray_takes_the_description_of_a_gpu_deployment(read_by_vllm: Callable[[s
     config = vllm(model="org/m", accelerator="gpu", tensor_parallel=2, replicas=1, max_replicas=4)
     description = application.serving_args(config, MODEL, "gpu")["llm_configs"][0]
     assert read_by_vllm("shape", description) == [[{"GPU": 1}, {"GPU": 1}], 2, "ray", 4]
+
+
+@pytest.mark.vllm
+def test_arguments_of_the_engine_are_those_that_vllm_has(read_by_vllm: Callable[[str, dict[str, Any]], Any]):
+    description = application.serving_args(vllm(), MODEL, "cpu")["llm_configs"][0]
+    assert known_arguments() == set(read_by_vllm("arguments", description))
+
+
+def test_arguments_that_vllm_has_elsewhere_are_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").touch()
+    assert known_arguments() is None
+    assert describe_unknown(["whatever"]) is None
 
 
 @pytest.mark.vllm
