@@ -3,7 +3,7 @@
 A program stands in for `python -m …` or `python file.py` in a command. It has the input, the output, the
 arguments, the variables and the folder of the process that was started for it (`program_stand_in`), which
 ends as it does, passes SIGTERM on, and ends it when it is killed. It needs nothing but Python, any of those
-that tests have.
+that tests have, where `workers.lanes.fork_server` forks what can import `workers`.
 """
 
 import atexit

@@ -4,7 +4,6 @@ Ray Serve LLM has functions for that, which import vLLM: 9 s before the first re
 are therefore named, not imported, and the options put together here; a test holds them to Ray's own.
 """
 
-import copy
 from typing import Any, cast
 
 _INGRESS = "cluster.policy.vllm.ingress.RoutedIngress"
@@ -41,7 +40,7 @@ def _replica_options(llm: dict[str, Any], runtime_env: dict[str, Any]) -> dict[s
     options = {
         "max_ongoing_requests": constants.DEFAULT_MAX_ONGOING_REQUESTS,
         "health_check_period_s": constants.DEFAULT_HEALTH_CHECK_PERIOD_S,
-        **copy.deepcopy(llm["deployment_config"]),
+        **llm["deployment_config"],
     }
     model = llm["model_loading_config"]["model_id"].replace("/", "--").replace(".", "_")
     hook = {"worker_process_setup_hook": _SETUP_HOOK} if constants.ENABLE_WORKER_PROCESS_SETUP_HOOK else {}

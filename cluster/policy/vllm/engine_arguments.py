@@ -21,7 +21,7 @@ def known_arguments() -> frozenset[str] | None:
     found: set[str] = set()
     for file, names in _DECLARED_IN.items():
         try:
-            module = ast.parse((Path(package.origin).parent / file).read_text())
+            module = ast.parse((Path(package.origin).parent / file).read_bytes())
         except (OSError, SyntaxError):
             return None
         classes = {part.name: part for part in module.body if isinstance(part, ast.ClassDef)}
@@ -34,9 +34,12 @@ def known_arguments() -> frozenset[str] | None:
 
 def describe_unknown(arguments: Iterable[str]) -> str | None:
     """What is wrong with the first argument that vLLM does not take; None if it takes all."""
-    known = known_arguments()
-    unknown = [name for name in arguments if known is not None and name not in known]
-    if known is None or not unknown:
+    asked = list(arguments)
+    known = known_arguments() if asked else None
+    if known is None:
+        return None
+    unknown = [name for name in asked if name not in known]
+    if not unknown:
         return None
     meant = difflib.get_close_matches(unknown[0], known, n=1)
     hint = f"did you mean {meant[0]!r}?" if meant else "vLLM's documentation lists those that there are"
